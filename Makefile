@@ -1,0 +1,54 @@
+# Every command a developer or CI runs. All of them make and reuse .venv; PYTHON names the interpreter it is made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml meson.build LICENSE README.md $(shell find fastinit adapters -name '*.py' -o -name '*.pyx' -o -name '*.pyi' -o -name '*.[ch]')
+
+# What to initialize, for `make demo MODEL=llama-3-8b DTYPE=bfloat16 SEED=1`.
+MODEL ?= gpt2
+DTYPE ?= float32
+SEED ?= 0
+
+.PHONY: demo test test-long bench figures lint wheel clean help
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/.demo  ## initialize a published model's parameters and show what was done
+	@$(BIN)/python examples/demo.py --model $(MODEL) --dtype $(DTYPE) --seed $(SEED)
+
+test: $(VENV)/.test  ## the whole suite, in a few minutes
+	$(BIN)/pytest -m "not long"
+
+test-long: $(VENV)/.test  ## the long batteries: other architectures, builds, statistics
+	$(BIN)/pytest -m long
+
+bench: $(VENV)/.test  ## the asv suite, once, on what is installed here
+	cd benchmarks && ../$(BIN)/asv run --python=same --quick --show-stderr
+
+figures: $(VENV)/.test  ## the table of figures, each ratio measured side by side
+	$(BIN)/python benchmarks/figures.py
+
+lint: $(VENV)/.lint  ## style and types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+wheel: $(BIN)/python  ## a wheel for this platform, in dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## everything that was made here
+	rm -rf $(VENV) build dist .asv
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(SOURCES) | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(SOURCES) tests/requirements.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo,test]' -r tests/requirements.txt
+	@touch $(VENV)/.demo $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[lint]'
+	@touch $@

@@ -1,0 +1,107 @@
+"""fastinit: weight initialization for neural networks as a pure function, ``value[i] = sample(key, i)``.
+
+``i`` is the row-major index of an element in the global tensor, so the values depend on nothing else: not on the number of threads, the
+instruction set, the layout, or which shard of the tensor is asked for. ``docs/stream-v1.md`` defines every bit.
+
+>>> import numpy as np, fastinit
+>>> weight = np.empty((1024, 4096), np.float32)
+>>> weight = fastinit.fill(weight, fastinit.he_normal(), fastinit.Key(0).fold_in("mlp.up"))
+
+``fastinit.adapters.numpy`` has every initializer as a function that returns an array.
+"""
+
+from fastinit import targets
+from fastinit.fans import Axes, Fans, fans
+from fastinit.filling import fill, sample, words
+from fastinit.initializers import (
+    PRESETS,
+    Constant,
+    Initializer,
+    Normal,
+    Ones,
+    Preset,
+    StructuredInitializer,
+    TruncatedNormal,
+    Uniform,
+    VarianceScaling,
+    Zeros,
+    fan_in_normal,
+    glorot_normal,
+    glorot_truncated_normal,
+    glorot_uniform,
+    he_normal,
+    he_truncated_normal,
+    he_uniform,
+    kaiming_normal,
+    kaiming_truncated_normal,
+    kaiming_uniform,
+    lecun_normal,
+    lecun_truncated_normal,
+    lecun_uniform,
+    naive_normal,
+    naive_uniform,
+    torch_default_uniform,
+    xavier_normal,
+    xavier_truncated_normal,
+    xavier_uniform,
+)
+from fastinit.keys import Key, canonical_name
+from fastinit.sampling import Sampling
+from fastinit.structured import ICNR, DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse, ZerO
+from fastinit.threads import default_num_threads
+
+__version__ = "0.1.0"
+STREAM_VERSION = 1
+"""The version of the definition of the values. The bytes of a version never change."""
+
+__all__ = [
+    "ICNR",
+    "PRESETS",
+    "STREAM_VERSION",
+    "Axes",
+    "Constant",
+    "DeltaOrthogonal",
+    "Dirac",
+    "Fans",
+    "Identity",
+    "Initializer",
+    "Key",
+    "Normal",
+    "Ones",
+    "Orthogonal",
+    "Preset",
+    "Sampling",
+    "Sparse",
+    "StructuredInitializer",
+    "TruncatedNormal",
+    "Uniform",
+    "VarianceScaling",
+    "ZerO",
+    "Zeros",
+    "canonical_name",
+    "default_num_threads",
+    "fan_in_normal",
+    "fans",
+    "fill",
+    "glorot_normal",
+    "glorot_truncated_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_truncated_normal",
+    "he_uniform",
+    "kaiming_normal",
+    "kaiming_truncated_normal",
+    "kaiming_uniform",
+    "lecun_normal",
+    "lecun_truncated_normal",
+    "lecun_uniform",
+    "naive_normal",
+    "naive_uniform",
+    "sample",
+    "targets",
+    "torch_default_uniform",
+    "words",
+    "xavier_normal",
+    "xavier_truncated_normal",
+    "xavier_uniform",
+]

@@ -1,0 +1,152 @@
+# cython: language_level=3, freethreading_compatible=True, boundscheck=False
+"""The binding of the kernels: names, one value type for each of their structs, and calls without the GIL. No logic."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+
+cimport numpy as cnp
+
+cnp.import_array()
+
+cdef extern from "kernels/fastinit.h" nogil:
+    int FASTINIT_MAX_AXES, FASTINIT_UINT32
+    int FASTINIT_CONSTANT, FASTINIT_WORDS, FASTINIT_UNIFORM_SYMMETRIC, FASTINIT_UNIFORM, FASTINIT_NORMAL
+    int FASTINIT_TRUNCATED_2, FASTINIT_TRUNCATED
+    int FASTINIT_UNIFORM_SYMMETRIC_64, FASTINIT_UNIFORM_64, FASTINIT_NORMAL_64
+    int FASTINIT_TRUNCATED_64, FASTINIT_TRUNCATED_TAIL_64
+
+    ctypedef struct fastinit_sampling:
+        int32_t kind, dtype
+        double scale, shift, low, high
+        int32_t clamped
+        uint64_t first, count
+        double tail_low, tail_share
+        uint64_t bits
+
+    ctypedef struct fastinit_region:
+        char *base
+        uint64_t start
+        int64_t axes
+        int64_t *extent
+        int64_t *index_stride
+        int64_t *byte_stride
+
+    ctypedef struct fastinit_target:
+        const char *name
+        int (*supported)()
+
+    const fastinit_target *fastinit_targets
+    const int fastinit_target_count
+    void fastinit_fill(int target, const fastinit_sampling *, const uint32_t *key, const fastinit_region *,
+                       uint64_t position, uint64_t count)
+    void fastinit_reflectors(int target, int dtype, const void *normals, int64_t m, int64_t n, int64_t piece, void *factors,
+                             void *scratch)
+    void fastinit_columns(int target, int dtype, const void *factors, int64_t m, int64_t n, int64_t piece, double gain,
+                          void *scratch, void *out, int64_t row_stride, int64_t column_stride)
+    void fastinit_advise_huge_pages(void *memory, size_t size)
+    void fastinit_narrow(const float *values, size_t count, int32_t dtype, char *out)
+
+cdef extern from "kernels/orthogonal.h" nogil:
+    int64_t fastinit_orthogonal_pieces(int64_t n)
+    int64_t fastinit_orthogonal_factors(int64_t m, int64_t n)
+    int64_t fastinit_orthogonal_scratch(int64_t m)
+
+CONSTANT = FASTINIT_CONSTANT
+WORDS = FASTINIT_WORDS
+UNIFORM_SYMMETRIC = FASTINIT_UNIFORM_SYMMETRIC
+UNIFORM = FASTINIT_UNIFORM
+NORMAL = FASTINIT_NORMAL
+TRUNCATED_2 = FASTINIT_TRUNCATED_2
+TRUNCATED = FASTINIT_TRUNCATED
+UNIFORM_SYMMETRIC_64 = FASTINIT_UNIFORM_SYMMETRIC_64
+UNIFORM_64 = FASTINIT_UNIFORM_64
+NORMAL_64 = FASTINIT_NORMAL_64
+TRUNCATED_64 = FASTINIT_TRUNCATED_64
+TRUNCATED_TAIL_64 = FASTINIT_TRUNCATED_TAIL_64
+UINT32 = FASTINIT_UINT32
+MAX_AXES = FASTINIT_MAX_AXES
+
+
+cdef class Sampling:
+    """A fastinit_sampling: what is drawn, with parameters, in a dtype."""
+
+    cdef fastinit_sampling c
+
+    def __init__(self, *, int kind, int dtype, double scale=0.0, double shift=0.0, bint clamped=False, double low=0.0,
+                 double high=0.0, uint64_t first=0, uint64_t count=0, double tail_low=0.0, double tail_share=0.0,
+                 uint64_t bits=0):
+        self.c = fastinit_sampling(kind=kind, dtype=dtype, scale=scale, shift=shift, clamped=clamped, low=low, high=high,
+                                   first=first, count=count, tail_low=tail_low, tail_share=tail_share, bits=bits)
+
+    @property
+    def parameters(self):
+        """Every field, for tests and records."""
+        return self.c
+
+
+cdef class Region:
+    """A fastinit_region: where local elements lie in memory and in the global tensor. Keeps no reference to the memory."""
+
+    cdef fastinit_region c
+
+    def __init__(self, size_t address, uint64_t start, tuple extents, tuple index_strides, tuple byte_strides):
+        cdef Py_ssize_t axis
+        if not 1 <= len(extents) <= FASTINIT_MAX_AXES:
+            raise ValueError(f"a region has 1 to {FASTINIT_MAX_AXES} axes, got {len(extents)}")
+        self.c.base = <char *>address
+        self.c.start = start
+        self.c.axes = len(extents)
+        for axis in range(len(extents)):
+            self.c.extent[axis] = extents[axis]
+            self.c.index_stride[axis] = index_strides[axis]
+            self.c.byte_stride[axis] = byte_strides[axis]
+
+
+def fill(int target, Sampling sampling not None, tuple key_words, Region region not None, uint64_t position, uint64_t count):
+    """Writes local elements [position, position + count) of the region."""
+    cdef uint32_t[4] key = [key_words[0], key_words[1], key_words[2], key_words[3]]
+    with nogil:
+        fastinit_fill(target, &sampling.c, key, &region.c, position, count)
+
+
+def targets():
+    """Names of the compiled targets, the best one first, and whether this processor runs them."""
+    return [(fastinit_targets[i].name.decode(), bool(fastinit_targets[i].supported()))
+            for i in range(fastinit_target_count)]
+
+
+def address(cnp.ndarray array not None):
+    """Where the array's first element lies."""
+    return <size_t>cnp.PyArray_DATA(array)
+
+
+def advise_huge_pages(size_t address, size_t size):
+    """Asks the operating system for huge pages within this memory; does nothing where it has none."""
+    with nogil:
+        fastinit_advise_huge_pages(<void *>address, size)
+
+
+def narrow(size_t values, size_t count, int dtype, size_t out):
+    """Rounds float32 values at one address to a narrower dtype at another."""
+    with nogil:
+        fastinit_narrow(<const float *>values, count, dtype, <char *>out)
+
+
+def orthogonal_sizes(int64_t m, int64_t n):
+    """Pieces of the work, elements of the factors, and elements of a thread's scratch, for an m x n matrix."""
+    return fastinit_orthogonal_pieces(n), fastinit_orthogonal_factors(m, n), fastinit_orthogonal_scratch(m)
+
+
+def orthogonal_reflectors(int target, int dtype, size_t normals, int64_t m, int64_t n, int64_t piece, size_t factors,
+                          size_t scratch):
+    """The first phase of kernels/orthogonal.h for one piece; the memory is given by addresses."""
+    with nogil:
+        fastinit_reflectors(target, dtype, <void *>normals, m, n, piece, <void *>factors, <void *>scratch)
+
+
+def orthogonal_columns(int target, int dtype, size_t factors, int64_t m, int64_t n, int64_t piece, double gain,
+                       size_t scratch, size_t out, int64_t row_stride, int64_t column_stride):
+    """The second phase for one piece."""
+    with nogil:
+        fastinit_columns(target, dtype, <void *>factors, m, n, piece, gain, <void *>scratch, <void *>out, row_stride,
+                         column_stride)

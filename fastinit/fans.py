@@ -1,0 +1,258 @@
+"""The fans of a weight: how many inputs feed one output, and how many outputs one input feeds.
+
+Every variance-scaling scheme divides by a fan, so a wrong fan is a wrong scale (Glorot & Bengio 2010; He et al. 2015).
+A shape alone does not say which axis is which: that is what a *layout* is for, one letter per axis.
+
+=======  =========================================================================================
+letter   axis
+=======  =========================================================================================
+``I``    input features
+``O``    output features
+``E``    experts, layers, heads of a stack: independent weights side by side, in neither fan
+``M``    depth multiplier: with ``I``, a depthwise kernel; each input channel has M outputs of its own
+``V``    vocabulary: with ``D``, an embedding; its input is one-hot, so one row feeds each output
+``D``    embedding width, where there is a ``V`` (elsewhere ``D`` is depth, a spatial axis)
+other    spatial axes: ``H``, ``W``, ``K``, ``T``, ...
+``...``  any number of spatial axes, none included; at most once
+=======  =========================================================================================
+
+A letter that repeats multiplies: ``"IOO"`` is an attention kernel (embedding, heads, head width).
+
+=====================  =============  ===============================
+weight                 torch          Keras, JAX, TensorFlow
+=====================  =============  ===============================
+dense                  ``"OI"``       ``"IO"``
+convolution            ``"OI..."``    ``"...IO"``, which fits dense too
+depthwise              ``"OI..."``    ``"...IM"``, or ``"...IO"`` (Flax)
+transposed             ``"IO..."``    ``"...OI"``, or ``"...IO"`` (Flax)
+embedding              ``"VD"``       ``"VD"``
+experts                ``"EOI"``      ``"EIO"``
+=====================  =============  ===============================
+
+A shard has the fans of the whole tensor: pass the global shape.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from math import prod
+from operator import index
+from typing import Any
+
+__all__ = ["Axes", "Fans", "fans"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fans:
+    """Exact fans of one weight: ints, save a ``fan_in`` that a stride makes fractional (`fractions.Fraction`)."""
+
+    fan_in: int | Fraction
+    fan_out: int | Fraction
+    receptive_field_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """A layout by axis numbers, as JAX and Keras spell it; accepted wherever a layout string is.
+
+    Parameters
+    ----------
+    in_axis, out_axis, batch_axis : int or iterable of int
+        Axes of the input features, of the output features, and of neither (the letters I, O and E); negative numbers
+        count from the end, and all the axes of one argument multiply. Every axis that is not named is spatial.
+        An axis named both in and out counts in neither fan, as in JAX, whose embeddings rely on it.
+
+    Examples
+    --------
+    >>> fans((64, 8, 16), Axes(in_axis=0, out_axis=(1, 2)))
+    Fans(fan_in=64, fan_out=128, receptive_field_size=1)
+    """
+
+    in_axis: int | Iterable[int] = -2
+    out_axis: int | Iterable[int] = -1
+    batch_axis: int | Iterable[int] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:  # one spelling, hashable, for the cache
+            object.__setattr__(self, name, integers(name, getattr(self, name)))
+
+
+def fans(
+    shape: Iterable[int],
+    layout: str | Axes = "...IO",
+    *,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Iterable[int] = 1,
+    blocks: int = 1,
+) -> Fans:
+    """Exact fans of a weight of the given shape.
+
+    With I and O the products of the input and output axes, and rf that of the spatial axes:
+
+    ==========  ===================================  ==========================
+    weight      fan_in                               fan_out
+    ==========  ===================================  ==========================
+    ordinary    I * rf                               O / groups / blocks * rf
+    transposed  I / groups * rf / prod(stride)       O / blocks * rf
+    depthwise   rf                                   M / blocks * rf
+    embedding   rf (1, without spatial axes)         D / blocks * rf
+    ==========  ===================================  ==========================
+
+    An axis of size zero gives a fan of zero; what to make of that is the caller's choice.
+
+    Parameters
+    ----------
+    shape : iterable of int
+        Sizes of the axes of the whole (global) weight, each in {0, 1, 2, ...}; at least two axes.
+    layout : str or Axes
+        What each axis is: letters as in the table of this module, or axis numbers.
+    groups : int, >= 1
+        Groups of a convolution. The weight holds I / groups on its input axis (an ordinary convolution)
+        or O / groups on its output axis (a transposed one), as in every framework.
+    transposed : bool
+        Whether the weight belongs to a transposed convolution. The layout does not imply it.
+    stride : int or iterable of int, >= 1
+        Stride of a transposed convolution, one for all spatial axes or one each: only one in prod(stride) of the
+        kernel's entries meets an input, so ``fan_in`` is the exact mean over the outputs, away from the borders.
+        An ordinary convolution's stride leaves ``fan_in`` alone and is not asked for.
+    blocks : int, >= 1
+        Equal blocks that the output axis packs (3 for QKV and GRU, 4 for LSTM, 2 for SwiGLU); ``fan_out`` is of one.
+
+    Raises
+    ------
+    TypeError
+        A size, axis, stride or count that is no integer (a bool is none), or a layout that is neither str nor Axes.
+    ValueError
+        A negative size; fewer than two axes; a layout that makes no sense, or does not fit the shape; groups or blocks
+        that do not divide their axis; groups of a weight without input axis; a stride without ``transposed=True``.
+
+    Examples
+    --------
+    >>> fans((784, 256))                                                # dense, Keras and JAX
+    Fans(fan_in=784, fan_out=256, receptive_field_size=1)
+    >>> fans((64, 3, 7, 7), "OI...")                                    # torch Conv2d(3, 64, 7)
+    Fans(fan_in=147, fan_out=3136, receptive_field_size=49)
+    >>> fans((64, 1, 3, 3), "OI...", groups=32)                         # torch depthwise, multiplier 2
+    Fans(fan_in=9, fan_out=18, receptive_field_size=9)
+    >>> fans((3, 3, 32, 2), "...IM")                                    # the same in Keras
+    Fans(fan_in=9, fan_out=18, receptive_field_size=9)
+    >>> fans((6, 4, 3, 3), "IO...", transposed=True, groups=2, stride=2)  # torch ConvTranspose2d
+    Fans(fan_in=Fraction(27, 4), fan_out=36, receptive_field_size=9)
+    >>> fans((192, 64), "OI", blocks=3)                                 # packed QKV
+    Fans(fan_in=64, fan_out=64, receptive_field_size=1)
+    >>> fans((50257, 768), "VD")                                        # embedding
+    Fans(fan_in=1, fan_out=768, receptive_field_size=1)
+    """
+    if not isinstance(layout, str | Axes):
+        raise TypeError(f"layout must be a str or Axes, got {layout!r}")
+    if not isinstance(transposed, bool):
+        raise TypeError(f"transposed must be a bool, got {transposed!r}")
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        raise TypeError(f"shape must be an iterable of integers, got {shape!r}")
+    return _fans(
+        integers("shape", shape),
+        layout,
+        integer("groups", groups),
+        transposed,
+        integers("stride", stride) if isinstance(stride, Iterable) else integer("stride", stride),
+        integer("blocks", blocks),
+    )
+
+
+@lru_cache(maxsize=4096)  # initializers ask at every fill, and a model has few distinct shapes
+def _fans(
+    shape: tuple[int, ...],
+    layout: str | Axes,
+    groups: int,
+    transposed: bool,
+    stride: int | tuple[int, ...],
+    blocks: int,
+) -> Fans:
+    """`fans` of arguments that are normalised, so that equal calls are equal keys."""
+    if any(size < 0 for size in shape):
+        raise ValueError(f"the axes of shape must be >= 0, got {shape}")
+    if len(shape) < 2:
+        raise ValueError(f"fans need a shape with an input and an output axis, got {shape}: {len(shape)}-d")
+    roles = _roles_by_number(layout, shape) if isinstance(layout, Axes) else _roles_by_letter(layout, shape)
+    ins, outs, field = (prod(size for size, role in zip(shape, roles, strict=True) if role == r) for r in "IO.")
+    spatial = roles.count(".")
+
+    given = (stride,) if isinstance(stride, int) else stride
+    for name, value in ("groups", groups), ("blocks", blocks), ("stride", min(given, default=1)):
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
+    if any(step != 1 for step in given) and not (transposed and spatial):
+        raise ValueError(f"a stride needs transposed=True and spatial axes, got stride {stride} for {layout!r}")
+    steps = given * spatial if isinstance(stride, int) else given
+    if len(steps) != spatial:
+        raise ValueError(f"stride must be one integer or {spatial}, one per spatial axis, got {stride}")
+    if groups != 1 and "I" not in roles:
+        raise ValueError(f"groups must be 1, since {layout!r} has no input axis to split, got {groups}")
+
+    if transposed:
+        ins = _divided("input", ins, "groups", groups)
+        outs = _divided("output", outs, "blocks", blocks)
+    else:
+        outs = _divided("output", outs, "groups * blocks", groups * blocks)
+    fan_in = Fraction(ins * field, prod(steps))
+    return Fans(int(fan_in) if fan_in.denominator == 1 else fan_in, outs * field, field)
+
+
+# Three roles are enough: input, output, and E for neither; the other letters only say which of them they play.
+# A depthwise channel and the one row that a one-hot input picks are no sums over I: those fans have no input factor.
+_ROLES = {"IO": {}, "IM": {"I": "E", "M": "O"}, "DV": {"V": "E", "D": "O"}}
+
+
+def _roles_by_letter(layout: str, shape: tuple[int, ...]) -> str:
+    """The role of each axis, "I", "O", "E" or "." for spatial, in the order of the axes."""
+    match = re.fullmatch(r"([A-Z]*)(\.\.\.)?([A-Z]*)", layout)
+    if match is None:
+        raise ValueError(f"layout must be capital letters with at most one '...', got {layout!r}")
+    before, dots, after = match.groups()
+    letters = before + after
+    named = "".join(sorted(set(letters) & set("IOMVD" if "V" in letters else "IOM")))
+    if named not in _ROLES:
+        raise ValueError(f"layout must name its axes by I and O, by I and M, or by V and D, got {layout!r}")
+    missing = len(shape) - len(letters)
+    if missing < 0 or (missing and not dots):
+        wanted = f"at least {len(letters)}" if dots else f"{len(letters)}"
+        raise ValueError(f"layout {layout!r} needs {wanted} axes, got shape {shape}: {len(shape)}-d")
+    roles = {"I": "I", "O": "O", "E": "E"} | _ROLES[named]
+    return "".join(roles.get(letter, ".") for letter in before + "." * missing + after)
+
+
+def _roles_by_number(axes: Axes, shape: tuple[int, ...]) -> str:
+    """As `_roles_by_letter`. An axis that is both in and out is in neither fan: E."""
+    roles = ["."] * len(shape)
+    for name, role, clash in ("in_axis", "I", "I"), ("out_axis", "O", "OE"), ("batch_axis", "E", "IOE"):
+        for axis in integers(name, getattr(axes, name)):
+            if not -len(shape) <= axis < len(shape):
+                raise ValueError(f"{name} {axis} is out of range for shape {shape}: {len(shape)}-d")
+            if roles[axis] in clash:
+                raise ValueError(f"{name} names axis {axis} again, got {axes} for shape {shape}")
+            roles[axis] = role if roles[axis] == "." else "E"
+    return "".join(roles)
+
+
+def _divided(axis: str, size: int, name: str, count: int) -> int:
+    if size % count:
+        raise ValueError(f"{name} must divide the {axis} features, got {name} {count} and {size} features")
+    return size // count
+
+
+def integers(name: str, value: Any) -> tuple[int, ...]:
+    """An integer or an iterable of them as a tuple of ints."""
+    return tuple(integer(name, v) for v in value) if isinstance(value, Iterable) else (integer(name, value),)
+
+
+def integer(name: str, value: Any) -> int:
+    """Anything that is an integer, except a bool, as an int."""
+    try:
+        if not isinstance(value, bool):  # index(True) is 1, and never what was meant
+            return index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name}: expected an integer, got {value!r}")

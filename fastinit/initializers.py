@@ -1,0 +1,446 @@
+"""Elementwise initializers: what to draw, as a function of the tensor's shape alone.
+
+An initializer is a value. It draws nothing: it turns a shape into a :class:`~fastinit.sampling.Sampling`, and
+:func:`fastinit.fill` turns that into bytes. The presets are rows of one table.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from fastinit import truncation
+from fastinit.fans import Axes, Fans, fans, integer, integers
+from fastinit.keys import Key
+from fastinit.sampling import Sampling
+
+__all__ = [
+    "ALIASES", "PRESETS", "Constant", "Initializer", "Normal", "Ones", "Preset", "StructuredInitializer",
+    "TruncatedNormal", "Uniform", "VarianceScaling", "Zeros",
+    "fan_in_normal", "glorot_normal", "glorot_truncated_normal", "glorot_uniform", "he_normal", "he_truncated_normal",
+    "he_uniform", "kaiming_normal", "kaiming_truncated_normal", "kaiming_uniform", "lecun_normal",
+    "lecun_truncated_normal", "lecun_uniform", "naive_normal", "naive_uniform", "torch_default_uniform", "xavier_normal",
+    "xavier_truncated_normal", "xavier_uniform",
+]  # fmt: skip
+
+MODES: Final = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+DISTRIBUTIONS: Final = ("uniform", "normal", "truncated_normal")
+
+
+def any_number(value: float, what: str) -> float:
+    """A number as a float: not a text of one, not an array of them."""
+    try:
+        if not isinstance(value, (str, bytes, bytearray)) and not getattr(value, "ndim", 0):
+            return float(value)
+    except OverflowError:
+        raise ValueError(f"{what} must be within the range of float64, got {value!r}") from None
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{what} must be a number, not {type(value).__name__} ({value!r})")
+
+
+def finite_number(value: float, what: str) -> float:
+    """A number as a float, neither infinite nor NaN."""
+    number = any_number(value, what)
+    if not math.isfinite(number):
+        raise ValueError(f"{what} must be finite, got {number}")
+    return number
+
+
+def _std(value: float, what: str = "std") -> float:
+    number = finite_number(value, what)
+    if number < 0:
+        raise ValueError(f"{what} must be at least 0, got {number}")
+    return number
+
+
+class Initializer:
+    """An elementwise initializer. Equal ones are interchangeable, and all can be hashed, compared and pickled."""
+
+    __slots__ = ()
+
+    def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
+        """What each element of a tensor of this shape is drawn from.
+
+        `shape` may be None, of a tensor known only by a flat range of its elements, where the initializer ignores it.
+        """
+        raise NotImplementedError
+
+
+class StructuredInitializer:
+    """An initializer of a whole tensor, whose elements depend on each other; see :mod:`fastinit.structured`."""
+
+    __slots__ = ()
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError if a tensor of this shape cannot be initialized so."""
+        raise NotImplementedError
+
+    def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
+        """Writes the whole tensor into consecutive memory of float32 or float64; `out` has passed the check."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant(Initializer):
+    """Every element is `value`, rounded to the dtype; infinities, NaN and -0.0 where the dtype has them.
+
+    Raises
+    ------
+    TypeError
+        If value is no number.
+    ValueError
+        When filling, if the dtype has no such value: a finite one that overflows, or an infinity in float8_e4m3fn.
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", any_number(self.value, "value"))
+
+    def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
+        return Sampling("constant", mean=self.value)
+
+    # by its bits: 0.0 and -0.0 are two constants, and NaN is itself
+    def _bits(self) -> bytes:
+        return struct.pack("<d", self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return self._bits() == other._bits() if isinstance(other, Constant) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._bits())
+
+
+def Zeros() -> Constant:
+    """Every element is 0."""
+    return Constant(0.0)
+
+
+def Ones() -> Constant:
+    """Every element is 1."""
+    return Constant(1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform(Initializer):
+    """The uniform distribution.
+
+    Parameters
+    ----------
+    low, high : float
+        Values lie in {low, ..., high}, high excluded: in float32, low + (high - low) k 2^-24 for integers k in [0, 2^24), rounded
+        and clamped into [low, high). Where low == -high both ends are excluded and so is 0: high k 2^-24 for the odd integers k in
+        (-2^24, 2^24), symmetric about 0. In float64 the power is 53. No dtype ever returns an excluded end.
+
+    Raises
+    ------
+    ValueError
+        If low or high is not finite or low >= high; when filling, if the dtype has no value in the interval.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        low, high = finite_number(self.low, "low"), finite_number(self.high, "high")
+        if not low < high:
+            raise ValueError(f"a uniform distribution needs low < high, got low={low}, high={high}")
+        if not math.isfinite(high - low):
+            raise ValueError(f"high - low must be finite, got low={low}, high={high}")
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+
+    def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
+        return Sampling("uniform", low=self.low, high=self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Normal(Initializer):
+    """The normal distribution, untruncated.
+
+    Parameters
+    ----------
+    mean, std : float
+        std in [0, inf). Draws reach 6.76 standard deviations in float32 and narrower dtypes, 9.49 in float64.
+
+    Raises
+    ------
+    ValueError
+        If mean or std is not finite or std < 0; when filling, if draws could overflow the dtype.
+
+    Notes
+    -----
+    G. E. P. Box and M. E. Muller, "A note on the generation of random normal deviates", 1958.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", finite_number(self.mean, "mean"))
+        object.__setattr__(self, "std", _std(self.std))
+
+    def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
+        return Sampling("normal", mean=self.mean, std=self.std)
+
+
+@dataclass(frozen=True, slots=True)
+class TruncatedNormal(Initializer):
+    """The normal distribution cut to an interval, by its inverse distribution function: one draw per element, no rejection.
+
+    Parameters
+    ----------
+    mean, std : float
+        Of the normal before it is cut, std in [0, inf), unless `correct_variance`.
+    low, high : float
+        The closed interval, possibly infinite. No value lies outside it in any dtype.
+    bounds : {"sigma", "absolute"}
+        Whether low and high count standard deviations from the mean (as in Keras, JAX) or are values (as in torch).
+    correct_variance : bool
+        Makes `std` the standard deviation of the values: that of the normal before it is cut is made larger accordingly (by
+        1 / 0.8796 for +-2 sigma). The mean of an interval that is not symmetric moves and is left so.
+
+    Raises
+    ------
+    ValueError
+        If low >= high or either is NaN, if std or mean is not finite or std < 0, or if absolute bounds are too narrow for
+        the standard deviation that `correct_variance` asks for.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    low: float = -2.0
+    high: float = 2.0
+    bounds: str = "sigma"
+    correct_variance: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", finite_number(self.mean, "mean"))
+        object.__setattr__(self, "std", _std(self.std))
+        low, high = any_number(self.low, "low"), any_number(self.high, "high")
+        if not low < high:
+            raise ValueError(f"a truncated normal needs low < high, got low={low}, high={high}")
+        if low == math.inf or high == -math.inf:
+            raise ValueError(f"a truncated normal needs a finite value between its bounds, got low={low}, high={high}")
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+        if self.bounds not in ("sigma", "absolute"):
+            raise ValueError(f"bounds must be 'sigma' or 'absolute', got {self.bounds!r}")
+        if self.bounds == "absolute" and self.std == 0 and not low <= self.mean <= high:
+            raise ValueError(f"with std=0 the mean {self.mean} must lie in [{low}, {high}]")
+        self.sampling()
+
+    def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
+        mean, std, low, high = self.mean, self.std, self.low, self.high
+        if self.bounds == "sigma":
+            if self.correct_variance:
+                cut = truncation.standard_deviation(low, high)
+                std = std / cut if cut else math.inf
+                if std == math.inf:
+                    raise ValueError(f"no normal cut to [{low}, {high}] sigma has a standard deviation of {self.std}")
+            inside = (mean + low * std, mean + high * std) if std else (mean, mean)
+            return Sampling("truncated_normal", mean, std, *inside, low, high)
+        if std == 0:
+            return Sampling("truncated_normal", mean, std, low, high)
+        if self.correct_variance:
+            std = _parent_std(mean, std, low, high)
+        return Sampling("truncated_normal", mean, std, low, high, _sigmas(low - mean, std), _sigmas(high - mean, std))
+
+
+def _sigmas(distance: float, std: float) -> float:
+    """A distance in standard deviations; a finite one stays finite."""
+    if math.isinf(distance):
+        return distance
+    largest = sys.float_info.max
+    return min(max(distance / std, -largest), largest)
+
+
+def _parent_std(mean: float, std: float, low: float, high: float) -> float:
+    """The standard deviation of the normal that has `std` once it is cut to the absolute interval [low, high]."""
+
+    def cut(parent: float) -> float:
+        return parent * truncation.standard_deviation((low - mean) / parent, (high - mean) / parent)
+
+    # cut() grows with the parent's deviation, towards that of the uniform distribution on the interval.
+    limit = (high - low) / math.sqrt(12.0)
+    if std >= limit * (1 - 2**-20):
+        raise ValueError(f"no normal cut to [{low}, {high}] has a standard deviation of {std}: it stays below {limit:.6g}")
+    smaller, larger = std, 2 * std
+    while cut(larger) < std:
+        smaller, larger = larger, 2 * larger
+    for _ in range(60):
+        middle = 0.5 * (smaller + larger)
+        if not smaller < middle < larger:
+            break
+        smaller, larger = (middle, larger) if cut(middle) < std else (smaller, middle)
+    return larger
+
+
+@dataclass(frozen=True, slots=True)
+class VarianceScaling(Initializer):
+    """Scales the variance by the fans, so that a signal keeps its size from layer to layer: Var(W) = scale / fan.
+
+    Parameters
+    ----------
+    scale : float
+        Multiplies the variance, in (0, inf).
+    mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
+        Which fan: of the inputs, of the outputs, their arithmetic or their geometric mean.
+    distribution : {"uniform", "normal", "truncated_normal"}
+        With the standard deviation sqrt(scale / fan): U(-sqrt(3 scale / fan), sqrt(3 scale / fan)), the untruncated normal, or
+        the normal cut at +-2 of its own standard deviations, whose variance after the cut is scale / fan.
+    layout, groups, transposed, stride, blocks
+        How the fans follow from the shape; see :func:`fastinit.fans.fans`.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range; when filling, if the shape does not fit the layout.
+
+    Notes
+    -----
+    X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010. K. He et al.,
+    "Delving deep into rectifiers", 2015.
+    """
+
+    scale: float = 1.0
+    mode: str = "fan_in"
+    distribution: str = "truncated_normal"
+    layout: str | Axes = "...IO"
+    groups: int = 1
+    transposed: bool = False
+    stride: int | tuple[int, ...] = 1
+    blocks: int = 1
+
+    def __post_init__(self) -> None:
+        scale = finite_number(self.scale, "scale")
+        if scale <= 0:
+            raise ValueError(f"scale must be positive, got {scale}")
+        object.__setattr__(self, "scale", scale)
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}; got {self.distribution!r}")
+        # one spelling, hashable, for the caches; whether it fits a shape is for fans() to say
+        if not isinstance(self.layout, (str, Axes)):
+            raise TypeError(f"layout must be a str or Axes, got {self.layout!r}")
+        if not isinstance(self.transposed, bool):
+            raise TypeError(f"transposed must be a bool, got {self.transposed!r}")
+        object.__setattr__(self, "groups", integer("groups", self.groups))
+        object.__setattr__(self, "blocks", integer("blocks", self.blocks))
+        read = integers if isinstance(self.stride, Iterable) else integer
+        object.__setattr__(self, "stride", read("stride", self.stride))
+
+    def fans(self, shape: tuple[int, ...]) -> Fans:
+        """The fans of a tensor of this shape."""
+        return fans(
+            shape,
+            self.layout,
+            groups=self.groups,
+            transposed=self.transposed,
+            stride=self.stride,
+            blocks=self.blocks,
+        )
+
+    def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
+        if shape is None:
+            raise ValueError(f"{self!r} depends on the shape of the whole tensor: pass global_shape with start")
+        found = self.fans(shape)
+        fan: float | Fraction
+        if self.mode == "fan_in":
+            fan = found.fan_in
+        elif self.mode == "fan_out":
+            fan = found.fan_out
+        elif self.mode == "fan_avg":
+            fan = Fraction(found.fan_in + found.fan_out) / 2
+        else:
+            fan = math.sqrt(found.fan_in * found.fan_out)
+        variance = self.scale / float(fan) if fan else 0.0  # a fan of 0 means a tensor of no elements
+        if self.distribution == "uniform":
+            limit = math.sqrt(3.0 * variance)
+            return Sampling("uniform", low=-limit, high=limit) if limit else Sampling("constant")
+        if self.distribution == "normal":
+            return Sampling("normal", std=math.sqrt(variance))
+        return TruncatedNormal(std=math.sqrt(variance), correct_variance=True).sampling()
+
+
+class Preset(NamedTuple):
+    """One row of the table: a named point of :class:`VarianceScaling`. Calling it gives the initializer."""
+
+    name: str
+    scale: float
+    mode: str
+    distribution: str
+    source: str
+    takes_slope: bool = False
+
+    def __call__(self, *, negative_slope: float = 0.0, **weight: Any) -> VarianceScaling:
+        """The initializer, for a weight described by `layout`, `groups`, `transposed`, `stride` and `blocks`.
+
+        The rows of He et al. divide their scale by 1 + negative_slope^2, for leaky rectifiers.
+        """
+        scale = self.scale
+        if self.takes_slope:
+            scale = scale / (1.0 + finite_number(negative_slope, "negative_slope") ** 2)
+        elif negative_slope:
+            raise TypeError(f"{self.name} takes no negative_slope")
+        unknown = sorted(set(weight) - WEIGHT_ARGUMENTS)
+        if unknown:
+            raise TypeError(f"{self.name} takes {', '.join(sorted(WEIGHT_ARGUMENTS))}; got {', '.join(unknown)}")
+        return VarianceScaling(scale, self.mode, self.distribution, **weight)
+
+
+WEIGHT_ARGUMENTS: Final = frozenset(field.name for field in fields(VarianceScaling)[3:])
+GLOROT, HE, LECUN = "Glorot and Bengio 2010", "He et al. 2015", "LeCun et al. 1998, Efficient BackProp"
+TORCH = "torch's layers: U(+-1/sqrt(fan_in)), written kaiming_uniform_(a=sqrt(5))"
+
+# glorot_normal, he_normal and lecun_normal are untruncated, as torch's are; Keras and JAX mean the truncated rows by these names.
+PRESETS: Final = {
+    row.name: row
+    for row in (
+        Preset("glorot_uniform", 1.0, "fan_avg", "uniform", GLOROT),
+        Preset("glorot_normal", 1.0, "fan_avg", "normal", GLOROT),
+        Preset("glorot_truncated_normal", 1.0, "fan_avg", "truncated_normal", GLOROT),
+        Preset("he_uniform", 2.0, "fan_in", "uniform", HE, takes_slope=True),
+        Preset("he_normal", 2.0, "fan_in", "normal", HE, takes_slope=True),
+        Preset("he_truncated_normal", 2.0, "fan_in", "truncated_normal", HE, takes_slope=True),
+        Preset("lecun_uniform", 1.0, "fan_in", "uniform", LECUN),
+        Preset("lecun_normal", 1.0, "fan_in", "normal", LECUN),
+        Preset("lecun_truncated_normal", 1.0, "fan_in", "truncated_normal", LECUN),
+        Preset("torch_default_uniform", 1.0 / 3.0, "fan_in", "uniform", TORCH),
+    )
+}
+ALIASES: Final = {
+    **{name.replace("glorot", "xavier"): name for name in PRESETS if name.startswith("glorot")},
+    **{name.replace("he_", "kaiming_"): name for name in PRESETS if name.startswith("he_")},
+    "fan_in_normal": "lecun_normal",  # N(0, 1/n_in), as introductions write it
+}
+
+glorot_uniform = xavier_uniform = PRESETS["glorot_uniform"]
+glorot_normal = xavier_normal = PRESETS["glorot_normal"]
+glorot_truncated_normal = xavier_truncated_normal = PRESETS["glorot_truncated_normal"]
+he_uniform = kaiming_uniform = PRESETS["he_uniform"]
+he_normal = kaiming_normal = PRESETS["he_normal"]
+he_truncated_normal = kaiming_truncated_normal = PRESETS["he_truncated_normal"]
+lecun_uniform = PRESETS["lecun_uniform"]
+lecun_normal = fan_in_normal = PRESETS["lecun_normal"]
+lecun_truncated_normal = PRESETS["lecun_truncated_normal"]
+torch_default_uniform = PRESETS["torch_default_uniform"]
+
+
+def naive_uniform() -> Uniform:
+    """U(-0.1, 0.1), whatever the fans: what was done before 2010, and the textbook's bad example."""
+    return Uniform(-0.1, 0.1)
+
+
+def naive_normal() -> Normal:
+    """N(0, 0.1), whatever the fans: a standard deviation of 0.1."""
+    return Normal(0.0, 0.1)

@@ -1,0 +1,286 @@
+/* fill(): the loop over blocks, batches and runs. Compiled once for each target. */
+#include "fastinit.h"
+#include "narrow.h"
+#include "philox.h"
+#include "transforms.h"
+#include "transforms64.h"
+
+/* Groups of LANES blocks in flight at once: six hide the latency of the multiplications; two serve the rest of a run. */
+enum { GROUPS = 6, FEW_GROUPS = 2 };
+
+/* What every batch of a run needs, in the precision of its arithmetic. */
+typedef struct {
+    philox_stream stream;
+    const fastinit_sampling *sampling;
+    float scale, shift, low, high;
+} job;
+
+INLINE void finish_f32(const job *job, char *out, f32v *z, const int n) {
+    const fastinit_sampling *sampling = job->sampling;
+    SIDE_BY_SIDE(j, n) z[j] = z[j] * job->scale;
+    if (job->shift != 0) SIDE_BY_SIDE(j, n) z[j] = z[j] + job->shift;
+    if (sampling->clamped) SIDE_BY_SIDE(j, n) z[j] = f32_clamp(z[j], f32_all(job->low), f32_all(job->high));
+    store_f32(out, sampling->dtype, z, n);
+}
+
+INLINE void finish_f64(const job *job, char *out, f64v *z, const int n) {
+    const fastinit_sampling *sampling = job->sampling;
+    SIDE_BY_SIDE(j, 2 * n) z[j] = z[j] * sampling->scale;
+    if (sampling->shift != 0) SIDE_BY_SIDE(j, 2 * n) z[j] = z[j] + sampling->shift;
+    if (sampling->clamped) SIDE_BY_SIDE(j, 2 * n) z[j] = f64_clamp(z[j], f64_all(sampling->low), f64_all(sampling->high));
+    store_f64(out, sampling->dtype, z, n);
+}
+
+/* One batch: 4 * groups * LANES elements of a 32-bit kind, from `block` on. */
+INLINE void batch32(const job *job, const int kind, uint32_t block, char *out, const size_t itemsize, const int groups) {
+    const int n = groups < N ? groups : N;
+    const size_t vector_bytes = 2 * LANES * itemsize;
+    u64v w[4][GROUPS];
+    philox_blocks(&job->stream, block, groups, w);
+    _Pragma("GCC unroll 6") for (int g = 0; g < groups; g += n) {
+        f32v z[2 * N];
+        u32v word[2 * N];
+        if (kind == FASTINIT_NORMAL) {
+            u32v a[N], b[N];
+            f32v z0[N], z1[N];
+            SIDE_BY_SIDE(j, n) {
+                a[j] = merge_low_halves(w[0][g + j], w[2][g + j]);
+                b[j] = merge_low_halves(w[1][g + j], w[3][g + j]);
+            }
+            normal_pairs(a, b, z0, z1, n);
+            SIDE_BY_SIDE(j, n) {
+                z[2 * j] = unpack_lower32(z0[j], z1[j]);
+                z[2 * j + 1] = unpack_upper32(z0[j], z1[j]);
+            }
+        } else {
+            /* natural order: blocks 0 .. LANES/2 - 1 of the group first */
+            SIDE_BY_SIDE(j, n) {
+                u64v a, b;
+                if (kind == FASTINIT_TRUNCATED) { /* the window's cells: first + the high halves of word * count */
+                    const u64v count = u64_all(job->sampling->count);
+                    const uint32_t first = (uint32_t)job->sampling->first;
+                    a = (u64v)(merge_high_halves(mul_even32(w[0][g + j], count), mul_even32(w[1][g + j], count)) + first);
+                    b = (u64v)(merge_high_halves(mul_even32(w[2][g + j], count), mul_even32(w[3][g + j], count)) + first);
+                } else {
+                    a = (u64v)merge_low_halves(w[0][g + j], w[1][g + j]);
+                    b = (u64v)merge_low_halves(w[2][g + j], w[3][g + j]);
+                }
+                word[2 * j] = (u32v)unpack_even64(a, b);
+                word[2 * j + 1] = (u32v)unpack_odd64(a, b);
+            }
+        }
+        char *place = out + 2 * g * vector_bytes;
+        if (kind == FASTINIT_WORDS) {
+            SIDE_BY_SIDE(j, 2 * n) memcpy(place + j * vector_bytes, &word[j], sizeof word[j]);
+            continue;
+        }
+        if (kind == FASTINIT_UNIFORM_SYMMETRIC) SIDE_BY_SIDE(j, 2 * n) z[j] = uniform_symmetric(word[j]);
+        if (kind == FASTINIT_UNIFORM) SIDE_BY_SIDE(j, 2 * n) z[j] = uniform_unit(word[j]);
+        if (kind == FASTINIT_TRUNCATED_2) {
+            truncated_2(word, z, n);
+            truncated_2(word + n, z + n, n);
+        }
+        if (kind == FASTINIT_TRUNCATED) {
+            truncated(word, z, n);
+            truncated(word + n, z + n, n);
+        }
+        finish_f32(job, place, z, 2 * n);
+    }
+}
+
+/* One batch: 2 * groups * LANES elements of a 64-bit kind, from `block` on. */
+INLINE void batch64(const job *job, const int kind, uint32_t block, char *out, const size_t itemsize, const int groups) {
+    const fastinit_sampling *sampling = job->sampling;
+    const int n = groups < N ? groups : N;
+    u64v w[4][GROUPS];
+    philox_blocks(&job->stream, block, groups, w);
+    _Pragma("GCC unroll 6") for (int g = 0; g < groups; g += n) {
+        u64v a[N], b[N];
+        f64v z0[N], z1[N], z[2 * N];
+        SIDE_BY_SIDE(j, n) {
+            a[j] = (w[0][g + j] & 0xffffffff) | (w[1][g + j] << 32);
+            b[j] = (w[2][g + j] & 0xffffffff) | (w[3][g + j] << 32);
+        }
+        if (kind == FASTINIT_NORMAL_64) {
+            normal_pairs64(a, b, z0, z1, n);
+        } else if (kind == FASTINIT_UNIFORM_SYMMETRIC_64) {
+            SIDE_BY_SIDE(j, n) z0[j] = uniform_symmetric64(a[j]), z1[j] = uniform_symmetric64(b[j]);
+        } else if (kind == FASTINIT_UNIFORM_64) {
+            SIDE_BY_SIDE(j, n) z0[j] = uniform_unit64(a[j]), z1[j] = uniform_unit64(b[j]);
+        } else if (kind == FASTINIT_TRUNCATED_64) {
+            truncated64(a, z0, sampling->first, sampling->count, n);
+            truncated64(b, z1, sampling->first, sampling->count, n);
+        } else {
+            truncated_tail64(a, z0, sampling->tail_low, sampling->tail_share, n);
+            truncated_tail64(b, z1, sampling->tail_low, sampling->tail_share, n);
+        }
+        SIDE_BY_SIDE(j, n) {
+            z[2 * j] = (f64v)unpack_even64((u64v)z0[j], (u64v)z1[j]);
+            z[2 * j + 1] = (f64v)unpack_odd64((u64v)z0[j], (u64v)z1[j]);
+        }
+        finish_f64(job, out + 2 * g * LANES * itemsize, z, n);
+    }
+}
+
+static size_t size_of(int32_t dtype) {
+    switch (dtype) {
+    case FASTINIT_FLOAT64: return 8;
+    case FASTINIT_FLOAT32: case FASTINIT_UINT32: return 4;
+    case FASTINIT_FLOAT16: case FASTINIT_BFLOAT16: return 2;
+    default: return 1;
+    }
+}
+
+/* Elements [index, index + count) of the global tensor to consecutive memory. */
+INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *out) {
+    const int wide = kind >= FASTINIT_UNIFORM_SYMMETRIC_64;
+    const uint64_t per_block = wide ? 2 : 4;
+    const uint64_t many = GROUPS * LANES * per_block, few = FEW_GROUPS * LANES * per_block;
+    const size_t itemsize = size_of(job->sampling->dtype);
+    _Alignas(64) char scratch[FEW_GROUPS * LANES * 4 * 4];
+#define BATCH(place, groups)                                                                     \
+    (wide ? batch64(job, kind, (uint32_t)block, place, itemsize, groups)                         \
+          : batch32(job, kind, (uint32_t)block, place, itemsize, groups))
+
+    while (count > 0) {
+        uint64_t block = index / per_block, skipped = index % per_block;
+        if (job->stream.c1 != block >> 32) philox_set_high(&job->stream, (uint32_t)(block >> 32));
+        uint64_t before_wrap = (0x100000000 - (uint32_t)block) * per_block - skipped;
+        uint64_t left = count < before_wrap ? count : before_wrap, done = 0;
+        if (skipped == 0 && left >= 16 * many) {
+            /* Long runs go on at a cache line: a full batch where they begin, overlapped by the next. */
+            uint64_t step = (-(uintptr_t)out & 63) / itemsize;
+            if (step > 0 && step <= many && step % per_block == 0) {
+                BATCH(out, GROUPS);
+                done = step;
+            }
+        }
+        if (skipped == 0) {
+            for (block += done / per_block; left - done >= many; done += many, block += GROUPS * LANES)
+                BATCH(out + done * itemsize, GROUPS);
+        }
+        while (done < left) {
+            uint64_t piece = few - skipped;
+            if (piece > left - done) piece = left - done;
+            char *place = out + done * itemsize;
+            if (piece == few) {
+                BATCH(place, FEW_GROUPS);
+            } else {
+                BATCH(scratch, FEW_GROUPS);
+                memcpy(place, scratch + skipped * itemsize, piece * itemsize);
+            }
+            done += piece;
+            block += FEW_GROUPS * LANES;
+            skipped = 0;
+        }
+        index += left;
+        count -= left;
+        out += left * itemsize;
+    }
+#undef BATCH
+}
+
+typedef void run_function(job *, uint64_t index, uint64_t count, char *out);
+#define RUN(name, kind)                                                                                      \
+    static __attribute__((noinline)) void name(job *job, uint64_t index, uint64_t count, char *out) {        \
+        run(job, kind, index, count, out);                                                                   \
+    }
+RUN(run_words, FASTINIT_WORDS)
+RUN(run_uniform_symmetric, FASTINIT_UNIFORM_SYMMETRIC)
+RUN(run_uniform, FASTINIT_UNIFORM)
+RUN(run_normal, FASTINIT_NORMAL)
+RUN(run_truncated_2, FASTINIT_TRUNCATED_2)
+RUN(run_truncated, FASTINIT_TRUNCATED)
+RUN(run_uniform_symmetric_64, FASTINIT_UNIFORM_SYMMETRIC_64)
+RUN(run_uniform_64, FASTINIT_UNIFORM_64)
+RUN(run_normal_64, FASTINIT_NORMAL_64)
+RUN(run_truncated_64, FASTINIT_TRUNCATED_64)
+RUN(run_truncated_tail_64, FASTINIT_TRUNCATED_TAIL_64)
+
+static void run_constant(job *job, uint64_t index, uint64_t count, char *out) {
+    const uint64_t bits = job->sampling->bits;
+    (void)index;
+    switch (size_of(job->sampling->dtype)) {
+    case 8: for (uint64_t j = 0; j < count; j++) memcpy(out + 8 * j, &bits, 8); break;
+    case 4: { const uint32_t x = (uint32_t)bits; for (uint64_t j = 0; j < count; j++) memcpy(out + 4 * j, &x, 4); break; }
+    case 2: { const uint16_t x = (uint16_t)bits; for (uint64_t j = 0; j < count; j++) memcpy(out + 2 * j, &x, 2); break; }
+    default: memset(out, (int)(bits & 0xff), count);
+    }
+}
+
+static run_function *const runs[] = {
+    [FASTINIT_CONSTANT] = run_constant,
+    [FASTINIT_WORDS] = run_words,
+    [FASTINIT_UNIFORM_SYMMETRIC] = run_uniform_symmetric,
+    [FASTINIT_UNIFORM] = run_uniform,
+    [FASTINIT_NORMAL] = run_normal,
+    [FASTINIT_TRUNCATED_2] = run_truncated_2,
+    [FASTINIT_TRUNCATED] = run_truncated,
+    [FASTINIT_UNIFORM_SYMMETRIC_64] = run_uniform_symmetric_64,
+    [FASTINIT_UNIFORM_64] = run_uniform_64,
+    [FASTINIT_NORMAL_64] = run_normal_64,
+    [FASTINIT_TRUNCATED_64] = run_truncated_64,
+    [FASTINIT_TRUNCATED_TAIL_64] = run_truncated_tail_64,
+};
+
+/* A run to memory that is not consecutive, through a scratch that stays in the first cache. */
+static void scatter(run_function *run, job *job, uint64_t index, uint64_t count, char *out, int64_t stride) {
+    enum { PIECE = 256 };
+    char scratch[PIECE * 8];
+    const size_t itemsize = size_of(job->sampling->dtype);
+    while (count > 0) {
+        uint64_t piece = count < PIECE ? count : PIECE;
+        run(job, index, piece, scratch);
+        for (uint64_t j = 0; j < piece; j++) memcpy(out + (int64_t)j * stride, scratch + j * itemsize, itemsize);
+        index += piece;
+        count -= piece;
+        out += (int64_t)piece * stride;
+    }
+}
+
+#define NAME_(target) fastinit_fill_##target
+#define NAME(target) NAME_(target)
+
+void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key[4], const fastinit_region *region,
+                           uint64_t position, uint64_t count) {
+    if (count == 0) return; /* an axis may have no elements */
+    job job = {.sampling = sampling, .scale = (float)sampling->scale, .shift = (float)sampling->shift,
+               .low = (float)sampling->low, .high = (float)sampling->high};
+    philox_open(&job.stream, key);
+    philox_set_high(&job.stream, 0);
+    run_function *const run = runs[sampling->kind];
+    const size_t itemsize = size_of(sampling->dtype);
+    const int64_t last = region->axes - 1;
+
+    /* where position lies: one coordinate per axis, then its run */
+    int64_t at[FASTINIT_MAX_AXES];
+    uint64_t index = region->start, rest = position;
+    char *out = region->base;
+    for (int64_t axis = last; axis >= 0; axis--) {
+        at[axis] = (int64_t)(rest % (uint64_t)region->extent[axis]);
+        rest /= (uint64_t)region->extent[axis];
+        index += (uint64_t)(at[axis] * region->index_stride[axis]);
+        out += at[axis] * region->byte_stride[axis];
+    }
+    while (count > 0) {
+        uint64_t length = (uint64_t)(region->extent[last] - at[last]);
+        if (length > count) length = count;
+        if (region->byte_stride[last] == (int64_t)itemsize)
+            run(&job, index, length, out);
+        else
+            scatter(run, &job, index, length, out, region->byte_stride[last]);
+        count -= length;
+        /* to the start of the next run: carry through the axes */
+        index -= (uint64_t)(at[last] * region->index_stride[last]);
+        out -= at[last] * region->byte_stride[last];
+        at[last] = 0;
+        for (int64_t axis = last - 1; axis >= 0; axis--) {
+            index += (uint64_t)region->index_stride[axis];
+            out += region->byte_stride[axis];
+            if (++at[axis] < region->extent[axis]) break;
+            index -= (uint64_t)(region->extent[axis] * region->index_stride[axis]);
+            out -= region->extent[axis] * region->byte_stride[axis];
+            at[axis] = 0;
+        }
+    }
+}

@@ -1,0 +1,14 @@
+/* Rounds an array of float32 to a narrower dtype: for tensors that are computed whole before they are stored. */
+#include "narrow.h"
+
+void fastinit_narrow(const float *values, size_t count, int32_t dtype, char *out) {
+    const size_t itemsize = dtype == FASTINIT_FLOAT16 || dtype == FASTINIT_BFLOAT16 ? 2 : 1;
+    for (size_t done = 0; done < count; done += 2 * LANES) {
+        const size_t piece = count - done < 2 * LANES ? count - done : 2 * LANES;
+        char narrow[sizeof(f32v)];
+        f32v x = {0};
+        memcpy(&x, values + done, piece * sizeof *values);
+        store_f32(narrow, dtype, &x, 1);
+        memcpy(out + done * itemsize, narrow, piece * itemsize);
+    }
+}

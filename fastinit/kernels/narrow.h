@@ -1,0 +1,80 @@
+/* float32 and float64 values to the bytes of a dtype, rounded once to nearest even.
+ *
+ * The caller guarantees that no value exceeds the dtype's largest finite one, and that none is NaN.
+ */
+#ifndef FASTINIT_NARROW_H
+#define FASTINIT_NARROW_H
+
+#include "fastinit.h"
+#include "vector.h"
+
+INLINE u32v bits_bfloat16(f32v x) {
+    u32v bits = (u32v)x;
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+/* An IEEE-like format of `width` bits, `fraction` of them after the point. Below its smallest normal number the addition of
+ * a float whose unit in the last place is the format's smallest step does the rounding. */
+INLINE u32v bits_small(f32v x, const int width, const int fraction) {
+    const int bias = (1 << (width - fraction - 2)) - 1, shift = 23 - fraction;
+    const uint32_t smallest_normal = (uint32_t)(128 - bias) << 23;
+    const u32v magic = u32_all((uint32_t)(127 + 1 - bias - fraction + 23) << 23);
+    u32v magnitude = (u32v)x & 0x7fffffff, sign = ((u32v)x & 0x80000000) >> (32 - width);
+    u32v normal = ((magnitude + (((uint32_t)1 << (shift - 1)) - 1) + ((magnitude >> shift) & 1)) >> shift)
+                  - ((uint32_t)(127 - bias) << fraction);
+    u32v subnormal = (u32v)((f32v)magnitude + (f32v)magic) - magic;
+    return u32_select((u32v)((i32v)magnitude < (i32v)u32_all(smallest_normal)), subnormal, normal) | sign;
+}
+
+INLINE void store_u16(char *out, u32v bits) {
+    u16v halves = __builtin_convertvector(bits, u16v);
+    memcpy(out, &halves, sizeof halves);
+}
+
+INLINE void store_u8(char *out, u32v bits) {
+    u8v bytes = __builtin_convertvector(bits, u8v);
+    memcpy(out, &bytes, sizeof bytes);
+}
+
+/* n vectors of float32 to consecutive elements of dtype. */
+INLINE void store_f32(char *out, int32_t dtype, const f32v *x, const int n) {
+    const int count = 2 * LANES;
+    switch (dtype) {
+    case FASTINIT_FLOAT32:
+        SIDE_BY_SIDE(j, n) memcpy(out + j * count * 4, &x[j], sizeof x[j]);
+        break;
+    case FASTINIT_BFLOAT16:
+        SIDE_BY_SIDE(j, n) store_u16(out + j * count * 2, bits_bfloat16(x[j]));
+        break;
+    case FASTINIT_FLOAT16:
+        SIDE_BY_SIDE(j, n) store_u16(out + j * count * 2, bits_small(x[j], 16, 10));
+        break;
+    case FASTINIT_FLOAT8_E4M3FN:
+        SIDE_BY_SIDE(j, n) store_u8(out + j * count, bits_small(x[j], 8, 3));
+        break;
+    case FASTINIT_FLOAT8_E5M2:
+        SIDE_BY_SIDE(j, n) store_u8(out + j * count, bits_small(x[j], 8, 2));
+        break;
+    default:
+        break;
+    }
+}
+
+/* 2n vectors of float64 to consecutive elements of dtype, through float32 where it is narrower still. */
+INLINE void store_f64(char *out, int32_t dtype, const f64v *x, const int n) {
+    if (dtype == FASTINIT_FLOAT64) {
+        SIDE_BY_SIDE(j, 2 * n) memcpy(out + j * LANES * 8, &x[j], sizeof x[j]);
+        return;
+    }
+    typedef VECTOR(float, LANES) f32half;
+    union { f32half half[2]; f32v whole; } pair;
+    f32v single[2 * N];
+    SIDE_BY_SIDE(j, n) {
+        pair.half[0] = __builtin_convertvector(x[2 * j], f32half);
+        pair.half[1] = __builtin_convertvector(x[2 * j + 1], f32half);
+        single[j] = pair.whole;
+    }
+    store_f32(out, dtype, single, n);
+}
+
+#endif

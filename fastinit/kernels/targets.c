@@ -1,0 +1,94 @@
+/* Which targets were compiled, which of them this processor runs, and the floating-point environment around a fill. */
+#include "fastinit.h"
+#include "orthogonal.h"
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <xmmintrin.h>
+#endif
+
+static int always(void) { return 1; }
+
+#ifdef FASTINIT_HAS_X86
+/* __builtin_cpu_supports asks cpuid and, for the wide registers, whether the operating system saves them (xgetbv). */
+static int supports_v4(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd")
+           && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx2")
+           && __builtin_cpu_supports("bmi2");
+}
+static int supports_v3(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
+static int supports_v2(void) { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
+extern fastinit_fill_function fastinit_fill_x86_v4, fastinit_fill_x86_v3, fastinit_fill_baseline;
+#endif
+#ifdef FASTINIT_HAS_NEON
+extern fastinit_fill_function fastinit_fill_neon;
+#endif
+extern fastinit_fill_function fastinit_fill_generic;
+
+const fastinit_target fastinit_targets[] = {
+#ifdef FASTINIT_HAS_X86
+    {"x86_v4", supports_v4, fastinit_fill_x86_v4, &fastinit_orthogonal_x86_v4},
+    {"x86_v3", supports_v3, fastinit_fill_x86_v3, &fastinit_orthogonal_x86_v3},
+    {"baseline", supports_v2, fastinit_fill_baseline, &fastinit_orthogonal_baseline},
+#endif
+#ifdef FASTINIT_HAS_NEON
+    {"neon", always, fastinit_fill_neon, &fastinit_orthogonal_neon},
+#endif
+    {"generic", always, fastinit_fill_generic, &fastinit_orthogonal_generic},
+};
+const int fastinit_target_count = sizeof fastinit_targets / sizeof *fastinit_targets;
+
+/* The control register's bits choose rounding and the flushing of subnormals; a caller may have changed either. */
+typedef uint64_t environment;
+
+static environment enter(void) {
+#if defined(__SSE__)
+    environment saved = _mm_getcsr();
+    _mm_setcsr(0x1f80);
+#elif defined(__aarch64__)
+    environment saved;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
+    __asm__ volatile("msr fpcr, %0" : : "r"((environment)0));
+#else
+    environment saved = 0;
+#endif
+    return saved;
+}
+
+static void leave(environment saved) {
+#if defined(__SSE__)
+    _mm_setcsr((unsigned)saved);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(saved));
+#else
+    (void)saved;
+#endif
+}
+
+void fastinit_fill(int target, const fastinit_sampling *sampling, const uint32_t key[4], const fastinit_region *region,
+                   uint64_t position, uint64_t count) {
+    environment saved = enter();
+    fastinit_targets[target].fill(sampling, key, region, position, count);
+    leave(saved);
+}
+
+void fastinit_reflectors(int target, int dtype, const void *normals, int64_t m, int64_t n, int64_t piece, void *factors,
+                         void *scratch) {
+    environment saved = enter();
+    if (dtype == FASTINIT_FLOAT64)
+        fastinit_targets[target].orthogonal->reflectors_float64(normals, m, n, piece, factors, scratch);
+    else
+        fastinit_targets[target].orthogonal->reflectors_float32(normals, m, n, piece, factors, scratch);
+    leave(saved);
+}
+
+void fastinit_columns(int target, int dtype, const void *factors, int64_t m, int64_t n, int64_t piece, double gain,
+                      void *scratch, void *out, int64_t row_stride, int64_t column_stride) {
+    environment saved = enter();
+    if (dtype == FASTINIT_FLOAT64)
+        fastinit_targets[target].orthogonal->columns_float64(factors, m, n, piece, gain, scratch, out, row_stride,
+                                                             column_stride);
+    else
+        fastinit_targets[target].orthogonal->columns_float32(factors, m, n, piece, (float)gain, scratch, out, row_stride,
+                                                             column_stride);
+    leave(saved);
+}

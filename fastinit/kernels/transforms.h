@@ -1,0 +1,107 @@
+/* From words to values in float32, one 32-bit word for each: the definitions of docs/stream-v1.md, line by line.
+ *
+ * Every operator is one correctly rounded IEEE operation, in the written order; the build forbids contraction. Each function
+ * works on n <= N vectors side by side; n is a constant where it is inlined.
+ */
+#ifndef FASTINIT_TRANSFORMS_H
+#define FASTINIT_TRANSFORMS_H
+
+#include "tables.h"
+#include "vector.h"
+
+/* Odd integers in (-2^24, 2^24). */
+INLINE f32v uniform_symmetric(u32v word) { return __builtin_convertvector(((i32v)word >> 7) | 1, f32v); }
+
+/* Integers in [0, 2^24). */
+INLINE f32v uniform_unit(u32v word) { return __builtin_convertvector((i32v)(word >> 8), f32v); }
+
+/* Box and Muller, "A note on the generation of random normal deviates" (1958): two words give two independent normals. */
+INLINE void normal_pairs(const u32v *a, const u32v *b, f32v *z0, f32v *z1, const int n) {
+    f32v y[N], k[N], p[N], r[N], x[N], t[N], s[N], c[N];
+    SIDE_BY_SIDE(j, n) {
+        f32v v = __builtin_convertvector((i32v)a[j], f32v) + 0.5f;
+        u32v bits = (u32v)v, below = u32_top_bit(bits);
+        f32v mantissa = (f32v)((bits & 0x7fffff) | 0x3f000000);
+        y[j] = f32_select(below, v * -0x1p-32f, 1.0f - mantissa);
+        k[j] = __builtin_convertvector((i32v)((158 - (bits >> 23)) & ~below), f32v);
+    }
+    POLYNOMIAL(p, y, fastinit_normal_l);
+    SIDE_BY_SIDE(j, n) r[j] = f32_sqrt(p[j] * y[j] + k[j] * FASTINIT_TWO_LN2_F);
+    SIDE_BY_SIDE(j, n) {
+        x[j] = __builtin_convertvector((i32v)((b[j] << 2) | 2), f32v) * 0x1p-31f;
+        t[j] = x[j] * x[j];
+    }
+    POLYNOMIAL(s, t, fastinit_normal_s);
+    POLYNOMIAL(c, t, fastinit_normal_c);
+    SIDE_BY_SIDE(j, n) {
+        f32v sine = s[j] * x[j], cosine = c[j] * t[j] + 1.0f;
+        cosine = (f32v)((u32v)cosine ^ (b[j] & 0x80000000));
+        u32v swapped = u32_top_bit(b[j] << 1);
+        z0[j] = f32_select(swapped, sine, cosine) * r[j];
+        z1[j] = f32_select(swapped, cosine, sine) * r[j];
+    }
+}
+
+/* The normal truncated to +-2 standard deviations: its inverse distribution function, smooth in a square root. */
+INLINE void truncated_2(const u32v *word, f32v *z, const int n) {
+    f32v v[N], q[N];
+    SIDE_BY_SIDE(j, n) {
+        v[j] = __builtin_convertvector((i32v)word[j] | 1, f32v) * 0x1p-31f;
+        q[j] = f32_sqrt(1.0f - (v[j] * v[j]) * FASTINIT_TRUNC2_SCALE) - FASTINIT_TRUNC2_SHIFT;
+    }
+    POLYNOMIAL(z, q, fastinit_trunc2_p);
+    SIDE_BY_SIDE(j, n) z[j] = z[j] * v[j];
+}
+
+/* The inverse normal distribution function on 32 octaves of the tail probability, each a polynomial of degree 8. */
+INLINE f32v icdf_coefficient(const float *row, u32v octave) {
+#if defined(FASTINIT_X86_V4)
+    return (f32v)_mm512_permutex2var_ps(_mm512_loadu_ps(row), (__m512i)octave, _mm512_loadu_ps(row + 16));
+#elif defined(FASTINIT_X86_V3)
+    return (f32v)_mm256_i32gather_ps(row, (__m256i)octave, 4);
+#else
+    f32v c;
+    for (int lane = 0; lane < 2 * LANES; lane++) c[lane] = row[octave[lane]];
+    return c;
+#endif
+}
+
+#if defined(FASTINIT_X86_V3)
+/* The eight octaves nearest to 1/2 hold 255 in 256 of the cells: a permutation of one register instead of a gather. */
+INLINE f32v icdf_top_coefficient(const float *row, u32v octave) {
+    return (f32v)_mm256_permutevar8x32_ps(_mm256_loadu_ps(row + 24), (__m256i)octave);
+}
+INLINE int icdf_all_top(const u32v *octave) {
+    u32v low = (u32v)((i32v)octave[0] < 24) | (u32v)((i32v)octave[1] < 24) | (u32v)((i32v)octave[2] < 24);
+    return _mm256_testz_si256((__m256i)low, (__m256i)low);
+}
+#endif
+
+#define ICDF_HORNER(lookup)                                                         \
+    do {                                                                            \
+        SIDE_BY_SIDE(j, n) z[j] = lookup(fastinit_icdf[8], octave[j]);                       \
+        _Pragma("GCC unroll 8") for (int degree = 7; degree >= 0; degree--)         \
+            SIDE_BY_SIDE(j, n) z[j] = z[j] * s[j] + lookup(fastinit_icdf[degree], octave[j]); \
+    } while (0)
+
+INLINE void truncated(const u32v *cell, f32v *z, const int n) {
+    f32v s[N];
+    u32v sign[N], octave[N];
+    SIDE_BY_SIDE(j, n) {
+        u32v upper = u32_top_bit(cell[j]);
+        f32v m = __builtin_convertvector((i32v)(cell[j] ^ upper), f32v) + 0.5f;
+        u32v bits = (u32v)f32_min(m, f32_all(0x1.fffffep30f));
+        octave[j] = (bits >> 23) - 126;
+        s[j] = (f32v)((bits & 0x7fffff) | 0x3f800000) - 2.0f;
+        sign[j] = ~cell[j] & 0x80000000;
+    }
+#if defined(FASTINIT_X86_V3)
+    if (__builtin_expect(icdf_all_top(octave), 1))
+        ICDF_HORNER(icdf_top_coefficient);
+    else
+#endif
+        ICDF_HORNER(icdf_coefficient);
+    SIDE_BY_SIDE(j, n) z[j] = (f32v)((u32v)z[j] ^ sign[j]);
+}
+
+#endif

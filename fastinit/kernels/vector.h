@@ -1,0 +1,247 @@
+/* The vector types of one target, and the few primitives that differ between targets.
+ *
+ * Everything else in this room is written once, in GCC/Clang vector extensions. The build defines exactly one of
+ * FASTINIT_X86_V4, FASTINIT_X86_V3, FASTINIT_BASELINE, FASTINIT_NEON and FASTINIT_GENERIC.
+ *
+ * LANES is the number of 64-bit lanes of a vector; a vector of 32-bit values has 2 * LANES. Every operation is lanewise and
+ * correctly rounded, so the width of the vectors never shows in a result.
+ */
+#ifndef FASTINIT_VECTOR_H
+#define FASTINIT_VECTOR_H
+
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __FAST_MATH__
+#error "fastinit promises the same bytes everywhere: its kernels must be built without -ffast-math"
+#endif
+
+#if defined(FASTINIT_X86_V4)
+#include <immintrin.h>
+#define LANES 8
+#elif defined(FASTINIT_X86_V3)
+#include <immintrin.h>
+#define LANES 4
+#elif defined(FASTINIT_BASELINE)
+#include <smmintrin.h>
+#define LANES 2
+#elif defined(FASTINIT_NEON)
+#include <arm_neon.h>
+#define LANES 2
+#elif defined(FASTINIT_GENERIC)
+#define LANES 2
+#else
+#error "define the target that this file is compiled for"
+#endif
+
+#define VECTOR(type, count) __attribute__((vector_size(sizeof(type) * (count)))) type
+typedef VECTOR(uint64_t, LANES) u64v;
+typedef VECTOR(int64_t, LANES) i64v;
+typedef VECTOR(double, LANES) f64v;
+typedef VECTOR(uint32_t, 2 * LANES) u32v;
+typedef VECTOR(int32_t, 2 * LANES) i32v;
+typedef VECTOR(float, 2 * LANES) f32v;
+typedef VECTOR(uint16_t, 2 * LANES) u16v;
+typedef VECTOR(uint8_t, 2 * LANES) u8v;
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* A loop over a few independent iterations, unrolled: every step of the computation then stands side by side for all of
+ * them, and the latency of one hides behind the others. */
+#ifdef __clang__
+#define SIDE_BY_SIDE(j, n) _Pragma("clang loop unroll(full)") for (int j = 0; j < (n); j++)
+#else
+#define SIDE_BY_SIDE(j, n) _Pragma("GCC unroll 16") for (int j = 0; j < (n); j++)
+#endif
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(index_type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(index_type, a, b, ...) __builtin_shuffle(a, b, (index_type){__VA_ARGS__})
+#endif
+
+enum { N = 3 }; /* three vectors side by side keep the multipliers busy and still fit the registers */
+
+#define LENGTH(array) ((int)(sizeof(array) / sizeof((array)[0])))
+
+/* p[j] = for j < n, the polynomial with these coefficients (index = degree) at x[j], by Horner's rule. */
+#define POLYNOMIAL(p, x, coefficients)                                                                     \
+    do {                                                                                                   \
+        SIDE_BY_SIDE(j, n) p[j] = x[j] * coefficients[LENGTH(coefficients) - 1] + coefficients[LENGTH(coefficients) - 2]; \
+        _Pragma("GCC unroll 32") for (int degree = LENGTH(coefficients) - 3; degree >= 0; degree--)        \
+            SIDE_BY_SIDE(j, n) p[j] = p[j] * x[j] + coefficients[degree];                                  \
+    } while (0)
+
+INLINE u64v u64_all(uint64_t x) { return (u64v){0} + x; }
+INLINE u32v u32_all(uint32_t x) { return (u32v){0} + x; }
+INLINE f32v f32_all(float x) { return x - (f32v){0}; } /* x - 0 keeps the sign of -0.0 */
+INLINE f64v f64_all(double x) { return x - (f64v){0}; }
+
+/* mask ? a : b, lane by lane, for masks whose lanes are all ones or all zeros. */
+INLINE u32v u32_select(u32v mask, u32v a, u32v b) { return (a & mask) | (b & ~mask); }
+INLINE f32v f32_select(u32v mask, f32v a, f32v b) { return (f32v)u32_select(mask, (u32v)a, (u32v)b); }
+INLINE u64v u64_select(u64v mask, u64v a, u64v b) { return (a & mask) | (b & ~mask); }
+INLINE f64v f64_select(u64v mask, f64v a, f64v b) { return (f64v)u64_select(mask, (u64v)a, (u64v)b); }
+
+/* All ones where the top bit is set. */
+INLINE u32v u32_top_bit(u32v x) { return (u32v)((i32v)x >> 31); }
+INLINE u64v u64_top_bit(u64v x) { return (u64v)((i64v)x >> 63); }
+
+/* The 64-bit products of the low halves of the lanes; the high halves may hold anything. */
+INLINE u64v mul_even32(u64v a, u64v b) {
+#if defined(FASTINIT_X86_V4)
+    return (u64v)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif defined(FASTINIT_X86_V3)
+    return (u64v)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(FASTINIT_BASELINE)
+    return (u64v)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#elif defined(FASTINIT_NEON)
+    return (u64v)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b));
+#else
+    return (a & 0xffffffff) * (b & 0xffffffff);
+#endif
+}
+
+INLINE f32v f32_sqrt(f32v x) {
+#if defined(FASTINIT_X86_V4)
+    return (f32v)_mm512_sqrt_ps((__m512)x);
+#elif defined(FASTINIT_X86_V3)
+    return (f32v)_mm256_sqrt_ps((__m256)x);
+#elif defined(FASTINIT_BASELINE)
+    return (f32v)_mm_sqrt_ps((__m128)x);
+#elif defined(FASTINIT_NEON)
+    return (f32v)vsqrtq_f32((float32x4_t)x);
+#else
+    for (int j = 0; j < 2 * LANES; j++) x[j] = __builtin_sqrtf(x[j]);
+    return x;
+#endif
+}
+
+INLINE f64v f64_sqrt(f64v x) {
+#if defined(FASTINIT_X86_V4)
+    return (f64v)_mm512_sqrt_pd((__m512d)x);
+#elif defined(FASTINIT_X86_V3)
+    return (f64v)_mm256_sqrt_pd((__m256d)x);
+#elif defined(FASTINIT_BASELINE)
+    return (f64v)_mm_sqrt_pd((__m128d)x);
+#elif defined(FASTINIT_NEON)
+    return (f64v)vsqrtq_f64((float64x2_t)x);
+#else
+    for (int j = 0; j < LANES; j++) x[j] = __builtin_sqrt(x[j]);
+    return x;
+#endif
+}
+
+/* x < low ? low : x, then x > high ? high : x, where no lane is NaN. The instructions return their second operand if both
+ * are zero: in this order they too keep the sign of x. */
+INLINE f32v f32_clamp(f32v x, f32v low, f32v high) {
+#if defined(FASTINIT_X86_V4)
+    return (f32v)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));
+#elif defined(FASTINIT_X86_V3)
+    return (f32v)_mm256_min_ps((__m256)high, _mm256_max_ps((__m256)low, (__m256)x));
+#elif defined(FASTINIT_BASELINE)
+    return (f32v)_mm_min_ps((__m128)high, _mm_max_ps((__m128)low, (__m128)x));
+#else
+    x = f32_select((u32v)(x < low), low, x);
+    return f32_select((u32v)(x > high), high, x);
+#endif
+}
+
+INLINE f32v f32_min(f32v x, f32v high) {
+#if defined(FASTINIT_X86_V4)
+    return (f32v)_mm512_min_ps((__m512)x, (__m512)high);
+#elif defined(FASTINIT_X86_V3)
+    return (f32v)_mm256_min_ps((__m256)x, (__m256)high);
+#elif defined(FASTINIT_BASELINE)
+    return (f32v)_mm_min_ps((__m128)x, (__m128)high);
+#else
+    return f32_select((u32v)(x > high), high, x);
+#endif
+}
+
+INLINE f64v f64_clamp(f64v x, f64v low, f64v high) {
+    x = f64_select((u64v)(x < low), low, x);
+    return f64_select((u64v)(x > high), high, x);
+}
+
+/* int64 to double, rounded to nearest even. Without an instruction: the exact halves meet in one rounding addition. */
+INLINE f64v f64_from_i64(i64v x) {
+#if defined(FASTINIT_X86_V4) || defined(FASTINIT_NEON)
+    return __builtin_convertvector(x, f64v);
+#else
+    f64v high = (f64v)((((u64v)x >> 32) ^ 0x80000000) | 0x4330000000000000) - 0x1.00000800p+52;
+    f64v low = (f64v)(((u64v)x & 0xffffffff) | 0x4330000000000000) - 0x1p+52;
+    return high * 0x1p+32 + low;
+#endif
+}
+
+/* The low halves of lanes a[j] and b[j], side by side in the order of memory: a[0] b[0] a[1] b[1] ... */
+INLINE u32v merge_low_halves(u64v a, u64v b) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return (u32v)((b & 0xffffffff) | (a << 32));
+#else
+    return (u32v)((a & 0xffffffff) | (b << 32));
+#endif
+}
+
+/* The same of the high halves. */
+INLINE u32v merge_high_halves(u64v a, u64v b) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return (u32v)((a & 0xffffffff00000000) | (b >> 32));
+#else
+    return (u32v)((a >> 32) | (b & 0xffffffff00000000));
+#endif
+}
+
+/* Lane j of the counters holds block LANE_BLOCK[j]: in this order the two unpacks below give blocks in natural order. */
+#if LANES == 8
+#define LANE_BLOCK {0, 4, 1, 5, 2, 6, 3, 7}
+#elif LANES == 4
+#define LANE_BLOCK {0, 2, 1, 3}
+#else
+#define LANE_BLOCK {0, 1}
+#endif
+
+/* Of every pair of 64-bit lanes (2j, 2j+1) the even ones of a and b, and the odd ones. */
+INLINE u64v unpack_even64(u64v a, u64v b) {
+#if LANES == 8
+    return SHUFFLE(u64v, a, b, 0, 8, 2, 10, 4, 12, 6, 14);
+#elif LANES == 4
+    return SHUFFLE(u64v, a, b, 0, 4, 2, 6);
+#else
+    return SHUFFLE(u64v, a, b, 0, 2);
+#endif
+}
+
+INLINE u64v unpack_odd64(u64v a, u64v b) {
+#if LANES == 8
+    return SHUFFLE(u64v, a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+#elif LANES == 4
+    return SHUFFLE(u64v, a, b, 1, 5, 3, 7);
+#else
+    return SHUFFLE(u64v, a, b, 1, 3);
+#endif
+}
+
+/* Of every four 32-bit lanes the lower two of a and b interleaved (a0 b0 a1 b1), and the upper two (a2 b2 a3 b3). */
+INLINE f32v unpack_lower32(f32v a, f32v b) {
+#if LANES == 8
+    return SHUFFLE(u32v, a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+#elif LANES == 4
+    return SHUFFLE(u32v, a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+#else
+    return SHUFFLE(u32v, a, b, 0, 4, 1, 5);
+#endif
+}
+
+INLINE f32v unpack_upper32(f32v a, f32v b) {
+#if LANES == 8
+    return SHUFFLE(u32v, a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+#elif LANES == 4
+    return SHUFFLE(u32v, a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+#else
+    return SHUFFLE(u32v, a, b, 2, 6, 3, 7);
+#endif
+}
+
+#endif

@@ -1,0 +1,151 @@
+"""Keys: 128 bits that name a stream, derived by hashing so that no two names meet.
+
+A key is four 32-bit words: Philox's key ``(k0, k1)`` and the upper half ``(c2, c3)`` of its counter. Keys are values: they have
+no state, and deriving one from another leaves both as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from typing import Final, SupportsIndex, Union
+
+__all__ = ["Key", "canonical_name"]
+
+KeyData = Union[SupportsIndex, str, bytes]
+
+# Wrappers put these components into the name of a parameter and take nothing from its identity.
+WRAPPER_COMPONENTS: Final = frozenset(
+    {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+)
+
+
+def canonical_name(name: str) -> str:
+    """The name of a parameter without the components that wrappers add.
+
+    ``DataParallel`` and ``DistributedDataParallel`` add ``module``, ``torch.compile`` adds ``_orig_mod``, FSDP and activation
+    checkpointing add their own; a model keeps its weights whichever of them it is wrapped in.
+
+    >>> canonical_name("module.encoder._orig_mod.weight")
+    'encoder.weight'
+    """
+    kept = [component for component in name.split(".") if component not in WRAPPER_COMPONENTS]
+    return ".".join(kept) if kept else name
+
+
+def _encode(data: KeyData, what: str) -> bytes:
+    """A one-letter type tag and the payload; the hash adds the length, so encodings are prefix-free."""
+    if isinstance(data, str):
+        return b"s" + data.encode("utf-8", "surrogatepass")
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return b"b" + bytes(data)
+    if not isinstance(data, bool):
+        try:
+            integer = operator.index(data)
+        except TypeError:
+            pass
+        else:
+            # two's complement, little-endian, with the fewest bytes that hold the sign
+            return b"i" + integer.to_bytes(integer.bit_length() // 8 + 1, "little", signed=True)
+    raise TypeError(f"{what} must be an int, a str or bytes, not {type(data).__name__} ({data!r})")
+
+
+def _digest(person: bytes, parent: bytes, data: bytes) -> bytes:
+    message = parent + len(data).to_bytes(8, "little") + data
+    return hashlib.blake2b(message, digest_size=16, person=person).digest()
+
+
+class Key:
+    """The name of one stream of random words.
+
+    Parameters
+    ----------
+    seed : int, str or bytes
+        Any integer, of any size and sign, any text, any bytes. Equal seeds give equal keys on every machine; ``1``, ``"1"`` and
+        ``b"1"`` are three different seeds.
+
+    Raises
+    ------
+    TypeError
+        If the seed is of another type; floats and booleans are refused.
+
+    Notes
+    -----
+    Words are the little-endian words of BLAKE2b-128 over the length-prefixed, personalised encoding that ``docs/stream-v1.md``
+    defines.
+
+    Examples
+    --------
+    >>> Key(0).fold_in("encoder.weight") == Key(0).fold_in("encoder.weight")
+    True
+    >>> Key(0).fold_in("encoder.weight") == Key(0).fold_in("encoder.bias")
+    False
+    """
+
+    __slots__ = ("_bytes", "words")
+
+    words: tuple[int, int, int, int]
+    """The four 32-bit words ``(k0, k1, c2, c3)``."""
+
+    def __init__(self, seed: KeyData) -> None:
+        self._set(_digest(b"fastinit v1 seed", b"", _encode(seed, "a seed")))
+
+    def _set(self, raw: bytes) -> None:
+        object.__setattr__(self, "_bytes", raw)
+        object.__setattr__(self, "words", tuple(int.from_bytes(raw[i : i + 4], "little") for i in (0, 4, 8, 12)))
+
+    @classmethod
+    def _of(cls, raw: bytes) -> Key:
+        key = object.__new__(cls)
+        key._set(raw)
+        return key
+
+    @classmethod
+    def from_words(cls, k0: int, k1: int, c2: int = 0, c3: int = 0) -> Key:
+        """The key with these 32-bit words: the raw stream of another library.
+
+        With ``c2 = c3 = 0`` the words are those of cuRAND's Philox (subsequence 0) and of TensorFlow's for the key ``(k0, k1)``.
+        """
+        words = []
+        for name, word in (("k0", k0), ("k1", k1), ("c2", c2), ("c3", c3)):
+            word = operator.index(word)
+            if not 0 <= word < 2**32:
+                raise ValueError(f"{name} must be in [0, 2**32), got {word}")
+            words.append(word.to_bytes(4, "little"))
+        return cls._of(b"".join(words))
+
+    def fold_in(self, data: KeyData) -> Key:
+        """The key of `data` under this key: the way to name a layer, a parameter, an expert, a step.
+
+        A str is taken as the name of a parameter and made canonical first (see :func:`canonical_name`).
+
+        Raises
+        ------
+        TypeError
+            If `data` is no int, str or bytes.
+        """
+        if isinstance(data, str):
+            data = canonical_name(data)
+        return Key._of(_digest(b"fastinit v1 fold", self._bytes, _encode(data, "data to fold in")))
+
+    def split(self, n: int = 2) -> tuple[Key, ...]:
+        """`n` keys independent of each other and of every folded one. The first m of them do not depend on n."""
+        n = operator.index(n)
+        if n < 0:
+            raise ValueError(f"the number of keys must be at least 0, got {n}")
+        return tuple(Key._of(_digest(b"fastinit v1 part", self._bytes, i.to_bytes(8, "little"))) for i in range(n))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a Key is a value and cannot change")
+
+    def __eq__(self, other: object) -> bool:
+        return self._bytes == other._bytes if isinstance(other, Key) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._bytes)
+
+    def __reduce__(self):
+        return Key.from_words, self.words
+
+    def __repr__(self) -> str:
+        return "Key.from_words({:#010x}, {:#010x}, {:#010x}, {:#010x})".format(*self.words)

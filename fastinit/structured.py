@@ -1,0 +1,394 @@
+"""Structured initializers: tensors whose elements depend on each other, so that they are made whole.
+
+They obey the same laws as the elementwise ones, :class:`Orthogonal` included: the same key and shape give the same bytes on any number
+of threads, on any target, and for any slice.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from fastinit import _core, targets
+from fastinit.dtypes import DTYPES
+from fastinit.filling import fill, words
+from fastinit.initializers import Initializer, Normal, StructuredInitializer, finite_number
+from fastinit.keys import Key
+from fastinit.threads import default_num_threads, for_each
+
+__all__ = ["ICNR", "DeltaOrthogonal", "Dirac", "Identity", "Orthogonal", "Sparse", "ZerO"]
+
+
+# So few pieces of an orthogonal matrix are done before a second thread has started.
+FEW_PIECES = 3
+
+
+def _output_input_spatial(shape: tuple[int, ...], layout: str, what: str) -> tuple[int, ...]:
+    """The axes of `shape` in the order O, I, then the spatial ones."""
+    head, dots, tail = layout.partition("...")
+    letters = head + "x" * (len(shape) - len(head) - len(tail)) + tail if dots else layout
+    if letters.count("O") != 1 or letters.count("I") != 1:
+        raise ValueError(f"the layout of {what} needs one O and one I, got {layout!r}")
+    if len(letters) != len(shape):
+        raise ValueError(f"the layout {layout!r} of {what} does not fit the {len(shape)} axes of shape {shape}")
+    output, input_ = letters.index("O"), letters.index("I")
+    return output, input_, *(axis for axis in range(len(shape)) if axis not in (output, input_))
+
+
+def _centre(weight: np.ndarray) -> np.ndarray:
+    """Of a weight (O, I, spatial...), the (O, I) matrix at the spatial centre."""
+    return weight[(slice(None), slice(None), *(size // 2 for size in weight.shape[2:]))]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity(StructuredInitializer):
+    """`gain` on the diagonal of a matrix, 0 elsewhere; the matrix need not be square.
+
+    Raises ValueError for a shape that is not two-dimensional.
+    """
+
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 2:
+            raise ValueError(f"an identity needs 2 axes, got shape {shape}")
+
+    def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
+        out[...] = 0.0
+        np.fill_diagonal(out, self.gain)
+
+
+@dataclass(frozen=True, slots=True)
+class Dirac(StructuredInitializer):
+    """A convolution that passes its input through: in each group, output channel d copies input channel d.
+
+    Channels beyond the smaller of the two numbers stay 0, as in torch.
+
+    Parameters
+    ----------
+    groups : int
+        Groups of the convolution; must divide the output channels.
+    gain : float
+        The value at the centre.
+    layout : str
+        Where the axes of the output and input channels are, as in :func:`fastinit.fans.fans`.
+
+    Raises
+    ------
+    ValueError
+        If the shape has not 3 to 5 axes, does not fit the layout, or groups do not divide the output channels.
+    """
+
+    groups: int = 1
+    gain: float = 1.0
+    layout: str = "...IO"
+
+    def __post_init__(self) -> None:
+        if self.groups < 1:
+            raise ValueError(f"groups must be at least 1, got {self.groups}")
+        object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        if not 3 <= len(shape) <= 5:
+            raise ValueError(f"a dirac needs the 3 to 5 axes of a convolution, got shape {shape}")
+        output = shape[_output_input_spatial(shape, self.layout, "a dirac")[0]]
+        if output % self.groups:
+            raise ValueError(f"{self.groups} groups do not divide the {output} output channels of shape {shape}")
+
+    def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
+        out[...] = 0.0
+        centre = _centre(out.transpose(_output_input_spatial(out.shape, self.layout, "a dirac")))
+        per_group = centre.shape[0] // self.groups
+        for group in range(self.groups):
+            np.fill_diagonal(centre[group * per_group : (group + 1) * per_group], self.gain)
+
+
+@dataclass(frozen=True, slots=True)
+class Orthogonal(StructuredInitializer):
+    """A random matrix with orthonormal rows or columns, whichever are fewer, times `gain`; exactly Haar-distributed.
+
+    Parameters
+    ----------
+    gain : float
+        Multiplies the matrix.
+    column_axis : int
+        The axis that makes the matrix's columns; all others together make its rows. -1 for Keras and JAX weights (..., out), 0
+        for torch weights (out, ...): then the matrix is seen transposed.
+
+    Raises
+    ------
+    ValueError
+        If the shape has fewer than 2 axes, or no such column axis.
+
+    Notes
+    -----
+    Column j of a Gaussian matrix, from row j down, is the input of the j-th Householder reflection, so no factorization is needed:
+    G. W. Stewart, "The efficient generation of random orthogonal matrices", 1980, with the signs of F. Mezzadri, "How to generate
+    random matrices from the classical compact groups", 2007. The sums run in one written order on every target, so the matrix
+    has the same bytes everywhere. A. M. Saxe et al., "Exact solutions to the nonlinear dynamics of learning", 2013, is why one
+    would want it.
+    """
+
+    gain: float = 1.0
+    column_axis: int = -1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) < 2:
+            raise ValueError(f"an orthogonal matrix needs at least 2 axes, got shape {shape}")
+        if not -len(shape) <= self.column_axis < len(shape):
+            raise ValueError(f"column_axis {self.column_axis} is no axis of shape {shape}")
+
+    def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
+        axis = self.column_axis % out.ndim
+        if axis in (0, out.ndim - 1):
+            matrix = out.reshape(-1, out.shape[-1]) if axis else out.reshape(out.shape[0], -1).T
+            _write_orthogonal(matrix, self.gain, key, num_threads, target)
+            return
+        moved = np.empty((out.size // out.shape[axis], out.shape[axis]), out.dtype)
+        _write_orthogonal(moved, self.gain, key, num_threads, target)
+        others = out.shape[:axis] + out.shape[axis + 1 :]
+        np.copyto(out, np.moveaxis(moved.reshape(*others, out.shape[axis]), -1, axis))
+
+
+def _write_orthogonal(matrix: np.ndarray, gain: float, key: Key, num_threads: int | None, target: str | None) -> None:
+    """Fills a matrix, row-major or transposed, with a Haar orthogonal one."""
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix = matrix.T
+    m, n = matrix.shape
+    pieces, factor_count, scratch_count = _core.orthogonal_sizes(m, n)
+    threads = (num_threads or default_num_threads()) if pieces > FEW_PIECES else 1
+    index = targets.current_index() if target is None else targets.index_of(target)
+    tag = DTYPES[matrix.dtype.name].tag
+    normals = fill(np.empty((m, n), matrix.dtype), Normal(), key, num_threads=num_threads, target=target)
+    factors = np.empty(factor_count, matrix.dtype)
+    local = threading.local()
+
+    def scratch() -> int:
+        if not hasattr(local, "memory"):
+            local.memory = np.empty(scratch_count, matrix.dtype)
+        return _core.address(local.memory)
+
+    def reflectors(piece: int) -> None:
+        _core.orthogonal_reflectors(index, tag, _core.address(normals), m, n, piece, _core.address(factors), scratch())
+
+    def columns(number: int) -> None:
+        row_stride, column_stride = (stride // matrix.itemsize for stride in matrix.strides)
+        _core.orthogonal_columns(
+            index, tag, _core.address(factors), m, n, pieces - 1 - number, gain, scratch(), _core.address(matrix),
+            row_stride, column_stride,
+        )  # fmt: skip
+
+    # the longest pieces first: the first ones of the first phase, the last ones of the second
+    for_each(pieces, reflectors, threads)
+    for_each(pieces, columns, threads)
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaOrthogonal(StructuredInitializer):
+    """A convolution that keeps norms: an orthogonal matrix at the spatial centre, 0 elsewhere.
+
+    Parameters
+    ----------
+    gain : float
+        Multiplies the matrix.
+    layout : str
+        Where the axes of the output and input channels are.
+
+    Raises
+    ------
+    ValueError
+        If the shape has not 3 to 5 axes, does not fit the layout, or has fewer output than input channels.
+
+    Notes
+    -----
+    L. Xiao et al., "Dynamical isometry and a mean field theory of CNNs", 2018.
+    """
+
+    gain: float = 1.0
+    layout: str = "...IO"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        if not 3 <= len(shape) <= 5:
+            raise ValueError(f"a delta-orthogonal kernel needs the 3 to 5 axes of a convolution, got shape {shape}")
+        output, input_, *_ = _output_input_spatial(shape, self.layout, "a delta-orthogonal kernel")
+        if shape[output] < shape[input_]:
+            raise ValueError(
+                f"a delta-orthogonal kernel needs as many output as input channels, got {shape[output]} < {shape[input_]} in {shape}"
+            )
+
+    def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
+        out[...] = 0.0
+        centre = _centre(out.transpose(_output_input_spatial(out.shape, self.layout, "a delta-orthogonal kernel")))
+        matrix = np.empty(centre.shape[::-1], out.dtype)
+        _write_orthogonal(matrix, self.gain, key, num_threads, target)
+        np.copyto(centre, matrix.T)
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse(StructuredInitializer):
+    """Normals of which, along one axis, an exact share is set to 0, at places drawn without replacement.
+
+    Parameters
+    ----------
+    sparsity : float
+        The share of zeros in [0, 1]: ceil(sparsity * n) of the n elements along `axis`.
+    std : float
+        Of the normals, in [0, inf).
+    axis : int
+        Along which the zeros are counted. 0, torch's choice, gives every unit of an (in, out) weight the same number of inputs.
+
+    Raises
+    ------
+    ValueError
+        If the shape has not 2 axes.
+
+    Notes
+    -----
+    J. Martens, "Deep learning via Hessian-free optimization", 2010.
+    """
+
+    sparsity: float
+    std: float = 0.01
+    axis: int = 0
+
+    def __post_init__(self) -> None:
+        sparsity = finite_number(self.sparsity, "sparsity")
+        if not 0 <= sparsity <= 1:
+            raise ValueError(f"sparsity must be in [0, 1], got {sparsity}")
+        object.__setattr__(self, "sparsity", sparsity)
+        object.__setattr__(self, "std", Normal(0.0, self.std).std)
+        if self.axis not in (-2, -1, 0, 1):
+            raise ValueError(f"axis must be 0 or 1, got {self.axis}")
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 2:
+            raise ValueError(f"a sparse matrix needs 2 axes, got shape {shape}")
+
+    def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
+        fill(out, Normal(0.0, self.std), key, num_threads=num_threads, target=target)
+        axis = self.axis % 2
+        length = out.shape[axis]
+        zeros = math.ceil(Fraction(self.sparsity) * length)
+        # The elements with the smallest words: equal words, which are rare, are told apart by their place.
+        order = words(key.fold_in("zeros"), 0, out.size, num_threads=num_threads).reshape(out.shape).astype(np.uint64)
+        order <<= np.uint64(32)
+        order |= np.arange(length, dtype=np.uint64).reshape((-1, 1) if axis == 0 else (1, -1))
+        chosen = np.argpartition(order, zeros - 1, axis=axis) if 0 < zeros < length else np.argsort(order, axis=axis)
+        chosen = chosen[:zeros] if axis == 0 else chosen[:, :zeros]
+        np.put_along_axis(out, chosen, 0.0, axis=axis)
+
+
+@dataclass(frozen=True, slots=True)
+class ICNR(StructuredInitializer):
+    """A sub-pixel convolution that starts as nearest-neighbour resize: one kernel, repeated for every sub-pixel.
+
+    Parameters
+    ----------
+    initializer : Initializer or StructuredInitializer
+        Of the kernel before it is repeated, whose shape has O / factor^d output channels, for d spatial axes.
+    factor : int
+        By how much each spatial axis grows.
+    layout : str
+        Where the axes of the output and input channels are.
+    order : {"channel", "subpixel"}
+        Which of the two varies more slowly on the output axis: the channel (torch's PixelShuffle) or the sub-pixel (TensorFlow's
+        depth_to_space).
+
+    Raises
+    ------
+    ValueError
+        If the shape has not 3 to 5 axes, does not fit the layout, or factor^d does not divide the output channels.
+
+    Notes
+    -----
+    A. Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017.
+    """
+
+    initializer: Initializer | StructuredInitializer
+    factor: int = 2
+    layout: str = "...IO"
+    order: str = "channel"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.initializer, (Initializer, StructuredInitializer)):
+            raise TypeError(f"initializer must be an Initializer, not {self.initializer!r}")
+        if self.factor < 1:
+            raise ValueError(f"factor must be at least 1, got {self.factor}")
+        if self.order not in ("channel", "subpixel"):
+            raise ValueError(f"order must be 'channel' or 'subpixel', got {self.order!r}")
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        if not 3 <= len(shape) <= 5:
+            raise ValueError(f"ICNR needs the 3 to 5 axes of a convolution, got shape {shape}")
+        output = shape[_output_input_spatial(shape, self.layout, "ICNR")[0]]
+        copies = self.factor ** (len(shape) - 2)
+        if output % copies:
+            raise ValueError(f"{copies} sub-pixels do not divide the {output} output channels of shape {shape}")
+        kernel = self._kernel_shape(shape)
+        if isinstance(self.initializer, StructuredInitializer):
+            self.initializer.check(kernel)
+        else:
+            self.initializer.sampling(kernel)
+
+    def _kernel_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        output = _output_input_spatial(shape, self.layout, "ICNR")[0]
+        copies = self.factor ** (len(shape) - 2)
+        return (*shape[:output], shape[output] // copies, *shape[output + 1 :])
+
+    def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
+        kernel = np.empty(self._kernel_shape(out.shape), out.dtype)
+        fill(kernel, self.initializer, key, num_threads=num_threads, target=target)
+        axis = _output_input_spatial(out.shape, self.layout, "ICNR")[0]
+        copies = self.factor ** (out.ndim - 2)
+        if self.order == "channel":
+            np.copyto(out, np.repeat(kernel, copies, axis=axis))
+        else:
+            np.copyto(out, np.concatenate([kernel] * copies, axis=axis))
+
+
+@dataclass(frozen=True, slots=True)
+class ZerO(StructuredInitializer):
+    """Zeros and ones only: the identity, a part of it, or a part of a scaled Hadamard matrix. No key is used.
+
+    For out <= in the weight is a partial identity; for out > in it is the first `out` rows and `in` columns of 2^(-(m - 1) / 2) H_m with
+    H_m the Hadamard matrix of size 2^m >= out. A convolution has that matrix at its spatial centre.
+
+    Raises ValueError if the shape has not 2 to 5 axes or does not fit the layout.
+
+    Notes
+    -----
+    J. Zhao, F. Schaefer and A. Anandkumar, "ZerO initialization: initializing neural networks with only zeros and ones", 2022.
+    """
+
+    layout: str = "...IO"
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        if not 2 <= len(shape) <= 5:
+            raise ValueError(f"ZerO needs 2 to 5 axes, got shape {shape}")
+        _output_input_spatial(shape, self.layout, "ZerO")
+
+    def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
+        out[...] = 0.0
+        centre = _centre(out.transpose(_output_input_spatial(out.shape, self.layout, "ZerO")))
+        rows, columns = centre.shape
+        if rows <= columns:
+            np.fill_diagonal(centre, 1.0)
+            return
+        m = (rows - 1).bit_length()
+        # Sylvester: the sign of element (i, j) is the parity of the bits that i and j share
+        shared = np.arange(rows)[:, None] & np.arange(columns)[None, :]
+        scale = math.sqrt(math.ldexp(1.0, -(m - 1)))
+        np.copyto(centre, np.where(np.bitwise_count(shared) & 1, -scale, scale))

@@ -1,0 +1,107 @@
+"""Which instruction sets the core was compiled for, which of them this processor runs, and which one is used.
+
+Every target gives the same bytes. ``FASTINIT_TARGET`` names another one than the best; it is read once, at the first fill.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from functools import lru_cache
+
+import numpy as np
+
+from fastinit import _core
+
+__all__ = ["compiled", "current", "supported"]
+
+# What a fill of VERIFIED elements from VERIFIED_START on gives, by sampler: BLAKE2b-64 of little-endian bytes. The tests
+# recompute these from reference.py.
+VERIFIED = 500
+VERIFIED_START = 3
+VERIFIED_WORDS = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
+DIGESTS = {
+    "WORDS": "6a2385a5959dcacc",
+    "UNIFORM_SYMMETRIC": "431091ed01489ca0",
+    "NORMAL": "9c07c8f238c33334",
+    "TRUNCATED_2": "e97957269362535b",
+    "TRUNCATED": "2ad8228b7ac34f6c",
+    "NORMAL_64": "37693b9c581eabf6",
+    "TRUNCATED_64": "d3ba8d19b73b47cf",
+}
+
+
+def compiled() -> tuple[str, ...]:
+    """Names of the targets that this build holds, the best one first.
+
+    ``x86_v4`` needs AVX-512, ``x86_v3`` AVX2, ``baseline`` SSE4.2 (x86-64-v2), ``neon`` any 64-bit Arm; ``generic`` is plain C.
+    """
+    return tuple(name for name, _ in _core.targets())
+
+
+def supported() -> tuple[str, ...]:
+    """Names of the compiled targets that this processor and operating system run, the best one first."""
+    return tuple(name for name, supported in _core.targets() if supported)
+
+
+@lru_cache(maxsize=1)
+def current() -> str:
+    """The target that fills use: ``FASTINIT_TARGET``, or the best supported one.
+
+    Raises
+    ------
+    ValueError
+        If ``FASTINIT_TARGET`` names no supported target.
+    """
+    name = os.environ.get("FASTINIT_TARGET")
+    if name:
+        try:
+            index_of(name)
+        except ValueError as error:
+            raise ValueError(f"FASTINIT_TARGET: {error}") from None
+        return name
+    for name in supported():
+        if verified(name):
+            return name
+        warnings.warn(f"the compiled target {name} gives wrong values on this machine and is not used", RuntimeWarning)
+    raise RuntimeError("no compiled target gives the values of stream v1 on this machine")
+
+
+@lru_cache(maxsize=None)
+def index_of(name: str) -> int:
+    """The core's number of a target.
+
+    Raises
+    ------
+    ValueError
+        If it was not compiled or this processor does not run it.
+    """
+    if name not in supported():
+        state = "this processor does not run it" if name in compiled() else "it was not compiled"
+        raise ValueError(f"target must be one of {', '.join(supported())}; got {name!r} ({state})")
+    return compiled().index(name)
+
+
+@lru_cache(maxsize=1)
+def current_index() -> int:
+    """The core's number of the current target."""
+    return index_of(current())
+
+
+def digest(name: str, sampler: str) -> str:
+    """The digest of a short fill by a sampler on a target."""
+    double = sampler.endswith("_64")
+    dtype, array = (1, np.empty(VERIFIED, np.float64)) if double else (0, np.empty(VERIFIED, np.float32))
+    window = {"first": 2**62, "count": 3 * 2**61} if double else {"first": 2**30, "count": 3 * 2**29}
+    sampling = _core.Sampling(kind=getattr(_core, sampler), dtype=dtype, scale=0.75, shift=0.25, **window)
+    region = _core.Region(_core.address(array), VERIFIED_START, (VERIFIED,), (1,), (array.itemsize,))
+    _core.fill(index_of(name), sampling, VERIFIED_WORDS, region, 0, VERIFIED)
+    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return hashlib.blake2b(little_endian.tobytes(), digest_size=8).hexdigest()
+
+
+@lru_cache(maxsize=None)
+def verified(name: str) -> bool:
+    """Whether a target gives the values it was built to give: a miscompiled kernel must not pass for a slow one."""
+    return all(digest(name, sampler) == expected for sampler, expected in DIGESTS.items())

@@ -1,0 +1,38 @@
+"""The demo as a user runs it: a whole model, checked, with readable output where there is no terminal."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rich")
+
+DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
+
+
+def demo(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(DEMO), *options]
+    return subprocess.run(command, capture_output=True, check=False, encoding="utf-8", timeout=300)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
+def test_a_model_holds_what_its_recipe_says(dtype):
+    done = demo("--model", "mobilenet-v2", "--dtype", dtype)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3,504,872 parameters" in done.stdout
+    assert "All 158 tensors" in done.stdout
+    assert done.stderr == ""
+
+
+def test_piped_output_is_plain_text():
+    lines = demo("--model", "mobilenet-v2", "--threads", "1").stdout.splitlines()
+    assert all(character.isprintable() for line in lines for character in line)
+    assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("option", [("--model", "gpt5"), ("--dtype", "fp32"), ("--threads", "0")])
+def test_unknown_choices_are_refused(option):
+    done = demo(*option)
+    assert done.returncode == 2
+    assert option[0] in done.stderr
