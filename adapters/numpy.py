@@ -7,16 +7,17 @@ shape : int or sequence of int
 key : Key, int or numpy.random.Generator
     The stream. An int means ``Key(int)``; from a Generator 64 bits are drawn, so it advances.
 dtype : str or dtype
-    ``"float32"``, ``"float64"``, ``"float16"``, or with ml_dtypes ``"bfloat16"``, ``"float8_e4m3fn"``, ``"float8_e5m2"``. An `out`
-    has its own dtype; only for raw memory (unsigned integers) does `dtype` say what it holds.
+    ``"float32"``, ``"float64"``, ``"float16"``, or with ml_dtypes ``"bfloat16"``, ``"float8_e4m3fn"``,
+    ``"float8_e5m2"``. An `out` has its own dtype; only for raw memory (unsigned integers) does `dtype` say what it
+    holds.
 out : numpy.ndarray
     Filled in place and returned: of any layout, transposed, strided or memory-mapped.
 num_threads : int
     At most so many threads.
 
-They raise what :func:`fastinit.fill` and the initializers raise, before anything is written. The weights of fan-scaled initializers
-are described by ``layout``, ``groups``, ``transposed``, ``stride`` and ``blocks``, see :func:`fastinit.fans`; the default layout,
-``"...IO"``, is that of Keras and JAX: (in, out) and (spatial..., in, out).
+They raise what :func:`fastinit.fill` and the initializers raise, before anything is written. The weights of fan-scaled
+initializers are described by ``layout``, ``groups``, ``transposed``, ``stride`` and ``blocks``, see
+:func:`fastinit.fans`; the default layout, ``"...IO"``, is that of Keras and JAX: (in, out) and (spatial..., in, out).
 
 >>> from fastinit.adapters import numpy as init
 >>> init.he_normal((256, 128), key=0).std().round(3)
@@ -35,6 +36,7 @@ import numpy as np
 import fastinit
 from fastinit import Key
 from fastinit.dtypes import dtype_named
+from fastinit.filling import checked_shape
 
 # Making an initializer checks its parameters, which takes longer than a small fill.
 _cached = functools.lru_cache(maxsize=4096, typed=True)(lambda factory, **own: factory(**own))
@@ -47,7 +49,8 @@ def _key(key: Any) -> Key:
         return Key(int(key.integers(0, 2**64, dtype=np.uint64)))
     if isinstance(key, (int, np.integer)):
         return Key(key)
-    raise TypeError(f"key must be a fastinit.Key, an int or a numpy.random.Generator, not {type(key).__name__} ({key!r})")
+    kind = type(key).__name__
+    raise TypeError(f"key must be a fastinit.Key, an int or a numpy.random.Generator, not {kind} ({key!r})")
 
 
 def _new(shape: Any, dtype: Any) -> np.ndarray:
@@ -57,40 +60,54 @@ def _new(shape: Any, dtype: Any) -> np.ndarray:
             import ml_dtypes
         except ImportError:
             raise ImportError(
-                f"a NumPy array of {name} needs the package ml_dtypes; without it, pass an array of unsigned integers as out"
+                f"a NumPy array of {name} needs the package ml_dtypes; without it, pass unsigned integers as out"
             ) from None
         return np.empty(shape, getattr(ml_dtypes, name))
     return np.empty(shape, name)
 
 
 def _filled(initializer: Any, shape: Any, key: Any, dtype: Any, out: Any, num_threads: int | None) -> np.ndarray:
+    if shape is not None:
+        shape = checked_shape(shape)
     if out is None:
         if shape is None:
-            raise TypeError("shape is needed where no out is given")
+            raise TypeError("shape must be given where no out is")
         return fastinit.fill(_new(shape, dtype), initializer, _key(key), num_threads=num_threads)
-    if shape is not None and out.shape != ((shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)):
-        raise ValueError(f"shape {shape} is not the shape {out.shape} of out")
-    return fastinit.fill(out, initializer, _key(key), dtype=None if dtype == "float32" else dtype, num_threads=num_threads)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
+    if shape is not None and out.shape != shape:
+        raise ValueError(f"shape must be that of out, {out.shape}, or None; got {shape}")
+    # the default says nothing about an out that has a dtype of its own
+    raw = None if dtype == "float32" and out.dtype.kind != "u" else dtype
+    return fastinit.fill(out, initializer, _key(key), dtype=raw, num_threads=num_threads)
 
 
 def _function(name: str, factory: Callable[..., Any], summary: str) -> Callable[..., np.ndarray]:
     """The function of an initializer: its parameters become keywords after the ones that all functions share."""
 
     def function(
-        shape: Any = None, *, key: Any, dtype: Any = "float32", out: Any = None, num_threads: int | None = None, **own: Any
+        shape: Any = None,
+        *,
+        key: Any,
+        dtype: Any = "float32",
+        out: Any = None,
+        num_threads: int | None = None,
+        **own: Any,
     ) -> np.ndarray:
-        try:
-            initializer = _cached(factory, **own)
-        except TypeError:  # a parameter that is wrong, or one that cannot be hashed
-            initializer = factory(**own)
-        return _filled(initializer, shape, key, dtype, out, num_threads)
+        initializer = None
+        if factory is not fastinit.Constant:  # 0.0 and -0.0 are equal, and different constants
+            try:  # noqa: SIM105 (suppress() takes a microsecond)
+                initializer = _cached(factory, **own)
+            except TypeError:  # a parameter that is wrong, or one that cannot be hashed
+                pass
+        return _filled(initializer or factory(**own), shape, key, dtype, out, num_threads)
 
     shared = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    own = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [p for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
     if isinstance(factory, fastinit.Preset):
-        own = own if factory.takes_slope else []
-        own += [p.replace(kind=p.KEYWORD_ONLY) for p in list(inspect.signature(fastinit.VarianceScaling).parameters.values())[3:]]
-    own.sort(key=lambda p: p.default is not p.empty)
+        weight = list(inspect.signature(fastinit.VarianceScaling).parameters.values())[3:]
+        own = (own if factory.takes_slope else []) + weight
+    own = sorted((p.replace(kind=p.KEYWORD_ONLY) for p in own), key=lambda p: p.default is not p.empty)
     function.__name__ = function.__qualname__ = name
     function.__doc__ = summary
     function.__signature__ = inspect.Signature([*shared, *own], return_annotation=np.ndarray)  # type: ignore[attr-defined]
@@ -103,7 +120,7 @@ def _of_class(name: str, initializer: type) -> Callable[..., np.ndarray]:
 
 def _of_preset(name: str) -> Callable[..., np.ndarray]:
     row = getattr(fastinit, name)
-    slope = f" / (1 + negative_slope^2)" if row.takes_slope else ""
+    slope = " / (1 + negative_slope^2)" if row.takes_slope else ""
     return _function(
         name, row, f"Var(W) = {row.scale:.4g}{slope} / {row.mode}, distribution {row.distribution}. {row.source}."
     )
@@ -127,7 +144,9 @@ lecun_normal = fan_in_normal = _of_preset("lecun_normal")
 lecun_truncated_normal = _of_preset("lecun_truncated_normal")
 torch_default_uniform = _of_preset("torch_default_uniform")
 naive_uniform = _function("naive_uniform", fastinit.naive_uniform, "U(-0.1, 0.1), whatever the fans.")
-naive_normal = _function("naive_normal", fastinit.naive_normal, "N(0, 0.1), whatever the fans: a standard deviation of 0.1.")
+naive_normal = _function(
+    "naive_normal", fastinit.naive_normal, "N(0, 0.1), whatever the fans: a standard deviation of 0.1."
+)
 identity = eye = _of_class("identity", fastinit.Identity)
 dirac = _of_class("dirac", fastinit.Dirac)
 orthogonal = _of_class("orthogonal", fastinit.Orthogonal)
@@ -136,4 +155,6 @@ sparse = _of_class("sparse", fastinit.Sparse)
 icnr = _of_class("icnr", fastinit.ICNR)
 zero = _of_class("zero", fastinit.ZerO)
 
-__all__ = sorted(name for name, value in vars().items() if callable(value) and getattr(value, "__module__", "") == __name__ and not name.startswith("_"))  # noqa: PLE0605
+__all__ = sorted(  # noqa: PLE0605
+    name for name, value in vars().items() if name[0] != "_" and getattr(value, "__module__", "") == __name__
+)

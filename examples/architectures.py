@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod, sqrt
 
-from fastinit.initializers import (
+from fastinit import (
     Initializer,
     Normal,
     Ones,

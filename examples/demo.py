@@ -17,8 +17,7 @@ from architectures import MODELS, Parameter, parameters
 from expectations import fans_of
 from measuring import Job, Observation
 
-from fastinit import default_num_threads, targets
-from fastinit.initializers import Initializer, Normal, TruncatedNormal, Uniform, VarianceScaling
+from fastinit import Initializer, Normal, TruncatedNormal, Uniform, VarianceScaling, default_num_threads, targets
 
 try:
     from rich import box, progress

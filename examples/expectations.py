@@ -11,8 +11,8 @@ from functools import cache
 import numpy as np
 from architectures import Parameter
 
+from fastinit import Initializer, Normal, TruncatedNormal, Uniform, VarianceScaling
 from fastinit.fans import Fans, fans
-from fastinit.initializers import Initializer, Normal, TruncatedNormal, Uniform, VarianceScaling
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from architectures import Parameter
 from expectations import Moments, bounds_in_sigma, decode, moments, plain
 
 import fastinit
-from fastinit import targets
-from fastinit.initializers import Initializer, Normal, TruncatedNormal, Uniform
+from fastinit import Initializer, Normal, TruncatedNormal, Uniform, targets
 
 #: The NumPy dtype whose memory holds each dtype; NumPy alone knows neither bfloat16 nor float8.
 STORAGE = {

@@ -1,7 +1,8 @@
 """fastinit: weight initialization for neural networks as a pure function, ``value[i] = sample(key, i)``.
 
-``i`` is the row-major index of an element in the global tensor, so the values depend on nothing else: not on the number of threads, the
-instruction set, the layout, or which shard of the tensor is asked for. ``docs/stream-v1.md`` defines every bit.
+``i`` is the row-major index of an element in the global tensor, so the values depend on nothing else: not on the number
+of threads, the instruction set, the layout, or which shard of the tensor is asked for. ``docs/stream-v1.md`` defines
+every bit.
 
 >>> import numpy as np, fastinit
 >>> weight = np.empty((1024, 4096), np.float32)
@@ -14,17 +15,20 @@ from fastinit import targets
 from fastinit.fans import Axes, Fans, fans
 from fastinit.filling import fill, sample, words
 from fastinit.initializers import (
-    PRESETS,
     Constant,
     Initializer,
     Normal,
     Ones,
-    Preset,
     StructuredInitializer,
     TruncatedNormal,
     Uniform,
     VarianceScaling,
     Zeros,
+)
+from fastinit.keys import Key, canonical_name
+from fastinit.presets import (
+    PRESETS,
+    Preset,
     fan_in_normal,
     glorot_normal,
     glorot_truncated_normal,
@@ -45,7 +49,6 @@ from fastinit.initializers import (
     xavier_truncated_normal,
     xavier_uniform,
 )
-from fastinit.keys import Key, canonical_name
 from fastinit.sampling import Sampling
 from fastinit.structured import ICNR, DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse, ZerO
 from fastinit.threads import default_num_threads

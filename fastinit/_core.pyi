@@ -1,14 +1,78 @@
-CONSTANT: int
-WORDS: int
-UNIFORM_SYMMETRIC: int
-UNIFORM: int
-NORMAL: int
-TRUNCATED_2: int
-TRUNCATED: int
-UNIFORM_SYMMETRIC_64: int
-UNIFORM_64: int
-NORMAL_64: int
-TRUNCATED_64: int
-TRUNCATED_TAIL_64: int
-UINT32: int
-MAX_AXES: int
+"""Types of the compiled binding. Addresses are of memory that the caller keeps alive; nothing here checks them."""
+
+from typing import Final
+
+import numpy as np
+
+CONSTANT: Final[int]
+WORDS: Final[int]
+UNIFORM_SYMMETRIC: Final[int]
+UNIFORM: Final[int]
+NORMAL: Final[int]
+TRUNCATED_2: Final[int]
+TRUNCATED: Final[int]
+UNIFORM_SYMMETRIC_64: Final[int]
+UNIFORM_64: Final[int]
+NORMAL_64: Final[int]
+TRUNCATED_64: Final[int]
+TRUNCATED_TAIL_64: Final[int]
+UINT32: Final[int]
+MAX_AXES: Final[int]
+
+class Sampling:
+    def __init__(
+        self,
+        *,
+        kind: int,
+        dtype: int,
+        scale: float = 0.0,
+        shift: float = 0.0,
+        clamped: bool = False,
+        low: float = 0.0,
+        high: float = 0.0,
+        first: int = 0,
+        count: int = 0,
+        tail_low: float = 0.0,
+        tail_share: float = 0.0,
+        bits: int = 0,
+    ) -> None: ...
+    @property
+    def parameters(self) -> dict[str, int | float]: ...
+
+class Region:
+    def __init__(
+        self,
+        address: int,
+        start: int,
+        extents: tuple[int, ...],
+        index_strides: tuple[int, ...],
+        byte_strides: tuple[int, ...],
+        streamed: bool = False,
+    ) -> None: ...
+
+def fill(
+    target: int, sampling: Sampling, key_words: tuple[int, ...], region: Region, position: int, count: int
+) -> None: ...
+def enter_environment() -> int: ...
+def leave_environment(saved: int) -> None: ...
+def targets() -> list[tuple[str, bool]]: ...
+def address(array: np.ndarray) -> int: ...
+def advise_huge_pages(address: int, size: int) -> None: ...
+def narrow(values: int, count: int, dtype: int, out: int) -> None: ...
+def orthogonal_sizes(m: int, n: int) -> tuple[int, int, int]: ...
+def orthogonal_reflectors(
+    target: int, dtype: int, normals: int, m: int, n: int, piece: int, factors: int, scratch: int
+) -> None: ...
+def orthogonal_columns(
+    target: int,
+    dtype: int,
+    factors: int,
+    m: int,
+    n: int,
+    piece: int,
+    gain: float,
+    scratch: int,
+    out: int,
+    row_stride: int,
+    column_stride: int,
+) -> None: ...

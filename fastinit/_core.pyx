@@ -26,6 +26,7 @@ cdef extern from "kernels/fastinit.h" nogil:
     ctypedef struct fastinit_region:
         char *base
         uint64_t start
+        int64_t streamed
         int64_t axes
         int64_t *extent
         int64_t *index_stride
@@ -37,6 +38,8 @@ cdef extern from "kernels/fastinit.h" nogil:
 
     const fastinit_target *fastinit_targets
     const int fastinit_target_count
+    uint64_t fastinit_enter_environment()
+    void fastinit_leave_environment(uint64_t saved)
     void fastinit_fill(int target, const fastinit_sampling *, const uint32_t *key, const fastinit_region *,
                        uint64_t position, uint64_t count)
     void fastinit_reflectors(int target, int dtype, const void *normals, int64_t m, int64_t n, int64_t piece, void *factors,
@@ -89,12 +92,14 @@ cdef class Region:
 
     cdef fastinit_region c
 
-    def __init__(self, size_t address, uint64_t start, tuple extents, tuple index_strides, tuple byte_strides):
+    def __init__(self, size_t address, uint64_t start, tuple extents, tuple index_strides, tuple byte_strides,
+                 bint streamed=False):
         cdef Py_ssize_t axis
         if not 1 <= len(extents) <= FASTINIT_MAX_AXES:
             raise ValueError(f"a region has 1 to {FASTINIT_MAX_AXES} axes, got {len(extents)}")
         self.c.base = <char *>address
         self.c.start = start
+        self.c.streamed = streamed
         self.c.axes = len(extents)
         for axis in range(len(extents)):
             self.c.extent[axis] = extents[axis]
@@ -107,6 +112,16 @@ def fill(int target, Sampling sampling not None, tuple key_words, Region region 
     cdef uint32_t[4] key = [key_words[0], key_words[1], key_words[2], key_words[3]]
     with nogil:
         fastinit_fill(target, &sampling.c, key, &region.c, position, count)
+
+
+def enter_environment():
+    """Switches to the floating-point environment of stream v1; returns what leave_environment restores."""
+    return fastinit_enter_environment()
+
+
+def leave_environment(uint64_t saved):
+    """Restores the floating-point environment that enter_environment left."""
+    fastinit_leave_environment(saved)
 
 
 def targets():

@@ -176,7 +176,7 @@ def _fans(
         raise ValueError(f"the axes of shape must be >= 0, got {shape}")
     if len(shape) < 2:
         raise ValueError(f"fans need a shape with an input and an output axis, got {shape}: {len(shape)}-d")
-    roles = _roles_by_number(layout, shape) if isinstance(layout, Axes) else _roles_by_letter(layout, shape)
+    roles = axis_roles(shape, layout)
     ins, outs, field = (prod(size for size, role in zip(shape, roles, strict=True) if role == r) for r in "IO.")
     spatial = roles.count(".")
 
@@ -201,13 +201,18 @@ def _fans(
     return Fans(int(fan_in) if fan_in.denominator == 1 else fan_in, outs * field, field)
 
 
+def axis_roles(shape: tuple[int, ...], layout: str | Axes) -> str:
+    """The role of each axis, a letter for each: input I, output O, neither E, spatial "."."""
+    return _roles_by_number(layout, shape) if isinstance(layout, Axes) else _roles_by_letter(layout, shape)
+
+
 # Three roles are enough: input, output, and E for neither; the other letters only say which of them they play.
 # A depthwise channel and the one row that a one-hot input picks are no sums over I: those fans have no input factor.
 _ROLES = {"IO": {}, "IM": {"I": "E", "M": "O"}, "DV": {"V": "E", "D": "O"}}
 
 
 def _roles_by_letter(layout: str, shape: tuple[int, ...]) -> str:
-    """The role of each axis, "I", "O", "E" or "." for spatial, in the order of the axes."""
+    """The roles by a layout's letters."""
     match = re.fullmatch(r"([A-Z]*)(\.\.\.)?([A-Z]*)", layout)
     if match is None:
         raise ValueError(f"layout must be capital letters with at most one '...', got {layout!r}")
@@ -225,7 +230,7 @@ def _roles_by_letter(layout: str, shape: tuple[int, ...]) -> str:
 
 
 def _roles_by_number(axes: Axes, shape: tuple[int, ...]) -> str:
-    """As `_roles_by_letter`. An axis that is both in and out is in neither fan: E."""
+    """The roles by axis numbers. An axis that is both in and out is in neither fan: E."""
     roles = ["."] * len(shape)
     for name, role, clash in ("in_axis", "I", "I"), ("out_axis", "O", "OE"), ("batch_axis", "E", "IOE"):
         for axis in integers(name, getattr(axes, name)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ LARGEST_INDEX = 2**63
 ELEMENTS_PER_THREAD = 2**18
 # A piece of work takes about a millisecond: Ctrl-C is answered at once, and nobody sees the pieces. A multiple of 64.
 ELEMENTS_PER_PIECE = 2**20
+# A region of so many bytes is not found in a cache later, so its stores go past them.
+STREAMED = 2**25
 # From this many bytes on, fresh memory is worth huge pages.
 HUGE = 2**22
 
@@ -66,7 +68,7 @@ def _memory(out: Any, dtype: Any) -> tuple[np.ndarray, DType]:
                 f"out must have one of the dtypes {', '.join(DTYPES)}, or dtype= must say which of them its raw memory "
                 f"holds; got an out of dtype {array.dtype}"
             )
-    elif array.dtype.name != found.name:
+    elif dtype is not None and array.dtype.name != found.name:
         array = _reinterpreted(array, found)
     if not array.dtype.isnative:
         raise TypeError(f"out must be in native byte order, got dtype {array.dtype.str!r}")
@@ -102,8 +104,10 @@ def _run(
 ) -> None:
     """Fills a lattice of memory that stays alive and has been checked."""
     for offset, (start, extents, index_strides, byte_strides) in shards.tiled(lattice, itemsize):
-        region = _core.Region(address + offset, start, extents, index_strides, byte_strides)
         size = math.prod(extents)
+        region = _core.Region(
+            address + offset, start, extents, index_strides, byte_strides, size * itemsize >= STREAMED
+        )
         if size <= ELEMENTS_PER_THREAD:
             _core.fill(target, sampling, key.words, region, 0, size)
             continue
@@ -119,8 +123,11 @@ def _run(
         for_each(-(-size // step), piece, threads)
 
 
+Buffer = TypeVar("Buffer")
+
+
 def fill(
-    out: Any,
+    out: Buffer,
     initializer: Initializer | StructuredInitializer,
     key: Key,
     *,
@@ -130,21 +137,21 @@ def fill(
     dtype: Any = None,
     num_threads: int | None = None,
     target: str | None = None,
-) -> Any:
+) -> Buffer:
     """Fills `out` with an initializer's values: element i of the global tensor gets ``sample(key, i)``, whoever asks.
 
     Parameters
     ----------
     out : numpy.ndarray or writable buffer
-        Memory that the caller owns, of any layout whose elements do not overlap: transposed, strided, memory-mapped, unaligned.
-        Its logical (row-major) elements get the values.
+        Memory that the caller owns, of any layout whose elements do not overlap: transposed, strided, memory-mapped,
+        unaligned. Its logical (row-major) elements get the values.
     initializer : Initializer or StructuredInitializer
         What to draw; see :mod:`fastinit.initializers` and :mod:`fastinit.structured`.
     key : Key
         The stream.
     global_shape, offsets : sequence of int, optional
-        `out` is the slice of a tensor of `global_shape` that begins at `offsets`, [0, ...] by default. Fans come from the
-        global shape.
+        `out` is the slice of a tensor of `global_shape` that begins at `offsets`, [0, ...] by default. Fans come from
+        the global shape.
     start : int, optional
         `out` holds elements start, start + 1, ... of the flattened tensor. `global_shape` is then only needed by
         initializers that depend on the shape.
@@ -163,7 +170,8 @@ def fill(
     Raises
     ------
     TypeError, ValueError, BufferError
-        Before anything is written, saying what was expected and what came. A buffer of zero elements is checked and left alone.
+        Before anything is written, saying what was expected and what came. A buffer of zero elements is checked and
+        left alone.
 
     Examples
     --------
@@ -214,7 +222,12 @@ def fill(
 
 @lru_cache(maxsize=4096)
 def _plan(initializer: Initializer, shape: tuple[int, ...] | None, dtype_name: str) -> _core.Sampling:
-    return compiled(initializer.sampling(shape), dtype_name)
+    # parameters must not depend on the caller's rounding mode either
+    environment = _core.enter_environment()
+    try:
+        return compiled(initializer.sampling(shape), dtype_name)
+    finally:
+        _core.leave_environment(environment)
 
 
 def _shard_lattice(

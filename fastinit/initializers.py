@@ -1,7 +1,7 @@
 """Elementwise initializers: what to draw, as a function of the tensor's shape alone.
 
 An initializer is a value. It draws nothing: it turns a shape into a :class:`~fastinit.sampling.Sampling`, and
-:func:`fastinit.fill` turns that into bytes. The presets are rows of one table.
+:func:`fastinit.fill` turns that into bytes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import math
 import struct
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -22,13 +22,16 @@ from fastinit.keys import Key
 from fastinit.sampling import Sampling
 
 __all__ = [
-    "ALIASES", "PRESETS", "Constant", "Initializer", "Normal", "Ones", "Preset", "StructuredInitializer",
-    "TruncatedNormal", "Uniform", "VarianceScaling", "Zeros",
-    "fan_in_normal", "glorot_normal", "glorot_truncated_normal", "glorot_uniform", "he_normal", "he_truncated_normal",
-    "he_uniform", "kaiming_normal", "kaiming_truncated_normal", "kaiming_uniform", "lecun_normal",
-    "lecun_truncated_normal", "lecun_uniform", "naive_normal", "naive_uniform", "torch_default_uniform", "xavier_normal",
-    "xavier_truncated_normal", "xavier_uniform",
-]  # fmt: skip
+    "Constant",
+    "Initializer",
+    "Normal",
+    "Ones",
+    "StructuredInitializer",
+    "TruncatedNormal",
+    "Uniform",
+    "VarianceScaling",
+    "Zeros",
+]
 
 MODES: Final = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 DISTRIBUTIONS: Final = ("uniform", "normal", "truncated_normal")
@@ -40,7 +43,7 @@ def any_number(value: float, what: str) -> float:
         if not isinstance(value, (str, bytes, bytearray)) and not getattr(value, "ndim", 0):
             return float(value)
     except OverflowError:
-        raise ValueError(f"{what} must be within the range of float64, got {value!r}") from None
+        raise ValueError(f"{what} must be within the range of float64, got {value!r:.40}...") from None
     except (TypeError, ValueError):
         pass
     raise TypeError(f"{what} must be a number, not {type(value).__name__} ({value!r})")
@@ -136,14 +139,16 @@ class Uniform(Initializer):
     Parameters
     ----------
     low, high : float
-        Values lie in {low, ..., high}, high excluded: in float32, low + (high - low) k 2^-24 for integers k in [0, 2^24), rounded
-        and clamped into [low, high). Where low == -high both ends are excluded and so is 0: high k 2^-24 for the odd integers k in
-        (-2^24, 2^24), symmetric about 0. In float64 the power is 53. No dtype ever returns an excluded end.
+        Values lie in [low, high): in float32, low + (high - low) k 2^-24 for integers k in [0, 2^24), rounded and
+        clamped into [low, high). Where low == -high both ends are excluded and so is 0: high k 2^-24 for the odd
+        integers k in (-2^24, 2^24), symmetric about 0. In float64 the power is 53. No dtype ever returns an excluded
+        end.
 
     Raises
     ------
     ValueError
-        If low or high is not finite or low >= high; when filling, if the dtype has no value in the interval.
+        If low or high is not finite or low >= high; when filling, if the interval leaves the dtype's range or
+        holds none of its values.
     """
 
     low: float = 0.0
@@ -194,7 +199,7 @@ class Normal(Initializer):
 
 @dataclass(frozen=True, slots=True)
 class TruncatedNormal(Initializer):
-    """The normal distribution cut to an interval, by its inverse distribution function: one draw per element, no rejection.
+    """The normal distribution cut to an interval, by its inverse distribution function: one draw per element.
 
     Parameters
     ----------
@@ -205,14 +210,15 @@ class TruncatedNormal(Initializer):
     bounds : {"sigma", "absolute"}
         Whether low and high count standard deviations from the mean (as in Keras, JAX) or are values (as in torch).
     correct_variance : bool
-        Makes `std` the standard deviation of the values: that of the normal before it is cut is made larger accordingly (by
-        1 / 0.8796 for +-2 sigma). The mean of an interval that is not symmetric moves and is left so.
+        Makes `std` the standard deviation of the values: that of the normal before it is cut is made larger accordingly
+        (by 1 / 0.8796 for +-2 sigma). The mean of an interval that is not symmetric moves and is left so.
 
     Raises
     ------
     ValueError
-        If low >= high or either is NaN, if std or mean is not finite or std < 0, or if absolute bounds are too narrow for
-        the standard deviation that `correct_variance` asks for.
+        If low >= high or either is NaN, if std or mean is not finite or std < 0, or if absolute bounds are too narrow
+        for the standard deviation that `correct_variance` asks for; when filling, if the interval holds no value of the
+        dtype, or draws could overflow it.
     """
 
     mean: float = 0.0
@@ -272,7 +278,9 @@ def _parent_std(mean: float, std: float, low: float, high: float) -> float:
     # cut() grows with the parent's deviation, towards that of the uniform distribution on the interval.
     limit = (high - low) / math.sqrt(12.0)
     if std >= limit * (1 - 2**-20):
-        raise ValueError(f"no normal cut to [{low}, {high}] has a standard deviation of {std}: it stays below {limit:.6g}")
+        raise ValueError(
+            f"no normal cut to [{low}, {high}] has a standard deviation of {std}: it stays below {limit:.6g}"
+        )
     smaller, larger = std, 2 * std
     while cut(larger) < std:
         smaller, larger = larger, 2 * larger
@@ -295,8 +303,8 @@ class VarianceScaling(Initializer):
     mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
         Which fan: of the inputs, of the outputs, their arithmetic or their geometric mean.
     distribution : {"uniform", "normal", "truncated_normal"}
-        With the standard deviation sqrt(scale / fan): U(-sqrt(3 scale / fan), sqrt(3 scale / fan)), the untruncated normal, or
-        the normal cut at +-2 of its own standard deviations, whose variance after the cut is scale / fan.
+        With the standard deviation sqrt(scale / fan): U(-sqrt(3 scale / fan), sqrt(3 scale / fan)), the untruncated
+        normal, or the normal cut at +-2 of its own standard deviations, whose variance after the cut is scale / fan.
     layout, groups, transposed, stride, blocks
         How the fans follow from the shape; see :func:`fastinit.fans.fans`.
 
@@ -307,8 +315,8 @@ class VarianceScaling(Initializer):
 
     Notes
     -----
-    X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010. K. He et al.,
-    "Delving deep into rectifiers", 2015.
+    X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+    2010. K. He et al., "Delving deep into rectifiers", 2015.
     """
 
     scale: float = 1.0
@@ -370,77 +378,3 @@ class VarianceScaling(Initializer):
         if self.distribution == "normal":
             return Sampling("normal", std=math.sqrt(variance))
         return TruncatedNormal(std=math.sqrt(variance), correct_variance=True).sampling()
-
-
-class Preset(NamedTuple):
-    """One row of the table: a named point of :class:`VarianceScaling`. Calling it gives the initializer."""
-
-    name: str
-    scale: float
-    mode: str
-    distribution: str
-    source: str
-    takes_slope: bool = False
-
-    def __call__(self, *, negative_slope: float = 0.0, **weight: Any) -> VarianceScaling:
-        """The initializer, for a weight described by `layout`, `groups`, `transposed`, `stride` and `blocks`.
-
-        The rows of He et al. divide their scale by 1 + negative_slope^2, for leaky rectifiers.
-        """
-        scale = self.scale
-        if self.takes_slope:
-            scale = scale / (1.0 + finite_number(negative_slope, "negative_slope") ** 2)
-        elif negative_slope:
-            raise TypeError(f"{self.name} takes no negative_slope")
-        unknown = sorted(set(weight) - WEIGHT_ARGUMENTS)
-        if unknown:
-            raise TypeError(f"{self.name} takes {', '.join(sorted(WEIGHT_ARGUMENTS))}; got {', '.join(unknown)}")
-        return VarianceScaling(scale, self.mode, self.distribution, **weight)
-
-
-WEIGHT_ARGUMENTS: Final = frozenset(field.name for field in fields(VarianceScaling)[3:])
-GLOROT, HE, LECUN = "Glorot and Bengio 2010", "He et al. 2015", "LeCun et al. 1998, Efficient BackProp"
-TORCH = "torch's layers: U(+-1/sqrt(fan_in)), written kaiming_uniform_(a=sqrt(5))"
-
-# glorot_normal, he_normal and lecun_normal are untruncated, as torch's are; Keras and JAX mean the truncated rows by these names.
-PRESETS: Final = {
-    row.name: row
-    for row in (
-        Preset("glorot_uniform", 1.0, "fan_avg", "uniform", GLOROT),
-        Preset("glorot_normal", 1.0, "fan_avg", "normal", GLOROT),
-        Preset("glorot_truncated_normal", 1.0, "fan_avg", "truncated_normal", GLOROT),
-        Preset("he_uniform", 2.0, "fan_in", "uniform", HE, takes_slope=True),
-        Preset("he_normal", 2.0, "fan_in", "normal", HE, takes_slope=True),
-        Preset("he_truncated_normal", 2.0, "fan_in", "truncated_normal", HE, takes_slope=True),
-        Preset("lecun_uniform", 1.0, "fan_in", "uniform", LECUN),
-        Preset("lecun_normal", 1.0, "fan_in", "normal", LECUN),
-        Preset("lecun_truncated_normal", 1.0, "fan_in", "truncated_normal", LECUN),
-        Preset("torch_default_uniform", 1.0 / 3.0, "fan_in", "uniform", TORCH),
-    )
-}
-ALIASES: Final = {
-    **{name.replace("glorot", "xavier"): name for name in PRESETS if name.startswith("glorot")},
-    **{name.replace("he_", "kaiming_"): name for name in PRESETS if name.startswith("he_")},
-    "fan_in_normal": "lecun_normal",  # N(0, 1/n_in), as introductions write it
-}
-
-glorot_uniform = xavier_uniform = PRESETS["glorot_uniform"]
-glorot_normal = xavier_normal = PRESETS["glorot_normal"]
-glorot_truncated_normal = xavier_truncated_normal = PRESETS["glorot_truncated_normal"]
-he_uniform = kaiming_uniform = PRESETS["he_uniform"]
-he_normal = kaiming_normal = PRESETS["he_normal"]
-he_truncated_normal = kaiming_truncated_normal = PRESETS["he_truncated_normal"]
-lecun_uniform = PRESETS["lecun_uniform"]
-lecun_normal = fan_in_normal = PRESETS["lecun_normal"]
-lecun_truncated_normal = PRESETS["lecun_truncated_normal"]
-torch_default_uniform = PRESETS["torch_default_uniform"]
-
-
-def naive_uniform() -> Uniform:
-    """U(-0.1, 0.1), whatever the fans: what was done before 2010, and the textbook's bad example."""
-    return Uniform(-0.1, 0.1)
-
-
-def naive_normal() -> Normal:
-    """N(0, 0.1), whatever the fans: a standard deviation of 0.1."""
-    return Normal(0.0, 0.1)

@@ -1,30 +1,29 @@
 """Keys: 128 bits that name a stream, derived by hashing so that no two names meet.
 
-A key is four 32-bit words: Philox's key ``(k0, k1)`` and the upper half ``(c2, c3)`` of its counter. Keys are values: they have
-no state, and deriving one from another leaves both as they were.
+A key is four 32-bit words: Philox's key ``(k0, k1)`` and the upper half ``(c2, c3)`` of its counter. Keys are values:
+they have no state, and deriving one from another leaves both as they were.
 """
 
 from __future__ import annotations
 
 import hashlib
 import operator
-from typing import Final, SupportsIndex, Union
+from collections.abc import Callable
+from typing import Final, SupportsIndex
 
 __all__ = ["Key", "canonical_name"]
 
-KeyData = Union[SupportsIndex, str, bytes]
+KeyData = SupportsIndex | str | bytes
 
 # Wrappers put these components into the name of a parameter and take nothing from its identity.
-WRAPPER_COMPONENTS: Final = frozenset(
-    {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-)
+WRAPPER_COMPONENTS: Final = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 def canonical_name(name: str) -> str:
     """The name of a parameter without the components that wrappers add.
 
-    ``DataParallel`` and ``DistributedDataParallel`` add ``module``, ``torch.compile`` adds ``_orig_mod``, FSDP and activation
-    checkpointing add their own; a model keeps its weights whichever of them it is wrapped in.
+    ``DataParallel`` and ``DistributedDataParallel`` add ``module``, ``torch.compile`` adds ``_orig_mod``, FSDP and
+    activation checkpointing add their own; a model keeps its weights whichever of them it is wrapped in.
 
     >>> canonical_name("module.encoder._orig_mod.weight")
     'encoder.weight'
@@ -39,15 +38,18 @@ def _encode(data: KeyData, what: str) -> bytes:
         return b"s" + data.encode("utf-8", "surrogatepass")
     if isinstance(data, (bytes, bytearray, memoryview)):
         return b"b" + bytes(data)
-    if not isinstance(data, bool):
+    integer = _integer(data, f"{what} must be an int, a str or bytes")
+    # two's complement, little-endian, with a byte for every eight bits and the sign's
+    return b"i" + integer.to_bytes(integer.bit_length() // 8 + 1, "little", signed=True)
+
+
+def _integer(value: object, expected: str) -> int:
+    if not isinstance(value, bool):
         try:
-            integer = operator.index(data)
+            return operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             pass
-        else:
-            # two's complement, little-endian, with the fewest bytes that hold the sign
-            return b"i" + integer.to_bytes(integer.bit_length() // 8 + 1, "little", signed=True)
-    raise TypeError(f"{what} must be an int, a str or bytes, not {type(data).__name__} ({data!r})")
+    raise TypeError(f"{expected}, not {type(value).__name__} ({value!r})")
 
 
 def _digest(person: bytes, parent: bytes, data: bytes) -> bytes:
@@ -61,8 +63,8 @@ class Key:
     Parameters
     ----------
     seed : int, str or bytes
-        Any integer, of any size and sign, any text, any bytes. Equal seeds give equal keys on every machine; ``1``, ``"1"`` and
-        ``b"1"`` are three different seeds.
+        Any integer, of any size and sign, any text, any bytes. Equal seeds give equal keys on every machine; ``1``,
+        ``"1"`` and ``b"1"`` are three different seeds.
 
     Raises
     ------
@@ -71,8 +73,8 @@ class Key:
 
     Notes
     -----
-    Words are the little-endian words of BLAKE2b-128 over the length-prefixed, personalised encoding that ``docs/stream-v1.md``
-    defines.
+    Words are the little-endian words of BLAKE2b-128 over the length-prefixed, personalised encoding that
+    ``docs/stream-v1.md`` defines.
 
     Examples
     --------
@@ -84,6 +86,7 @@ class Key:
 
     __slots__ = ("_bytes", "words")
 
+    _bytes: bytes
     words: tuple[int, int, int, int]
     """The four 32-bit words ``(k0, k1, c2, c3)``."""
 
@@ -104,15 +107,21 @@ class Key:
     def from_words(cls, k0: int, k1: int, c2: int = 0, c3: int = 0) -> Key:
         """The key with these 32-bit words: the raw stream of another library.
 
-        With ``c2 = c3 = 0`` the words are those of cuRAND's Philox (subsequence 0) and of TensorFlow's for the key ``(k0, k1)``.
+        With ``c2 = c3 = 0`` its words are those of cuRAND's Philox (subsequence 0) and of TensorFlow's for the key
+        ``(k0, k1)``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a word is no integer, or not in [0, 2**32).
         """
-        words = []
-        for name, word in (("k0", k0), ("k1", k1), ("c2", c2), ("c3", c3)):
-            word = operator.index(word)
+        raw = b""
+        for name, value in (("k0", k0), ("k1", k1), ("c2", c2), ("c3", c3)):
+            word = _integer(value, f"{name} must be an int")
             if not 0 <= word < 2**32:
                 raise ValueError(f"{name} must be in [0, 2**32), got {word}")
-            words.append(word.to_bytes(4, "little"))
-        return cls._of(b"".join(words))
+            raw += word.to_bytes(4, "little")
+        return cls._of(raw)
 
     def fold_in(self, data: KeyData) -> Key:
         """The key of `data` under this key: the way to name a layer, a parameter, an expert, a step.
@@ -130,12 +139,16 @@ class Key:
 
     def split(self, n: int = 2) -> tuple[Key, ...]:
         """`n` keys independent of each other and of every folded one. The first m of them do not depend on n."""
-        n = operator.index(n)
-        if n < 0:
-            raise ValueError(f"the number of keys must be at least 0, got {n}")
-        return tuple(Key._of(_digest(b"fastinit v1 part", self._bytes, i.to_bytes(8, "little"))) for i in range(n))
+        count = _integer(n, "the number of keys must be an int")
+        if count < 0:
+            raise ValueError(f"the number of keys must be at least 0, got {count}")
+        parts = (i.to_bytes(8, "little") for i in range(count))
+        return tuple(Key._of(_digest(b"fastinit v1 part", self._bytes, part)) for part in parts)
 
     def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a Key is a value and cannot change")
+
+    def __delattr__(self, name: str) -> None:
         raise AttributeError("a Key is a value and cannot change")
 
     def __eq__(self, other: object) -> bool:
@@ -144,7 +157,7 @@ class Key:
     def __hash__(self) -> int:
         return hash(self._bytes)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., Key], tuple[int, int, int, int]]:
         return Key.from_words, self.words
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ Samplers take the key's four words and any uint64 array of global element indice
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -239,7 +239,7 @@ def narrow(x, dtype):
 
 
 # the kinds in the order of the kernels' enumeration
-KINDS: Final = {
+KINDS: Final[dict[str, Any]] = {
     "constant": None,
     "words": words,
     "uniform_symmetric": uniform_symmetric,

@@ -1,7 +1,7 @@
 """What is drawn for an element, and which of the core's samplers draws it.
 
-An initializer turns a shape into a :class:`Sampling`; :func:`compiled` turns a Sampling and a dtype into the numbers that the
-core takes. ``docs/stream-v1.md`` defines both steps.
+An initializer turns a shape into a :class:`Sampling`; :func:`compiled` turns a Sampling and a dtype into the numbers
+that the core takes. ``docs/stream-v1.md`` defines both steps.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ class Sampling:
         return self.std
 
 
-def _check_reach(reach: float, sampling: Sampling, dtype: DType, largest: float) -> None:
-    """Raises ValueError if values that a sampling reaches are beyond the largest one of a dtype, or of its arithmetic."""
-    if not reach <= largest:
+def _check_reach(reach: float, sampling: Sampling, dtype: DType, verb: str = "reaches") -> None:
+    """Raises ValueError if `reach` is beyond the largest value of a dtype."""
+    if not reach <= dtype.max:
         parameters = ("low", "high") if sampling.distribution == "uniform" else ("mean", "std")
         given = ", ".join(f"{name}={getattr(sampling, name)!r}" for name in parameters)
         raise ValueError(
-            f"a {sampling.distribution} with {given} reaches {reach:.6g}, beyond the largest finite {dtype.name} value "
-            f"{largest:.6g}"
+            f"a {sampling.distribution} with {given} {verb} {reach:.6g}, beyond the largest finite {dtype.name} value "
+            f"{dtype.max:.6g}"
         )
 
 
@@ -94,6 +94,7 @@ def _interval(low: float, high: float, sampling: Sampling, dtype: DType) -> dict
 def _uniform(sampling: Sampling, dtype: DType) -> dict[str, Any]:
     low, high = sampling.low, sampling.high
     symmetric = low == -high
+    _check_reach(max(abs(low), abs(high)), sampling, dtype)
     # steps that float32 cannot hold in full are taken in float64
     double = dtype.name == "float64" or math.ldexp(high if symmetric else high - low, -24) < SMALLEST_NORMAL
     inside = _interval(dtype.above(low) if symmetric else dtype.ceil(low), dtype.below(high), sampling, dtype)
@@ -101,6 +102,8 @@ def _uniform(sampling: Sampling, dtype: DType) -> dict[str, Any]:
     if symmetric:
         kind = _core.UNIFORM_SYMMETRIC_64 if double else _core.UNIFORM_SYMMETRIC
         return {"kind": kind, "scale": math.ldexp(high, -bits), **inside}
+    if not double:
+        _check_reach(high - low, sampling, DTYPES["float32"], "spans")
     return {
         "kind": _core.UNIFORM_64 if double else _core.UNIFORM,
         "scale": math.ldexp(high - low, -bits),
@@ -111,12 +114,12 @@ def _uniform(sampling: Sampling, dtype: DType) -> dict[str, Any]:
 
 def _normal(sampling: Sampling, dtype: DType) -> dict[str, Any]:
     double = dtype.name == "float64"
-    _check_reach(abs(sampling.mean) + MAX_NORMAL[8 if double else 4] * sampling.std, sampling, dtype, dtype.max)
+    _check_reach(abs(sampling.mean) + MAX_NORMAL[8 if double else 4] * sampling.std, sampling, dtype)
     return {"kind": _core.NORMAL_64 if double else _core.NORMAL, "scale": sampling.std, "shift": sampling.mean}
 
 
 def _different_arguments(first: int, count: int) -> int:
-    """How many float32 values the cells [first, first + count) of 2^32 take as distances from an end of the unit interval."""
+    """How many float32 values the cells [first, first + count) of 2^32 have as distances from an end of [0, 1]."""
 
     def below(distance: int) -> int:
         exponent = max(distance.bit_length() - 24, 0)
@@ -136,9 +139,17 @@ def _truncated_normal(sampling: Sampling, dtype: DType) -> dict[str, Any]:
     farthest = MAX_NORMAL[8]
     top = min(sampling.high, sampling.mean + math.hypot(max(low, 0.0), farthest) * sampling.std)
     bottom = max(sampling.low, sampling.mean - math.hypot(max(-high, 0.0), farthest) * sampling.std)
-    _check_reach(max(abs(top), abs(bottom)), sampling, dtype, dtype.max)
+    _check_reach(max(abs(top), abs(bottom)), sampling, dtype)
     inside = _interval(dtype.ceil(sampling.low), dtype.floor(sampling.high), sampling, dtype)
     affine = {"scale": sampling.std, "shift": sampling.mean, **inside}
+    near, far = (low, high) if low > 0 else (-high, -low)
+    if near > FARTHEST:
+        return {"kind": _core.UNIFORM_64, "shift": sampling.low if low > 0 else sampling.high, **inside}
+    if low == high:
+        raise ValueError(
+            f"the bounds of a truncated normal must differ in standard deviations; low={sampling.low!r} and "
+            f"high={sampling.high!r} are both {low!r} of them from the mean"
+        )
     if dtype.name != "float64":
         if low == -2.0 and high == 2.0:
             return {"kind": _core.TRUNCATED_2, **affine}
@@ -146,9 +157,6 @@ def _truncated_normal(sampling: Sampling, dtype: DType) -> dict[str, Any]:
         if _different_arguments(first, count) >= FEWEST_ARGUMENTS:
             return {"kind": _core.TRUNCATED, "first": first, "count": count, **affine}
     if low >= TAIL or high <= -TAIL:
-        near, far = (low, high) if low > 0 else (-high, -low)
-        if near > FARTHEST:
-            return {"kind": _core.UNIFORM_64, "shift": sampling.low if low > 0 else sampling.high, **inside}
         affine["scale"] = math.copysign(sampling.std, low if low > 0 else high)
         share = truncation.tail_ratio(near, far)
         return {"kind": _core.TRUNCATED_TAIL_64, "tail_low": near, "tail_share": share, **affine}
@@ -168,8 +176,8 @@ def compiled(sampling: Sampling, dtype_name: str) -> _core.Sampling:
     Raises
     ------
     ValueError
-        If the dtype has no value in the distribution's interval, or if the distribution reaches beyond the dtype's largest
-        finite value.
+        If the dtype has no value in the distribution's interval, or if the distribution reaches beyond the dtype's
+        largest finite value.
     """
     dtype = DTYPES[dtype_name]
     if sampling.distribution == "constant" or (sampling.distribution != "uniform" and sampling.std == 0.0):

@@ -1,42 +1,44 @@
 """Structured initializers: tensors whose elements depend on each other, so that they are made whole.
 
-They obey the same laws as the elementwise ones, :class:`Orthogonal` included: the same key and shape give the same bytes on any number
-of threads, on any target, and for any slice.
+They obey the same laws as the elementwise ones, :class:`Orthogonal` included: the same key and shape give the same
+bytes on any number of threads, on any target, and for any slice.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
-from fastinit import _core, targets
-from fastinit.dtypes import DTYPES
+from fastinit.fans import Axes, axis_roles, integer
 from fastinit.filling import fill, words
 from fastinit.initializers import Initializer, Normal, StructuredInitializer, finite_number
 from fastinit.keys import Key
-from fastinit.threads import default_num_threads, for_each
+from fastinit.orthogonal import write_orthogonal
 
 __all__ = ["ICNR", "DeltaOrthogonal", "Dirac", "Identity", "Orthogonal", "Sparse", "ZerO"]
 
 
-# So few pieces of an orthogonal matrix are done before a second thread has started.
-FEW_PIECES = 3
-
-
-def _output_input_spatial(shape: tuple[int, ...], layout: str, what: str) -> tuple[int, ...]:
+def _output_input_spatial(shape: tuple[int, ...], layout: str | Axes, what: str) -> tuple[int, ...]:
     """The axes of `shape` in the order O, I, then the spatial ones."""
-    head, dots, tail = layout.partition("...")
-    letters = head + "x" * (len(shape) - len(head) - len(tail)) + tail if dots else layout
-    if letters.count("O") != 1 or letters.count("I") != 1:
-        raise ValueError(f"the layout of {what} needs one O and one I, got {layout!r}")
-    if len(letters) != len(shape):
-        raise ValueError(f"the layout {layout!r} of {what} does not fit the {len(shape)} axes of shape {shape}")
-    output, input_ = letters.index("O"), letters.index("I")
-    return output, input_, *(axis for axis in range(len(shape)) if axis not in (output, input_))
+    roles = axis_roles(shape, layout)
+    if sorted(roles.replace(".", "")) != ["I", "O"]:
+        raise ValueError(f"the layout of {what} needs one O, one I and spatial axes, got {layout!r}")
+    return tuple(sorted(range(len(shape)), key=lambda axis: "OI.".index(roles[axis])))
+
+
+def _check_layout(layout: str | Axes) -> None:
+    if not isinstance(layout, (str, Axes)):
+        raise TypeError(f"layout must be a str or Axes, got {layout!r}")
+
+
+def _positive(name: str, value: int) -> int:
+    number = integer(name, value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
 
 
 def _centre(weight: np.ndarray) -> np.ndarray:
@@ -77,7 +79,7 @@ class Dirac(StructuredInitializer):
         Groups of the convolution; must divide the output channels.
     gain : float
         The value at the centre.
-    layout : str
+    layout : str or Axes
         Where the axes of the output and input channels are, as in :func:`fastinit.fans.fans`.
 
     Raises
@@ -88,12 +90,12 @@ class Dirac(StructuredInitializer):
 
     groups: int = 1
     gain: float = 1.0
-    layout: str = "...IO"
+    layout: str | Axes = "...IO"
 
     def __post_init__(self) -> None:
-        if self.groups < 1:
-            raise ValueError(f"groups must be at least 1, got {self.groups}")
+        object.__setattr__(self, "groups", _positive("groups", self.groups))
         object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
+        _check_layout(self.layout)
 
     def check(self, shape: tuple[int, ...]) -> None:
         if not 3 <= len(shape) <= 5:
@@ -119,8 +121,8 @@ class Orthogonal(StructuredInitializer):
     gain : float
         Multiplies the matrix.
     column_axis : int
-        The axis that makes the matrix's columns; all others together make its rows. -1 for Keras and JAX weights (..., out), 0
-        for torch weights (out, ...): then the matrix is seen transposed.
+        The axis that makes the matrix's columns; all others together make its rows. -1 for Keras and JAX weights
+        (..., out), 0 for torch weights (out, ...): then the matrix is seen transposed.
 
     Raises
     ------
@@ -129,11 +131,11 @@ class Orthogonal(StructuredInitializer):
 
     Notes
     -----
-    Column j of a Gaussian matrix, from row j down, is the input of the j-th Householder reflection, so no factorization is needed:
-    G. W. Stewart, "The efficient generation of random orthogonal matrices", 1980, with the signs of F. Mezzadri, "How to generate
-    random matrices from the classical compact groups", 2007. The sums run in one written order on every target, so the matrix
-    has the same bytes everywhere. A. M. Saxe et al., "Exact solutions to the nonlinear dynamics of learning", 2013, is why one
-    would want it.
+    Column j of a Gaussian matrix, from row j down, is the input of the j-th Householder reflection, so no
+    factorization is needed: G. W. Stewart, "The efficient generation of random orthogonal matrices", 1980, with the
+    signs of F. Mezzadri, "How to generate random matrices from the classical compact groups", 2007. The sums run in one
+    written order on every target, so the matrix has the same bytes everywhere. A. M. Saxe et al., "Exact solutions to
+    the nonlinear dynamics of learning", 2013, is why one would want it.
     """
 
     gain: float = 1.0
@@ -141,6 +143,7 @@ class Orthogonal(StructuredInitializer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
+        object.__setattr__(self, "column_axis", integer("column_axis", self.column_axis))
 
     def check(self, shape: tuple[int, ...]) -> None:
         if len(shape) < 2:
@@ -152,45 +155,12 @@ class Orthogonal(StructuredInitializer):
         axis = self.column_axis % out.ndim
         if axis in (0, out.ndim - 1):
             matrix = out.reshape(-1, out.shape[-1]) if axis else out.reshape(out.shape[0], -1).T
-            _write_orthogonal(matrix, self.gain, key, num_threads, target)
+            write_orthogonal(matrix, self.gain, key, num_threads, target)
             return
         moved = np.empty((out.size // out.shape[axis], out.shape[axis]), out.dtype)
-        _write_orthogonal(moved, self.gain, key, num_threads, target)
+        write_orthogonal(moved, self.gain, key, num_threads, target)
         others = out.shape[:axis] + out.shape[axis + 1 :]
         np.copyto(out, np.moveaxis(moved.reshape(*others, out.shape[axis]), -1, axis))
-
-
-def _write_orthogonal(matrix: np.ndarray, gain: float, key: Key, num_threads: int | None, target: str | None) -> None:
-    """Fills a matrix, row-major or transposed, with a Haar orthogonal one."""
-    if matrix.shape[0] < matrix.shape[1]:
-        matrix = matrix.T
-    m, n = matrix.shape
-    pieces, factor_count, scratch_count = _core.orthogonal_sizes(m, n)
-    threads = (num_threads or default_num_threads()) if pieces > FEW_PIECES else 1
-    index = targets.current_index() if target is None else targets.index_of(target)
-    tag = DTYPES[matrix.dtype.name].tag
-    normals = fill(np.empty((m, n), matrix.dtype), Normal(), key, num_threads=num_threads, target=target)
-    factors = np.empty(factor_count, matrix.dtype)
-    local = threading.local()
-
-    def scratch() -> int:
-        if not hasattr(local, "memory"):
-            local.memory = np.empty(scratch_count, matrix.dtype)
-        return _core.address(local.memory)
-
-    def reflectors(piece: int) -> None:
-        _core.orthogonal_reflectors(index, tag, _core.address(normals), m, n, piece, _core.address(factors), scratch())
-
-    def columns(number: int) -> None:
-        row_stride, column_stride = (stride // matrix.itemsize for stride in matrix.strides)
-        _core.orthogonal_columns(
-            index, tag, _core.address(factors), m, n, pieces - 1 - number, gain, scratch(), _core.address(matrix),
-            row_stride, column_stride,
-        )  # fmt: skip
-
-    # the longest pieces first: the first ones of the first phase, the last ones of the second
-    for_each(pieces, reflectors, threads)
-    for_each(pieces, columns, threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +171,7 @@ class DeltaOrthogonal(StructuredInitializer):
     ----------
     gain : float
         Multiplies the matrix.
-    layout : str
+    layout : str or Axes
         Where the axes of the output and input channels are.
 
     Raises
@@ -215,10 +185,11 @@ class DeltaOrthogonal(StructuredInitializer):
     """
 
     gain: float = 1.0
-    layout: str = "...IO"
+    layout: str | Axes = "...IO"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
+        _check_layout(self.layout)
 
     def check(self, shape: tuple[int, ...]) -> None:
         if not 3 <= len(shape) <= 5:
@@ -226,14 +197,15 @@ class DeltaOrthogonal(StructuredInitializer):
         output, input_, *_ = _output_input_spatial(shape, self.layout, "a delta-orthogonal kernel")
         if shape[output] < shape[input_]:
             raise ValueError(
-                f"a delta-orthogonal kernel needs as many output as input channels, got {shape[output]} < {shape[input_]} in {shape}"
+                f"a delta-orthogonal kernel needs at least as many output as input channels, got {shape[output]} < "
+                f"{shape[input_]} in shape {shape}"
             )
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         out[...] = 0.0
         centre = _centre(out.transpose(_output_input_spatial(out.shape, self.layout, "a delta-orthogonal kernel")))
         matrix = np.empty(centre.shape[::-1], out.dtype)
-        _write_orthogonal(matrix, self.gain, key, num_threads, target)
+        write_orthogonal(matrix, self.gain, key, num_threads, target)
         np.copyto(centre, matrix.T)
 
 
@@ -244,11 +216,13 @@ class Sparse(StructuredInitializer):
     Parameters
     ----------
     sparsity : float
-        The share of zeros in [0, 1]: ceil(sparsity * n) of the n elements along `axis`.
+        The share of zeros in [0, 1]: ceil(sparsity * n) of the n elements along `axis`, of the decimal number as
+        written.
     std : float
         Of the normals, in [0, inf).
     axis : int
-        Along which the zeros are counted. 0, torch's choice, gives every unit of an (in, out) weight the same number of inputs.
+        Along which the zeros are counted. 0, torch's choice, gives every unit of an (in, out) weight the same number of
+        inputs.
 
     Raises
     ------
@@ -270,8 +244,9 @@ class Sparse(StructuredInitializer):
             raise ValueError(f"sparsity must be in [0, 1], got {sparsity}")
         object.__setattr__(self, "sparsity", sparsity)
         object.__setattr__(self, "std", Normal(0.0, self.std).std)
-        if self.axis not in (-2, -1, 0, 1):
+        if integer("axis", self.axis) not in (-2, -1, 0, 1):
             raise ValueError(f"axis must be 0 or 1, got {self.axis}")
+        object.__setattr__(self, "axis", integer("axis", self.axis) % 2)
 
     def check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 2:
@@ -279,9 +254,8 @@ class Sparse(StructuredInitializer):
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         fill(out, Normal(0.0, self.std), key, num_threads=num_threads, target=target)
-        axis = self.axis % 2
-        length = out.shape[axis]
-        zeros = math.ceil(Fraction(self.sparsity) * length)
+        axis, length = self.axis, out.shape[self.axis]
+        zeros = math.ceil(Fraction(repr(self.sparsity)) * length)  # 0.1 is a tenth here, so 1 of 10
         # The elements with the smallest words: equal words, which are rare, are told apart by their place.
         order = words(key.fold_in("zeros"), 0, out.size, num_threads=num_threads).reshape(out.shape).astype(np.uint64)
         order <<= np.uint64(32)
@@ -301,11 +275,11 @@ class ICNR(StructuredInitializer):
         Of the kernel before it is repeated, whose shape has O / factor^d output channels, for d spatial axes.
     factor : int
         By how much each spatial axis grows.
-    layout : str
+    layout : str or Axes
         Where the axes of the output and input channels are.
     order : {"channel", "subpixel"}
-        Which of the two varies more slowly on the output axis: the channel (torch's PixelShuffle) or the sub-pixel (TensorFlow's
-        depth_to_space).
+        Which of the two varies more slowly on the output axis: the channel (torch's PixelShuffle) or the sub-pixel
+        (TensorFlow's depth_to_space).
 
     Raises
     ------
@@ -319,14 +293,14 @@ class ICNR(StructuredInitializer):
 
     initializer: Initializer | StructuredInitializer
     factor: int = 2
-    layout: str = "...IO"
+    layout: str | Axes = "...IO"
     order: str = "channel"
 
     def __post_init__(self) -> None:
         if not isinstance(self.initializer, (Initializer, StructuredInitializer)):
             raise TypeError(f"initializer must be an Initializer, not {self.initializer!r}")
-        if self.factor < 1:
-            raise ValueError(f"factor must be at least 1, got {self.factor}")
+        object.__setattr__(self, "factor", _positive("factor", self.factor))
+        _check_layout(self.layout)
         if self.order not in ("channel", "subpixel"):
             raise ValueError(f"order must be 'channel' or 'subpixel', got {self.order!r}")
 
@@ -363,17 +337,22 @@ class ICNR(StructuredInitializer):
 class ZerO(StructuredInitializer):
     """Zeros and ones only: the identity, a part of it, or a part of a scaled Hadamard matrix. No key is used.
 
-    For out <= in the weight is a partial identity; for out > in it is the first `out` rows and `in` columns of 2^(-(m - 1) / 2) H_m with
-    H_m the Hadamard matrix of size 2^m >= out. A convolution has that matrix at its spatial centre.
+    For out <= in the weight is a partial identity; for out > in it is the first `out` rows and `in` columns of
+    2^(-(m - 1) / 2) H_m, with H_m the Hadamard matrix of size 2^m >= out > 2^(m - 1). A convolution has that matrix at
+    its spatial centre.
 
     Raises ValueError if the shape has not 2 to 5 axes or does not fit the layout.
 
     Notes
     -----
-    J. Zhao, F. Schaefer and A. Anandkumar, "ZerO initialization: initializing neural networks with only zeros and ones", 2022.
+    J. Zhao, F. Schaefer and A. Anandkumar, "ZerO initialization: initializing neural networks with only
+    zeros and ones", 2022.
     """
 
-    layout: str = "...IO"
+    layout: str | Axes = "...IO"
+
+    def __post_init__(self) -> None:
+        _check_layout(self.layout)
 
     def check(self, shape: tuple[int, ...]) -> None:
         if not 2 <= len(shape) <= 5:
@@ -391,4 +370,6 @@ class ZerO(StructuredInitializer):
         # Sylvester: the sign of element (i, j) is the parity of the bits that i and j share
         shared = np.arange(rows)[:, None] & np.arange(columns)[None, :]
         scale = math.sqrt(math.ldexp(1.0, -(m - 1)))
-        np.copyto(centre, np.where(np.bitwise_count(shared) & 1, -scale, scale))
+        for shift in (32, 16, 8, 4, 2, 1):
+            shared ^= shared >> shift
+        np.copyto(centre, np.where(shared & 1, -scale, scale))

@@ -1,6 +1,7 @@
 """Which instruction sets the core was compiled for, which of them this processor runs, and which one is used.
 
-Every target gives the same bytes. ``FASTINIT_TARGET`` names another one than the best; it is read once, at the first fill.
+Every target gives the same bytes. ``FASTINIT_TARGET`` names another one than the best; it is read once, at the first
+fill.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from fastinit import _core
 
 __all__ = ["compiled", "current", "supported"]
 
-# What a fill of VERIFIED elements from VERIFIED_START on gives, by sampler: BLAKE2b-64 of little-endian bytes. The tests
-# recompute these from reference.py.
+# What a fill of VERIFIED elements from VERIFIED_START on gives, by sampler: BLAKE2b-64 of little-endian bytes. The
+# tests recompute these from reference.py.
 VERIFIED = 500
 VERIFIED_START = 3
 VERIFIED_WORDS = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
@@ -35,7 +36,8 @@ DIGESTS = {
 def compiled() -> tuple[str, ...]:
     """Names of the targets that this build holds, the best one first.
 
-    ``x86_v4`` needs AVX-512, ``x86_v3`` AVX2, ``baseline`` SSE4.2 (x86-64-v2), ``neon`` any 64-bit Arm; ``generic`` is plain C.
+    ``x86_v4`` needs AVX-512, ``x86_v3`` AVX2, ``baseline`` SSE4.2 (x86-64-v2), ``neon`` any 64-bit Arm; ``generic`` is
+    plain C.
     """
     return tuple(name for name, _ in _core.targets())
 
@@ -53,22 +55,24 @@ def current() -> str:
     ------
     ValueError
         If ``FASTINIT_TARGET`` names no supported target.
+    RuntimeError
+        If no target, or the one named, gives the values that it was built to give.
     """
-    name = os.environ.get("FASTINIT_TARGET")
-    if name:
+    wanted = os.environ.get("FASTINIT_TARGET")
+    if wanted:
         try:
-            index_of(name)
+            index_of(wanted)
         except ValueError as error:
             raise ValueError(f"FASTINIT_TARGET: {error}") from None
-        return name
-    for name in supported():
+    for name in (wanted,) if wanted else supported():
         if verified(name):
             return name
-        warnings.warn(f"the compiled target {name} gives wrong values on this machine and is not used", RuntimeWarning)
+        message = f"the compiled target {name} gives wrong values on this machine and is not used"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
     raise RuntimeError("no compiled target gives the values of stream v1 on this machine")
 
 
-@lru_cache(maxsize=None)
+@cache
 def index_of(name: str) -> int:
     """The core's number of a target.
 
@@ -93,15 +97,17 @@ def digest(name: str, sampler: str) -> str:
     """The digest of a short fill by a sampler on a target."""
     double = sampler.endswith("_64")
     dtype, array = (1, np.empty(VERIFIED, np.float64)) if double else (0, np.empty(VERIFIED, np.float32))
-    window = {"first": 2**62, "count": 3 * 2**61} if double else {"first": 2**30, "count": 3 * 2**29}
-    sampling = _core.Sampling(kind=getattr(_core, sampler), dtype=dtype, scale=0.75, shift=0.25, **window)
+    first, count = (2**62, 3 * 2**61) if double else (2**30, 3 * 2**29)
+    sampling = _core.Sampling(
+        kind=getattr(_core, sampler), dtype=dtype, scale=0.75, shift=0.25, first=first, count=count
+    )
     region = _core.Region(_core.address(array), VERIFIED_START, (VERIFIED,), (1,), (array.itemsize,))
     _core.fill(index_of(name), sampling, VERIFIED_WORDS, region, 0, VERIFIED)
     little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return hashlib.blake2b(little_endian.tobytes(), digest_size=8).hexdigest()
 
 
-@lru_cache(maxsize=None)
+@cache
 def verified(name: str) -> bool:
     """Whether a target gives the values it was built to give: a miscompiled kernel must not pass for a slow one."""
     return all(digest(name, sampler) == expected for sampler, expected in DIGESTS.items())

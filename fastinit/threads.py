@@ -1,7 +1,7 @@
 """Spreads independent pieces of work over threads that live for one call.
 
-There is no pool, so there is nothing to fork, to lock or to shut down. The pieces release the GIL; which thread takes which piece
-never shows in the values.
+There is no pool, so there is nothing to fork, to lock or to shut down. The pieces release the GIL; which thread takes
+which piece never shows in the values.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def _cgroup_quota() -> float:
 def for_each(count: int, task: Callable[[int], None], num_threads: int) -> None:
     """Calls task(0), ..., task(count - 1), on up to `num_threads` threads of which the caller's is one.
 
-    An exception in any task, or Ctrl-C in the caller's thread, ends the work after the tasks that have begun, and is raised
-    here.
+    An exception in any task, or Ctrl-C in the caller's thread, ends the work after the tasks that have begun, and is
+    raised here.
     """
     lock = threading.Lock()
     remaining = iter(range(count))
@@ -83,7 +83,9 @@ def for_each(count: int, task: Callable[[int], None], num_threads: int) -> None:
         except BaseException as failure:  # raised in the caller's thread below
             failures.append(failure)
 
-    workers = [threading.Thread(target=worker, name="fastinit", daemon=True) for _ in range(min(num_threads, count) - 1)]
+    workers = [
+        threading.Thread(target=worker, name="fastinit", daemon=True) for _ in range(min(num_threads, count) - 1)
+    ]
     started: list[threading.Thread] = []
     try:
         for thread in workers:

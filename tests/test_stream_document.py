@@ -41,20 +41,20 @@ def coefficients_page():
         "`fastinit/coefficients.py` by `tests/test_stream_document.py`.",
     ]
     for name, comment in COMMENTS.items():
-        value = getattr(coefficients, name)
+        value, heading = getattr(coefficients, name), comment
         if isinstance(value, float):
             lines = [short_hex(value)]
         elif isinstance(value[0], float):
             lines = textwrap.wrap(" ".join(map(short_hex, value)), 110, break_on_hyphens=False)
         else:  # by octave, lowest degree first in each
-            comment = comment.replace("row = degree, column = octave", "one octave to a paragraph")
+            heading = comment.replace("row = degree, column = octave", "one octave to a paragraph")
             lines = []
             for octave, column in enumerate(zip(*value, strict=True)):
                 head = f"[{octave:2d}] "
                 lines += textwrap.wrap(
                     head + " ".join(map(short_hex, column)), 110, subsequent_indent=" " * 5, break_on_hyphens=False
                 )
-        parts += [f"## {name}", f"`{comment}`", block(lines)]
+        parts += [f"## {name}", f"`{heading}`", block(lines)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -48,6 +48,7 @@ enum { FASTINIT_MAX_AXES = 64 };
 typedef struct {
     char *base;
     uint64_t start;
+    int64_t streamed; /* whether the region is too large to be found in a cache later */
     int64_t axes;
     int64_t extent[FASTINIT_MAX_AXES], index_stride[FASTINIT_MAX_AXES], byte_stride[FASTINIT_MAX_AXES];
 } fastinit_region;
@@ -68,12 +69,16 @@ typedef struct {
 extern const fastinit_target fastinit_targets[];
 extern const int fastinit_target_count;
 
-/* fill on a target, in the floating-point environment that stream v1 is defined in (round to nearest even, subnormals kept),
- * and with the caller's restored afterwards. */
+/* The floating-point environment that stream v1 is defined in: round to nearest even, subnormals kept. A caller may have changed
+ * either; leave() takes what enter() returned and restores it. */
+uint64_t fastinit_enter_environment(void);
+void fastinit_leave_environment(uint64_t saved);
+
+/* fill on a target, in that environment. */
 void fastinit_fill(int target, const fastinit_sampling *, const uint32_t key[4], const fastinit_region *,
                    uint64_t position, uint64_t count);
 
-/* The two phases of orthogonal.h in the same environment, for FASTINIT_FLOAT32 or FASTINIT_FLOAT64. */
+/* The two phases of orthogonal.h in that environment, for FASTINIT_FLOAT32 or FASTINIT_FLOAT64. */
 void fastinit_reflectors(int target, int dtype, const void *normals, int64_t m, int64_t n, int64_t piece, void *factors,
                          void *scratch);
 void fastinit_columns(int target, int dtype, const void *factors, int64_t m, int64_t n, int64_t piece, double gain,

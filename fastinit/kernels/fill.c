@@ -13,6 +13,8 @@ typedef struct {
     philox_stream stream;
     const fastinit_sampling *sampling;
     float scale, shift, low, high;
+    int32_t dtype; /* of the stores of the moment: the sampling's, or streamed */
+    int streamable;
 } job;
 
 INLINE void finish_f32(const job *job, char *out, f32v *z, const int n) {
@@ -20,7 +22,7 @@ INLINE void finish_f32(const job *job, char *out, f32v *z, const int n) {
     SIDE_BY_SIDE(j, n) z[j] = z[j] * job->scale;
     if (job->shift != 0) SIDE_BY_SIDE(j, n) z[j] = z[j] + job->shift;
     if (sampling->clamped) SIDE_BY_SIDE(j, n) z[j] = f32_clamp(z[j], f32_all(job->low), f32_all(job->high));
-    store_f32(out, sampling->dtype, z, n);
+    store_f32(out, job->dtype, z, n);
 }
 
 INLINE void finish_f64(const job *job, char *out, f64v *z, const int n) {
@@ -28,7 +30,7 @@ INLINE void finish_f64(const job *job, char *out, f64v *z, const int n) {
     SIDE_BY_SIDE(j, 2 * n) z[j] = z[j] * sampling->scale;
     if (sampling->shift != 0) SIDE_BY_SIDE(j, 2 * n) z[j] = z[j] + sampling->shift;
     if (sampling->clamped) SIDE_BY_SIDE(j, 2 * n) z[j] = f64_clamp(z[j], f64_all(sampling->low), f64_all(sampling->high));
-    store_f64(out, sampling->dtype, z, n);
+    store_f64(out, job->dtype, z, n);
 }
 
 /* One batch: 4 * groups * LANES elements of a 32-bit kind, from `block` on. */
@@ -137,45 +139,43 @@ INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *
     const uint64_t per_block = wide ? 2 : 4;
     const uint64_t many = GROUPS * LANES * per_block, few = FEW_GROUPS * LANES * per_block;
     const size_t itemsize = size_of(job->sampling->dtype);
+    const int32_t streamed = job->streamable && itemsize >= 4 ? job->sampling->dtype + STREAMED : job->sampling->dtype;
     _Alignas(64) char scratch[FEW_GROUPS * LANES * 4 * 4];
-#define BATCH(place, groups)                                                                     \
-    (wide ? batch64(job, kind, (uint32_t)block, place, itemsize, groups)                         \
+#define BATCH(groups)                                                                    \
+    (wide ? batch64(job, kind, (uint32_t)block, place, itemsize, groups)                 \
           : batch32(job, kind, (uint32_t)block, place, itemsize, groups))
 
     while (count > 0) {
         uint64_t block = index / per_block, skipped = index % per_block;
-        if (job->stream.c1 != block >> 32) philox_set_high(&job->stream, (uint32_t)(block >> 32));
-        uint64_t before_wrap = (0x100000000 - (uint32_t)block) * per_block - skipped;
-        uint64_t left = count < before_wrap ? count : before_wrap, done = 0;
-        if (skipped == 0 && left >= 16 * many) {
-            /* Long runs go on at a cache line: a full batch where they begin, overlapped by the next. */
-            uint64_t step = (-(uintptr_t)out & 63) / itemsize;
-            if (step > 0 && step <= many && step % per_block == 0) {
-                BATCH(out, GROUPS);
-                done = step;
-            }
-        }
-        if (skipped == 0) {
-            for (block += done / per_block; left - done >= many; done += many, block += GROUPS * LANES)
-                BATCH(out + done * itemsize, GROUPS);
-        }
-        while (done < left) {
-            uint64_t piece = few - skipped;
-            if (piece > left - done) piece = left - done;
-            char *place = out + done * itemsize;
-            if (piece == few) {
-                BATCH(place, FEW_GROUPS);
-            } else {
-                BATCH(scratch, FEW_GROUPS);
-                memcpy(place, scratch + skipped * itemsize, piece * itemsize);
-            }
-            done += piece;
-            block += FEW_GROUPS * LANES;
-            skipped = 0;
-        }
+        /* as far as the low half of the block number does not wrap */
+        uint64_t left = (0x100000000 - (uint32_t)block) * per_block - skipped;
+        if (left > count) left = count;
         index += left;
         count -= left;
-        out += left * itemsize;
+        if (job->stream.c1 != block >> 32) philox_set_high(&job->stream, (uint32_t)(block >> 32));
+        while (left > 0) {
+            uint64_t step = many;
+            char *place = out;
+            if (skipped == 0 && left >= many) {
+                const uint64_t to_line = -(uintptr_t)out & 63, elements = to_line / itemsize;
+                if (to_line == 0)
+                    job->dtype = streamed;
+                else if (left >= 16 * many && elements * itemsize == to_line && elements < many && elements % per_block == 0)
+                    step = elements; /* a long run goes on at a cache line, overlapping the batch that it begins with */
+                BATCH(GROUPS);
+                job->dtype = job->sampling->dtype;
+                block += step / per_block;
+            } else {
+                step = few - skipped < left ? few - skipped : left;
+                if (step < few) place = scratch;
+                BATCH(FEW_GROUPS);
+                if (step < few) memcpy(out, scratch + skipped * itemsize, step * itemsize);
+                block += (skipped + step) / per_block; /* only the last step is no whole number of blocks */
+                skipped = 0;
+            }
+            out += step * itemsize;
+            left -= step;
+        }
     }
 #undef BATCH
 }
@@ -245,7 +245,8 @@ void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key
                            uint64_t position, uint64_t count) {
     if (count == 0) return; /* an axis may have no elements */
     job job = {.sampling = sampling, .scale = (float)sampling->scale, .shift = (float)sampling->shift,
-               .low = (float)sampling->low, .high = (float)sampling->high};
+               .low = (float)sampling->low, .high = (float)sampling->high, .dtype = sampling->dtype,
+               .streamable = region->streamed != 0};
     philox_open(&job.stream, key);
     philox_set_high(&job.stream, 0);
     run_function *const run = runs[sampling->kind];
@@ -283,4 +284,5 @@ void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key
             at[axis] = 0;
         }
     }
+    if (job.streamable) stream_fence();
 }

@@ -36,12 +36,18 @@ INLINE void store_u8(char *out, u32v bits) {
     memcpy(out, &bytes, sizeof bytes);
 }
 
+/* dtype + STREAMED stores past the caches, to aligned memory; only for the dtypes that are not narrowed. */
+enum { STREAMED = 16 };
+
 /* n vectors of float32 to consecutive elements of dtype. */
 INLINE void store_f32(char *out, int32_t dtype, const f32v *x, const int n) {
     const int count = 2 * LANES;
     switch (dtype) {
     case FASTINIT_FLOAT32:
         SIDE_BY_SIDE(j, n) memcpy(out + j * count * 4, &x[j], sizeof x[j]);
+        break;
+    case FASTINIT_FLOAT32 + STREAMED:
+        SIDE_BY_SIDE(j, n) stream(out + j * count * 4, (u64v)x[j]);
         break;
     case FASTINIT_BFLOAT16:
         SIDE_BY_SIDE(j, n) store_u16(out + j * count * 2, bits_bfloat16(x[j]));
@@ -62,6 +68,10 @@ INLINE void store_f32(char *out, int32_t dtype, const f32v *x, const int n) {
 
 /* 2n vectors of float64 to consecutive elements of dtype, through float32 where it is narrower still. */
 INLINE void store_f64(char *out, int32_t dtype, const f64v *x, const int n) {
+    if (dtype == FASTINIT_FLOAT64 + STREAMED) {
+        SIDE_BY_SIDE(j, 2 * n) stream(out + j * LANES * 8, (u64v)x[j]);
+        return;
+    }
     if (dtype == FASTINIT_FLOAT64) {
         SIDE_BY_SIDE(j, 2 * n) memcpy(out + j * LANES * 8, &x[j], sizeof x[j]);
         return;

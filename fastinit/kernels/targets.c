@@ -37,24 +37,21 @@ const fastinit_target fastinit_targets[] = {
 };
 const int fastinit_target_count = sizeof fastinit_targets / sizeof *fastinit_targets;
 
-/* The control register's bits choose rounding and the flushing of subnormals; a caller may have changed either. */
-typedef uint64_t environment;
-
-static environment enter(void) {
+uint64_t fastinit_enter_environment(void) {
 #if defined(__SSE__)
-    environment saved = _mm_getcsr();
+    uint64_t saved = _mm_getcsr();
     _mm_setcsr(0x1f80);
 #elif defined(__aarch64__)
-    environment saved;
+    uint64_t saved;
     __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
-    __asm__ volatile("msr fpcr, %0" : : "r"((environment)0));
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
 #else
-    environment saved = 0;
+    uint64_t saved = 0;
 #endif
     return saved;
 }
 
-static void leave(environment saved) {
+void fastinit_leave_environment(uint64_t saved) {
 #if defined(__SSE__)
     _mm_setcsr((unsigned)saved);
 #elif defined(__aarch64__)
@@ -66,29 +63,29 @@ static void leave(environment saved) {
 
 void fastinit_fill(int target, const fastinit_sampling *sampling, const uint32_t key[4], const fastinit_region *region,
                    uint64_t position, uint64_t count) {
-    environment saved = enter();
+    const uint64_t saved = fastinit_enter_environment();
     fastinit_targets[target].fill(sampling, key, region, position, count);
-    leave(saved);
+    fastinit_leave_environment(saved);
 }
 
 void fastinit_reflectors(int target, int dtype, const void *normals, int64_t m, int64_t n, int64_t piece, void *factors,
                          void *scratch) {
-    environment saved = enter();
+    const uint64_t saved = fastinit_enter_environment();
     if (dtype == FASTINIT_FLOAT64)
         fastinit_targets[target].orthogonal->reflectors_float64(normals, m, n, piece, factors, scratch);
     else
         fastinit_targets[target].orthogonal->reflectors_float32(normals, m, n, piece, factors, scratch);
-    leave(saved);
+    fastinit_leave_environment(saved);
 }
 
 void fastinit_columns(int target, int dtype, const void *factors, int64_t m, int64_t n, int64_t piece, double gain,
                       void *scratch, void *out, int64_t row_stride, int64_t column_stride) {
-    environment saved = enter();
+    const uint64_t saved = fastinit_enter_environment();
     if (dtype == FASTINIT_FLOAT64)
         fastinit_targets[target].orthogonal->columns_float64(factors, m, n, piece, gain, scratch, out, row_stride,
                                                              column_stride);
     else
         fastinit_targets[target].orthogonal->columns_float32(factors, m, n, piece, (float)gain, scratch, out, row_stride,
                                                              column_stride);
-    leave(saved);
+    fastinit_leave_environment(saved);
 }

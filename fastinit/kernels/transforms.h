@@ -71,8 +71,9 @@ INLINE f32v icdf_coefficient(const float *row, u32v octave) {
 INLINE f32v icdf_top_coefficient(const float *row, u32v octave) {
     return (f32v)_mm256_permutevar8x32_ps(_mm256_loadu_ps(row + 24), (__m256i)octave);
 }
-INLINE int icdf_all_top(const u32v *octave) {
-    u32v low = (u32v)((i32v)octave[0] < 24) | (u32v)((i32v)octave[1] < 24) | (u32v)((i32v)octave[2] < 24);
+INLINE int icdf_all_top(const u32v *octave, const int n) {
+    u32v low = {0};
+    SIDE_BY_SIDE(j, n) low |= (u32v)((i32v)octave[j] < 24);
     return _mm256_testz_si256((__m256i)low, (__m256i)low);
 }
 #endif
@@ -96,7 +97,7 @@ INLINE void truncated(const u32v *cell, f32v *z, const int n) {
         sign[j] = ~cell[j] & 0x80000000;
     }
 #if defined(FASTINIT_X86_V3)
-    if (__builtin_expect(icdf_all_top(octave), 1))
+    if (__builtin_expect(icdf_all_top(octave, n), 1))
         ICDF_HORNER(icdf_top_coefficient);
     else
 #endif

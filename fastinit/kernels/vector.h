@@ -132,6 +132,26 @@ INLINE f64v f64_sqrt(f64v x) {
 #endif
 }
 
+/* A store that goes past the caches, to memory aligned to the vector; an ordinary one where the target has no other. */
+INLINE void stream(char *out, u64v x) {
+#if defined(FASTINIT_X86_V4)
+    _mm512_stream_si512((void *)out, (__m512i)x);
+#elif defined(FASTINIT_X86_V3)
+    _mm256_stream_si256((void *)out, (__m256i)x);
+#elif defined(FASTINIT_BASELINE)
+    _mm_stream_si128((void *)out, (__m128i)x);
+#else
+    memcpy(out, &x, sizeof x);
+#endif
+}
+
+/* Orders streamed stores before whatever follows. */
+INLINE void stream_fence(void) {
+#if defined(FASTINIT_X86_V4) || defined(FASTINIT_X86_V3) || defined(FASTINIT_BASELINE)
+    _mm_sfence();
+#endif
+}
+
 /* x < low ? low : x, then x > high ? high : x, where no lane is NaN. The instructions return their second operand if both
  * are zero: in this order they too keep the sign of x. */
 INLINE f32v f32_clamp(f32v x, f32v low, f32v high) {

@@ -1,0 +1,96 @@
+"""Shards against the whole: the same elements, written as slices one after the other, on all threads."""
+
+from itertools import pairwise
+
+import numpy as np
+
+import fastinit
+
+SIDE = 4096
+EIGHTH = SIDE // 8
+
+
+def cuts(count):
+    """`count` even intervals of the side."""
+    return [(i * SIDE // count, (i + 1) * SIDE // count) for i in range(count)]
+
+
+WHOLE = [(0, SIDE)]
+UNEVEN = [(0, 1), (1, 5 * EIGHTH + 3), (5 * EIGHTH + 3, SIDE - 17), (SIDE - 17, SIDE)]
+SHARDINGS = {
+    "whole": (WHOLE, WHOLE),
+    "8 row shards": (cuts(8), WHOLE),
+    "8 column shards": (WHOLE, cuts(8)),
+    "64 column shards": (WHOLE, cuts(64)),
+    "4 x 4 blocks": (cuts(4), cuts(4)),
+    "uneven rows": (UNEVEN, WHOLE),
+    "uneven columns": (WHOLE, UNEVEN),
+    "uneven blocks": (UNEVEN, UNEVEN),
+}
+
+
+class Shards:
+    """All shards of a 4096 x 4096 tensor, each in a buffer of its own."""
+
+    params = (list(SHARDINGS), ["uniform", "normal"], ["float32", "bfloat16"])
+    param_names = ("sharding", "distribution", "dtype")
+    warmup_time = 0.02
+    sample_time = 0.05
+    rounds = 1
+
+    def setup(self, sharding, distribution, dtype):
+        self.initializer = fastinit.glorot_uniform() if distribution == "uniform" else fastinit.he_normal()
+        self.key = fastinit.Key(0)
+        storage = "uint16" if dtype == "bfloat16" else dtype
+        rows, columns = SHARDINGS[sharding]
+        self.shards = [
+            (np.zeros((bottom - top, right - left), storage), (top, left))
+            for top, bottom in rows
+            for left, right in columns
+        ]
+
+    def time_all(self, sharding, distribution, dtype):
+        for out, offsets in self.shards:
+            fastinit.fill(out, self.initializer, self.key, global_shape=(SIDE, SIDE), offsets=offsets, dtype=dtype)
+
+
+class FlatRanges:
+    """The flattened tensor in equal ranges, some of which begin within a block."""
+
+    params = ([1, 7, 64],)
+    param_names = ("ranges",)
+
+    def setup(self, ranges):
+        self.key, self.initializer = fastinit.Key(0), fastinit.Normal()
+        size = SIDE * SIDE
+        bounds = [size * i // ranges for i in range(ranges + 1)]
+        self.ranges = [(np.zeros(end - start, np.float32), start) for start, end in pairwise(bounds)]
+
+    def time_all(self, ranges):
+        for out, start in self.ranges:
+            fastinit.fill(out, self.initializer, self.key, start=start)
+
+
+class Layouts:
+    """The whole tensor into memory of another order."""
+
+    params = (["row-major", "Fortran", "every other column", "channels last"], ["uniform", "normal"])
+    param_names = ("layout", "distribution")
+    warmup_time = 0.02
+    sample_time = 0.05
+    rounds = 1
+
+    def setup(self, layout, distribution):
+        self.key = fastinit.Key(0)
+        self.initializer = fastinit.Uniform(-0.05, 0.05) if distribution == "uniform" else fastinit.Normal(0.0, 0.02)
+        if layout == "row-major":
+            self.out = np.zeros((SIDE, SIDE), np.float32)
+        elif layout == "Fortran":
+            self.out = np.zeros((SIDE, SIDE), np.float32, order="F")
+        elif layout == "every other column":
+            self.out = np.zeros((SIDE, 2 * SIDE), np.float32)[:, ::2]
+        else:  # a convolution's (out, in, 4, 4), stored (out, 4, 4, in)
+            self.out = np.zeros((SIDE // 4, 4, 4, SIDE // 4), np.float32).transpose(0, 3, 1, 2)
+
+    def time_fill(self, layout, distribution):
+        fastinit.fill(self.out, self.initializer, self.key)

@@ -1,0 +1,98 @@
+"""How much memory a fill takes beyond its buffer: the growth of the peak resident size, in a process of its own.
+
+``python growth.py THREADS BYTES`` prints one JSON object, bytes by "distribution dtype", for elementwise fills of a
+buffer of BYTES bytes whose pages have all been touched before. The kernel counts resident pages per processor and
+sums them up in batches, so a figure may be some 100 KiB off either way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+import fastinit
+
+STORAGE = {
+    "float32": np.float32,
+    "float64": np.float64,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "float8_e4m3fn": np.uint8,
+    "float8_e5m2": np.uint8,
+}
+DISTRIBUTIONS = {
+    "uniform": fastinit.Uniform(-0.1, 0.1),
+    "normal": fastinit.Normal(0.0, 0.02),
+    "truncated_normal": fastinit.TruncatedNormal(0.0, 0.02),
+}
+
+
+def _status(field: str) -> int:
+    """Bytes of a field of /proc/self/status."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith(field))
+
+
+def growth(work: Callable[[], object]) -> int:
+    """Bytes by which the resident size of this process exceeded, at its peak during the work, what it was before.
+
+    Raises
+    ------
+    NotImplementedError
+        Where there is no /proc.
+    """
+    try:
+        before = _status("VmRSS")
+    except OSError:
+        raise NotImplementedError("peak memory is read from /proc, which this system lacks") from None
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak begins anew
+    except OSError:
+        before = _status("VmHWM")
+    work()
+    return max(0, _status("VmHWM") - before)
+
+
+def of_fills(threads: int, nbytes: int) -> dict[str, int]:
+    """Extra bytes of each elementwise fill on `threads` threads, in this process."""
+    memory = np.zeros(nbytes, np.uint8)
+    memory.fill(1)
+    key = fastinit.Key(0)
+    found = {}
+    for name, initializer in DISTRIBUTIONS.items():
+        for dtype, storage in STORAGE.items():
+            out = memory.view(storage)
+            fastinit.fill(out[:64], initializer, key, dtype=dtype)  # tables and caches, once per process
+            found[f"{name} {dtype}"] = growth(
+                lambda out=out, initializer=initializer, dtype=dtype: fastinit.fill(
+                    out, initializer, key, dtype=dtype, num_threads=threads
+                )
+            )
+    return found
+
+
+def measured(threads: int, nbytes: int) -> dict[str, int]:
+    """What :func:`of_fills` finds in a fresh process, which holds nothing that could be reused.
+
+    Raises
+    ------
+    NotImplementedError
+        If the process could not measure it.
+    """
+    command = [sys.executable, __file__, str(threads), str(nbytes)]
+    # glibc returns what is freed at once: what one fill took and gave back must not hide what the next one takes
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    if done.returncode:
+        raise NotImplementedError((done.stderr.strip().splitlines() or ["the process that measures failed"])[-1])
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    print(json.dumps(of_fills(int(sys.argv[1]), int(sys.argv[2]))))

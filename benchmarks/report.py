@@ -1,0 +1,139 @@
+"""The table of figures: for a terminal, as plain text, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+try:
+    from rich import box
+    from rich.console import Console, Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+except ImportError:
+    Console = None
+
+COLUMNS = ("figure", "target", "aim", "measured", "spread", "met")
+VERDICTS = {"aim": "aim", "yes": "yes", "no": "NO", "skipped": "skipped", "": ""}
+STYLES = {"aim": "bold green", "yes": "green", "no": "bold red", "skipped": "yellow", "": ""}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a figure must reach and, where there is one, the aim beyond; from above where less is better."""
+
+    limit: float
+    aim: float | None = None
+    less_is_better: bool = False
+
+    def reached(self, value: float, limit: float | None) -> bool:
+        return limit is not None and (value < limit if self.less_is_better else value >= limit)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row: a sample per round, or the reason why there is none."""
+
+    section: str
+    what: str
+    unit: str
+    bar: Bar | None
+    samples: tuple[float, ...] = ()
+    note: str = ""
+    skipped: str = ""
+    judged: bool = True
+
+    @property
+    def value(self) -> float:
+        """The median; of a time per call, whose samples are medians already, the smallest."""
+        return min(self.samples) if self.unit == "us" else statistics.median(self.samples)
+
+    @property
+    def verdict(self) -> str:
+        """ "aim", "yes", "no", "skipped", or nothing where no bar applies."""
+        if self.skipped:
+            return "skipped"
+        if self.bar is None or not self.judged:
+            return ""
+        if self.bar.reached(self.value, self.bar.aim):
+            return "aim"
+        return "yes" if self.bar.reached(self.value, self.bar.limit) else "no"
+
+    def number(self, value: float) -> str:
+        digits = 0 if value >= 100 else 1 if value >= 20 else 2
+        return f"{value:.{digits}f}{'x' if self.unit == 'x' else ' ' + self.unit}"
+
+    def cells(self) -> tuple[str, ...]:
+        """The text of each column."""
+        target = aim = ""
+        if self.bar:
+            unit = "x" if self.unit == "x" else f" {self.unit}"
+            target = f"{'under ' if self.bar.less_is_better else ''}{self.bar.limit:g}{unit}"
+            aim = f"{self.bar.aim:g}{unit}" if self.bar.aim is not None else ""
+        if self.skipped:
+            return (self.what, target, aim, self.skipped, "", VERDICTS["skipped"])
+        spread = f"{self.number(min(self.samples))} to {self.number(max(self.samples))}"
+        return (self.what, target, aim, self.number(self.value), spread, VERDICTS[self.verdict])
+
+    def as_dict(self) -> dict[str, Any]:
+        record = dataclasses.asdict(self)
+        record["value"] = None if self.skipped else self.value
+        record["verdict"] = self.verdict
+        return record
+
+
+def sections(figures: list[Figure]) -> dict[str, list[Figure]]:
+    """The figures by section, in order."""
+    found: dict[str, list[Figure]] = {}
+    for figure in figures:
+        found.setdefault(figure.section, []).append(figure)
+    return found
+
+
+def markdown(figures: list[Figure], heading: list[str]) -> str:
+    """A table for each section, to be pasted into a document."""
+    lines = list(heading)
+    for section, rows in sections(figures).items():
+        lines += ["", f"**{section}**", "", f"| {' | '.join(COLUMNS)} | times |", "|---" * (len(COLUMNS) + 1) + "|"]
+        lines += [f"| {' | '.join(row.cells())} | {row.note} |" for row in rows]
+    return "\n".join(lines)
+
+
+def plain(figures: list[Figure], heading: list[str]) -> str:
+    """The same as aligned text; a skipped row gives its reason below."""
+    lines = list(heading)
+    for section, rows in sections(figures).items():
+        # reasons and notes may be long, and stand on a line of their own
+        table = [COLUMNS] + [row.cells() if not row.skipped else (*row.cells()[:3], "", "", "skipped") for row in rows]
+        widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS))]
+        padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in table]
+        text = ["  ".join(line).rstrip() for line in padded]
+        lines += ["", section, text[0], "-" * len(text[0])]
+        for row, line in zip(rows, text[1:], strict=True):
+            lines += [line] + ([f"    {row.skipped or row.note}"] if row.skipped or row.note else [])
+    return "\n".join(lines)
+
+
+def show(figures: list[Figure], heading: list[str]) -> None:
+    """Prints the tables, with colours and rules where rich is installed."""
+    if Console is None:
+        print(plain(figures, heading))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    console.print("\n".join(heading), soft_wrap=True)
+    for section, rows in sections(figures).items():
+        table = Table(title=section, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in COLUMNS:
+            table.add_column(column, justify="left" if column == "figure" else "right", no_wrap=column != "figure")
+        for row in rows:
+            what, target, aim, value, spread, verdict = row.cells()
+            detail = Padding(Text(row.skipped or row.note, style="dim"), (0, 0, 0, 2))
+            measured = Text("" if row.skipped else value, style="bold")
+            verdict = Text(verdict, style=STYLES[row.verdict])
+            table.add_row(Group(what, detail), target, aim, measured, spread, verdict)
+        console.print(table)

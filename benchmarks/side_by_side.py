@@ -1,0 +1,184 @@
+"""What the benchmarks measure with: contestants in turn, memset on threads, huge pages. Nothing here prints."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import ModuleType
+
+import numpy as np
+
+Run = Callable[[], object]
+
+#: However fast the contestants are, more rounds than this tell nothing new.
+MOST_ROUNDS = 41
+PR_SET_THP_DISABLE = 41
+
+
+def optional(name: str) -> ModuleType:
+    """A peer that may be missing.
+
+    Raises
+    ------
+    NotImplementedError
+        If it is not installed; asv takes that as a benchmark to be skipped.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise NotImplementedError(f"{name} is not installed") from None
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Collects now, and not while something is timed."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def seconds_of(run: Run) -> float:
+    """Wall-clock seconds of one run. What it returns is freed after the clock has stopped."""
+    start = time.perf_counter()
+    result = run()
+    elapsed = time.perf_counter() - start
+    del result
+    return elapsed
+
+
+def alternate(ours: Run, peer: Run, rounds: int = 5, budget: float = 5.0) -> tuple[list[float], list[float]]:
+    """Seconds of two contestants run in turn, A B A B ..., after one warm-up run of each.
+
+    Both see the same minute of the same machine, so the ratio of two neighbours means something even where the times do
+    not. At least `rounds` rounds, and more until `budget` seconds are spent.
+    """
+    times: tuple[list[float], list[float]] = ([], [])
+    with without_garbage_collection():
+        ours()
+        peer()
+        end = time.perf_counter() + budget
+        while len(times[0]) < rounds or (len(times[0]) < MOST_ROUNDS and time.perf_counter() < end):
+            times[0].append(seconds_of(ours))
+            times[1].append(seconds_of(peer))
+    return times
+
+
+def per_call(run: Run, groups: int = 5, blocks: int = 50, calls: int = 200) -> list[float]:
+    """Seconds of one call of something small: for each group, the median over blocks of the mean over calls."""
+    medians = []
+    with without_garbage_collection():
+        for _ in range(calls):
+            run()
+        for _ in range(groups):
+            means = []
+            for _ in range(blocks):
+                start = time.perf_counter()
+                for _ in range(calls):
+                    run()
+                means.append((time.perf_counter() - start) / calls)
+            medians.append(statistics.median(means))
+    return medians
+
+
+class Memset:
+    """memset on threads that are already running, each with its own consecutive share of the memory."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.pool = ThreadPoolExecutor(threads)
+
+    def by_ctypes(self, out: np.ndarray) -> np.ndarray:
+        """The C library's, called through ctypes, which releases the GIL."""
+        return self._spread(lambda share: ctypes.memset(share.ctypes.data, 0, share.nbytes), out)
+
+    def by_numpy(self, out: np.ndarray) -> np.ndarray:
+        """``ndarray.fill``, which releases the GIL too."""
+        return self._spread(lambda share: share.fill(0), out)
+
+    def _spread(self, write: Callable[[np.ndarray], object], out: np.ndarray) -> np.ndarray:
+        first, *others = np.array_split(out.reshape(-1), self.threads)
+        waiting = [self.pool.submit(write, share) for share in others]
+        write(first)
+        for share in waiting:
+            share.result()
+        return out
+
+    def faster(self, out: np.ndarray, rounds: int = 5) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+        """The faster of the two on this memory, and its name."""
+        ctypes_times, numpy_times = alternate(lambda: self.by_ctypes(out), lambda: self.by_numpy(out), rounds, 0.0)
+        if statistics.median(ctypes_times) <= statistics.median(numpy_times):
+            return "ctypes.memset", self.by_ctypes
+        return "ndarray.fill", self.by_numpy
+
+
+def allow_huge_pages(allowed: bool) -> bool:
+    """Lets this process get huge pages for memory it touches from now on, or not; False where it has no such choice.
+
+    Advice on single buffers, from NumPy or from fastinit, has no effect while they are not allowed.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        return ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, ctypes.c_ulong(not allowed), *[ctypes.c_ulong(0)] * 3) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+@contextmanager
+def pages(huge: bool) -> Iterator[None]:
+    """Within it, fresh memory gets huge pages where somebody asks for them, or never; huge pages are allowed after it.
+
+    Raises
+    ------
+    NotImplementedError
+        If the operating system does not offer the choice.
+    """
+    if not allow_huge_pages(huge):
+        raise NotImplementedError("this system does not let a process refuse huge pages")
+    try:
+        yield
+    finally:
+        allow_huge_pages(True)
+
+
+def column_shards(shape: tuple[int, int], count: int, memory: np.ndarray) -> list[tuple[np.ndarray, tuple[int, int]]]:
+    """`count` equal shards of a matrix's columns, one after the other in flat memory: (buffer, offsets) of each."""
+    rows, width = shape[0], shape[1] // count
+    buffers = memory.reshape(count, rows, width)
+    return [(buffers[i], (0, i * width)) for i in range(count)]
+
+
+def processor() -> str:
+    """The processor as the operating system names it; with family and model where the name alone says little."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            lines = file.read().split("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    fields = {name.strip(): text.strip() for name, _, text in (line.partition(":") for line in lines)}
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in fields and "model" in fields:
+        name += f" (family {fields['cpu family']}, model {fields['model']})"
+    return f"{name}, {os.cpu_count()} CPUs"
+
+
+def load() -> str:
+    """How busy the machine has been in the last minute: figures from a busy one are worth little."""
+    try:
+        return f"load {os.getloadavg()[0]:.1f}"
+    except (OSError, AttributeError):
+        return "load unknown"

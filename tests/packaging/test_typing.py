@@ -1,0 +1,95 @@
+"""The types that users see: mypy --strict passes, and the stubs say what the compiled module has."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mypy", reason="mypy is not installed")
+ROOT = Path(__file__).parents[2]
+
+
+def mypy(tmp_path, *arguments, module="mypy", cwd=ROOT):
+    environment = os.environ | {"MYPY_CACHE_DIR": str(tmp_path / "cache")}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_package_is_strictly_typed(tmp_path):
+    done = mypy(tmp_path, "--strict")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# What Cython adds to a module, and what it does not tell: the parameters of __init__, and that a class has a layout.
+CYTHON = r"""
+fastinit\._core\.(__reduce_cython__|__setstate_cython__|__test__)
+fastinit\._core\.(Sampling|Region)(\.__init__)?
+"""
+
+
+def stubtest(tmp_path, module):
+    allowed = tmp_path / "allowed"
+    allowed.write_text(CYTHON)
+    options = ["--allowlist", str(allowed), "--ignore-unused-allowlist"]
+    return mypy(tmp_path, module, *options, module="mypy.stubtest")
+
+
+def test_the_stubs_are_those_of_the_compiled_module(tmp_path):
+    done = stubtest(tmp_path, "fastinit._core")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no issues found in 1 module" in done.stdout
+
+
+def test_the_parameters_that_cython_does_not_tell():
+    # __init__ is allowed above: its parameters are held to the binding's own text
+    def parameters(text, name):
+        inside = re.search(rf"class {name}\b.*?def __init__\((.*?)\)(?: -> None)?:", text, re.DOTALL)[1]
+        names = [re.split(r"[:=]", part)[0].split()[-1] for part in inside.split(",") if part.strip()]
+        return [name for name in names if name not in ("self", "*")]
+
+    binding, stubs = ((ROOT / "fastinit" / name).read_text() for name in ("_core.pyx", "_core.pyi"))
+    for name in ("Sampling", "Region"):
+        wanted = parameters(binding, name)
+        assert wanted == parameters(re.sub(r"\[[^]]*\]", "", stubs), name)
+        assert len(wanted) > 4
+
+
+USER = """
+import numpy as np
+import fastinit
+
+key: fastinit.Key = fastinit.Key("model").fold_in("weight")
+out = fastinit.fill(np.empty((3, 4), np.float32), fastinit.he_normal(layout="OI"), key, num_threads=2)
+out.reshape(-1)
+first: float = fastinit.sample(key, 0, fastinit.Normal(std=0.02))
+parts: tuple[fastinit.Key, ...] = key.split(3)
+fan: fastinit.Fans = fastinit.fans((3, 4))
+"""
+MISTAKES = {
+    'fastinit.Normal("wide")\n': "Normal",
+    "fastinit.Key(0.5)\n": "Key",
+    "fastinit.fill(out, fastinit.Normal, key)\n": "fill",
+    "fastinit.fill(out, fastinit.Normal(), 0)\n": "fill",
+    "fastinit.nothing\n": "no attribute",
+}
+
+
+def test_a_users_program_is_checked(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(USER)
+    options = ["--strict", "--config-file=", str(program)]
+    done = mypy(tmp_path, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    program.write_text(USER + "".join(MISTAKES))
+    lines = mypy(tmp_path, *options).stdout.splitlines()
+    for number, word in enumerate(MISTAKES.values(), USER.count("\n") + 1):
+        assert any(f"program.py:{number}: error" in line and word in line for line in lines), lines

@@ -1,0 +1,202 @@
+"""The laws of shards and of prefixes: a part of a tensor is filled with that part's values, whoever holds it."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastinit
+from fastinit import Key, structured
+from fastinit.dtypes import DTYPES
+
+KEY = Key(0).fold_in("shards")
+NAMES = [
+    "zeros", "constant", "uniform", "uniform symmetric", "normal", "normal shifted", "truncated 2", "truncated",
+    "truncated half", "truncated rare", "truncated tail", "truncated lower tail", "truncated absolute",
+    "truncated corrected", "glorot uniform", "he normal", "lecun truncated",
+]  # fmt: skip
+
+
+def test_every_distribution_is_here(distributions):
+    assert list(distributions) == NAMES
+
+
+@st.composite
+def slices(draw):
+    """A global shape, and the offsets and extents of a rectangular part of it, perhaps empty."""
+    count = draw(st.integers(0, 5))
+    most = {0: 1, 1: 4000, 2: 90, 3: 24, 4: 11, 5: 7}[count]
+    shape, offsets, extents = [], [], []
+    for _ in range(count):
+        whole = draw(st.integers(0, most))
+        begin, end = sorted((draw(st.integers(0, whole)), draw(st.integers(0, whole))))
+        if draw(st.booleans()):
+            begin, end = 0, whole
+        shape.append(whole)
+        offsets.append(begin)
+        extents.append(end - begin)
+    return tuple(shape), tuple(offsets), tuple(extents)
+
+
+@settings(max_examples=300, deadline=None)
+@given(part=slices(), name=st.sampled_from(NAMES), dtype=st.sampled_from(list(DTYPES)))
+def test_rectangular_slices(distributions, filled, raw, part, name, dtype):
+    shape, offsets, extents = part
+    initializer = distributions[name]
+    if isinstance(initializer, fastinit.VarianceScaling) and len(shape) < 2:
+        initializer = fastinit.Normal(0.0, 0.02)  # no fans
+    whole = filled(shape, initializer, KEY, dtype)
+    wanted = whole[tuple(slice(o, o + n) for o, n in zip(offsets, extents, strict=True))]
+    local = filled(extents, initializer, KEY, dtype, global_shape=shape, offsets=offsets)
+    assert raw(local).tobytes() == raw(wanted).tobytes()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    bounds=st.tuples(st.integers(0, 5000), st.integers(0, 5000)).map(sorted),
+    name=st.sampled_from(NAMES),
+    dtype=st.sampled_from(list(DTYPES)),
+)
+def test_flat_ranges(distributions, filled, raw, bounds, name, dtype):
+    begin, end = bounds
+    whole = filled((50, 100), distributions[name], KEY, dtype).reshape(-1)
+    local = filled(end - begin, distributions[name], KEY, dtype, start=begin, global_shape=(50, 100))
+    assert raw(local).tobytes() == raw(whole[begin:end]).tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), shape=st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple))
+def test_shards_put_together_are_the_whole(distributions, filled, data, shape):
+    """Uneven cuts along every axis: each element lies in exactly one shard."""
+    cuts = [[0, *sorted(data.draw(st.sets(st.integers(1, n), max_size=3)) - {n}), n] for n in shape]
+    put_together = np.full(shape, np.nan, np.float32)
+    for part in np.ndindex(*(len(cut) - 1 for cut in cuts)):
+        begin = tuple(cut[i] for cut, i in zip(cuts, part, strict=True))
+        end = tuple(cut[i + 1] for cut, i in zip(cuts, part, strict=True))
+        view = put_together[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))]
+        fastinit.fill(view, fastinit.Normal(), KEY, global_shape=shape, offsets=begin)
+    assert put_together.tobytes() == filled(shape, fastinit.Normal(), KEY).tobytes()
+
+
+STRUCTURED = [
+    (structured.Orthogonal(), (40, 30)),
+    (structured.Orthogonal(2.0, column_axis=0), (30, 100)),
+    (structured.Orthogonal(0.5, column_axis=1), (4, 12, 5)),
+    (structured.Identity(0.5), (20, 31)),
+    (structured.Dirac(2), (3, 3, 5, 8)),
+    (structured.DeltaOrthogonal(), (3, 3, 5, 8)),
+    (structured.Sparse(0.3, 0.1), (40, 25)),
+    (structured.ICNR(fastinit.he_normal(), 2), (3, 3, 5, 8)),
+    (structured.ZerO(), (3, 3, 5, 9)),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), case=st.sampled_from(STRUCTURED), dtype=st.sampled_from(list(DTYPES)), flat=st.booleans())
+def test_structured_slices(filled, raw, data, case, dtype, flat):
+    initializer, shape = case
+    whole = filled(shape, initializer, KEY, dtype)
+    if flat:
+        begin, end = sorted(data.draw(st.tuples(*[st.integers(0, whole.size)] * 2)))
+        local = filled(end - begin, initializer, KEY, dtype, start=begin, global_shape=shape)
+        wanted = whole.reshape(-1)[begin:end]
+    else:
+        begin = tuple(data.draw(st.integers(0, n)) for n in shape)
+        end = tuple(data.draw(st.integers(b, n)) for b, n in zip(begin, shape, strict=True))
+        extents = tuple(e - b for b, e in zip(begin, end, strict=True))
+        local = filled(extents, initializer, KEY, dtype, global_shape=shape, offsets=begin)
+        wanted = whole[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))]
+    assert raw(local).tobytes() == raw(wanted).tobytes()
+
+
+# Tensors that no memory holds
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(70_000, 70_000), (2**20, 2**21, 2**20), (2**63 - 1, 1), (3, 2**61)])
+def test_a_slice_far_inside_a_huge_tensor(distributions, filled, raw, reference_fill, dtype, name, shape):
+    extents = tuple(min(n, 7) for n in shape)
+    offsets = tuple(n - extent for n, extent in zip(shape, extents, strict=True))
+    local = raw(filled(extents, distributions[name], KEY, dtype, global_shape=shape, offsets=offsets))
+    coordinates = [range(o, o + n) for o, n in zip(offsets, extents, strict=True)]
+    index = [0]
+    for axis, n in zip(coordinates, shape, strict=True):
+        index = [i * n + c for i in index for c in axis]  # exact integers
+    bits = reference_fill(distributions[name], KEY, np.array(index, np.uint64), dtype, shape)
+    assert local.tobytes() == bits.tobytes()
+
+
+def test_slices_of_huge_tensors_agree_with_flat_ranges_and_samples(distributions, filled):
+    shape, row = (2**22, 2**22), 2**22
+    for name in ("normal", "uniform", "truncated", "he normal"):
+        initializer = distributions[name]
+        local = filled((2, 9), initializer, KEY, global_shape=shape, offsets=(2**21, 2**22 - 9))
+        flat = filled(9, initializer, KEY, global_shape=shape, start=2**21 * row + row - 9)
+        assert local[0].tobytes() == flat.tobytes()
+        one = fastinit.sample(KEY, (2**21 + 1) * row + row - 1, initializer, shape=shape)
+        assert one == local[1, -1]
+
+
+def test_sample_is_what_fill_writes(distributions, filled, dtype):
+    for initializer in distributions.values():
+        whole = filled((7, 11), initializer, KEY, dtype)
+        value = fastinit.dtypes.DTYPES[dtype].value
+        wanted = [value(int(bits)) for bits in np.ravel(whole.view(f"u{whole.itemsize}"))]
+        drawn = [fastinit.sample(KEY, i, initializer, shape=(7, 11), dtype=dtype) for i in range(77)]
+        assert drawn == wanted
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"global_shape": (8, 8), "offsets": (5, 0)}, r"\[5, 9\) of axis 0 is not within \[0, 8\)"),
+        ({"global_shape": (8, 8), "offsets": (0, 9)}, r"axis 1"),
+        ({"global_shape": (8, 8), "offsets": (-1, 0)}, "negative"),
+        ({"global_shape": (3, 8)}, r"axis 0"),
+        ({"global_shape": (8,), "offsets": (0,)}, "number of axes"),
+        ({"global_shape": (8, 8), "offsets": (0,)}, "number of axes"),
+        ({"offsets": (0, 0)}, "global_shape"),
+        ({"start": -1}, "not within"),
+        ({"start": 2**63 - 7}, "not within"),
+        ({"start": 60, "global_shape": (8, 8)}, "not within"),
+        ({"start": 0, "offsets": (0, 0), "global_shape": (8, 8)}, "not by both"),
+        ({"global_shape": (2**32, 2**32)}, r"2\*\*63"),
+        ({"global_shape": (2**40, 2**40), "start": 0}, r"2\*\*63"),
+    ],
+)
+def test_what_leaves_the_tensor_is_an_error(options, message):
+    out = np.full((4, 2), 7.0, np.float32)
+    with pytest.raises(ValueError, match=message):
+        fastinit.fill(out, fastinit.Normal(), KEY, **options)
+    assert (out == 7.0).all()
+
+
+# Prefixes
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(0, 5000), st.integers(0, 5000)).map(sorted),
+    name=st.sampled_from(NAMES[:14]),
+    dtype=st.sampled_from(list(DTYPES)),
+)
+def test_the_first_values_do_not_depend_on_how_many_follow(distributions, filled, raw, sizes, name, dtype):
+    fewer, more = sizes
+    short, long = (raw(filled(n, distributions[name], KEY, dtype)) for n in (fewer, more))
+    assert long[:fewer].tobytes() == short.tobytes()
+
+
+def test_prefixes_of_words():
+    many = fastinit.words(KEY, 0, 1000)
+    for start, count in [(0, 0), (0, 1), (3, 5), (0, 999), (513, 487)]:
+        assert fastinit.words(KEY, start, count).tobytes() == many[start : start + count].tobytes()
+
+
+def test_two_streams_share_nothing(filled):
+    """A constant would pass all of the above: values differ from element to element and from key to key."""
+    one, other = (filled(4096, fastinit.Normal(), Key(seed)) for seed in (0, 1))
+    assert len(np.unique(one)) > 4090
+    assert not (one == other).any()
+    assert math.isclose(float(one.std()), 1.0, abs_tol=0.06)
