@@ -56,6 +56,7 @@ class Lab:
         self.memory = np.zeros(self.side * self.side, np.float32)
         self.threads = fastinit.default_num_threads()
         self.memset = side_by_side.Memset(self.threads)
+        self.memset_of_zeros = side_by_side.Memset(self.threads, 0)
         self.key = fastinit.Key(0)
         self.load = side_by_side.load()
         self.generator = np.random.Generator(np.random.PCG64(0))
@@ -130,8 +131,8 @@ def torch_truncated(torch: Any, tensor: Any) -> None:
     torch.nn.init.trunc_normal_(tensor, std=0.02, a=-0.04, b=0.04)
 
 
-def memset(lab: Lab, initializer: fastinit.Initializer) -> Result:
-    name, write = lab.memset.faster(lab.memory, lab.rounds)
+def memset(lab: Lab, initializer: fastinit.Initializer, zeros: bool = False) -> Result:
+    name, write = (lab.memset_of_zeros if zeros else lab.memset).faster(lab.memory, lab.rounds)
     peer = partial(write, lab.memory)
     return lab.compare(partial(lab.fill, initializer), peer, lab.memory.nbytes, f"{name} (the faster memset)")
 
@@ -246,6 +247,11 @@ WARM = (
         partial(torch_fill, initializer=NORMAL, method=torch_normal, dtype="bfloat16"),
     ),
     Row("uniform against memset with the same threads", Bar(0.5, 0.9), partial(memset, initializer=UNIFORM)),
+    Row(
+        "uniform against memset of zeros with the same threads",
+        Bar(0.5, 0.9),
+        partial(memset, initializer=UNIFORM, zeros=True),
+    ),
     *(
         Row(
             f"target {target}: {name} against torch",

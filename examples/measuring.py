@@ -166,9 +166,12 @@ def time_sample(job: Job) -> dict[str, float]:
 
 
 def memset(out: np.ndarray, threads: int, pool: ThreadPoolExecutor) -> None:
-    """The C library's, which ctypes calls without the GIL; a tensor over 1 MiB is split over the threads."""
+    """The C library's, which ctypes calls without the GIL; a tensor over 1 MiB is split over the threads.
+
+    Not of zeros, which some processors do not write out as they do other values.
+    """
     share = out.nbytes if out.nbytes < 1 << 20 else -(-out.nbytes // threads)
-    pieces = [(out.ctypes.data + start, 0, min(share, out.nbytes - start)) for start in range(0, out.nbytes, share)]
+    pieces = [(out.ctypes.data + start, 0x5A, min(share, out.nbytes - start)) for start in range(0, out.nbytes, share)]
     waiting = [pool.submit(ctypes.memset, *piece) for piece in pieces[1:]]
     ctypes.memset(*pieces[0])
     for piece in waiting:

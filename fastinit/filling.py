@@ -111,8 +111,6 @@ def _run(
         if size <= ELEMENTS_PER_THREAD:
             _core.fill(target, sampling, key.words, region, 0, size)
             continue
-        if len(extents) == 1 and size * itemsize >= HUGE:
-            _core.advise_huge_pages(address + offset, size * itemsize)
         threads = min(num_threads, -(-size // ELEMENTS_PER_THREAD))
         step = min(ELEMENTS_PER_PIECE, -(-size // (4 * threads) // 64) * 64)
 
@@ -208,7 +206,10 @@ def fill(
     if isinstance(initializer, Initializer):
         plan = _plan(initializer, tensor_shape, found.name)
         if size:
-            _run(plan, key, _core.address(array), lattice, itemsize, threads, target_index)
+            address = _core.address(array)
+            if size * itemsize >= HUGE and array.flags.forc:
+                _core.advise_huge_pages(address, size * itemsize)
+            _run(plan, key, address, lattice, itemsize, threads, target_index)
     elif isinstance(initializer, StructuredInitializer):
         if tensor_shape is None:
             raise ValueError(f"{initializer!r} depends on the shape of the whole tensor: pass global_shape with start")
@@ -315,7 +316,7 @@ def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: 
     threads = _num_threads(num_threads)
     if first < 0 or size < 0 or first + size > LARGEST_INDEX:
         raise ValueError(f"words [{first}, {first + size}) are not within [0, 2**63)")
-    out = np.empty(size, np.uint32)
+    out = np.empty(size, np.uint32)  # NumPy asks for huge pages itself
     if size:
         lattice = shards.Lattice(first, (size,), (1,), (4,))
         _run(_WORDS, key, _core.address(out), lattice, 4, threads, targets.current_index())

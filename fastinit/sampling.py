@@ -170,6 +170,28 @@ def _truncated_normal(sampling: Sampling, dtype: DType) -> dict[str, Any]:
 _RULES = {"uniform": _uniform, "normal": _normal, "truncated_normal": _truncated_normal}
 
 
+# The smallest and the largest draw of the samplers of which both are known exactly.
+_EXTREMES = {
+    _core.UNIFORM_SYMMETRIC: (1 - 2.0**24, 2.0**24 - 1),
+    _core.UNIFORM: (0.0, 2.0**24 - 1),
+    _core.TRUNCATED_2: (-2.0, 2.0),
+}
+
+
+def _float32(x: float) -> float:
+    """x, rounded to float32."""
+    float32 = DTYPES["float32"]
+    return float32.value(float32.bits(x))
+
+
+def _stays_inside(kind: int, scale: float, low: float, high: float, shift: float = 0.0, **_: Any) -> bool:
+    """Whether no value of a float32 sampler leaves [low, high]: every step of it is monotone, so its extremes tell."""
+    if kind not in _EXTREMES:
+        return False
+    smallest, largest = (_float32(_float32(draw * _float32(scale)) + _float32(shift)) for draw in _EXTREMES[kind])
+    return low <= smallest and largest <= high
+
+
 def compiled(sampling: Sampling, dtype_name: str) -> _core.Sampling:
     """The core's form of a sampling in a dtype.
 
@@ -182,4 +204,7 @@ def compiled(sampling: Sampling, dtype_name: str) -> _core.Sampling:
     dtype = DTYPES[dtype_name]
     if sampling.distribution == "constant" or (sampling.distribution != "uniform" and sampling.std == 0.0):
         return _core.Sampling(kind=_core.CONSTANT, dtype=dtype.tag, bits=dtype.bits(sampling.mean))
-    return _core.Sampling(dtype=dtype.tag, **_RULES[sampling.distribution](sampling, dtype))
+    parameters = _RULES[sampling.distribution](sampling, dtype)
+    if parameters.get("clamped") and _stays_inside(**parameters):
+        parameters["clamped"] = False
+    return _core.Sampling(dtype=dtype.tag, **parameters)

@@ -153,26 +153,34 @@ INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *
         index += left;
         count -= left;
         if (job->stream.c1 != block >> 32) philox_set_high(&job->stream, (uint32_t)(block >> 32));
+        uint64_t written = 0;
+        int lined = left < 4 * many; /* whether the run goes on at a cache line, or is too short to mind */
         while (left > 0) {
-            uint64_t step = many;
+            const uint64_t to_line = -(uintptr_t)out & 63;
+            uint64_t step = many, back = 0;
             char *place = out;
-            if (skipped == 0 && left >= many) {
-                const uint64_t to_line = -(uintptr_t)out & 63, elements = to_line / itemsize;
-                if (to_line == 0)
-                    job->dtype = streamed;
-                else if (left >= 16 * many && elements * itemsize == to_line && elements < many && elements % per_block == 0)
-                    step = elements; /* a long run goes on at a cache line, overlapping the batch that it begins with */
+            if (skipped == 0 && left >= many && (lined || to_line == 0)) {
+                if (to_line == 0) job->dtype = streamed;
                 BATCH(GROUPS);
                 job->dtype = job->sampling->dtype;
-                block += step / per_block;
             } else {
-                step = few - skipped < left ? few - skipped : left;
-                if (step < few) place = scratch;
+                if (skipped == 0 && left >= many) {
+                    /* to the line, or where blocks do not meet it, anywhere; the next batch overlaps the rest of this one */
+                    lined = 1;
+                    step = to_line < few * itemsize && to_line % (per_block * itemsize) == 0 ? to_line / itemsize : few;
+                } else {
+                    step = few - skipped < left ? few - skipped : left;
+                    /* the end of a run: again what lies before it, rather than beyond it */
+                    back = skipped == 0 && step % per_block == 0 && written >= few - step ? few - step : 0;
+                    place = skipped == 0 && back + step == few ? out - back * itemsize : scratch;
+                }
+                block -= back / per_block;
                 BATCH(FEW_GROUPS);
-                if (step < few) memcpy(out, scratch + skipped * itemsize, step * itemsize);
-                block += (skipped + step) / per_block; /* only the last step is no whole number of blocks */
-                skipped = 0;
+                if (place == scratch) memcpy(out, scratch + skipped * itemsize, step * itemsize);
             }
+            block += (skipped + back + step) / per_block; /* only the last step is no whole number of blocks */
+            skipped = 0;
+            written += step;
             out += step * itemsize;
             left -= step;
         }

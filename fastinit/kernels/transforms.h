@@ -22,7 +22,7 @@ INLINE void normal_pairs(const u32v *a, const u32v *b, f32v *z0, f32v *z1, const
         f32v v = __builtin_convertvector((i32v)a[j], f32v) + 0.5f;
         u32v bits = (u32v)v, below = u32_top_bit(bits);
         f32v mantissa = (f32v)((bits & 0x7fffff) | 0x3f000000);
-        y[j] = f32_select(below, v * -0x1p-32f, 1.0f - mantissa);
+        y[j] = f32_select_by_top_bit(bits, v * -0x1p-32f, 1.0f - mantissa);
         k[j] = __builtin_convertvector((i32v)((158 - (bits >> 23)) & ~below), f32v);
     }
     POLYNOMIAL(p, y, fastinit_normal_l);
@@ -36,9 +36,8 @@ INLINE void normal_pairs(const u32v *a, const u32v *b, f32v *z0, f32v *z1, const
     SIDE_BY_SIDE(j, n) {
         f32v sine = s[j] * x[j], cosine = c[j] * t[j] + 1.0f;
         cosine = (f32v)((u32v)cosine ^ (b[j] & 0x80000000));
-        u32v swapped = u32_top_bit(b[j] << 1);
-        z0[j] = f32_select(swapped, sine, cosine) * r[j];
-        z1[j] = f32_select(swapped, cosine, sine) * r[j];
+        z0[j] = f32_select_by_top_bit(b[j] << 1, sine, cosine) * r[j];
+        z1[j] = f32_select_by_top_bit(b[j] << 1, cosine, sine) * r[j];
     }
 }
 

@@ -87,6 +87,17 @@ INLINE f64v f64_select(u64v mask, f64v a, f64v b) { return (f64v)u64_select(mask
 INLINE u32v u32_top_bit(u32v x) { return (u32v)((i32v)x >> 31); }
 INLINE u64v u64_top_bit(u64v x) { return (u64v)((i64v)x >> 63); }
 
+/* a where the top bit of x is set, else b. */
+INLINE f32v f32_select_by_top_bit(u32v x, f32v a, f32v b) {
+#if defined(FASTINIT_X86_V3)
+    return (f32v)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)x);
+#elif defined(FASTINIT_BASELINE)
+    return (f32v)_mm_blendv_ps((__m128)b, (__m128)a, (__m128)x);
+#else
+    return f32_select(u32_top_bit(x), a, b);
+#endif
+}
+
 /* The 64-bit products of the low halves of the lanes; the high halves may hold anything. */
 INLINE u64v mul_even32(u64v a, u64v b) {
 #if defined(FASTINIT_X86_V4)
