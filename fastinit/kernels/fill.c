@@ -100,8 +100,8 @@ INLINE void batch64(const job *job, const int kind, uint32_t block, char *out, c
         u64v a[N], b[N];
         f64v z0[N], z1[N], z[2 * N];
         SIDE_BY_SIDE(j, n) {
-            a[j] = (w[0][g + j] & 0xffffffff) | (w[1][g + j] << 32);
-            b[j] = (w[2][g + j] & 0xffffffff) | (w[3][g + j] << 32);
+            a[j] = join_low_halves(w[0][g + j], w[1][g + j]);
+            b[j] = join_low_halves(w[2][g + j], w[3][g + j]);
         }
         if (kind == FASTINIT_NORMAL_64) {
             normal_pairs64(a, b, z0, z1, n);

@@ -206,23 +206,36 @@ INLINE f64v f64_from_i64(i64v x) {
 #endif
 }
 
-/* The low halves of lanes a[j] and b[j], side by side in the order of memory: a[0] b[0] a[1] b[1] ... */
-INLINE u32v merge_low_halves(u64v a, u64v b) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    return (u32v)((b & 0xffffffff) | (a << 32));
+/* One 64-bit value of two: the low halves of the lanes `low` and `high`, in the place that their names say. */
+INLINE u64v join_low_halves(u64v low, u64v high) {
+#if defined(FASTINIT_X86_V3)
+    return (u64v)_mm256_blend_epi32((__m256i)low, (__m256i)(high << 32), 0xaa);
+#elif defined(FASTINIT_BASELINE)
+    return (u64v)_mm_blend_epi16((__m128i)low, (__m128i)(high << 32), 0xcc);
 #else
-    return (u32v)((a & 0xffffffff) | (b << 32));
+    return (low & 0xffffffff) | (high << 32);
 #endif
 }
 
 /* The same of the high halves. */
-INLINE u32v merge_high_halves(u64v a, u64v b) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    return (u32v)((a & 0xffffffff00000000) | (b >> 32));
+INLINE u64v join_high_halves(u64v low, u64v high) {
+#if defined(FASTINIT_X86_V3)
+    return (u64v)_mm256_blend_epi32((__m256i)(low >> 32), (__m256i)high, 0xaa);
+#elif defined(FASTINIT_BASELINE)
+    return (u64v)_mm_blend_epi16((__m128i)(low >> 32), (__m128i)high, 0xcc);
 #else
-    return (u32v)((a >> 32) | (b & 0xffffffff00000000));
+    return (low >> 32) | (high & 0xffffffff00000000);
 #endif
 }
+
+/* The low, or high, halves of lanes a[j] and b[j] side by side in the order of memory: a[0] b[0] a[1] b[1] ... */
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+INLINE u32v merge_low_halves(u64v a, u64v b) { return (u32v)join_low_halves(b, a); }
+INLINE u32v merge_high_halves(u64v a, u64v b) { return (u32v)join_high_halves(b, a); }
+#else
+INLINE u32v merge_low_halves(u64v a, u64v b) { return (u32v)join_low_halves(a, b); }
+INLINE u32v merge_high_halves(u64v a, u64v b) { return (u32v)join_high_halves(a, b); }
+#endif
 
 /* Lane j of the counters holds block LANE_BLOCK[j]: in this order the two unpacks below give blocks in natural order. */
 #if LANES == 8
