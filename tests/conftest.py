@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,15 @@ import pytest
 import fastinit
 from fastinit import _core, reference, truncation
 from fastinit.dtypes import DTYPES
+
+@pytest.fixture(autouse=True, scope="session")
+def away_from_the_sources(tmp_path_factory):
+    """Programs that tests start must find the installed package, not the sources of it that lie in the repository's root."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+    os.chdir(before)
+
 
 TAGS = {dtype.tag: name for name, dtype in DTYPES.items()} | {_core.UINT32: "uint32"}
 KINDS = list(reference.KINDS)  # in the order of the kernels' enumeration

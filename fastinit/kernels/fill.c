@@ -93,12 +93,12 @@ INLINE void batch32(const job *job, const int kind, uint32_t block, char *out, c
 /* One batch: 2 * groups * LANES elements of a 64-bit kind, from `block` on. */
 INLINE void batch64(const job *job, const int kind, uint32_t block, char *out, const size_t itemsize, const int groups) {
     const fastinit_sampling *sampling = job->sampling;
-    const int n = groups < N ? groups : N;
+    const int n = groups < N_64 ? groups : N_64;
     u64v w[4][GROUPS];
     philox_blocks(&job->stream, block, groups, w);
     _Pragma("GCC unroll 6") for (int g = 0; g < groups; g += n) {
-        u64v a[N], b[N];
-        f64v z0[N], z1[N], z[2 * N];
+        u64v a[N_64], b[N_64];
+        f64v z0[N_64], z1[N_64], z[2 * N_64];
         SIDE_BY_SIDE(j, n) {
             a[j] = join_low_halves(w[0][g + j], w[1][g + j]);
             b[j] = join_low_halves(w[2][g + j], w[3][g + j]);

@@ -60,7 +60,9 @@ typedef VECTOR(uint8_t, 2 * LANES) u8v;
 #define SHUFFLE(index_type, a, b, ...) __builtin_shuffle(a, b, (index_type){__VA_ARGS__})
 #endif
 
-enum { N = 3 }; /* three vectors side by side keep the multipliers busy and still fit the registers */
+/* How many vectors a transform works on side by side: enough to keep the multipliers busy. More fit the longer polynomials of
+ * float64, where the latency is longer too, at the cost of registers that float32 has better uses for. */
+enum { N = 3, N_64 = 6 };
 
 #define LENGTH(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
