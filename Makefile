@@ -24,7 +24,7 @@ test-long: $(VENV)/.test  ## the long batteries: other architectures, builds, st
 	$(BIN)/pytest -m long
 
 bench: $(VENV)/.test  ## the asv suite, once, on what is installed here
-	cd benchmarks && ../$(BIN)/asv run --python=same --quick --show-stderr
+	cd benchmarks && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --python=same --quick --show-stderr
 
 figures: $(VENV)/.test  ## the table of figures, each ratio measured side by side
 	$(BIN)/python benchmarks/figures.py

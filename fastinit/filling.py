@@ -22,8 +22,10 @@ __all__ = ["fill", "sample", "words"]
 LARGEST_INDEX = 2**63
 # A thread is worth starting for this many elements: about 0.1 ms of work.
 ELEMENTS_PER_THREAD = 2**18
-# A piece of work takes about a millisecond: Ctrl-C is answered at once, and nobody sees the pieces. A multiple of 64.
-ELEMENTS_PER_PIECE = 2**20
+# Each thread gets so many pieces of the work, to even out the threads' speed, each of which takes from a tenth of a
+# millisecond to a few: short enough to answer Ctrl-C at once. Multiples of 64.
+PIECES_PER_THREAD = 16
+LEAST_PIECE, LARGEST_PIECE = 2**16, 2**20
 # A region of so many bytes is not found in a cache later, so its stores go past them.
 STREAMED = 2**25
 # From this many bytes on, fresh memory is worth huge pages.
@@ -112,7 +114,8 @@ def _run(
             _core.fill(target, sampling, key.words, region, 0, size)
             continue
         threads = min(num_threads, -(-size // ELEMENTS_PER_THREAD))
-        step = min(ELEMENTS_PER_PIECE, -(-size // (4 * threads) // 64) * 64)
+        step = -(-size // (PIECES_PER_THREAD * threads) // 64) * 64
+        step = min(max(step, LEAST_PIECE), LARGEST_PIECE)
 
         def piece(number: int, region: _core.Region = region, size: int = size, step: int = step) -> None:
             position = number * step

@@ -14,9 +14,10 @@ import fastinit
 from fastinit import _core, reference, truncation
 from fastinit.dtypes import DTYPES
 
+
 @pytest.fixture(autouse=True, scope="session")
 def away_from_the_sources(tmp_path_factory):
-    """Programs that tests start must find the installed package, not the sources of it that lie in the repository's root."""
+    """Programs that tests start must find the installed package, not its sources in the repository's root."""
     before = os.getcwd()
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
     yield

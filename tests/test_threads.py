@@ -12,11 +12,11 @@ import pytest
 
 import fastinit
 from fastinit import Key
-from fastinit.filling import ELEMENTS_PER_PIECE, ELEMENTS_PER_THREAD
+from fastinit.filling import ELEMENTS_PER_THREAD, LARGEST_PIECE
 from fastinit.threads import for_each
 
 KEY = Key("threads")
-EDGES = [n + d for n in (ELEMENTS_PER_THREAD, 2 * ELEMENTS_PER_THREAD, ELEMENTS_PER_PIECE) for d in (-1, 0, 1, 67)]
+EDGES = [n + d for n in (ELEMENTS_PER_THREAD, 2 * ELEMENTS_PER_THREAD, LARGEST_PIECE) for d in (-1, 0, 1, 67)]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_all_distributions_and_dtypes(distributions, filled, raw, dtype):
 
 
 def test_many_pieces(filled):
-    size = 5 * ELEMENTS_PER_PIECE + 12345
+    size = 5 * LARGEST_PIECE + 12345
     one = filled(size, fastinit.Uniform(), KEY, "bfloat16", num_threads=1)
     for num_threads in range(2, 9):
         assert filled(size, fastinit.Uniform(), KEY, "bfloat16", num_threads=num_threads).tobytes() == one.tobytes()
@@ -183,8 +183,9 @@ def test_the_quota_of_the_control_group(monkeypatch, tmp_path, files, quota):
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 import numpy as np, fastinit
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 out = np.empty(3 * 2**30, np.uint8)
 options = {"dtype": "float8_e5m2", "target": "generic", "num_threads": int(sys.argv[1])}
 fastinit.fill(out[:2**20], fastinit.Normal(), fastinit.Key(0), **options)

@@ -253,13 +253,14 @@ void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key
                            uint64_t position, uint64_t count) {
     if (count == 0) return; /* an axis may have no elements */
     job job = {.sampling = sampling, .scale = (float)sampling->scale, .shift = (float)sampling->shift,
-               .low = (float)sampling->low, .high = (float)sampling->high, .dtype = sampling->dtype,
-               .streamable = region->streamed != 0};
+               .low = (float)sampling->low, .high = (float)sampling->high, .dtype = sampling->dtype};
     philox_open(&job.stream, key);
     philox_set_high(&job.stream, 0);
     run_function *const run = runs[sampling->kind];
     const size_t itemsize = size_of(sampling->dtype);
     const int64_t last = region->axes - 1;
+    const int consecutive = region->byte_stride[last] == (int64_t)itemsize;
+    job.streamable = region->streamed && consecutive; /* strided runs go through a scratch */
 
     /* where position lies: one coordinate per axis, then its run */
     int64_t at[FASTINIT_MAX_AXES];
@@ -274,7 +275,7 @@ void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key
     while (count > 0) {
         uint64_t length = (uint64_t)(region->extent[last] - at[last]);
         if (length > count) length = count;
-        if (region->byte_stride[last] == (int64_t)itemsize)
+        if (consecutive)
             run(&job, index, length, out);
         else
             scatter(run, &job, index, length, out, region->byte_stride[last]);
