@@ -87,9 +87,9 @@ def test_a_users_program_is_checked(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(USER)
     options = ["--strict", "--config-file=", str(program)]
-    done = mypy(tmp_path, *options, cwd=tmp_path)
+    done = mypy(tmp_path, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     program.write_text(USER + "".join(MISTAKES))
-    lines = mypy(tmp_path, *options, cwd=tmp_path).stdout.splitlines()
+    lines = mypy(tmp_path, *options).stdout.splitlines()
     for number, word in enumerate(MISTAKES.values(), USER.count("\n") + 1):
         assert any(f"program.py:{number}: error" in line and word in line for line in lines), lines
