@@ -53,8 +53,8 @@ typedef struct {
     int64_t extent[FASTINIT_MAX_AXES], index_stride[FASTINIT_MAX_AXES], byte_stride[FASTINIT_MAX_AXES];
 } fastinit_region;
 
-/* Writes the local elements [position, position + count), counted row-major within the region. Calls on disjoint ranges may run at
- * the same time. */
+/* Writes the local elements [position, position + count), counted row-major within the region. Calls on disjoint ranges
+ * may run at the same time. */
 typedef void fastinit_fill_function(const fastinit_sampling *, const uint32_t key[4], const fastinit_region *,
                                     uint64_t position, uint64_t count);
 
