@@ -9,7 +9,7 @@ MODEL ?= gpt2
 DTYPE ?= float32
 SEED ?= 0
 
-.PHONY: demo test test-long bench figures lint wheel clean help
+.PHONY: demo test test-long bench figures rehearsal lint wheel clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,8 +29,13 @@ bench: $(VENV)/.test  ## the asv suite, once, on what is installed here
 figures: $(VENV)/.test  ## the table of figures, each ratio measured side by side
 	$(BIN)/python benchmarks/figures.py
 
+rehearsal: $(VENV)/.test  ## a few of the 1024 ranks that would initialize Llama-3.1-405B
+	$(BIN)/python benchmarks/rehearsal.py
+
 lint: $(VENV)/.lint  ## style and types
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@# as it is installed: the sources have their adapters elsewhere
+	cd docs && ../$(BIN)/mypy --config-file ../pyproject.toml
 
 wheel: $(BIN)/python  ## a wheel for this platform, in dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

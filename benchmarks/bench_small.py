@@ -3,9 +3,9 @@
 import itertools
 
 import numpy as np
-from fastinit.adapters import numpy as adapter
 
 import fastinit
+from fastinit.adapters import numpy as adapter
 
 
 class Adapter:

@@ -11,92 +11,33 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import platform
-import statistics
 import sys
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from fastinit.adapters import numpy as adapter
 
 import fastinit
+from fastinit.adapters import numpy as adapter
 
 if __package__:
-    from . import growth, report, side_by_side
+    from . import growth, report, side_by_side, torch_figures
+    from .lab import Lab, Result, Row, duration, under
     from .report import Bar, Figure
 else:  # run as a script
     import growth
     import report
     import side_by_side
+    import torch_figures
+    from lab import Lab, Result, Row, duration, under
     from report import Bar, Figure
 
 UNIFORM = fastinit.Uniform(-0.05, 0.05)
 NORMAL = fastinit.Normal(0.0, 0.02)
 TRUNCATED = fastinit.TruncatedNormal(0.0, 0.02)
 SHARDS = 8
-
-
-class Result(NamedTuple):
-    """One sample per round, and the times behind them in words."""
-
-    samples: list[float]
-    note: str
-
-
-class Lab:
-    """Memory, threads and peers that the figures share. Every contestant writes the same warm memory."""
-
-    def __init__(self, quick: bool) -> None:
-        self.quick = quick
-        self.rounds, self.budget = (5, 0.0) if quick else (7, 5.0)
-        self.side = 1024 if quick else 8192
-        self.memory = np.zeros(self.side * self.side, np.float32)
-        self.threads = fastinit.default_num_threads()
-        self.memset = side_by_side.Memset(self.threads)
-        self.memset_of_zeros = side_by_side.Memset(self.threads, 0)
-        self.key = fastinit.Key(0)
-        self.load = side_by_side.load()
-        self.generator = np.random.Generator(np.random.PCG64(0))
-
-    @cached_property
-    def torch(self) -> Any:
-        torch = side_by_side.optional("torch")
-        torch.set_num_threads(self.threads)
-        return torch
-
-    def versions(self) -> dict[str, str]:
-        found = {"fastinit": fastinit.__version__, "Python": platform.python_version(), "NumPy": np.__version__}
-        try:
-            return {**found, "torch": self.torch.__version__}
-        except NotImplementedError:
-            return found
-
-    def fill(self, initializer: Any, out: np.ndarray | None = None, **options: Any) -> np.ndarray:
-        options = {"num_threads": self.threads, **options}
-        return fastinit.fill(self.memory if out is None else out, initializer, self.key, **options)
-
-    def fresh(self) -> np.ndarray:
-        """As much memory as the warm one, none of it touched yet."""
-        return np.empty_like(self.memory)
-
-    def compare(self, ours: Callable[[], object], peer: Callable[[], object], nbytes: int, name: str) -> Result:
-        """Peer's time over ours: how many times faster we are."""
-        our_times, peer_times = side_by_side.alternate(ours, peer, self.rounds, self.budget)
-        ratios = [theirs / own for own, theirs in zip(our_times, peer_times, strict=True)]
-        return Result(ratios, f"{speed(our_times, nbytes)}; {name} {speed(peer_times, nbytes)}")
-
-
-def speed(times: list[float], nbytes: int) -> str:
-    seconds = statistics.median(times)
-    return f"{duration(seconds)}, {nbytes / seconds / 1e9:.3g} GB/s" if nbytes else duration(seconds)
-
-
-def duration(seconds: float) -> str:
-    factor, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
-    return f"{seconds * factor:.3g} {unit}"
 
 
 # One function per kind of figure.
@@ -198,13 +139,13 @@ def extra_memory(lab: Lab) -> Result:
 def fresh_numpy(lab: Lab) -> Result:
     ours = lambda: lab.fill(NORMAL, lab.fresh())  # noqa: E731
     peer = lambda: lab.generator.standard_normal(out=lab.fresh(), dtype=np.float32)  # noqa: E731
-    return lab.compare(ours, peer, lab.memory.nbytes, "NumPy PCG64")
+    return lab.compare(ours, peer, lab.memory.nbytes, "NumPy PCG64", fresh=2 * lab.memory.nbytes)
 
 
 def fresh_memset(lab: Lab) -> Result:
     name, write = lab.memset.faster(lab.memory, lab.rounds)
     ours, peer = (lambda: lab.fill(UNIFORM, lab.fresh())), (lambda: write(lab.fresh()))
-    return lab.compare(ours, peer, lab.memory.nbytes, f"{name} (the faster memset)")
+    return lab.compare(ours, peer, lab.memory.nbytes, f"{name} (the faster memset)", fresh=2 * lab.memory.nbytes)
 
 
 def huge_pages(lab: Lab, initializer: fastinit.Initializer) -> Result:
@@ -212,25 +153,13 @@ def huge_pages(lab: Lab, initializer: fastinit.Initializer) -> Result:
         with side_by_side.pages(huge):
             return lab.fill(initializer, lab.fresh())
 
-    return lab.compare(partial(on, True), partial(on, False), lab.memory.nbytes, "4 KiB pages")
+    contestants = partial(on, True), partial(on, False)
+    return lab.compare(*contestants, lab.memory.nbytes, "4 KiB pages", fresh=2 * lab.memory.nbytes)
 
 
 def warm_and_fresh(lab: Lab, initializer: fastinit.Initializer) -> Result:
     ours, peer = partial(lab.fill, initializer), lambda: lab.fill(initializer, lab.fresh())
-    return lab.compare(ours, peer, lab.memory.nbytes, "fresh")
-
-
-class Row(NamedTuple):
-    """One figure: its words, what it must reach, and how it is measured."""
-
-    what: str
-    bar: Bar | None
-    measure: Callable[[Lab], Result]
-    unit: str = "x"
-
-
-def under(limit: float, aim: float | None = None) -> Bar:
-    return Bar(limit, aim, less_is_better=True)
+    return lab.compare(ours, peer, lab.memory.nbytes, "fresh", fresh=2 * lab.memory.nbytes)
 
 
 WARM = (
@@ -301,7 +230,7 @@ FRESH = (
     Row("uniform, warm memory against fresh", None, partial(warm_and_fresh, initializer=UNIFORM)),
     Row("normal, warm memory against fresh", None, partial(warm_and_fresh, initializer=NORMAL)),
 )
-SECTIONS = {"Warm memory": WARM, "Fresh memory": FRESH}
+SECTIONS = {"Warm memory": WARM, "Fresh memory": FRESH, "PyTorch adapter": torch_figures.ROWS}
 
 
 def measure(lab: Lab, section: str, row: Row) -> Figure:
@@ -327,11 +256,17 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="small buffers, to see that everything runs")
     parser.add_argument("--only", default="", metavar="TEXT", help="the figures whose name contains this")
+    parser.add_argument("--section", choices=SECTIONS, help="the figures of one section")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample there")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     options = parser.parse_args(argv)
     lab = Lab(options.quick)
-    chosen = [(section, row) for section, rows in SECTIONS.items() for row in rows if options.only in row.what]
+    chosen = [
+        (section, row)
+        for section, rows in SECTIONS.items()
+        for row in rows
+        if options.only in row.what and options.section in (None, section)
+    ]
     figures = []
     for number, (section, row) in enumerate(chosen, 1):
         if sys.stderr.isatty():

@@ -60,8 +60,12 @@ def seconds_of(run: Run) -> float:
     return elapsed
 
 
-def alternate(ours: Run, peer: Run, rounds: int = 5, budget: float = 5.0) -> tuple[list[float], list[float]]:
+def alternate(
+    ours: Run, peer: Run, rounds: int = 5, budget: float = 5.0, before: Run | None = None
+) -> tuple[list[float], list[float]]:
     """Seconds of two contestants run in turn, A B A B ..., after one warm-up run of each.
+
+    `before` is called before each run, outside its time.
 
     Both see the same minute of the same machine, so the ratio of two neighbours means something even where the times do
     not. At least `rounds` rounds, and more until `budget` seconds are spent.
@@ -72,8 +76,10 @@ def alternate(ours: Run, peer: Run, rounds: int = 5, budget: float = 5.0) -> tup
         peer()
         end = time.perf_counter() + budget
         while len(times[0]) < rounds or (len(times[0]) < MOST_ROUNDS and time.perf_counter() < end):
-            times[0].append(seconds_of(ours))
-            times[1].append(seconds_of(peer))
+            for run, own in zip((ours, peer), times, strict=True):
+                if before is not None:
+                    before()
+                own.append(seconds_of(run))
     return times
 
 
@@ -141,6 +147,19 @@ def allow_huge_pages(allowed: bool) -> bool:
         return ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, ctypes.c_ulong(not allowed), *[ctypes.c_ulong(0)] * 3) == 0
     except (OSError, AttributeError):
         return False
+
+
+def settle_memory(nbytes: int) -> None:
+    """Touches so many bytes and frees them: what is asked for next has been touched before.
+
+    A virtual machine gets a page from its host at the first touch, some hundred times slower than from itself, and may
+    give it back soon after it is free. Fresh memory would then measure how long ago a page was last used.
+    """
+    piece = 2**28
+    held = []
+    for size in [piece] * (nbytes // piece) + [nbytes % piece]:
+        held.append(np.empty(size, np.uint8))
+        held[-1][::4096] = 1
 
 
 @contextmanager

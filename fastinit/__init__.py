@@ -12,13 +12,16 @@ every bit.
 """
 
 from fastinit import targets
+from fastinit.composites import Blocks, Composite, ZeroRow
 from fastinit.fans import Axes, Fans, fans
 from fastinit.filling import fill, sample, words
+from fastinit.gains import gain
 from fastinit.initializers import (
     Constant,
     Initializer,
     Normal,
     Ones,
+    Part,
     StructuredInitializer,
     TruncatedNormal,
     Uniform,
@@ -49,22 +52,37 @@ from fastinit.presets import (
     xavier_truncated_normal,
     xavier_uniform,
 )
+from fastinit.recipes import AUTO, RECIPES, TORCH, assigned, recipe_named
+from fastinit.records import (
+    STREAM_VERSION,
+    Entry,
+    Record,
+    digest,
+    expected_std,
+    initializer_config,
+    initializer_from_config,
+)
+from fastinit.rules import Parameter, Recipe, Rule, UnmatchedParameter
 from fastinit.sampling import Sampling
 from fastinit.structured import ICNR, DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse, ZerO
 from fastinit.threads import default_num_threads
 
 __version__ = "0.1.0"
-STREAM_VERSION = 1
-"""The version of the definition of the values. The bytes of a version never change."""
 
 __all__ = [
+    "AUTO",
     "ICNR",
     "PRESETS",
+    "RECIPES",
     "STREAM_VERSION",
+    "TORCH",
     "Axes",
+    "Blocks",
+    "Composite",
     "Constant",
     "DeltaOrthogonal",
     "Dirac",
+    "Entry",
     "Fans",
     "Identity",
     "Initializer",
@@ -72,26 +90,39 @@ __all__ = [
     "Normal",
     "Ones",
     "Orthogonal",
+    "Parameter",
+    "Part",
     "Preset",
+    "Recipe",
+    "Record",
+    "Rule",
     "Sampling",
     "Sparse",
     "StructuredInitializer",
     "TruncatedNormal",
     "Uniform",
+    "UnmatchedParameter",
     "VarianceScaling",
     "ZerO",
+    "ZeroRow",
     "Zeros",
+    "assigned",
     "canonical_name",
     "default_num_threads",
+    "digest",
+    "expected_std",
     "fan_in_normal",
     "fans",
     "fill",
+    "gain",
     "glorot_normal",
     "glorot_truncated_normal",
     "glorot_uniform",
     "he_normal",
     "he_truncated_normal",
     "he_uniform",
+    "initializer_config",
+    "initializer_from_config",
     "kaiming_normal",
     "kaiming_truncated_normal",
     "kaiming_uniform",
@@ -100,6 +131,7 @@ __all__ = [
     "lecun_uniform",
     "naive_normal",
     "naive_uniform",
+    "recipe_named",
     "sample",
     "targets",
     "torch_default_uniform",

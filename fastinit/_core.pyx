@@ -114,6 +114,17 @@ def fill(int target, Sampling sampling not None, tuple key_words, Region region 
         fastinit_fill(target, &sampling.c, key, &region.c, position, count)
 
 
+def fill_run(int target, Sampling sampling not None, tuple key_words, size_t address, uint64_t start, uint64_t count,
+             int64_t itemsize):
+    """Writes elements [start, start + count) of the global tensor to consecutive memory, by the calling thread."""
+    cdef uint32_t[4] key = [key_words[0], key_words[1], key_words[2], key_words[3]]
+    cdef fastinit_region region
+    region.base, region.start, region.streamed, region.axes = <char *>address, start, 0, 1
+    region.extent[0], region.index_stride[0], region.byte_stride[0] = count, 1, itemsize
+    with nogil:
+        fastinit_fill(target, &sampling.c, key, &region, 0, count)
+
+
 def enter_environment():
     """Switches to the floating-point environment of stream v1; returns what leave_environment restores."""
     return fastinit_enter_environment()
@@ -133,6 +144,17 @@ def targets():
 def address(cnp.ndarray array not None):
     """Where the array's first element lies."""
     return <size_t>cnp.PyArray_DATA(array)
+
+
+def array_at(size_t address, tuple shape, tuple byte_strides, int type_number):
+    """Memory as a writable array of one of NumPy's own types; keeps no reference to the memory."""
+    cdef cnp.npy_intp[64] extents
+    cdef cnp.npy_intp[64] strides
+    cdef Py_ssize_t axis
+    for axis in range(len(shape)):
+        extents[axis], strides[axis] = shape[axis], byte_strides[axis]
+    return cnp.PyArray_New(cnp.ndarray, <int>len(shape), extents, type_number, strides, <void *>address, 0,
+                           cnp.NPY_ARRAY_WRITEABLE, None)
 
 
 def advise_huge_pages(size_t address, size_t size):

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, SupportsIndex, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 import numpy as np
 
 from fastinit import _core, shards, targets
-from fastinit.dtypes import DTYPES, DType, dtype_named
-from fastinit.fans import integer, integers
-from fastinit.initializers import Initializer, StructuredInitializer
+from fastinit.buffers import Buffer, buffer_of, checked_shape, row_major_strides
+from fastinit.dtypes import DTYPES, dtype_named
+from fastinit.fans import integer
+from fastinit.initializers import Initializer, Part, StructuredInitializer
 from fastinit.keys import Key
 from fastinit.sampling import compiled
 from fastinit.threads import default_num_threads, for_each
 
-__all__ = ["fill", "sample", "words"]
+__all__ = ["fill", "fill_buffer", "fill_memory", "plan", "sample", "words"]
 
-LARGEST_INDEX = 2**63
 # A thread is worth starting for this many elements: about 0.1 ms of work.
 ELEMENTS_PER_THREAD = 2**18
 # Each thread gets so many pieces of the work, to even out the threads' speed, each of which takes from a tenth of a
@@ -31,18 +31,6 @@ STREAMED = 2**25
 # From this many bytes on, fresh memory is worth huge pages.
 HUGE = 2**22
 
-_NATIVE = {np.dtype(name): DTYPES[name] for name in ("float32", "float64", "float16")}
-
-
-def checked_shape(value: Any, what: str = "shape") -> tuple[int, ...]:
-    """A shape, or one number for a shape of one axis, as a tuple of integers >= 0."""
-    if isinstance(value, (str, bytes)):
-        raise TypeError(f"{what} must be a sequence of integers, got {value!r}")
-    shape = integers(what, value)
-    if any(size < 0 for size in shape):
-        raise ValueError(f"{what} must not be negative, got {shape}")
-    return shape
-
 
 def _num_threads(num_threads: SupportsIndex | None) -> int:
     if num_threads is None:
@@ -53,51 +41,9 @@ def _num_threads(num_threads: SupportsIndex | None) -> int:
     return number
 
 
-def _memory(out: Any, dtype: Any) -> tuple[np.ndarray, DType]:
-    """The buffer as an array that shares its memory, and the format to write."""
-    if isinstance(out, np.ndarray):
-        array = out
-    else:
-        try:
-            array = np.asarray(memoryview(out))
-        except TypeError:
-            raise TypeError(f"out must be a NumPy array or a writable buffer, not {type(out).__name__}") from None
-    found = _NATIVE.get(array.dtype) if dtype is None else dtype_named(dtype)
-    if found is None:
-        found = DTYPES.get(array.dtype.name)
-        if found is None:
-            raise TypeError(
-                f"out must have one of the dtypes {', '.join(DTYPES)}, or dtype= must say which of them its raw memory "
-                f"holds; got an out of dtype {array.dtype}"
-            )
-    elif dtype is not None and array.dtype.name != found.name:
-        array = _reinterpreted(array, found)
-    if not array.dtype.isnative:
-        raise TypeError(f"out must be in native byte order, got dtype {array.dtype.str!r}")
-    if not array.flags.writeable:
-        raise BufferError("out is read-only")
-    return array, found
-
-
-def _reinterpreted(array: np.ndarray, dtype: DType) -> np.ndarray:
-    """Raw memory as elements of a format: unsigned integers or void of its size, or consecutive bytes."""
-    # ml_dtypes are of kind V too, and records may hold pointers to objects: neither is raw memory
-    raw = array.dtype.kind == "u" or (array.dtype.type is np.void and array.dtype.fields is None)
-    if raw and array.dtype.itemsize == dtype.itemsize:
-        return array
-    if raw and array.dtype.itemsize == 1 and array.ndim == 1 and array.flags.c_contiguous:
-        if array.size % dtype.itemsize:
-            raise ValueError(f"{array.size} bytes are no whole number of {dtype.name} values of {dtype.itemsize} bytes")
-        return array.view(f"V{dtype.itemsize}")
-    raise TypeError(
-        f"dtype={dtype.name} needs an out of that dtype, or raw memory of {dtype.itemsize}-byte unsigned integers; "
-        f"got dtype {array.dtype}"
-    )
-
-
 def _run(
     sampling: _core.Sampling,
-    key: Key,
+    key_words: tuple[int, int, int, int],
     address: int,
     lattice: shards.Lattice,
     itemsize: int,
@@ -111,7 +57,7 @@ def _run(
             address + offset, start, extents, index_strides, byte_strides, size * itemsize >= STREAMED
         )
         if size <= ELEMENTS_PER_THREAD:
-            _core.fill(target, sampling, key.words, region, 0, size)
+            _core.fill(target, sampling, key_words, region, 0, size)
             continue
         threads = min(num_threads, -(-size // ELEMENTS_PER_THREAD))
         step = -(-size // (PIECES_PER_THREAD * threads) // 64) * 64
@@ -119,26 +65,60 @@ def _run(
 
         def piece(number: int, region: _core.Region = region, size: int = size, step: int = step) -> None:
             position = number * step
-            _core.fill(target, sampling, key.words, region, position, min(step, size - position))
+            _core.fill(target, sampling, key_words, region, position, min(step, size - position))
 
         for_each(-(-size // step), piece, threads)
 
 
-Buffer = TypeVar("Buffer")
+@lru_cache(maxsize=4096)
+def plan(initializer: Initializer, shape: tuple[int, ...] | None, dtype: str) -> _core.Sampling:
+    """What the kernels draw for a tensor of this shape and dtype: made once, for :func:`fill_memory`."""
+    # parameters must not depend on the caller's rounding mode either
+    environment = _core.enter_environment()
+    try:
+        return compiled(initializer.sampling(shape), dtype)
+    finally:
+        _core.leave_environment(environment)
+
+
+def fill_memory(
+    address: int,
+    size: int,
+    itemsize: int,
+    sampling: _core.Sampling,
+    words: tuple[int, int, int, int],
+    num_threads: int | None = None,
+) -> None:
+    """Fills consecutive memory with a whole tensor, without a check: what is left of :func:`fill` for adapters.
+
+    `words` are those of the key.
+    """
+    target = targets.current_index()
+    if size <= ELEMENTS_PER_THREAD:
+        _core.fill_run(target, sampling, words, address, 0, size, itemsize)
+        return
+    if size * itemsize >= HUGE:
+        _core.advise_huge_pages(address, size * itemsize)
+    lattice = shards.Lattice(0, (size,), (1,), (itemsize,))
+    _run(sampling, words, address, lattice, itemsize, _num_threads(num_threads), target)
+
+
+Out = TypeVar("Out")
 
 
 def fill(
-    out: Buffer,
+    out: Out,
     initializer: Initializer | StructuredInitializer,
     key: Key,
     *,
     global_shape: Sequence[SupportsIndex] | None = None,
     offsets: Sequence[SupportsIndex] | None = None,
+    ranges: Sequence[Sequence[range]] | None = None,
     start: SupportsIndex | None = None,
     dtype: Any = None,
     num_threads: int | None = None,
     target: str | None = None,
-) -> Buffer:
+) -> Out:
     """Fills `out` with an initializer's values: element i of the global tensor gets ``sample(key, i)``, whoever asks.
 
     Parameters
@@ -153,6 +133,9 @@ def fill(
     global_shape, offsets : sequence of int, optional
         `out` is the slice of a tensor of `global_shape` that begins at `offsets`, [0, ...] by default. Fans come from
         the global shape.
+    ranges : sequence of sequences of range, optional
+        For each axis of `global_shape`, the global indices that the axis of `out` holds, in their order: for shards
+        dealt out in several pieces along an axis.
     start : int, optional
         `out` holds elements start, start + 1, ... of the flattened tensor. `global_shape` is then only needed by
         initializers that depend on the shape.
@@ -183,118 +166,148 @@ def fill(
     >>> bool((right == whole[:, 4:]).all())
     True
     """
-    if not isinstance(key, Key):
-        raise TypeError(f"key must be a fastinit.Key, not {type(key).__name__}; Key(seed) makes one")
-    array, found = _memory(out, dtype)
-    itemsize = found.itemsize
-    shape, strides = array.shape, array.strides
-    threads = _num_threads(num_threads)
-    target_index = targets.current_index() if target is None else targets.index_of(target)
-
-    if start is None and global_shape is None and offsets is None:
-        tensor_shape: tuple[int, ...] | None = shape
-        if array.flags.c_contiguous:
-            size = array.size
-            lattice = shards.Lattice(0, (size,), (1,), (itemsize,))
-        else:
-            lattice = shards.slice_lattice(shape, (0,) * len(shape), shape, strides, itemsize)
-            size = array.size
-    else:
-        tensor_shape = None if global_shape is None else checked_shape(global_shape, "global_shape")
-        lattice = _shard_lattice(array, itemsize, tensor_shape, offsets, start)
-        size = array.size
-    if not array.flags.c_contiguous and shards.overlaps_itself(shape, strides, itemsize):
-        raise BufferError(f"the elements of out overlap: shape {shape}, strides {strides} bytes")
-
-    if isinstance(initializer, Initializer):
-        plan = _plan(initializer, tensor_shape, found.name)
-        if size:
-            address = _core.address(array)
-            if size * itemsize >= HUGE and array.flags.forc:
-                _core.advise_huge_pages(address, size * itemsize)
-            _run(plan, key, address, lattice, itemsize, threads, target_index)
-    elif isinstance(initializer, StructuredInitializer):
-        if tensor_shape is None:
-            raise ValueError(f"{initializer!r} depends on the shape of the whole tensor: pass global_shape with start")
-        initializer.check(tensor_shape)
-        if size:
-            _fill_structured(array, found, initializer, key, tensor_shape, lattice, threads, target)
-    else:
-        raise TypeError(f"initializer must be an Initializer such as fastinit.he_normal(), not {initializer!r}")
+    _checked_key(key)
+    buffer = buffer_of(out, dtype)
+    if isinstance(initializer, Initializer) and target is None and buffer.size <= ELEMENTS_PER_THREAD:
+        whole = global_shape is None and offsets is None and ranges is None and start is None
+        if whole and buffer.is_contiguous:  # nothing is left to check, and small tensors are many
+            sampling = plan(initializer, buffer.shape, buffer.dtype.name)
+            _num_threads(num_threads)
+            fill_memory(buffer.address, buffer.size, buffer.dtype.itemsize, sampling, key.words)
+            return out
+    fill_buffer(
+        buffer,
+        initializer,
+        key,
+        global_shape=global_shape,
+        offsets=offsets,
+        ranges=ranges,
+        start=start,
+        num_threads=num_threads,
+        target=target,
+    )
     return out
 
 
-@lru_cache(maxsize=4096)
-def _plan(initializer: Initializer, shape: tuple[int, ...] | None, dtype_name: str) -> _core.Sampling:
-    # parameters must not depend on the caller's rounding mode either
-    environment = _core.enter_environment()
-    try:
-        return compiled(initializer.sampling(shape), dtype_name)
-    finally:
-        _core.leave_environment(environment)
+def _checked_key(key: Any) -> None:
+    if not isinstance(key, Key):
+        raise TypeError(f"key must be a fastinit.Key, not {type(key).__name__}; Key(seed) makes one")
 
 
-def _shard_lattice(
-    array: np.ndarray,
-    itemsize: int,
-    global_shape: tuple[int, ...] | None,
-    offsets: Sequence[SupportsIndex] | None,
-    start: SupportsIndex | None,
-) -> shards.Lattice:
-    """The lattice of a slice (global_shape, offsets) or of a flat range (start)."""
-    if start is None:
-        if global_shape is None:
-            raise ValueError("offsets need the global_shape that they lie in")
-        begin = (0,) * len(global_shape) if offsets is None else checked_shape(offsets, "offsets")
-        lattice = shards.slice_lattice(global_shape, begin, array.shape, array.strides, itemsize)
+def fill_buffer(
+    buffer: Buffer,
+    initializer: Initializer | StructuredInitializer,
+    key: Key,
+    *,
+    global_shape: Sequence[SupportsIndex] | None = None,
+    offsets: Sequence[SupportsIndex] | None = None,
+    ranges: Sequence[Sequence[range]] | None = None,
+    start: SupportsIndex | None = None,
+    num_threads: int | None = None,
+    target: str | None = None,
+) -> None:
+    """:func:`fill` for memory given by its address, for adapters."""
+    _checked_key(key)
+    itemsize = buffer.dtype.itemsize
+    held = shards.held(buffer, global_shape, offsets, ranges, start)
+    if not buffer.is_contiguous and shards.overlaps_itself(buffer.shape, buffer.byte_strides, itemsize):
+        raise BufferError(f"the elements of out overlap: shape {buffer.shape}, strides {buffer.byte_strides} bytes")
+    how = _How(
+        _num_threads(num_threads), target, targets.current_index() if target is None else targets.index_of(target)
+    )
+    for task in list(_tasks(buffer, initializer, key, held, how)):  # all of them are checked before one of them writes
+        task()
+
+
+class _How(NamedTuple):
+    """What the values do not depend on."""
+
+    num_threads: int
+    target: str | None
+    target_index: int
+
+
+def _tasks(
+    buffer: Buffer, initializer: Initializer | StructuredInitializer, key: Key, held: shards.Held, how: _How
+) -> Iterator[Callable[[], None]]:
+    """Checks an initializer against a tensor, and yields what is left to do."""
+    if isinstance(initializer, Initializer):
+        sampling = plan(initializer, held.shape, buffer.dtype.name)
+        if buffer.size:
+            yield partial(_fill_elements, buffer, sampling, key, held, how)
+    elif isinstance(initializer, StructuredInitializer):
+        if held.shape is None:
+            raise ValueError(f"{initializer!r} depends on the shape of the whole tensor: pass global_shape with start")
+        initializer.check(held.shape)
+        if not buffer.size:
+            return
+        parts = initializer.parts(held.shape) if held.start is None or buffer.is_contiguous else None
+        if parts is None:
+            gain, largest = getattr(initializer, "gain", 0.0), DTYPES[_working(buffer)].max
+            if abs(gain) > largest:
+                raise ValueError(
+                    f"the gain of {initializer!r} is beyond the largest finite {_working(buffer)} {largest:.6g}"
+                )
+            yield partial(_fill_structured, buffer, initializer, key, held, how)
+            return
+        for part in parts:
+            yield from _part_tasks(buffer, part, key, held, how)
     else:
-        if offsets is not None:
-            raise ValueError("a shard is given by offsets or by start, not by both")
-        first = integer("start", start)
-        whole = LARGEST_INDEX if global_shape is None else math.prod(global_shape)
-        if not 0 <= first <= first + array.size <= whole:
-            raise ValueError(
-                f"elements [{first}, {first + array.size}) are not within [0, {whole}) of the flattened tensor"
-            )
-        lattice = shards.flat_lattice(first, array.shape, array.strides, itemsize)
-    if global_shape is not None and math.prod(global_shape) > LARGEST_INDEX:
-        raise ValueError(f"a tensor of shape {global_shape} has more than 2**63 elements")
-    return lattice
+        raise TypeError(f"initializer must be an Initializer such as fastinit.he_normal(), not {initializer!r}")
+
+
+def _part_tasks(buffer: Buffer, part: Part, key: Key, held: shards.Held, how: _How) -> Iterator[Callable[[], None]]:
+    """The tasks of the elements of a part that the buffer holds."""
+    own = key if part.key_data is None else key.fold_in(part.key_data)
+    for piece, box in shards.clipped(buffer, held, part.offsets, part.shape):
+        inside = shards.Held(part.shape, tuple((indices,) for indices in box), None)
+        yield from _tasks(piece, part.initializer, own, inside, how)
+
+
+def _fill_elements(buffer: Buffer, sampling: _core.Sampling, key: Key, held: shards.Held, how: _How) -> None:
+    itemsize = buffer.dtype.itemsize
+    if buffer.size * itemsize >= HUGE and buffer.is_dense:
+        _core.advise_huge_pages(buffer.address, buffer.size * itemsize)
+    for offset, lattice in shards.lattices(buffer, held):
+        _run(sampling, key.words, buffer.address + offset, lattice, itemsize, how.num_threads, how.target_index)
+
+
+def _working(buffer: Buffer) -> str:
+    """The dtype that structured tensors of a dtype are computed in."""
+    return "float64" if buffer.dtype.name == "float64" else "float32"
 
 
 def _fill_structured(
-    array: np.ndarray,
-    dtype: DType,
-    initializer: StructuredInitializer,
-    key: Key,
-    shape: tuple[int, ...],
-    lattice: shards.Lattice,
-    num_threads: int,
-    target: str | None,
+    buffer: Buffer, initializer: StructuredInitializer, key: Key, held: shards.Held, how: _How
 ) -> None:
     """A structured tensor is computed whole, in float32 or float64, and its local part copied out."""
-    work = np.dtype("float64" if dtype.name == "float64" else "float32")
-    gain, largest = getattr(initializer, "gain", 0.0), DTYPES[work.name].max
-    if abs(gain) > largest:
-        raise ValueError(f"the gain of {initializer!r} is beyond the largest finite {work.name} {largest:.6g}")
-    if array.shape == shape and array.dtype == work and array.flags.c_contiguous and array.flags.aligned:
-        initializer.write(array, key, num_threads, target)
-        return
-    whole = np.empty(shape, work)
-    initializer.write(whole, key, num_threads, target)
-    index_strides = tuple(stride * work.itemsize for stride in lattice.index_strides)
-    local = np.lib.stride_tricks.as_strided(whole.reshape(-1)[lattice.start :], lattice.extents, index_strides)
-    local = np.ascontiguousarray(local).reshape(-1)
+    assert held.shape is not None
+    work, dtype = np.dtype(_working(buffer)), buffer.dtype
+    if buffer.shape == held.shape and dtype.name == work.name and buffer.is_contiguous:
+        out = buffer.array(work)
+        if out.flags.aligned:
+            initializer.write(out, key, how.num_threads, how.target)
+            return
+    whole = np.empty(held.shape, work)
+    initializer.write(whole, key, how.num_threads, how.target)
+    local = np.empty(buffer.shape, work)
+    source = Buffer(
+        _core.address(local), buffer.shape, row_major_strides(buffer.shape, work.itemsize), DTYPES[work.name]
+    )
+    for offset, lattice in shards.lattices(source, held):
+        strides = tuple(stride * work.itemsize for stride in lattice.index_strides)
+        values = np.lib.stride_tricks.as_strided(whole.reshape(-1)[lattice.start :], lattice.extents, strides)
+        np.copyto(_core.array_at(source.address + offset, lattice.extents, lattice.byte_strides, work.num), values)
     if dtype.name not in ("float32", "float64"):
         largest = float(np.abs(local).max())
         if largest > dtype.max:
             raise ValueError(
                 f"{initializer!r} has the value {largest:.6g}, beyond the largest finite {dtype.name} {dtype.max:.6g}"
             )
-        narrow = np.empty(local.size, f"u{dtype.itemsize}")
+        narrow = np.empty(local.shape, f"u{dtype.itemsize}")
         _core.narrow(_core.address(local), local.size, dtype.tag, _core.address(narrow))
         local = narrow
-    np.copyto(array, local.view(array.dtype).reshape(array.shape))
+    np.copyto(buffer.array(local.dtype), local)
 
 
 def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: int | None = None) -> np.ndarray:
@@ -313,16 +326,15 @@ def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: 
     -----
     J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11.
     """
-    if not isinstance(key, Key):
-        raise TypeError(f"key must be a fastinit.Key, not {type(key).__name__}; Key(seed) makes one")
+    _checked_key(key)
     first, size = integer("start", start), integer("count", count)
     threads = _num_threads(num_threads)
-    if first < 0 or size < 0 or first + size > LARGEST_INDEX:
+    if first < 0 or size < 0 or first + size > shards.LARGEST_INDEX:
         raise ValueError(f"words [{first}, {first + size}) are not within [0, 2**63)")
     out = np.empty(size, np.uint32)  # NumPy asks for huge pages itself
     if size:
         lattice = shards.Lattice(first, (size,), (1,), (4,))
-        _run(_WORDS, key, _core.address(out), lattice, 4, threads, targets.current_index())
+        _run(_WORDS, key.words, _core.address(out), lattice, 4, threads, targets.current_index())
     return out
 
 

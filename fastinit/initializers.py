@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ __all__ = [
     "Initializer",
     "Normal",
     "Ones",
+    "Part",
     "StructuredInitializer",
     "TruncatedNormal",
     "Uniform",
@@ -77,6 +78,16 @@ class Initializer:
         raise NotImplementedError
 
 
+class Part(NamedTuple):
+    """A box of a tensor that is initialized as a tensor of its own: a shard of it needs no more than its own memory."""
+
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
+    initializer: Initializer | StructuredInitializer
+    key_data: int | str | bytes | None
+    """What is folded into the tensor's key; None for the key itself."""
+
+
 class StructuredInitializer:
     """An initializer of a whole tensor, whose elements depend on each other; see :mod:`fastinit.structured`."""
 
@@ -85,6 +96,10 @@ class StructuredInitializer:
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError if a tensor of this shape cannot be initialized so."""
         raise NotImplementedError
+
+    def parts(self, shape: tuple[int, ...]) -> Sequence[Part] | None:
+        """The parts that make up the tensor, painted one over the other; None if it can only be made whole."""
+        return None
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         """Writes the whole tensor into consecutive memory of float32 or float64; `out` has passed the check."""

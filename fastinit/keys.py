@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import struct
 from collections.abc import Callable
 from typing import Final, SupportsIndex
 
@@ -17,6 +18,9 @@ KeyData = SupportsIndex | str | bytes
 
 # Wrappers put these components into the name of a parameter and take nothing from its identity.
 WRAPPER_COMPONENTS: Final = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+WORDS: Final = struct.Struct("<4I")
 
 
 def canonical_name(name: str) -> str:
@@ -95,7 +99,7 @@ class Key:
 
     def _set(self, raw: bytes) -> None:
         object.__setattr__(self, "_bytes", raw)
-        object.__setattr__(self, "words", tuple(int.from_bytes(raw[i : i + 4], "little") for i in (0, 4, 8, 12)))
+        object.__setattr__(self, "words", WORDS.unpack(raw))
 
     @classmethod
     def _of(cls, raw: bytes) -> Key:
@@ -115,13 +119,13 @@ class Key:
         TypeError, ValueError
             If a word is no integer, or not in [0, 2**32).
         """
-        raw = b""
+        words = []
         for name, value in (("k0", k0), ("k1", k1), ("c2", c2), ("c3", c3)):
-            word = _integer(value, f"{name} must be an int")
+            word = value if type(value) is int else _integer(value, f"{name} must be an int")
             if not 0 <= word < 2**32:
                 raise ValueError(f"{name} must be in [0, 2**32), got {word}")
-            raw += word.to_bytes(4, "little")
-        return cls._of(raw)
+            words.append(word)
+        return cls._of(WORDS.pack(*words))
 
     def fold_in(self, data: KeyData) -> Key:
         """The key of `data` under this key: the way to name a layer, a parameter, an expert, a step.

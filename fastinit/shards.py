@@ -1,16 +1,30 @@
-"""Which elements of the global tensor a local buffer holds: a lattice of runs.
+"""Which elements of the global tensor a local buffer holds, as lattices of runs.
 
-Element ``(j0, j1, ...)`` of a rectangular slice is global element ``start + sum j * index_stride``, row-major, and lies
+A shard is known by its `ranges`: for each axis the global indices that the local axis holds, in their order, as
+consecutive Python ranges. Most have one range for each axis and are one box; a sharding that deals an axis out in
+pieces gives several, and the shard is all the boxes that choose one of them for each axis.
+
+Element ``(j0, j1, ...)`` of a box is global element ``start + sum j * index_stride``, row-major, and lies
 ``sum j * byte_stride`` bytes after the first. Axes that continue each other in both are merged, so that the last axis,
 the run, is as long as it can be.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, SupportsIndex
 
-__all__ = ["Lattice", "flat_lattice", "slice_lattice", "tiled"]
+from fastinit.buffers import Buffer, checked_shape, row_major_strides
+from fastinit.fans import integer
+
+__all__ = ["Held", "Lattice", "Ranges", "boxes", "clipped", "held", "lattices", "overlaps_itself", "tiled"]
+
+Ranges = tuple[tuple[range, ...], ...]
+Box = tuple[range, ...]
+
+LARGEST_INDEX = 2**63
 
 # Elements of one piece of a strided run: 256 cache lines stay in the first cache while the neighbouring runs fill them
 # up.
@@ -29,14 +43,6 @@ class Lattice(NamedTuple):
     def size(self) -> int:
         """How many elements."""
         return math.prod(self.extents)
-
-
-def row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Elements from one index of each axis to the next, the last axis varying fastest."""
-    strides = [1] * len(shape)
-    for axis in range(len(shape) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * shape[axis + 1]
-    return tuple(strides)
 
 
 def _merged(
@@ -61,13 +67,22 @@ def _merged(
     return Lattice(start, *zip(*axes, strict=True))
 
 
-def slice_lattice(
-    global_shape: tuple[int, ...],
-    offsets: tuple[int, ...],
-    shape: tuple[int, ...],
-    byte_strides: tuple[int, ...],
-    itemsize: int,
+def box_lattice(
+    global_shape: tuple[int, ...], box: tuple[range, ...], byte_strides: tuple[int, ...], itemsize: int
 ) -> Lattice:
+    """The elements of a tensor of `global_shape` whose indices are, along each axis, those of one range."""
+    steps = row_major_strides(global_shape)
+    start = sum(indices.start * step for indices, step in zip(box, steps, strict=True))
+    index_strides = tuple(indices.step * step for indices, step in zip(box, steps, strict=True))
+    return _merged(start, tuple(map(len, box)), index_strides, byte_strides, itemsize)
+
+
+def flat_lattice(start: int, shape: tuple[int, ...], byte_strides: tuple[int, ...], itemsize: int) -> Lattice:
+    """Elements [start, start + size) of the flattened tensor, in the row-major order of the local buffer."""
+    return _merged(start, shape, row_major_strides(shape), byte_strides, itemsize)
+
+
+def slice_ranges(global_shape: tuple[int, ...], offsets: tuple[int, ...], shape: tuple[int, ...]) -> Ranges:
     """The rectangular slice of `shape` that begins at `offsets` of a tensor of `global_shape`.
 
     Raises
@@ -86,14 +101,157 @@ def slice_lattice(
                 f"the slice [{offset}, {offset + extent}) of axis {axis} is not within [0, {whole}), "
                 f"the axis of the global shape {global_shape}"
             )
-    index_strides = row_major_strides(global_shape)
-    start = sum(offset * stride for offset, stride in zip(offsets, index_strides, strict=True))
-    return _merged(start, shape, index_strides, byte_strides, itemsize)
+    return tuple((range(offset, offset + extent),) for offset, extent in zip(offsets, shape, strict=True))
 
 
-def flat_lattice(start: int, shape: tuple[int, ...], byte_strides: tuple[int, ...], itemsize: int) -> Lattice:
-    """Elements [start, start + size) of the flattened tensor, in the row-major order of the local buffer."""
-    return _merged(start, shape, row_major_strides(shape), byte_strides, itemsize)
+def checked_ranges(global_shape: tuple[int, ...], ranges: Sequence[Sequence[range]], shape: tuple[int, ...]) -> Ranges:
+    """The ranges of a shard of local `shape`.
+
+    Raises
+    ------
+    TypeError
+        If an axis has no sequence of ranges.
+    ValueError
+        If the numbers of axes differ, a range does not ascend or leaves its axis, or the lengths do not add up to the
+        local extent.
+    """
+    if not len(global_shape) == len(ranges) == len(shape):
+        raise ValueError(
+            f"the global shape {global_shape}, the ranges {ranges} and the local shape {shape} must have the same "
+            "number of axes"
+        )
+    for axis, (whole, pieces, extent) in enumerate(zip(global_shape, ranges, shape, strict=True)):
+        if isinstance(pieces, range) or not all(isinstance(piece, range) for piece in pieces):
+            raise TypeError(f"ranges must have a sequence of ranges for each axis, got {pieces!r} for axis {axis}")
+        for piece in pieces:
+            if piece.step < 1 or (piece and not 0 <= piece[0] <= piece[-1] < whole):
+                raise ValueError(f"{piece} does not ascend within [0, {whole}), axis {axis} of {global_shape}")
+        held = sum(map(len, pieces))
+        if held != extent:
+            raise ValueError(f"the ranges {tuple(pieces)} hold {held} indices of axis {axis}, the local axis {extent}")
+    return tuple(tuple(piece for piece in pieces if piece) for pieces in ranges)
+
+
+class Held(NamedTuple):
+    """The elements of a tensor that a buffer holds: those of the ranges, or, of the flattened tensor, from start on."""
+
+    shape: tuple[int, ...] | None
+    ranges: Ranges | None
+    start: int | None
+
+
+def held(
+    buffer: Buffer,
+    global_shape: Sequence[SupportsIndex] | None,
+    offsets: Sequence[SupportsIndex] | None,
+    ranges: Sequence[Sequence[range]] | None,
+    start: SupportsIndex | None,
+) -> Held:
+    """What the caller says that a buffer holds, checked; the whole tensor unless told otherwise.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arguments contradict each other or the buffer, or leave the tensor.
+    """
+    if sum(given is not None for given in (offsets, ranges, start)) > 1:
+        raise ValueError("a shard is given by offsets, by ranges or by start, not by more")
+    shape = None if global_shape is None else checked_shape(global_shape, "global_shape")
+    if start is not None:
+        first = integer("start", start)
+        whole = LARGEST_INDEX if shape is None else math.prod(shape)
+        if not 0 <= first <= first + buffer.size <= whole:
+            raise ValueError(
+                f"elements [{first}, {first + buffer.size}) are not within [0, {whole}) of the flattened tensor"
+            )
+        found = Held(shape, None, first)
+    elif shape is None:
+        if offsets is not None or ranges is not None:
+            raise ValueError(f"{'ranges' if offsets is None else 'offsets'} need the global_shape that they lie in")
+        shape = buffer.shape
+        found = Held(shape, tuple((range(extent),) for extent in shape), None)
+    elif ranges is not None:
+        found = Held(shape, checked_ranges(shape, ranges, buffer.shape), None)
+    else:
+        begin = (0,) * len(shape) if offsets is None else checked_shape(offsets, "offsets")
+        found = Held(shape, slice_ranges(shape, begin, buffer.shape), None)
+    if shape is not None and math.prod(shape) > LARGEST_INDEX:
+        raise ValueError(f"a tensor of shape {shape} has more than 2**63 elements")
+    return found
+
+
+def lattices(buffer: Buffer, held: Held) -> Iterator[tuple[int, Lattice]]:
+    """What to fill: lattices of elements, and where in the buffer each begins, in bytes."""
+    if held.start is not None:
+        yield 0, flat_lattice(held.start, buffer.shape, buffer.byte_strides, buffer.dtype.itemsize)
+        return
+    assert held.shape is not None
+    for piece, box in boxes(buffer, held):
+        yield piece.address - buffer.address, box_lattice(held.shape, box, piece.byte_strides, buffer.dtype.itemsize)
+
+
+def boxes(buffer: Buffer, held: Held) -> Iterator[tuple[Buffer, Box]]:
+    """Each box of the elements that a buffer holds, and the piece of the buffer that holds it."""
+    if held.ranges is not None:
+        placed = [
+            list(zip(itertools.accumulate(map(len, pieces), initial=0), pieces, strict=False)) for pieces in held.ranges
+        ]
+        for chosen in itertools.product(*placed):
+            box = tuple(indices for _, indices in chosen)
+            begin = sum(first * stride for (first, _), stride in zip(chosen, buffer.byte_strides, strict=True))
+            yield Buffer(buffer.address + begin, tuple(map(len, box)), buffer.byte_strides, buffer.dtype), box
+        return
+    assert held.shape is not None and held.start is not None
+    for first, box in flat_boxes(held.shape, held.start, held.start + buffer.size):
+        shape, itemsize = tuple(map(len, box)), buffer.dtype.itemsize
+        address = buffer.address + (first - held.start) * itemsize
+        yield Buffer(address, shape, row_major_strides(shape, itemsize), buffer.dtype), box
+
+
+def flat_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[int, Box]]:
+    """Elements [start, stop) of a flattened tensor as boxes: broken rows at both ends, whole ones between.
+
+    Yields the flat index of the first element of each box with it.
+    """
+    if start >= stop:
+        return
+    if len(shape) < 2:
+        yield start, (range(start, stop),) * len(shape)
+        return
+    row = math.prod(shape[1:])
+    first, last = -(-start // row), stop // row  # the whole rows
+    if first > last:  # within one row
+        for begin, box in flat_boxes(shape[1:], start - last * row, stop - last * row):
+            yield last * row + begin, (range(last, last + 1), *box)
+        return
+    for begin, box in flat_boxes(shape[1:], start - (first - 1) * row, row) if start < first * row else ():
+        yield (first - 1) * row + begin, (range(first - 1, first), *box)
+    if first < last:
+        yield first * row, (range(first, last), *map(range, shape[1:]))
+    for begin, box in flat_boxes(shape[1:], 0, stop - last * row):
+        yield last * row + begin, (range(last, last + 1), *box)
+
+
+def clipped(
+    buffer: Buffer, held: Held, offsets: tuple[int, ...], shape: tuple[int, ...]
+) -> Iterator[tuple[Buffer, Box]]:
+    """The boxes of :func:`boxes` within the box of `shape` at `offsets`, counted from there."""
+    for piece, box in boxes(buffer, held):
+        address, inside = piece.address, []
+        for indices, offset, extent, stride in zip(box, offsets, shape, piece.byte_strides, strict=True):
+            skipped, kept = _overlap(indices, offset, offset + extent)
+            address += skipped * stride
+            inside.append(range(kept.start - offset, kept.stop - offset, kept.step))
+        if all(inside):
+            yield Buffer(address, tuple(map(len, inside)), piece.byte_strides, piece.dtype), tuple(inside)
+
+
+def _overlap(indices: range, low: int, high: int) -> tuple[int, range]:
+    """The indices within [low, high) of an ascending range: how many come before, and those themselves."""
+    step = indices.step
+    before = min(max(0, -((indices.start - low) // step)), len(indices))
+    until = min(max(0, -((indices.start - high) // step)), len(indices))
+    return before, indices[before:until]
 
 
 def tiled(lattice: Lattice, itemsize: int) -> list[tuple[int, Lattice]]:

@@ -209,15 +209,15 @@ class DeltaOrthogonal(StructuredInitializer):
         np.copyto(centre, matrix.T)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sparse(StructuredInitializer):
     """Normals of which, along one axis, an exact share is set to 0, at places drawn without replacement.
 
     Parameters
     ----------
-    sparsity : float
-        The share of zeros in [0, 1]: ceil(sparsity * n) of the n elements along `axis`, of the decimal number as
-        written.
+    sparsity : float or fractions.Fraction
+        The share of zeros in [0, 1]: ceil(sparsity * n) of the n elements along `axis`; of a float, of the decimal
+        number as written.
     std : float
         Of the normals, in [0, inf).
     axis : int
@@ -234,12 +234,13 @@ class Sparse(StructuredInitializer):
     J. Martens, "Deep learning via Hessian-free optimization", 2010.
     """
 
-    sparsity: float
+    sparsity: float | Fraction
     std: float = 0.01
     axis: int = 0
 
     def __post_init__(self) -> None:
-        sparsity = finite_number(self.sparsity, "sparsity")
+        exact = self.sparsity
+        sparsity = exact if isinstance(exact, Fraction) else finite_number(exact, "sparsity")
         if not 0 <= sparsity <= 1:
             raise ValueError(f"sparsity must be in [0, 1], got {sparsity}")
         object.__setattr__(self, "sparsity", sparsity)
@@ -248,6 +249,19 @@ class Sparse(StructuredInitializer):
             raise ValueError(f"axis must be 0 or 1, got {self.axis}")
         object.__setattr__(self, "axis", integer("axis", self.axis) % 2)
 
+    def _share(self) -> Fraction:
+        """The sparsity, exactly; 0.1 is a tenth here, so 1 of 10."""
+        return self.sparsity if isinstance(self.sparsity, Fraction) else Fraction(repr(self.sparsity))
+
+    # by the exact share: Fraction(1, 10) is 0.1, and Fraction(0.1), a little more, is not
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sparse):
+            return NotImplemented
+        return (self._share(), self.std, self.axis) == (other._share(), other.std, other.axis)
+
+    def __hash__(self) -> int:
+        return hash((self._share(), self.std, self.axis))
+
     def check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 2:
             raise ValueError(f"a sparse matrix needs 2 axes, got shape {shape}")
@@ -255,7 +269,7 @@ class Sparse(StructuredInitializer):
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         fill(out, Normal(0.0, self.std), key, num_threads=num_threads, target=target)
         axis, length = self.axis, out.shape[self.axis]
-        zeros = math.ceil(Fraction(repr(self.sparsity)) * length)  # 0.1 is a tenth here, so 1 of 10
+        zeros = math.ceil(self._share() * length)
         # The elements with the smallest words: equal words, which are rare, are told apart by their place.
         order = words(key.fold_in("zeros"), 0, out.size, num_threads=num_threads).reshape(out.shape).astype(np.uint64)
         order <<= np.uint64(32)

@@ -267,7 +267,7 @@ def test_no_elements_are_checked_and_left_alone():
         (ValueError, "must have the same number of axes", {"global_shape": (9, 9), "offsets": (0,)}),
         (ValueError, "must have the same number of axes", {"global_shape": 100}),
         (ValueError, "offsets need the global_shape that they lie in", {"offsets": (0, 0)}),
-        (ValueError, "by offsets or by start, not by both", {"global_shape": (9, 9), "offsets": (0, 0), "start": 0}),
+        (ValueError, "by offsets, by ranges or by start", {"global_shape": (9, 9), "offsets": (0, 0), "start": 0}),
         (ValueError, r"elements \[-1, 47\) are not within \[0, 9223372036854775808\)", {"start": -1}),
         (ValueError, r"elements \[\d+, \d+\) are not within \[0, 9223372036854775808\)", {"start": 2**63 - 47}),
         (ValueError, r"elements \[34, 82\) are not within \[0, 81\)", {"global_shape": (9, 9), "start": 34}),

@@ -8,13 +8,23 @@ import pytest
 
 import fastinit
 
-MODULES = ["fastinit", "fastinit.adapters.numpy"] + [
-    f"fastinit.{module.name}" for module in pkgutil.iter_modules(fastinit.__path__) if not module.name.startswith("_")
+ADAPTERS = ["numpy", "torch"] + [
+    f"torch.{name}"
+    for name in (
+        "drawing", "init", "layers", "materializing", "models", "patching", "schemes", "shards", "tensors",
+    )
+]  # fmt: skip
+MODULES = [
+    "fastinit",
+    *(f"fastinit.{found.name}" for found in pkgutil.iter_modules(fastinit.__path__) if not found.name.startswith("_")),
+    *(f"fastinit.adapters.{name}" for name in ADAPTERS),
 ]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
+    if name.startswith("fastinit.adapters.torch"):
+        pytest.importorskip("torch", reason="torch is not installed")
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
 

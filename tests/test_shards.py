@@ -93,8 +93,21 @@ STRUCTURED = [
 ]
 
 
+COMPOSITES = [
+    (fastinit.Blocks(structured.Orthogonal(), 4), (24, 10)),
+    (fastinit.Blocks((fastinit.Zeros(), fastinit.Ones(), fastinit.Normal()), axis=1), (5, 9, 4)),
+    (fastinit.ZeroRow(fastinit.Normal(), 3), (7, 30)),
+    (fastinit.ZeroRow(fastinit.Blocks(fastinit.he_normal(), 2), 0), (8, 6)),
+]
+
+
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), case=st.sampled_from(STRUCTURED), dtype=st.sampled_from(list(DTYPES)), flat=st.booleans())
+@given(
+    data=st.data(),
+    case=st.sampled_from(STRUCTURED + COMPOSITES),
+    dtype=st.sampled_from(list(DTYPES)),
+    flat=st.booleans(),
+)
 def test_structured_slices(filled, raw, data, case, dtype, flat):
     initializer, shape = case
     whole = filled(shape, initializer, KEY, dtype)
@@ -111,7 +124,118 @@ def test_structured_slices(filled, raw, data, case, dtype, flat):
     assert raw(local).tobytes() == raw(wanted).tobytes()
 
 
+# Shards dealt out in pieces
+
+
+@st.composite
+def ranges_of_an_axis(draw, length):
+    """Some ranges within [0, length), in any order, empty ones and strided ones too."""
+    found = []
+    for _ in range(draw(st.integers(0, 3))):
+        begin, end = sorted((draw(st.integers(0, length)), draw(st.integers(0, length))))
+        found.append(range(begin, end, draw(st.sampled_from([1, 1, 1, 2, 3]))))
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.data(),
+    shape=st.lists(st.integers(0, 12), min_size=0, max_size=4).map(tuple),
+    name=st.sampled_from(NAMES[:14]),
+    dtype=st.sampled_from(list(DTYPES)),
+)
+def test_ranges(distributions, filled, raw, data, shape, name, dtype):
+    ranges = [data.draw(ranges_of_an_axis(length)) for length in shape]
+    whole = raw(filled(shape, distributions[name], KEY, dtype))
+    indices = [[i for piece in pieces for i in piece] for pieces in ranges]
+    wanted = whole[np.ix_(*indices)] if shape else whole
+    local = filled(wanted.shape, distributions[name], KEY, dtype, global_shape=shape, ranges=ranges)
+    assert raw(local).tobytes() == np.ascontiguousarray(wanted).tobytes()
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), case=st.sampled_from(STRUCTURED + COMPOSITES), dtype=st.sampled_from(list(DTYPES)))
+def test_ranges_of_structured_tensors(filled, raw, data, case, dtype):
+    initializer, shape = case
+    ranges = [data.draw(ranges_of_an_axis(length)) for length in shape]
+    whole = raw(filled(shape, initializer, KEY, dtype))
+    wanted = whole[np.ix_(*[[i for piece in pieces for i in piece] for pieces in ranges])]
+    local = filled(wanted.shape, initializer, KEY, dtype, global_shape=shape, ranges=ranges)
+    assert raw(local).tobytes() == np.ascontiguousarray(wanted).tobytes()
+
+
+def test_ranges_into_a_strided_buffer(filled):
+    whole = filled((12, 10), fastinit.he_normal(), KEY)
+    memory = np.full((8, 9, 2), 7.0, np.float32)
+    out = memory[::2, ::-3, 1]
+    ranges = [[range(9, 12), range(0, 1)], [range(3, 5), range(9, 10)]]
+    fastinit.fill(out, fastinit.he_normal(), KEY, global_shape=(12, 10), ranges=ranges)
+    assert (out == whole[np.ix_([9, 10, 11, 0], [3, 4, 9])]).all()
+    out[...] = 7.0
+    assert (memory == 7.0).all()
+
+
+@pytest.mark.parametrize(
+    "ranges, error, message",
+    [
+        ([[range(4)]], ValueError, "number of axes"),
+        ([[range(4)], range(2)], TypeError, "sequence of ranges"),
+        ([[range(4)], [(0, 2)]], TypeError, "sequence of ranges"),
+        ([[range(4)], [range(3)]], ValueError, "hold 3 indices of axis 1, the local axis 2"),
+        ([[range(5, 9)], [range(2)]], ValueError, r"range\(5, 9\) does not ascend within \[0, 8\), axis 0"),
+        ([[range(4)], [range(1, -1, -1)]], ValueError, "ascend"),
+        ([[range(4)], [range(-2, 0)]], ValueError, "ascend"),
+    ],
+)
+def test_ranges_that_do_not_fit(ranges, error, message):
+    out = np.full((4, 2), 7.0, np.float32)
+    with pytest.raises(error, match=message):
+        fastinit.fill(out, fastinit.Normal(), KEY, global_shape=(8, 8), ranges=ranges)
+    assert (out == 7.0).all()
+
+
+def test_ranges_need_a_global_shape_and_stand_alone():
+    out = np.full((4, 2), 7.0, np.float32)
+    ranges = [[range(4)], [range(2)]]
+    with pytest.raises(ValueError, match="ranges need the global_shape"):
+        fastinit.fill(out, fastinit.Normal(), KEY, ranges=ranges)
+    for other in ({"offsets": (0, 0)}, {"start": 0}):
+        with pytest.raises(ValueError, match="not by more"):
+            fastinit.fill(out, fastinit.Normal(), KEY, global_shape=(8, 8), ranges=ranges, **other)
+    assert (out == 7.0).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), shape=st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple))
+def test_a_flat_range_is_a_few_boxes(data, shape):
+    size = math.prod(shape)
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, size)] * 2)))
+    index = np.arange(size).reshape(shape)
+    boxes = list(fastinit.shards.flat_boxes(shape, start, stop))
+    assert len(boxes) < 2 * len(shape)
+    covered = []
+    for first, box in boxes:
+        elements = index[np.ix_(*box)].reshape(-1)
+        assert elements[0] == first
+        covered += elements.tolist()
+    assert covered == list(range(start, stop))
+
+
 # Tensors that no memory holds
+
+
+@pytest.mark.parametrize("shard", [{"offsets": (2**40 - 3, 5)}, {"start": 9 * 2**30 + 5}], ids=["slice", "flat"])
+def test_a_shard_of_composed_tensors_takes_its_own_memory(shard):
+    shape = (2**40, 2**15)
+    out = np.empty((3, 7) if "offsets" in shard else 21, np.float32)
+    inner = fastinit.Normal(0.0, 0.5)
+    plain = fastinit.fill(out.copy(), inner, KEY, global_shape=shape, **shard)
+    fastinit.fill(out, fastinit.ZeroRow(inner, 2**40 - 2), KEY, global_shape=shape, **shard)
+    if "offsets" in shard:
+        assert not out[1].any()
+        assert (out[::2] == plain[::2]).all()
+    else:
+        assert out.tobytes() == plain.tobytes()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -161,7 +285,7 @@ def test_sample_is_what_fill_writes(distributions, filled, dtype):
         ({"start": -1}, "not within"),
         ({"start": 2**63 - 7}, "not within"),
         ({"start": 60, "global_shape": (8, 8)}, "not within"),
-        ({"start": 0, "offsets": (0, 0), "global_shape": (8, 8)}, "not by both"),
+        ({"start": 0, "offsets": (0, 0), "global_shape": (8, 8)}, "not by more"),
         ({"global_shape": (2**32, 2**32)}, r"2\*\*63"),
         ({"global_shape": (2**40, 2**40), "start": 0}, r"2\*\*63"),
     ],

@@ -227,14 +227,14 @@ def test_the_environment_of_the_caller_does_not_matter(foreign, target, all_samp
 def test_fill_in_a_foreign_environment(foreign, distributions, filled, raw):
     """The whole road: parameters that are first computed there, and threads that inherit it."""
     environment, bits = foreign
-    from fastinit.filling import _plan
+    from fastinit.filling import plan
 
     key, shape = Key("environment"), (700, 800)
     cases = [(initializer, dtype) for initializer in distributions.values() for dtype in DTYPES]
     cases.append((fastinit.Orthogonal(gain=0.1), "float32"))
     before = [raw(filled((60, 7), initializer, key, dtype)) for initializer, dtype in cases]
     threaded = filled(shape, fastinit.Normal(0.0, 1e-39), key, num_threads=3)
-    _plan.cache_clear()
+    plan.cache_clear()
     different = []
     environment.change(bits)
     try:
@@ -247,7 +247,7 @@ def test_fill_in_a_foreign_environment(foreign, distributions, filled, raw):
         again = filled(shape, fastinit.Normal(0.0, 1e-39), key, num_threads=3)
     finally:
         environment.restore()
-        _plan.cache_clear()
+        plan.cache_clear()
     assert again.tobytes() == threaded.tobytes()
     assert different == []
 

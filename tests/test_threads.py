@@ -71,6 +71,7 @@ def test_small_fills_start_no_thread(monkeypatch, filled):
     def refuse(*_):
         raise AssertionError("a thread was started")
 
+    without_helpers()
     monkeypatch.setattr(threading.Thread, "start", refuse)
     filled(ELEMENTS_PER_THREAD, fastinit.Normal(), KEY, num_threads=8)
     filled(4 * ELEMENTS_PER_THREAD, fastinit.Normal(), KEY, num_threads=1)
@@ -112,15 +113,41 @@ def test_exceptions_are_raised_here(num_threads, wrong):
         time.sleep(0.001)
         done.append(number)
 
-    before = threading.active_count()
     with pytest.raises(LookupError, match=f"piece {wrong}"):
         for_each(50, task, num_threads)
-    assert threading.active_count() == before
+    written = len(done)
+    time.sleep(0.01)
+    assert len(done) == written  # nobody is at work any more
     assert len(done) < wrong + num_threads + 1  # what had begun was finished, nothing else
 
 
+def helpers():
+    return [thread for thread in threading.enumerate() if thread.name == "fastinit"]
+
+
+def without_helpers():
+    deadline = time.time() + 10
+    while helpers() and time.time() < deadline:
+        time.sleep(0.02)
+    assert not helpers()
+
+
+def test_threads_wait_for_the_next_call_and_end():
+    without_helpers()
+    barrier = threading.Barrier(3)
+    for_each(3, lambda _: barrier.wait(timeout=10), 3)
+    first = helpers()
+    assert len(first) == 2
+    for _ in range(3):
+        time.sleep(0.01)  # for them to be waiting again
+        for_each(3, lambda _: barrier.wait(timeout=10), 3)
+        assert helpers() == first
+    without_helpers()
+
+
 def test_a_thread_that_cannot_start(monkeypatch):
-    """The others are joined, and the error is raised."""
+    """The work is done by those that can."""
+    without_helpers()
     real, started = threading.Thread.start, []
 
     def start(thread):
@@ -130,9 +157,58 @@ def test_a_thread_that_cannot_start(monkeypatch):
         real(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises(RuntimeError, match="can't start"):
-        for_each(10, lambda _: None, 4)
-    assert not started[0].is_alive()
+    done = []
+    for_each(10, done.append, 4)
+    assert sorted(done) == list(range(10))
+    assert len(helpers()) == 1
+
+
+def test_calls_within_calls_and_beside_each_other():
+    """No call waits for a thread that is at work on another."""
+    done = []
+
+    def outer(number):
+        for_each(5, lambda inner: done.append((number, inner)), 3)
+
+    callers = [threading.Thread(target=for_each, args=(20, outer, 4)) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=30)
+        assert not caller.is_alive()
+    assert sorted(done) == sorted([(number, inner) for number in range(20) for inner in range(5)] * 8)
+
+
+def test_nobody_writes_after_a_call():
+    """Whatever ends a call, its buffer is the caller's again at once."""
+    for _ in range(200):
+        at_work = []
+
+        def task(number, at_work=at_work):
+            at_work.append(number)
+            if number == 1:
+                raise LookupError
+            at_work.remove(number)
+
+        with pytest.raises(LookupError):
+            for_each(8, task, 4)
+        assert at_work == [1]
+
+
+def test_a_call_frees_what_it_wrote_to():
+    import weakref
+
+    class Memory:
+        pass
+
+    memory = Memory()
+    for_each(4, lambda _, memory=memory: time.sleep(0.001), 3)
+    reference = weakref.ref(memory)
+    del memory
+    deadline = time.time() + 5
+    while reference() is not None and time.time() < deadline:
+        time.sleep(0.01)
+    assert reference() is None
 
 
 # The number of threads
@@ -222,9 +298,9 @@ import numpy as np, fastinit
 def filled():
     return fastinit.fill(np.empty(2**20 + 5, np.float32), fastinit.Normal(), fastinit.Key(0), num_threads=4).tobytes()
 here = filled()
-child = os.fork()
+child = os.fork()  # while helpers wait, which the child has not
 if child == 0:
-    os._exit(0 if filled() == here else 1)
+    os._exit(0 if filled() == here and filled() == here else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert run_python(program).returncode == 0

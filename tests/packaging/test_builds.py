@@ -145,9 +145,8 @@ def test_the_wheel_needs_numpy_alone(wheel):
 
 
 def test_an_installed_wheel_fills(installed, tmp_path):
-    from fastinit.adapters import numpy as init
-
     import fastinit
+    from fastinit.adapters import numpy as init
 
     python, site = installed
     digest, place, version = smoke(python, tmp_path)

@@ -16,12 +16,15 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "numba", "scipy", "ml_dtype
 
 # Each floor imports from floors below it only; what stands side by side does not see each other.
 FLOORS = [
-    {"_core", "coefficients", "truncation", "dtypes", "fans", "keys", "threads", "shards"},
-    {"sampling", "targets"},
+    {"_core", "coefficients", "truncation", "dtypes", "fans", "keys", "threads", "gains"},
+    {"buffers"},
+    {"sampling", "targets", "shards"},
     {"initializers"},
     {"filling"},
-    {"presets", "orthogonal"},
+    {"presets", "orthogonal", "composites", "rules"},
     {"structured"},
+    {"records"},
+    {"recipes"},
     {"__init__"},
 ]
 # The executable specification: it reads the coefficients, and nobody reads it.
@@ -60,18 +63,26 @@ def floor_violations(sources):
 
 
 def adapter_violations(sources):
+    """Of adapters by their place in the folder, "numpy.py" or "torch/init.py": one package may import within itself."""
     for path, source in sources.items():
+        package = path.split("/")[0] if "/" in path else None
         for name in imports(source):
+            other = name == "fastinit.adapters" or (room(name) == "adapters" and name.split(".")[2] != package)
             if (
                 name.startswith(".")
-                or any(part.startswith("_") for part in name.split(".") if part != "__future__")
-                or room(name) in {"adapters", "reference", "reference_orthogonal", "coefficients"}
+                or (name.split(".")[0] == "fastinit" and any(part.startswith("_") for part in name.split(".")))
+                or other
+                or room(name) in {"reference", "reference_orthogonal", "coefficients"}
             ):
                 yield f"{path} imports {name}"
 
 
 def sources(paths):
     return {path.stem: path.read_text() for path in paths}
+
+
+def adapter_sources():
+    return {path.relative_to(ROOT / "adapters").as_posix(): path.read_text() for path in ADAPTERS}
 
 
 def test_the_library_imports_downwards_only():
@@ -85,7 +96,7 @@ def test_every_module_has_its_floor():
 
 def test_adapters_see_public_modules_only():
     assert ADAPTERS
-    assert not list(adapter_violations(sources(ADAPTERS)))
+    assert not list(adapter_violations(adapter_sources()))
 
 
 def test_there_is_no_regular_package_called_adapters():
@@ -110,6 +121,8 @@ def test_the_checks_of_the_arrows_can_fail():
         ("structured", "import fastinit"),
         ("sampling", "def late():\n    from fastinit import reference"),
         ("reference", "from fastinit import _core"),
+        ("rules", "from fastinit.recipes import AUTO"),
+        ("records", "from fastinit import rules, recipes"),
     ]:
         assert list(floor_violations(good | {module: good[module] + "\n" + line})), line
     for line in [
@@ -118,7 +131,30 @@ def test_the_checks_of_the_arrows_can_fail():
         "from . import other",
         "from fastinit.filling import _run",
     ]:
-        assert list(adapter_violations({"numpy": line})), line
+        assert list(adapter_violations({"numpy.py": line})), line
+        assert list(adapter_violations({"torch/init.py": line})), line
+
+
+def test_an_adapter_may_import_within_its_own_package_only():
+    for line in [
+        "from fastinit.adapters.torch import tensors",
+        "from fastinit.adapters.torch.tensors import fill_",
+        "import fastinit.adapters.torch.tensors",
+    ]:
+        assert not list(adapter_violations({"torch/init.py": line})), line
+        for other in ("numpy.py", "torch.py", "keras/layers.py"):
+            assert list(adapter_violations({other: line})), (other, line)
+    for line in [
+        "from fastinit.adapters import numpy",
+        "from fastinit.adapters.numpy import normal",
+        "from fastinit.adapters import torch, numpy",
+        "import fastinit.adapters",
+        "from fastinit.adapters.torch import _private",
+        "from fastinit.adapters.torch.tensors import _private",
+        "from fastinit.adapters.torch._private import fill_",
+        "from .tensors import fill_",
+    ]:
+        assert list(adapter_violations({"torch/init.py": line})), line
 
 
 def test_sampling_and_targets_do_not_see_each_other():

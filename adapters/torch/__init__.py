@@ -1,0 +1,27 @@
+"""PyTorch: a drop-in for ``torch.nn.init``, whole models keyed by parameter name, and shards that equal the whole.
+
+===============  =======================================================================================
+init             ``torch.nn.init`` with other numbers and more speed, and the initializers that it lacks
+patched          inside, modules' own constructors and ``reset_parameters`` use it
+initialize_      every parameter of a model, by rules; gives a record
+materialize      the same for a model on the meta device, in its final dtype; built under on_meta
+replay           fills a model again as a record says
+fill_            one tensor, DTensor or shard with a fastinit initializer and key
+===============  =======================================================================================
+
+>>> import torch
+>>> from fastinit.adapters.torch import init, initialize_
+>>> weight = init.kaiming_normal_(torch.empty(256, 128))
+>>> model = torch.nn.Sequential(torch.nn.Linear(128, 256), torch.nn.GELU(), torch.nn.Linear(256, 10))
+>>> record = initialize_(model, "auto", seed=0)
+>>> [entry.initializer.mode for entry in record if entry.fans]
+['fan_in', 'fan_in']
+"""
+
+from fastinit.adapters.torch import init
+from fastinit.adapters.torch.materializing import materialize, on_meta
+from fastinit.adapters.torch.models import initialize_, replay
+from fastinit.adapters.torch.patching import patched
+from fastinit.adapters.torch.tensors import fill_
+
+__all__ = ["fill_", "init", "initialize_", "materialize", "on_meta", "patched", "replay"]

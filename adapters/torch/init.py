@@ -1,0 +1,398 @@
+"""torch.nn.init on fastinit: the same names, arguments, defaults, errors and warnings; other numbers, more speed.
+
+>>> from fastinit.adapters.torch import init
+>>> weight = init.kaiming_normal_(torch.empty(256, 128), nonlinearity="relu")
+
+Every function fills its tensor in place, without autograd, and returns it. ``torch.manual_seed`` and ``generator=``
+govern the numbers: a call draws 64 bits from the generator, and they are the key. By name only come
+
+key : Key or int
+    The stream, instead of the bits from the generator.
+groups, transposed, stride
+    Of the convolution that a weight belongs to, for its true fans; without them the fans are torch's, which are wrong
+    for these. See :func:`fastinit.fans`.
+
+Tensors and parameters that fastinit has no numbers for (complex ones, unknown subclasses, a standard deviation that
+float16 cannot hold) are torch's to fill, with its own numbers, or to refuse; the former is said once. What draws no
+numbers is mostly torch's own function. :mod:`fastinit.adapters.torch.schemes` has the initializers that torch lacks,
+and this module offers them too.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.init import calculate_gain, constant_, ones_, zeros_
+
+from fastinit import Dirac, Identity, Key, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from fastinit.adapters.torch.drawing import Made, caller, factory, filled, is_fake, placed, torch_init, untraced
+from fastinit.adapters.torch.schemes import (
+    LAYOUT,
+    delta_orthogonal_,
+    icnr_,
+    kaiming,
+    kaiming_truncated_normal_,
+    lecun_normal_,
+    lecun_truncated_normal_,
+    lecun_uniform_,
+    scaled,
+    variance_scaling_,
+    xavier,
+    xavier_truncated_normal_,
+    zero_init_,
+)
+from fastinit.adapters.torch.tensors import is_distributed, is_plain
+
+__all__ = [
+    "calculate_gain", "constant", "constant_", "delta_orthogonal_", "dirac", "dirac_", "eye", "eye_", "icnr_",
+    "kaiming_normal", "kaiming_normal_", "kaiming_truncated_normal_", "kaiming_uniform", "kaiming_uniform_",
+    "lecun_normal_", "lecun_truncated_normal_", "lecun_uniform_", "normal", "normal_", "ones_", "orthogonal",
+    "orthogonal_", "sparse", "sparse_", "trunc_normal_", "uniform", "uniform_", "variance_scaling_", "xavier_normal",
+    "xavier_normal_", "xavier_truncated_normal_", "xavier_uniform", "xavier_uniform_", "zero_init_", "zeros_",
+]  # fmt: skip
+
+# used by others, private as they are
+_no_grad_fill_ = torch_init._no_grad_fill_
+_no_grad_zero_ = torch_init._no_grad_zero_
+_calculate_fan_in_and_fan_out = torch_init._calculate_fan_in_and_fan_out
+_calculate_correct_fan = torch_init._calculate_correct_fan
+
+
+@factory
+def _uniform(a: float, b: float) -> Made:
+    if a == b or b - a > torch.finfo(torch.float32).max:
+        return ""  # torch fills a; torch refuses
+    return Uniform(a, b)
+
+
+@factory
+def _truncated_normal(mean: float, std: float, a: float, b: float) -> Made:
+    if std == 0 or a == b:
+        return ""  # torch divides by zero; torch fills a
+    if _share(mean, std, a, b) <= 0.3 and not (math.isfinite(a) and math.isfinite(b)):
+        return ""  # torch refuses
+    return TruncatedNormal(mean, std, a, b, bounds="absolute")
+
+
+def _share(mean: float, std: float, a: float, b: float) -> float:
+    """The probability of [a, b], as torch computes it."""
+    lower, upper = ((1.0 + math.erf((bound - mean) / std / math.sqrt(2.0))) / 2.0 for bound in (a, b))
+    return upper - lower
+
+
+@factory
+def _orthogonal(gain: float) -> Made:
+    return Orthogonal(gain, column_axis=0)
+
+
+@factory
+def _sparse(zeros: int, rows: int, std: float) -> Made:
+    # rows of a slice: more of them than there are are all, and negative numbers count from the end, as in torch
+    return Sparse(Fraction(len(range(rows)[:zeros]), rows), std)
+
+
+@factory
+def _dirac(groups: int) -> Made:
+    return Dirac(groups, layout=LAYOUT)
+
+
+_normal = factory(Normal)
+
+
+@untraced
+def uniform_(
+    tensor: Tensor,
+    a: float = 0.0,
+    b: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+) -> Tensor:
+    """Fills a tensor of any shape from the uniform distribution on [a, b); see :class:`fastinit.Uniform`.
+
+    Raises RuntimeError if a > b, or if the dtype cannot hold a or b.
+    """
+    return filled(tensor, _uniform(a, b), key, generator, torch_init.uniform_, a, b)
+
+
+@untraced
+def normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+) -> Tensor:
+    """Fills a tensor of any shape from the normal distribution; see :class:`fastinit.Normal`.
+
+    Raises RuntimeError if std < 0 or std is NaN.
+    """
+    return filled(tensor, _normal(mean, std), key, generator, torch_init.normal_, mean, std)
+
+
+@untraced
+def trunc_normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+) -> Tensor:
+    """Fills a tensor of any shape from a normal distribution cut to [a, b], in units of the values.
+
+    `std` is that of the distribution before the cut. One draw per element, of any interval; see
+    :class:`fastinit.TruncatedNormal`.
+
+    Raises ZeroDivisionError if std = 0, RuntimeError if a > b, and warns if the mean is more than 2 std outside.
+    """
+    far = not tensor.is_meta and (mean < a - 2 * std or mean > b + 2 * std)
+    if far:
+        warnings.warn(
+            "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
+            "The distribution of values may be incorrect.",
+            stacklevel=caller(),
+        )
+    return filled(tensor, _truncated_normal(mean, std, a, b), key, generator, _truncated_by_torch, mean, std, a, b)
+
+
+def _truncated_by_torch(
+    tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None
+) -> Tensor:
+    if is_fake(tensor):  # it would look at the values
+        return tensor
+    with warnings.catch_warnings():  # it has been said
+        warnings.filterwarnings("ignore", "mean is more than 2 std", UserWarning)
+        return torch_init.trunc_normal_(tensor, mean, std, a, b, generator)
+
+
+@untraced
+def xavier_uniform_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Iterable[int] = 1,
+) -> Tensor:
+    """Fills a weight (out, in, ...) from U(-bound, bound), bound = gain * sqrt(6 / (fan_in + fan_out)).
+
+    Raises ValueError for fewer than two axes.
+
+    X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
+    """
+    initializer = xavier("uniform", gain)
+    if groups != 1 or transposed or stride != 1:
+        weight = (groups, transposed, stride)
+        return scaled(tensor, initializer, weight, key, generator, torch_init.xavier_uniform_, gain)
+    return filled(tensor, initializer, key, generator, torch_init.xavier_uniform_, gain)
+
+
+@untraced
+def xavier_normal_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Iterable[int] = 1,
+) -> Tensor:
+    """Fills a weight (out, in, ...) from N(0, std^2), std = gain * sqrt(2 / (fan_in + fan_out)), untruncated.
+
+    Raises ValueError for fewer than two axes, RuntimeError for a negative gain.
+
+    X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
+    """
+    initializer = xavier("normal", gain)
+    if groups != 1 or transposed or stride != 1:
+        weight = (groups, transposed, stride)
+        return scaled(tensor, initializer, weight, key, generator, torch_init.xavier_normal_, gain)
+    return filled(tensor, initializer, key, generator, torch_init.xavier_normal_, gain)
+
+
+@untraced
+def kaiming_uniform_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Iterable[int] = 1,
+) -> Tensor:
+    """Fills a weight (out, in, ...) from U(-bound, bound), bound = gain * sqrt(3 / fan).
+
+    `mode` names the fan, "fan_in" or "fan_out"; the gain is ``calculate_gain(nonlinearity, a)``, where `a` is the
+    negative slope of a leaky_relu. A weight without elements is left alone, with a warning.
+
+    Raises ValueError for fewer than two axes, another mode, another nonlinearity.
+
+    K. He et al., "Delving deep into rectifiers", 2015.
+    """
+    initializer = kaiming("uniform", a, mode, nonlinearity)
+    if groups != 1 or transposed or stride != 1:
+        weight = (groups, transposed, stride)
+        return scaled(tensor, initializer, weight, key, generator, _kaiming_uniform_by_torch, a, mode, nonlinearity)
+    return filled(tensor, initializer, key, generator, _kaiming_uniform_by_torch, a, mode, nonlinearity)
+
+
+@untraced
+def kaiming_normal_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Iterable[int] = 1,
+) -> Tensor:
+    """Fills a weight (out, in, ...) from N(0, std^2), std = gain / sqrt(fan), untruncated.
+
+    The arguments, the warning and the errors are those of :func:`kaiming_uniform_`.
+
+    K. He et al., "Delving deep into rectifiers", 2015.
+    """
+    initializer = kaiming("normal", a, mode, nonlinearity)
+    if groups != 1 or transposed or stride != 1:
+        weight = (groups, transposed, stride)
+        return scaled(tensor, initializer, weight, key, generator, _kaiming_normal_by_torch, a, mode, nonlinearity)
+    return filled(tensor, initializer, key, generator, _kaiming_normal_by_torch, a, mode, nonlinearity)
+
+
+def _said_of_no_elements(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch's function, but its warning of weights without elements names the caller's line, not one in here."""
+
+    def by_torch(tensor: Tensor, *parameters: Any, generator: torch.Generator | None) -> Tensor:
+        if is_plain(tensor) and not tensor.numel():
+            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=caller())
+            return tensor
+        return original(tensor, *parameters, generator=generator)
+
+    return by_torch
+
+
+_kaiming_uniform_by_torch = _said_of_no_elements(torch_init.kaiming_uniform_)
+_kaiming_normal_by_torch = _said_of_no_elements(torch_init.kaiming_normal_)
+
+
+@untraced
+def orthogonal_(
+    tensor: Tensor,
+    gain: float = 1,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+) -> Tensor:
+    """Fills a weight (out, ...) so that, as a matrix (out, the rest), its rows or columns are orthonormal, times gain.
+
+    Exactly Haar-distributed, in any dtype and layout; see :class:`fastinit.Orthogonal`.
+
+    Raises ValueError for fewer than two axes.
+
+    A. M. Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks", 2013.
+    """
+    return filled(tensor, _orthogonal(gain), key, generator, torch_init.orthogonal_, gain)
+
+
+@untraced
+def sparse_(
+    tensor: Tensor,
+    sparsity: float,
+    std: float = 0.01,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+) -> Tensor:
+    """Fills a matrix (rows, columns) from N(0, std^2), save ceil(sparsity * rows) zeros in each column.
+
+    The places are drawn from the same stream as the values; see :class:`fastinit.Sparse`.
+
+    Raises ValueError for other than two axes.
+
+    J. Martens, "Deep learning via Hessian-free optimization", 2010.
+    """
+    initializer: Made = ""
+    if tensor.ndimension() == 2 and not tensor.is_meta:
+        rows = tensor.shape[0]
+        initializer = _sparse(math.ceil(sparsity * rows), rows, std)
+    return filled(tensor, initializer, key, generator, _sparse_by_torch, sparsity, std, key is not None)
+
+
+def _sparse_by_torch(
+    tensor: Tensor, sparsity: float, std: float, seeded: bool, generator: torch.Generator | None
+) -> Tensor:
+    if is_fake(tensor) and tensor.ndimension() == 2:  # it would look at the places
+        return tensor
+    if not seeded or generator is None:
+        return torch_init.sparse_(tensor, sparsity, std, generator)
+    with torch.random.fork_rng(devices=()):  # torch draws the places from the default generator, whichever it is given
+        torch.default_generator.manual_seed(generator.initial_seed())
+        return torch_init.sparse_(tensor, sparsity, std, generator)
+
+
+@untraced
+def eye_(tensor: Tensor) -> Tensor:
+    """Fills a matrix with the identity, square or not.
+
+    Raises ValueError for other than two axes.
+    """
+    original = torch_init.eye_
+    return placed(tensor, Identity(), original) if is_distributed(tensor) else original(tensor)  # it refuses DTensors
+
+
+@untraced
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """Fills the weight (out, in / groups, ...) of a convolution so that each group passes its input through.
+
+    Raises ValueError for other than three to five axes, or groups that do not divide the output channels.
+    """
+    return placed(tensor, _dirac(groups), torch_init.dirac_, groups)
+
+
+@untraced
+def _no_grad_uniform_(tensor: Tensor, a: float, b: float, generator: torch.Generator | None = None) -> Tensor:
+    return filled(tensor, _uniform(a, b), None, generator, torch_init._no_grad_uniform_, a, b)
+
+
+@untraced
+def _no_grad_normal_(tensor: Tensor, mean: float, std: float, generator: torch.Generator | None = None) -> Tensor:
+    return filled(tensor, _normal(mean, std), None, generator, torch_init._no_grad_normal_, mean, std)
+
+
+@untraced
+def _no_grad_trunc_normal_(
+    tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
+) -> Tensor:
+    return trunc_normal_(tensor, mean, std, a, b, generator)
+
+
+uniform = torch_init._make_deprecate(uniform_)
+normal = torch_init._make_deprecate(normal_)
+constant = torch_init._make_deprecate(constant_)
+eye = torch_init._make_deprecate(eye_)
+dirac = torch_init._make_deprecate(dirac_)
+xavier_uniform = torch_init._make_deprecate(xavier_uniform_)
+xavier_normal = torch_init._make_deprecate(xavier_normal_)
+kaiming_uniform = torch_init._make_deprecate(kaiming_uniform_)
+kaiming_normal = torch_init._make_deprecate(kaiming_normal_)
+orthogonal = torch_init._make_deprecate(orthogonal_)
+sparse = torch_init._make_deprecate(sparse_)

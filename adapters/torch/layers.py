@@ -1,0 +1,392 @@
+"""What a rule needs to know of each parameter of a torch model: its layer, its layout, the activation that follows.
+
+:func:`parameters` turns a model into facts (:class:`fastinit.recipes.Parameter`) and draws nothing. An activation
+counts as following a layer only where the model says so: in an ``nn.Sequential``, in the layer itself (``nn.RNN``), or
+in the naming that transformers, timm, torchvision and torch's own Transformer share, an attribute such as ``act_fn``
+beside a layer such as ``fc1``. Everything else is None, which rules read as "unknown".
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from fastinit import canonical_name
+from fastinit.keys import WRAPPER_COMPONENTS
+from fastinit.recipes import Parameter
+
+if TYPE_CHECKING:
+    from fastinit.adapters.torch.shards import Piece
+
+__all__ = ["Activation", "Place", "activation_of", "evaluating", "originals", "parameters"]
+
+
+class Activation(NamedTuple):
+    """An activation by its standard name, and the slope that a leaky rectifier has for negative inputs."""
+
+    name: str
+    negative_slope: float = 0.0
+
+
+class Place(NamedTuple):
+    """One parameter of a model: the facts about it, and where it lives.
+
+    Attributes
+    ----------
+    parameter : Parameter
+        The facts, under the first of its names.
+    tensor : torch.Tensor
+        The registered tensor; of a parametrized weight, its (first) original.
+    owners : tuple of (nn.Module, str)
+        Every module and attribute that holds the tensor, the first name's first.
+    other_names : tuple of str
+        Its canonical names after the first.
+    parametrizations : ParametrizationList or None
+        Through which the weight is assigned.
+    start : int or None
+        Of a piece of a flat parameter (FSDP's first version): `tensor` holds the flattened elements from here on.
+    """
+
+    parameter: Parameter
+    tensor: torch.Tensor
+    owners: tuple[tuple[nn.Module, str], ...]
+    other_names: tuple[str, ...] = ()
+    parametrizations: parametrize.ParametrizationList | None = None
+    start: int | None = None
+
+
+# Spellings without underscores: of strings, of functions, and of classes without "Activation" at their end.
+_NAMES = {
+    "relu": "relu", "relu6": "relu6", "leakyrelu": "leaky_relu", "elu": "elu", "selu": "selu", "celu": "celu",
+    "gelu": "gelu", "gelupython": "gelu", "clippedgelu": "gelu", "gelu10": "gelu",
+    "gelutanh": "gelu_tanh", "newgelu": "gelu_tanh", "gelunew": "gelu_tanh", "fastgelu": "gelu_tanh",
+    "gelufast": "gelu_tanh", "pytorchgelutanh": "gelu_tanh", "gelupytorchtanh": "gelu_tanh",
+    "gelupythontanh": "gelu_tanh", "accurategelu": "gelu_tanh", "geluaccurate": "gelu_tanh", "quickgelu": "quick_gelu",
+    "silu": "silu", "swish": "silu", "mish": "mish", "hardswish": "hardswish", "hardtanh": "hardtanh",
+    "tanh": "tanh", "sigmoid": "sigmoid", "hardsigmoid": "hardsigmoid", "logsigmoid": "logsigmoid",
+    "softplus": "softplus", "softsign": "softsign", "tanhshrink": "tanhshrink",
+    "relusquared": "relu_squared", "relu2": "relu_squared", "squaredrelu": "relu_squared",
+}  # fmt: skip
+# Parameters with which an activation is the one of that name.
+_STANDARD = {
+    "elu": {"alpha": 1.0},
+    "celu": {"alpha": 1.0},
+    "hardtanh": {"min_val": -1.0, "max_val": 1.0},
+    "softplus": {"beta": 1.0},
+}
+_PRELU_SLOPE = 0.25
+
+_ACTIVATION_ATTRIBUTES = (
+    "activation", "act", "act_fn", "activation_fn", "activation_function", "intermediate_act_fn", "transform_act_fn",
+    "nonlinearity", "non_linearity", "relu",
+)  # fmt: skip
+# What such an attribute is applied to, wherever both stand side by side.
+_ACTIVATED = frozenset({
+    "fc1", "fc_in", "c_fc", "linear1", "linear_1", "lin1", "lin_1", "linear_fc1", "wi", "wi_0", "gate_proj", "dense",
+    "intermediate_dense", "dense_h_to_4h", "conv", "convolution", "ffn_1", "lin_in",
+})  # fmt: skip
+# And these only beside, or without, another layer: w1 and w3 are the gate and the rest of a gated MLP.
+_ACTIVATED_WITH = {"w1": "w3", "conv1": "bn1"}
+_ACTIVATED_WITHOUT = {"up_proj": "gate_proj"}
+
+_PASSED_THROUGH = (
+    nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
+    nn.FeatureAlphaDropout, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.BatchNorm1d,
+    nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+)  # fmt: skip
+
+_PACKED_QKV = frozenset({"qkv", "qkv_proj", "Wqkv", "query_key_value", "to_qkv", "c_attn"})
+_PACKED_GATE = frozenset({"gate_up_proj", "w12"})
+_GATES = {"RNN": 1, "RNNCell": 1, "GRU": 3, "GRUCell": 3, "LSTM": 4, "LSTMCell": 4}
+
+
+def activation_of(value: Any) -> Activation | None:
+    """Which activation a module, a function or a name is; None for anything else.
+
+    Classes and functions are known by their names, so that transformers' ``NewGELUActivation`` and the like need no
+    import. One with parameters of its own, such as ``nn.ELU(alpha=2)``, is not the activation of that name.
+
+    >>> activation_of(nn.GELU(approximate="tanh"))
+    Activation(name='gelu_tanh', negative_slope=0.0)
+    """
+    if isinstance(value, str):
+        return _named(value, {})
+    if isinstance(value, functools.partial):
+        return None if value.args else _named(getattr(value.func, "__name__", ""), value.keywords)
+    if isinstance(value, nn.PReLU):
+        return Activation("prelu", _PRELU_SLOPE)  # as every recipe initializes it
+    if isinstance(value, nn.Module):
+        return _named(type(value).__name__.removesuffix("Activation"), vars(value))
+    return _named(getattr(value, "__name__", ""), {}) if callable(value) else None
+
+
+def _named(spelling: str, settings: dict[str, Any]) -> Activation | None:
+    name = _NAMES.get(spelling.replace("_", "").lower())
+    if name is None or any(settings.get(key, value) != value for key, value in _STANDARD.get(name, {}).items()):
+        return None
+    if name == "leaky_relu":
+        return Activation(name, float(settings.get("negative_slope", 0.01)))
+    return Activation("gelu_tanh") if name == "gelu" and settings.get("approximate") == "tanh" else Activation(name)
+
+
+def _is_wrapper(module: nn.Module) -> bool:
+    return len(module._modules) == 1 and next(iter(module._modules)) in WRAPPER_COMPONENTS
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    return _unwrapped(next(module.children())) if _is_wrapper(module) else module
+
+
+def _first_activation(modules: Iterable[nn.Module]) -> tuple[bool, Activation | None]:
+    """Whether anything computes here, and if so, the activation if it is one."""
+    for module in map(_unwrapped, modules):
+        if _is_chain(module):
+            computes, found = _first_activation(module.children())
+            if computes:
+                return True, found
+        elif not isinstance(module, _PASSED_THROUGH):
+            return True, activation_of(module)
+    return False, None
+
+
+def _is_chain(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _following(parent: nn.Module, key: str, after_parent: Activation | None) -> Activation | None:
+    """The activation of the output of the child `key`, given that of its parent's output."""
+    if _is_wrapper(parent):
+        return after_parent
+    if _is_chain(parent):
+        keys = list(parent._modules)
+        rest = (parent._modules[later] for later in keys[keys.index(key) + 1 :])
+        computes, found = _first_activation(module for module in rest if module is not None)
+        return found if computes else after_parent
+    beside = _ACTIVATED_WITH.get(key)
+    without = _ACTIVATED_WITHOUT.get(key)
+    if key in _ACTIVATED or (beside and hasattr(parent, beside)) or (without and not hasattr(parent, without)):
+        for attribute in _ACTIVATION_ATTRIBUTES:
+            found = activation_of(getattr(parent, attribute, None))
+            if found:
+                return found
+    return None
+
+
+def _visited(
+    module: nn.Module, name: str, key: str, following: Activation | None
+) -> Iterator[tuple[str, str, nn.Module, Activation | None]]:
+    """Every module under each of its names, in the order of registration: (name, key in its parent, module, ...)."""
+    yield name, key, module, following
+    for child_key, child in module._modules.items():
+        if child is not None:
+            own_key = key if child_key in WRAPPER_COMPONENTS and _is_wrapper(module) else child_key
+            yield from _visited(child, f"{name}{child_key}.", own_key, _following(module, child_key, following))
+
+
+def _types(module: nn.Module) -> tuple[str, ...]:
+    """Class names, most derived first, without those that parametrizing or sharding put in front."""
+    added = ("torch.nn.utils.parametrize", "torch.distributed.")
+    return tuple(cls.__name__ for cls in type(module).__mro__[:-1] if not cls.__module__.startswith(added))
+
+
+@contextmanager
+def evaluating(parametrizations: parametrize.ParametrizationList) -> Iterator[None]:
+    """Where parametrizations do not learn: in training a spectral norm moves its buffers whenever it is asked."""
+    training = [module for module in parametrizations.modules() if module.training]
+    parametrizations.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def originals(parametrizations: parametrize.ParametrizationList) -> list[torch.Tensor]:
+    """The tensors that a parametrized weight is computed from."""
+    several = (f"original{number}" for number in range(parametrizations.ntensors))
+    return [getattr(parametrizations, name) for name in (("original",) if parametrizations.is_tensor else several)]
+
+
+def _shape_of(parametrizations: parametrize.ParametrizationList) -> tuple[int, ...]:
+    with evaluating(parametrizations):
+        return tuple(parametrizations().shape)
+
+
+class _Own(NamedTuple):
+    """A parameter that a module itself holds."""
+
+    role: str
+    tensor: torch.Tensor
+    shape: tuple[int, ...]
+    identity: Hashable
+    parametrizations: parametrize.ParametrizationList | None = None
+    start: int | None = None
+
+
+def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]]) -> Iterator[_Own]:
+    for role, (piece, identity) in flat.items():
+        yield _Own(role, piece.tensor, tuple(piece.shape), identity, start=piece.start)
+    if not isinstance(module, parametrize.ParametrizationList):
+        for role, tensor in module._parameters.items():
+            if tensor is not None and role not in flat and not getattr(tensor, "_is_flat_param", False):
+                lazy = isinstance(tensor, nn.parameter.UninitializedParameter)
+                yield _Own(role, tensor, () if lazy else tuple(tensor.shape), id(tensor))
+    if parametrize.is_parametrized(module):
+        for role, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+            original = originals(chain)[0]
+            if isinstance(original, nn.Parameter):
+                yield _Own(role, original, _shape_of(chain), id(original), chain)
+
+
+def _reshard(model: nn.Module) -> None:
+    """Frees what FSDP has gathered for a forward pass, so that modules hold the parameters that last."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    for module in model.modules() if fsdp is not None else ():
+        if isinstance(module, fsdp.FSDPModule):  # type: ignore[union-attr]
+            module.reshard()
+
+
+def _flattened(model: nn.Module) -> dict[int, dict[str, tuple[Piece, Hashable]]]:
+    """What FSDP's first version has flattened, by the module that owned it and its role there."""
+    if "torch.distributed.fsdp.fully_sharded_data_parallel" not in sys.modules:
+        return {}
+    from fastinit.adapters.torch.shards import flat_pieces
+
+    found: dict[int, dict[str, tuple[Piece, Hashable]]] = {}
+    for piece in flat_pieces(model):
+        identity = (id(piece.module), piece.parameter)
+        for module, role in ((piece.module, piece.parameter), *(other[1:] for other in piece.others)):
+            found.setdefault(id(module), {})[role] = (piece, identity)
+    return found
+
+
+def _conv(module: nn.Module, **_: Any) -> dict[str, Any]:
+    return {"groups": module.groups}
+
+
+def _conv_transpose(module: nn.Module, **_: Any) -> dict[str, Any]:
+    stride = tuple(module.stride)  # type: ignore[arg-type]
+    return {"layout": "IO...", "groups": module.groups, "transposed": True, "stride": stride}
+
+
+def _bilinear(module: nn.Module, **_: Any) -> dict[str, Any]:
+    return {"layout": "OII"}  # an output sums over all pairs of inputs
+
+
+def _embedding(module: nn.Module, **_: Any) -> dict[str, Any]:
+    return {"layout": "VD", "zero_row": module.padding_idx}
+
+
+def _attention(module: nn.Module, role: str, **_: Any) -> dict[str, Any]:
+    if role in ("bias_k", "bias_v"):  # one more key and value, no linear map
+        return {"layout": None}
+    return {"blocks": 3} if role.startswith("in_proj") else {}
+
+
+def _recurrent(module: nn.Module, role: str, **_: Any) -> dict[str, Any]:
+    gates = next(_GATES[name] for name in _types(module) if name in _GATES)
+    facts: dict[str, Any] = {"blocks": 1 if role.startswith("weight_hr") else gates}
+    if gates == 1:
+        facts["activation"] = module.nonlinearity
+    return facts
+
+
+def _linear(module: nn.Module, key: str, **_: Any) -> dict[str, Any]:
+    return _packed(key, module.in_features, module.out_features)  # type: ignore[arg-type]
+
+
+def _packed(key: str, inputs: int, outputs: int) -> dict[str, Any]:
+    if key in _PACKED_QKV and inputs and outputs in (2 * inputs, 3 * inputs):
+        return {"blocks": outputs // inputs}
+    return {"blocks": 2, "activation": None} if key in _PACKED_GATE and outputs % 2 == 0 else {}
+
+
+_GEOMETRY: tuple[tuple[tuple[type, ...], Callable[..., dict[str, Any]]], ...] = (
+    ((nn.Linear,), _linear),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _conv_transpose),
+    ((nn.Bilinear,), _bilinear),
+    ((nn.Embedding, nn.EmbeddingBag), _embedding),
+    ((nn.MultiheadAttention,), _attention),
+    ((nn.RNNBase, nn.RNNCellBase), _recurrent),
+)
+
+
+def _geometry(module: nn.Module, types: tuple[str, ...], role: str, key: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    for classes, facts in _GEOMETRY:
+        if isinstance(module, classes):
+            return facts(module, role=role, key=key)
+    if "Conv1D" in types and len(shape) == 2:  # transformers' Linear with the weight the other way round
+        return {"layout": "IO"} | _packed(key, *shape)
+    if len(shape) == 3 and any("Experts" in name for name in types):
+        layout = "EIO" if getattr(module, "is_transposed", False) else "EOI"
+        return {"layout": layout, "blocks": 2 if role in _PACKED_GATE else 1}
+    return {}
+
+
+def parameters(model: nn.Module) -> list[Place]:
+    """Every parameter of a model once, under its first canonical name, with what a rule sees of it.
+
+    Names are those of ``named_parameters`` without what wrappers add (:func:`fastinit.canonical_name`); shapes are
+    global, so a sharded model gives the facts of the whole one. A parametrized weight appears as the weight
+    (``"layer.weight"``), its originals do not. Of a tensor with several names the later ones are ``other_names``, and
+    it is ``tied`` unless every layer that shares it is an embedding. What ``fully_shard`` has gathered is let go first.
+
+    Raises
+    ------
+    ValueError
+        Two different tensors under one canonical name, or parameters of lazy modules, whose shapes are not known yet.
+    """
+    _reshard(model)
+    found: dict[Hashable, Place] = {}
+    holders: dict[str, Hashable] = {}
+    lazy: list[str] = []
+    flattened = _flattened(model)
+    for prefix, key, module, following in _visited(model, "", "", None):
+        own = list(_own(module, flattened.get(id(module), {})))
+        types = _types(module) if own else ()
+        shapes = {role: shape for role, _, shape, *_ in own}
+        for role, tensor, shape, identity, chain, start in own:
+            name = canonical_name(prefix + role)
+            if isinstance(tensor, nn.parameter.UninitializedParameter):
+                lazy.append(name)
+                continue
+            if holders.setdefault(name, identity) != identity:
+                raise ValueError(f"two parameters have the canonical name {name!r}: values could not tell them apart")
+            if identity in found:
+                found[identity] = _shared(found[identity], name, module, role)
+                continue
+            facts: dict[str, Any] = {}
+            if following is not None:
+                facts = {"activation": following.name, "negative_slope": following.negative_slope}
+            facts |= _geometry(module, types, role, key, shape)
+            if "bias" in role:
+                facts["weight_shape"] = shapes.get(
+                    role.replace("bias", "weight"), shapes.get(role.removesuffix("_bias"))
+                )
+            parameter = Parameter(name=name, shape=shape, types=types, role=role, **facts)
+            found[identity] = Place(parameter, tensor, ((module, role),), (), chain, start)
+    if lazy:
+        raise ValueError(f"lazy modules have no shapes yet: run a forward pass first, for {', '.join(lazy)}")
+    return list(found.values())
+
+
+def _shared(place: Place, name: str, module: nn.Module, role: str) -> Place:
+    """The place of a tensor that turned up under another name."""
+    if name in (place.parameter.name, *place.other_names):
+        return place
+    owners = (*place.owners, (module, role))
+    tied = not all(isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) for owner, _ in owners)
+    parameter = replace(place.parameter, tied=tied)
+    return place._replace(parameter=parameter, owners=owners, other_names=(*place.other_names, name))

@@ -1,0 +1,299 @@
+"""Whole models: every parameter by its own key, derived from its name, and a record that can be replayed.
+
+record = initialize_(model, "auto", seed=0)
+record.save("init.json")
+replay("init.json", same_model)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+import fastinit
+from fastinit import Key
+from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
+from fastinit.adapters.torch.tensors import DTYPES, fill_, is_distributed
+from fastinit.recipes import Recipe, assigned, recipe_named
+from fastinit.records import Entry, Record, digest
+
+__all__ = ["initialize_", "replay"]
+
+# What torch's registration of a spectral norm spends on its first estimate of the singular vectors, and more.
+_POWER_ITERATIONS = 15
+_STATISTICS = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
+
+
+def initialize_(
+    model: nn.Module,
+    recipe: str | Recipe = "auto",
+    seed: int | str = 0,
+    *,
+    digests: bool = True,
+    num_threads: int | None = None,
+) -> Record:
+    """Fills every parameter of a model in place, each with its own key: ``Key(seed).fold_in(name)``.
+
+    Adding, removing or reordering layers changes the values of no other parameter, and neither does wrapping, compiling
+    or sharding the model: names are canonical, shapes global. Everything is checked, and every parameter has its rule,
+    before anything is written.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        With memory; a model on the meta device is for :func:`fastinit.adapters.torch.materialize`. Parameters that are
+        frozen are filled too; the Parameter objects, ``requires_grad`` and optimizers that hold them stay as they are.
+        Of DTensors (FSDP2, tensor parallel) and of FSDP's flat parameters the local part is filled, without
+        communication, to the bytes of the whole.
+    recipe : str or Recipe
+        ``"auto"`` (true fans and the gain of the activation that follows), ``"torch"`` (torch's own layer defaults), or
+        a :class:`fastinit.recipes.Recipe`.
+    seed : int or str
+        Of all keys.
+    digests : bool
+        Whether the record holds digests of the bytes, for :func:`replay` to compare.
+    num_threads : int, optional
+        At most so many threads. The values do not depend on it.
+
+    Returns
+    -------
+    Record
+        An entry for each parameter, in the model's order. A digest is of the whole tensor's row-major bytes, and None
+        where this process holds only a part of it. A tensor with several names has one entry, under the first.
+
+    Raises
+    ------
+    UnmatchedParameter, ValueError, TypeError
+        A parameter that no rule matches, an initializer that its shape or dtype cannot take, contradictory rules, two
+        tensors under one canonical name, a parametrization that cannot be assigned to, lazy or meta parameters. Each
+        names the parameter; nothing has been written.
+
+    Notes
+    -----
+    A parametrized weight (``torch.nn.utils.parametrizations``) is made as the plain weight would be, and assigned
+    through the parametrization's ``right_inverse``; its digest is that of the values made. Running statistics of norms
+    are reset, other buffers are left alone.
+    """
+    chosen = recipe_named(recipe)
+    places = parameters(model)
+    _refuse_meta(places)
+    entries = planned(places, chosen, seed)
+    filled = [fill_place(*pair, digests, num_threads) for pair in zip(places, entries, strict=True)]
+    reset_norms(model)
+    return recorded(filled, chosen, seed)
+
+
+def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_threads: int | None = None) -> Record:
+    """Fills a model as a record says, and compares the bytes with the record's digests.
+
+    Parameters
+    ----------
+    record : Record, str or path
+        A record, its JSON, or the path of a file that holds it.
+    model : torch.nn.Module
+        With the parameters that the record names, of the same shapes and dtypes, in any order.
+    num_threads : int, optional
+        At most so many threads.
+
+    Returns
+    -------
+    Record
+        With the digests of the bytes that were written.
+
+    Raises
+    ------
+    ValueError
+        A record of another stream version; names, shapes or dtypes that differ, before anything is written; afterwards,
+        a digest that differs.
+    """
+    given = _read(record)
+    places = parameters(model)
+    _refuse_meta(places)
+    entries = _matched(places, given)
+    check_all(places, entries)
+    filled = [fill_place(*pair, True, num_threads) for pair in zip(places, entries, strict=True)]
+    reset_norms(model)
+    for before, after in zip(entries, filled, strict=True):
+        if before.digest and after.digest and before.digest != after.digest:
+            raise ValueError(
+                f"{before.name!r} was filled with other bytes than the record's: expected the digest {before.digest}, "
+                f"got {after.digest}"
+            )
+    return replace(given, entries=tuple(filled))
+
+
+def planned(places: Sequence[Place], recipe: Recipe, seed: int | str, dtype: torch.dtype | None = None) -> list[Entry]:
+    """What each parameter is to be filled with, checked; with `dtype` in place of the dtypes that they have."""
+    found = assigned([place.parameter for place in places], recipe, seed)
+    entries = []
+    for place, entry in zip(places, found, strict=True):
+        own = place.tensor.dtype if dtype is None or not place.tensor.is_floating_point() else dtype
+        if own not in DTYPES:
+            raise TypeError(f"{entry.name!r} is of {own}, and fastinit fills {', '.join(map(str, DTYPES))}")
+        entries.append(replace(entry, dtype=DTYPES[own], other_names=place.other_names))
+    check_all(places, entries)
+    return entries
+
+
+def recorded(entries: Iterable[Entry], recipe: Recipe, seed: int | str) -> Record:
+    """The record of a model that has been filled so."""
+    return Record(tuple(entries), seed, recipe.name, fastinit.__version__)
+
+
+def check_all(places: Sequence[Place], entries: Sequence[Entry]) -> None:
+    """Raises what filling would raise, naming the parameter; writes nothing."""
+    for place, entry in zip(places, entries, strict=True):
+        tensor = place.tensor
+        distributed = is_distributed(tensor)
+        if not (distributed or type(tensor) in (torch.Tensor, nn.Parameter)) or tensor.layout != torch.strided:
+            raise TypeError(
+                f"{entry.name!r} is a {type(tensor).__name__} of layout {tensor.layout}: fastinit fills strided "
+                "Tensors, Parameters and DTensors"
+            )
+        if any(size > 1 and not stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+            raise ValueError(f"the elements of {entry.name!r} overlap: shape {entry.shape}, strides {tensor.stride()}")
+        try:
+            if distributed:
+                from fastinit.adapters.torch.shards import local_ranges
+
+                local_ranges(tensor)  # type: ignore[arg-type]
+            nothing = np.empty(0, np.uint8)  # an empty part of the tensor: checked, not written
+            fastinit.fill(nothing, entry.initializer, entry.key, global_shape=entry.shape, start=0, dtype=entry.dtype)
+        except ValueError as problem:
+            raise ValueError(f"{entry.name!r}, {entry.rule!r}: {problem}") from None
+        if place.parametrizations is not None:
+            if any(map(is_distributed, originals(place.parametrizations))):
+                raise ValueError(f"{entry.name!r} is parametrized and sharded: initialize the model before sharding it")
+            _rehearse(place, entry)
+
+
+def _rehearse(place: Place, entry: Entry) -> None:
+    """Assigns to a copy of the parametrization, to see whether it can be done."""
+    chain = copy.deepcopy(place.parametrizations)
+    assert chain is not None
+    if place.tensor.is_meta:
+        chain = chain.to_empty(device="cpu").to(getattr(torch, str(entry.dtype)))
+    try:
+        _assign(place._replace(tensor=originals(chain)[0], parametrizations=chain), entry, None)
+    except Exception as problem:
+        raise ValueError(f"{entry.name!r} cannot be assigned through its parametrization: {problem}") from problem
+    if not all(values.isfinite().all() for values in chain.parameters(recurse=False)):
+        raise ValueError(f"{entry.name!r} lies outside the range of its parametrization: the inverse is not finite")
+
+
+def fill_place(place: Place, entry: Entry, digests: bool, num_threads: int | None) -> Entry:
+    """Fills one parameter; returns its entry, with a digest if asked for and if all of it is here."""
+    initializer, key = entry.initializer, entry.key
+    if place.parametrizations is not None:
+        made = _assign(place, entry, num_threads)
+    elif place.start is not None:
+        made = fill_(
+            place.tensor, initializer, key, global_shape=entry.shape, start=place.start, num_threads=num_threads
+        )
+    else:
+        made = fill_(place.tensor, initializer, key, num_threads=num_threads)
+    return replace(entry, digest=_digest(made, entry.shape, num_threads) if digests else None)
+
+
+def _assign(place: Place, entry: Entry, num_threads: int | None) -> torch.Tensor:
+    """Makes the weight and assigns it through its parametrizations; returns a copy of the weight."""
+    chain, original = place.parametrizations, place.tensor
+    assert chain is not None
+    weight = torch.empty(entry.shape, dtype=original.dtype, device=original.device)
+    fill_(weight, entry.initializer, entry.key, num_threads=num_threads)
+    with evaluating(chain), drawing_from(entry.key):
+        chain.right_inverse(weight.clone())
+        value = originals(chain)
+        for module in chain.children():
+            if "_u" in module._buffers and "_v" in module._buffers:
+                _estimate_again(module, value[0], entry.key)
+            value = [module(*value)]
+    return weight
+
+
+def _estimate_again(spectral_norm: nn.Module, weight: torch.Tensor, key: Key) -> None:
+    """A spectral norm's singular vectors: of this weight, from a start that does not depend on the last one."""
+    for name in ("_u", "_v"):
+        vector = spectral_norm.get_buffer(name)
+        fill_(vector, fastinit.Normal(), key.fold_in(name))
+        vector /= vector.norm()
+    spectral_norm.train()
+    for _ in range(_POWER_ITERATIONS):
+        spectral_norm(weight)
+    spectral_norm.eval()
+
+
+@contextmanager
+def drawing_from(key: Key) -> Iterator[None]:
+    """What others draw in here on the CPU, such as a right inverse that completes a basis, follows from the key."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(key.words[0] | key.words[1] << 32)
+        yield
+
+
+def _digest(tensor: torch.Tensor, shape: tuple[int, ...], num_threads: int | None) -> str | None:
+    tensor = tensor.detach()
+    if is_distributed(tensor):
+        tensor = tensor.to_local()  # type: ignore[attr-defined]
+    if tensor.is_meta or tensor.numel() != math.prod(shape):
+        return None
+    memory = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return digest(memory, num_threads=num_threads)
+
+
+def reset_norms(model: nn.Module) -> None:
+    """Running statistics as a new norm has them: mean 0, variance 1, no batches seen."""
+    with torch.no_grad():
+        for module in model.modules():
+            for name, buffer in statistics_of(module).items():
+                buffer.fill_(_STATISTICS[name])
+
+
+def statistics_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers of a module that are the running statistics of a norm."""
+    if not any("Norm" in cls.__name__ for cls in type(module).__mro__):
+        return {}
+    return {name: buffer for name, buffer in module._buffers.items() if name in _STATISTICS and buffer is not None}
+
+
+def _refuse_meta(places: Sequence[Place]) -> None:
+    meta = [place.parameter.name for place in places if place.tensor.is_meta]
+    if meta:
+        more = f" and {len(meta) - 3} more" if len(meta) > 3 else ""
+        raise ValueError(f"on the meta device, without memory to fill: {', '.join(meta[:3])}{more}; materialize() them")
+
+
+def _read(record: Record | str | os.PathLike[str]) -> Record:
+    if isinstance(record, Record):
+        return record
+    if isinstance(record, str) and record.lstrip().startswith("{"):
+        return Record.from_json(record)
+    if isinstance(record, (str, os.PathLike)):
+        return Record.load(record)
+    raise TypeError(f"record must be a Record, its JSON or a path, not {type(record).__name__}")
+
+
+def _matched(places: Sequence[Place], record: Record) -> list[Entry]:
+    """The record's entry of each place."""
+    entries = {entry.name: entry for entry in record}
+    names = {place.parameter.name for place in places}
+    for missing, where in ((names - set(entries), "the record"), (set(entries) - names, "the model")):
+        if missing:
+            raise ValueError(f"{where} lacks the parameters {', '.join(sorted(missing))}")
+    for place in places:
+        entry = entries[place.parameter.name]
+        here = (place.parameter.shape, DTYPES.get(place.tensor.dtype))
+        if here != (entry.shape, entry.dtype):
+            raise ValueError(
+                f"{entry.name!r} was recorded with shape {entry.shape} in {entry.dtype}, and the model has shape "
+                f"{here[0]} in {here[1] or place.tensor.dtype}"
+            )
+    return [entries[place.parameter.name] for place in places]

@@ -1,0 +1,332 @@
+"""The initializers that torch lacks, in its style: in place, without autograd, returning the tensor.
+
+All take ``generator``, as torch's do, and by name only:
+
+key : Key or int
+    The stream, instead of the 64 bits that are drawn once from the generator.
+groups, transposed, stride
+    Of the convolution that a weight belongs to, for its true fans; see :func:`fastinit.fans`. A transposed one's
+    weight is (in, out / groups, ...), any other (out, in / groups, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastinit
+from fastinit import Initializer, Key, StructuredInitializer, VarianceScaling
+from fastinit.adapters.torch.drawing import (
+    Made,
+    factory,
+    filled,
+    given_key,
+    is_fake,
+    plain_number,
+    torch_init,
+    untraced,
+)
+from fastinit.adapters.torch.tensors import drawn_key, fill_
+
+__all__ = [
+    "delta_orthogonal_",
+    "icnr_",
+    "kaiming_truncated_normal_",
+    "lecun_normal_",
+    "lecun_truncated_normal_",
+    "lecun_uniform_",
+    "variance_scaling_",
+    "xavier_truncated_normal_",
+    "zero_init_",
+]
+
+LAYOUT = "OI..."
+
+
+@factory
+def xavier(distribution: str, gain: float) -> Made:
+    """Of torch's ``xavier_*_``, with torch's fans, which are the true ones of weights without groups."""
+    if gain == 0:
+        return ""  # torch fills zeros
+    if gain < 0:
+        raise ValueError(f"gain must be at least 0, got {gain}")
+    return VarianceScaling(gain * gain, "fan_avg", distribution, LAYOUT)
+
+
+def _kaiming(distribution: str, a: float | None, mode: str, nonlinearity: Any) -> Made:
+    """Of torch's ``kaiming_*_``, with torch's fans and torch's gains."""
+    gain = torch_init.calculate_gain(nonlinearity, a)  # refuses some slopes, and all names but its own
+    if mode.lower() not in ("fan_in", "fan_out"):
+        raise ValueError(f"mode must be fan_in or fan_out, got {mode!r}")
+    scale = gain * gain
+    if nonlinearity in ("relu", "leaky_relu"):  # the same number, exactly
+        slope = 0.0 if nonlinearity == "relu" else 0.01 if a is None else a
+        scale = fastinit.he_normal(negative_slope=slope).scale
+    return VarianceScaling(scale, mode.lower(), distribution, LAYOUT)
+
+
+kaiming = factory(_kaiming, number=lambda value: value)  # torch refuses slopes that are tensors
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _of_weight(
+    initializer: VarianceScaling, groups: int, transposed: bool, stride: int | tuple[int, ...]
+) -> VarianceScaling:
+    layout = "IO..." if transposed else LAYOUT
+    return replace(initializer, layout=layout, groups=groups, transposed=transposed, stride=stride)
+
+
+def scaled(
+    tensor: Tensor,
+    initializer: Made,
+    weight: tuple[int, bool, int | Iterable[int]],
+    key: Key | int | None,
+    generator: torch.Generator | None,
+    original: Callable[..., Tensor],
+    *arguments: Any,
+) -> Tensor:
+    """The tensor filled with the true fans of a weight that has (groups, transposed, stride).
+
+    `original` and its arguments are for parameters that have no initializer, and for tensors without elements.
+    """
+    if isinstance(initializer, VarianceScaling):
+        groups, transposed, stride = weight
+        if groups != 1 or transposed or stride != 1:
+            steps = tuple(stride) if isinstance(stride, Iterable) else stride
+            initializer = _of_weight(initializer, groups, transposed, steps)
+            initializer.fans(tuple(tensor.shape))  # or it raises
+        if tensor.numel():
+            original, arguments = _by_torch, (initializer,)
+    return filled(tensor, initializer, key, generator, original, *arguments)
+
+
+def _by_torch(tensor: Tensor, initializer: VarianceScaling, generator: torch.Generator | None) -> Tensor:
+    """The tensor filled by torch with what an initializer would draw."""
+    sampling = initializer.sampling(tuple(tensor.shape))
+    if is_fake(tensor):
+        return tensor
+    if sampling.distribution == "uniform":
+        return torch_init.uniform_(tensor, sampling.low, sampling.high, generator)
+    if sampling.distribution == "normal":
+        return torch_init.normal_(tensor, sampling.mean, sampling.std, generator)
+    if sampling.distribution == "truncated_normal":
+        return torch_init.trunc_normal_(tensor, sampling.mean, sampling.std, sampling.low, sampling.high, generator)
+    return torch_init.constant_(tensor, sampling.mean)
+
+
+@untraced
+def variance_scaling_(
+    tensor: Tensor,
+    scale: float = 1.0,
+    mode: str = "fan_in",
+    distribution: str = "truncated_normal",
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Iterable[int] = 1,
+) -> Tensor:
+    """Fills a weight so that its variance is ``scale / fan``.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Of at least two axes, (out, in, ...).
+    scale : float
+        Multiplies the variance, in (0, inf).
+    mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
+        Which fan: of the inputs, of the outputs, their arithmetic or their geometric mean.
+    distribution : {"truncated_normal", "normal", "uniform"}
+        The truncated normal is cut at +-2 of its own standard deviations, and has the variance after the cut.
+    generator, key, groups, transposed, stride
+        As in all functions of this module.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or the shape does not fit.
+    """
+    initializer = _variance_scaling(plain_number(scale), mode, distribution)
+    return scaled(tensor, initializer, (groups, transposed, stride), key, generator, _by_torch, initializer)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _variance_scaling(scale: float, mode: str, distribution: str) -> VarianceScaling:
+    return VarianceScaling(scale, mode, distribution, LAYOUT)
+
+
+def _lecun(name: str, distribution: str, how: str) -> Callable[..., Tensor]:
+    def function(
+        tensor: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        key: Key | int | None = None,
+        groups: int = 1,
+        transposed: bool = False,
+        stride: int | Iterable[int] = 1,
+    ) -> Tensor:
+        initializer = _variance_scaling(1.0, "fan_in", distribution)
+        return scaled(tensor, initializer, (groups, transposed, stride), key, generator, _by_torch, initializer)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"""Fills a weight (out, in, ...) of variance 1 / fan_in, {how}.
+
+    Raises ValueError for a shape of fewer than two axes.
+
+    Y. LeCun et al., "Efficient BackProp", 1998; G. Klambauer et al., "Self-normalizing neural networks", 2017.
+    """
+    return untraced(function)
+
+
+lecun_uniform_ = _lecun("lecun_uniform_", "uniform", "uniform on +-sqrt(3 / fan_in)")
+lecun_normal_ = _lecun("lecun_normal_", "normal", "normal and untruncated")
+lecun_truncated_normal_ = _lecun(
+    "lecun_truncated_normal_", "truncated_normal", "normal and cut at +-2 of its own standard deviations"
+)
+
+
+@untraced
+def xavier_truncated_normal_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Iterable[int] = 1,
+) -> Tensor:
+    """``xavier_normal_`` cut at +-2 of its own standard deviations, with the same variance after the cut.
+
+    What Keras, JAX and TensorFlow call glorot_normal. X. Glorot and Y. Bengio, "Understanding the difficulty of
+    training deep feedforward neural networks", 2010.
+    """
+    initializer, weight = xavier("truncated_normal", gain), (groups, transposed, stride)
+    return scaled(tensor, initializer, weight, key, generator, torch_init.xavier_normal_, gain)
+
+
+@untraced
+def kaiming_truncated_normal_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Iterable[int] = 1,
+) -> Tensor:
+    """``kaiming_normal_`` cut at +-2 of its own standard deviations, with the same variance after the cut.
+
+    What Keras, JAX and TensorFlow call he_normal. K. He et al., "Delving deep into rectifiers", 2015.
+    """
+    initializer, weight = kaiming("truncated_normal", a, mode, nonlinearity), (groups, transposed, stride)
+    return scaled(tensor, initializer, weight, key, generator, torch_init.kaiming_normal_, a, mode, nonlinearity)
+
+
+@untraced
+def delta_orthogonal_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+) -> Tensor:
+    """Fills a convolution's weight so that it keeps norms: an orthogonal matrix at the spatial centre, 0 elsewhere.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        (out, in, ...) with one to three spatial axes and out >= in.
+    gain : float
+        Multiplies the matrix.
+    generator, key
+        As in all functions of this module.
+
+    Raises
+    ------
+    ValueError
+        If the shape has not 3 to 5 axes, or out < in.
+
+    Notes
+    -----
+    L. Xiao et al., "Dynamical isometry and a mean field theory of CNNs", 2018.
+    """
+    return _whole(tensor, fastinit.DeltaOrthogonal(plain_number(gain), LAYOUT), key, generator)
+
+
+@untraced
+def icnr_(
+    tensor: Tensor,
+    factor: int = 2,
+    initializer: Initializer | StructuredInitializer | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+) -> Tensor:
+    """Fills the weight of a convolution before PixelShuffle so that both start as nearest-neighbour resize.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        (out, in, ...) with d of one to three spatial axes; factor^d must divide out.
+    factor : int
+        The PixelShuffle's upscale_factor.
+    initializer : Initializer or StructuredInitializer, optional
+        Of the one kernel that all sub-pixels share, by default ``fastinit.he_normal(layout="OI...")``.
+    generator, key
+        As in all functions of this module.
+
+    Raises
+    ------
+    ValueError
+        If the shape has not 3 to 5 axes, or factor^d does not divide out.
+
+    Notes
+    -----
+    A. Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017.
+    """
+    kernel = fastinit.he_normal(layout=LAYOUT) if initializer is None else initializer
+    return _whole(tensor, fastinit.ICNR(kernel, factor, LAYOUT), key, generator)
+
+
+@untraced
+def zero_init_(tensor: Tensor) -> Tensor:
+    """Fills a weight (out, in, ...) of two to five axes with zeros and ones only: ZerO. Nothing is drawn.
+
+    An identity, a part of one, or a part of a scaled Hadamard matrix, at the spatial centre; see
+    :class:`fastinit.ZerO`, and for the errors too.
+
+    J. Zhao, F. Schaefer and A. Anandkumar, "ZerO initialization", 2022.
+    """
+    return _whole(tensor, _ZERO, 0, None)
+
+
+_ZERO = fastinit.ZerO(LAYOUT)
+
+
+def _whole(
+    tensor: Tensor, initializer: StructuredInitializer, key: Key | int | None, generator: torch.Generator | None
+) -> Tensor:
+    """The tensor filled by a structured initializer; one that is not fastinit's to write is copied into."""
+    initializer.check(tuple(tensor.shape))
+    if tensor.is_meta or is_fake(tensor):
+        return tensor
+    given = drawn_key(tensor, generator) if key is None else given_key(key, generator)
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        raise TypeError(f"the tensor must be of a floating-point or complex dtype, not {tensor.dtype}")
+    try:
+        return fill_(tensor, initializer, given)
+    except TypeError:  # a dtype or a class of its own
+        double = tensor.dtype in (torch.float64, torch.complex128)
+        host = torch.empty(tensor.shape, dtype=torch.float64 if double else torch.float32, device="cpu")
+        with torch.no_grad():
+            return tensor.copy_(fill_(host, initializer, given))

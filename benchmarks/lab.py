@@ -1,0 +1,103 @@
+"""What the tables of figures share: memory, threads and peers, a comparison in turn, and what makes a row."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import statistics
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fastinit
+
+if __package__:
+    from . import side_by_side
+    from .report import Bar
+else:  # run as a script
+    import side_by_side
+    from report import Bar
+
+
+class Result(NamedTuple):
+    """One sample per round, and the times behind them in words."""
+
+    samples: list[float]
+    note: str
+
+
+class Lab:
+    """Memory, threads and peers that the figures share. Every contestant writes the same warm memory."""
+
+    def __init__(self, quick: bool) -> None:
+        self.quick = quick
+        self.rounds, self.budget = (5, 0.0) if quick else (7, 5.0)
+        self.side = 1024 if quick else 8192
+        self.memory = np.zeros(self.side * self.side, np.float32)
+        self.threads = fastinit.default_num_threads()
+        self.memset = side_by_side.Memset(self.threads)
+        self.memset_of_zeros = side_by_side.Memset(self.threads, 0)
+        self.key = fastinit.Key(0)
+        self.load = side_by_side.load()
+        self.generator = np.random.Generator(np.random.PCG64(0))
+
+    def with_rounds(self, rounds: int) -> Lab:
+        """The same lab for contestants that take long."""
+        other = copy.copy(self)
+        other.rounds, other.budget = rounds, 0.0
+        return other
+
+    @cached_property
+    def torch(self) -> Any:
+        torch = side_by_side.optional("torch")
+        torch.set_num_threads(self.threads)
+        return torch
+
+    def versions(self) -> dict[str, str]:
+        found = {"fastinit": fastinit.__version__, "Python": platform.python_version(), "NumPy": np.__version__}
+        try:
+            return {**found, "torch": self.torch.__version__}
+        except NotImplementedError:
+            return found
+
+    def fill(self, initializer: Any, out: np.ndarray | None = None, **options: Any) -> np.ndarray:
+        options = {"num_threads": self.threads, **options}
+        return fastinit.fill(self.memory if out is None else out, initializer, self.key, **options)
+
+    def fresh(self) -> np.ndarray:
+        """As much memory as the warm one, none of it touched yet."""
+        return np.empty_like(self.memory)
+
+    def compare(
+        self, ours: Callable[[], object], peer: Callable[[], object], nbytes: int, name: str, fresh: int = 0
+    ) -> Result:
+        """Peer's time over ours: how many times faster we are. `fresh` is how much memory a run takes anew."""
+        before = partial(side_by_side.settle_memory, fresh) if fresh and not self.quick else None
+        our_times, peer_times = side_by_side.alternate(ours, peer, self.rounds, self.budget, before)
+        ratios = [theirs / own for own, theirs in zip(our_times, peer_times, strict=True)]
+        return Result(ratios, f"{speed(our_times, nbytes)}; {name} {speed(peer_times, nbytes)}")
+
+
+def speed(times: list[float], nbytes: int) -> str:
+    seconds = statistics.median(times)
+    return f"{duration(seconds)}, {nbytes / seconds / 1e9:.3g} GB/s" if nbytes else duration(seconds)
+
+
+def duration(seconds: float) -> str:
+    factor, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
+    return f"{seconds * factor:.3g} {unit}"
+
+
+class Row(NamedTuple):
+    """One figure: its words, what it must reach, and how it is measured."""
+
+    what: str
+    bar: Bar | None
+    measure: Callable[[Lab], Result]
+    unit: str = "x"
+
+
+def under(limit: float, aim: float | None = None) -> Bar:
+    return Bar(limit, aim, less_is_better=True)

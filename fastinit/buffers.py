@@ -1,0 +1,122 @@
+"""The memory that a caller gives: where its elements lie, and in which format."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastinit import _core
+from fastinit.dtypes import DTYPES, DType, dtype_named
+from fastinit.fans import integers
+
+__all__ = ["Buffer", "buffer_of", "checked_shape", "row_major_strides"]
+
+_NATIVE = {np.dtype(name): DTYPES[name] for name in ("float32", "float64", "float16")}
+
+
+class Buffer(NamedTuple):
+    """Elements of a format, at byte strides from an address."""
+
+    address: int
+    shape: tuple[int, ...]
+    byte_strides: tuple[int, ...]
+    dtype: DType
+    owner: Any = None
+    """What keeps the memory where it is; None where the caller does."""
+
+    @property
+    def size(self) -> int:
+        """How many elements."""
+        return math.prod(self.shape)
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie one after the other in row-major order."""
+        expected = self.dtype.itemsize
+        for extent, stride in zip(reversed(self.shape), reversed(self.byte_strides), strict=True):
+            if extent != 1 and stride != expected:
+                return self.size == 0
+            expected *= extent
+        return True
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the elements lie one after the other in some order of the axes: transposed, channels-last."""
+        expected = self.dtype.itemsize
+        for stride, extent in sorted(zip(self.byte_strides, self.shape, strict=True)):
+            if extent != 1 and stride != expected:
+                return False
+            expected *= extent
+        return True
+
+    def array(self, dtype: Any) -> np.ndarray:
+        """The same memory as an array of another dtype of NumPy's own of the same size."""
+        return _core.array_at(self.address, self.shape, self.byte_strides, np.dtype(dtype).num)
+
+
+def row_major_strides(shape: tuple[int, ...], itemsize: int = 1) -> tuple[int, ...]:
+    """From one index of each axis to the next, the last axis varying fastest: elements, or bytes of an itemsize."""
+    strides = [itemsize] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * shape[axis + 1]
+    return tuple(strides)
+
+
+def checked_shape(value: Any, what: str = "shape") -> tuple[int, ...]:
+    """A shape, or one number for a shape of one axis, as a tuple of integers >= 0."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{what} must be a sequence of integers, got {value!r}")
+    shape = integers(what, value)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{what} must not be negative, got {shape}")
+    return shape
+
+
+def buffer_of(out: Any, dtype: Any) -> Buffer:
+    """The memory of an array or a writable buffer, and the format to write, checked.
+
+    Raises
+    ------
+    TypeError, ValueError, BufferError
+        If `out` is neither, does not hold the format, is not in native byte order or is read-only.
+    """
+    if isinstance(out, np.ndarray):
+        array = out
+    else:
+        try:
+            array = np.asarray(memoryview(out))
+        except TypeError:
+            raise TypeError(f"out must be a NumPy array or a writable buffer, not {type(out).__name__}") from None
+    found = _NATIVE.get(array.dtype) if dtype is None else dtype_named(dtype)
+    if found is None:
+        found = DTYPES.get(array.dtype.name)
+        if found is None:
+            raise TypeError(
+                f"out must have one of the dtypes {', '.join(DTYPES)}, or dtype= must say which of them its raw memory "
+                f"holds; got an out of dtype {array.dtype}"
+            )
+    elif dtype is not None and array.dtype.name != found.name:
+        array = _reinterpreted(array, found)
+    if not array.dtype.isnative:
+        raise TypeError(f"out must be in native byte order, got dtype {array.dtype.str!r}")
+    if not array.flags.writeable:
+        raise BufferError("out is read-only")
+    return Buffer(_core.address(array), array.shape, array.strides, found, array)
+
+
+def _reinterpreted(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """Raw memory as elements of a format: unsigned integers or void of its size, or consecutive bytes."""
+    # ml_dtypes are of kind V too, and records may hold pointers to objects: neither is raw memory
+    raw = array.dtype.kind == "u" or (array.dtype.type is np.void and array.dtype.fields is None)
+    if raw and array.dtype.itemsize == dtype.itemsize:
+        return array
+    if raw and array.dtype.itemsize == 1 and array.ndim == 1 and array.flags.c_contiguous:
+        if array.size % dtype.itemsize:
+            raise ValueError(f"{array.size} bytes are no whole number of {dtype.name} values of {dtype.itemsize} bytes")
+        return array.view(f"V{dtype.itemsize}")
+    raise TypeError(
+        f"dtype={dtype.name} needs an out of that dtype, or raw memory of {dtype.itemsize}-byte unsigned integers; "
+        f"got dtype {array.dtype}"
+    )

@@ -1,0 +1,161 @@
+"""Composite initializers: tensors made of parts, each of which is a tensor of its own.
+
+A composite names its parts for a shape: boxes of the tensor, each with its own initializer and key. Element j of a box,
+counted row-major within it, is element j of what its initializer gives for a tensor of the box's shape under the box's
+key, so the fans are those of the box. Boxes together cover the tensor, and later ones paint over earlier ones. That is
+all there is to a composite: a shard of it is filled from what the boxes put into the shard, and the law of shards holds
+because it holds for every box.
+
+>>> import numpy as np, fastinit
+>>> gates = Blocks(fastinit.Orthogonal(column_axis=0), 4)  # an LSTM's recurrent weight, (4 h, h)
+>>> weight = fastinit.fill(np.empty((32, 8), np.float32), gates, fastinit.Key(0))
+>>> third = fastinit.fill(np.empty((8, 8), np.float32), fastinit.Orthogonal(column_axis=0), fastinit.Key(0).fold_in(2))
+>>> bool((weight[16:24] == third).all())
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastinit.fans import integer
+from fastinit.filling import fill
+from fastinit.initializers import Constant, Initializer, Part, StructuredInitializer
+from fastinit.keys import Key
+
+__all__ = ["Blocks", "Composite", "ZeroRow"]
+
+
+class Composite(StructuredInitializer):
+    """An initializer whose tensors consist of parts."""
+
+    __slots__ = ()
+
+    def parts(self, shape: tuple[int, ...]) -> Sequence[Part]:
+        """The parts of a tensor of this shape, in the order in which they are painted.
+
+        Raises
+        ------
+        ValueError
+            If a tensor of this shape cannot be divided so.
+        """
+        raise NotImplementedError
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        for part in self.parts(shape):
+            if isinstance(part.initializer, StructuredInitializer):
+                part.initializer.check(part.shape)
+            else:
+                part.initializer.sampling(part.shape)
+
+    def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
+        fill(out, self, key, num_threads=num_threads, target=target)  # by the parts, all of them checked first
+
+
+def _checked(initializer: object) -> None:
+    if not isinstance(initializer, (Initializer, StructuredInitializer)):
+        raise TypeError(f"initializer must be an Initializer such as fastinit.he_normal(), not {initializer!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks(Composite):
+    """Equal blocks along one axis, each a tensor of its own: the gates of an LSTM, packed queries, keys and values.
+
+    Block b is drawn with the key ``key.fold_in(b)``, and has the fans of one block: leave `blocks` of its initializer
+    at 1.
+
+    Parameters
+    ----------
+    initializers : initializer, or tuple or list of initializers
+        One for all blocks, or one for each.
+    count : int, >= 1
+        Number of blocks; of a tuple, its length.
+    axis : int
+        The axis that the blocks divide: 0 for torch weights (out, in), -1 for Keras and JAX weights (in, out).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `count` is missing, below 1, or not the length of the tuple; when filling, if the shape has no such axis,
+        if `count` does not divide it, or if an initializer refuses the shape of a block.
+    """
+
+    initializers: Initializer | StructuredInitializer | tuple[Initializer | StructuredInitializer, ...]
+    count: int | None = None
+    axis: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axis", integer("axis", self.axis))
+        count = None if self.count is None else integer("count", self.count)
+        if isinstance(self.initializers, (Initializer, StructuredInitializer)):
+            if count is None:
+                raise TypeError("count must say how many blocks share one initializer")
+        elif isinstance(self.initializers, (tuple, list)):
+            object.__setattr__(self, "initializers", tuple(self.initializers))
+            if count not in (None, len(self.initializers)):
+                raise ValueError(f"{len(self.initializers)} initializers cannot fill {count} blocks")
+            count = len(self.initializers)
+        if count is not None and count < 1:
+            raise ValueError(f"count must be at least 1, got {count}")
+        for initializer in self.each():
+            _checked(initializer)
+        object.__setattr__(self, "count", count)
+
+    def each(self) -> tuple[Initializer | StructuredInitializer, ...]:
+        """The initializers as a tuple; a single one stands for all."""
+        return self.initializers if isinstance(self.initializers, tuple) else (self.initializers,)
+
+    def parts(self, shape: tuple[int, ...]) -> Sequence[Part]:
+        if not -len(shape) <= self.axis < len(shape):
+            raise ValueError(f"axis {self.axis} of the blocks is no axis of shape {shape}")
+        axis, count = self.axis % len(shape), self.count or 1
+        size, rest = divmod(shape[axis], count)
+        if rest:
+            raise ValueError(f"{count} blocks do not divide axis {axis} of shape {shape}")
+        block = (*shape[:axis], size, *shape[axis + 1 :])
+        initializers = self.each() * (count // len(self.each()))
+        return [
+            Part(tuple(b * size if a == axis else 0 for a in range(len(shape))), block, initializer, b)
+            for b, initializer in enumerate(initializers)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroRow(Composite):
+    """As another initializer, with one row of axis 0 zero: an embedding with a padding row.
+
+    The other rows are what the other initializer gives under the same key.
+
+    Parameters
+    ----------
+    initializer : Initializer or StructuredInitializer
+        Of the whole tensor.
+    row : int, >= 0
+        The row that is zero.
+
+    Raises
+    ------
+    ValueError
+        If `row` is negative; when filling, if the shape has no such row.
+    """
+
+    initializer: Initializer | StructuredInitializer
+    row: int
+
+    def __post_init__(self) -> None:
+        _checked(self.initializer)
+        object.__setattr__(self, "row", integer("row", self.row))
+        if self.row < 0:
+            raise ValueError(f"row must be at least 0, got {self.row}")
+
+    def parts(self, shape: tuple[int, ...]) -> Sequence[Part]:
+        if not shape or self.row >= shape[0]:
+            raise ValueError(f"row {self.row} is no row of shape {shape}")
+        first = (0,) * len(shape)
+        return [
+            Part(first, shape, self.initializer, None),
+            Part((self.row, *first[1:]), (1, *shape[1:]), Constant(0.0), None),
+        ]

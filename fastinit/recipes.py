@@ -1,0 +1,266 @@
+"""Recipes: ordered rules that give every parameter of a model its initializer, free of any framework.
+
+An adapter describes each parameter (:class:`Parameter`), a recipe's first rule that matches says how to fill it, and
+its key is the seed's with the parameter's name folded in: adding, removing or reordering parameters changes no other.
+
+>>> import fastinit
+>>> weight = Parameter("mlp.up.weight", (64, 16), types=("Linear",), activation="relu")
+>>> rule, initializer = RECIPES["auto"].match(weight)
+>>> initializer == fastinit.he_normal(layout="OI...")
+True
+>>> recipe = RECIPES["auto"].with_rules(Rule("Linear", "*.up.weight", fastinit.Orthogonal(column_axis=0)))
+>>> recipe.match(weight)[1]
+Orthogonal(gain=1.0, column_axis=0)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Final
+
+from fastinit.composites import Blocks, ZeroRow
+from fastinit.gains import gain
+from fastinit.initializers import (
+    Constant,
+    Normal,
+    Ones,
+    TruncatedNormal,
+    Uniform,
+    VarianceScaling,
+    Zeros,
+)
+from fastinit.keys import Key
+from fastinit.presets import glorot_normal, glorot_uniform, he_normal, lecun_normal, torch_default_uniform
+from fastinit.records import Entry, checked_seed, expected_std
+from fastinit.rules import AnyInitializer, Parameter, Recipe, Rule, UnmatchedParameter
+from fastinit.structured import Orthogonal
+
+__all__ = ["AUTO", "RECIPES", "TORCH", "Parameter", "Recipe", "Rule", "UnmatchedParameter", "assigned", "recipe_named"]
+
+
+ZERO, ONE = Zeros(), Ones()
+SMALL = TruncatedNormal(std=0.02)
+# Gates packed along axis 0, and where the forget gate is among them: in torch's order, i, f, g, o.
+GATES: Final = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3}
+LSTM, RECURRENT, FORGET = "LSTM|LSTMCell", "RNN|LSTM|GRU|RNNCell|LSTMCell|GRUCell", 1
+LINEAR = "Linear|Bilinear|Conv?d|ConvTranspose?d|Conv1D"
+# Norms that multiply by 1 + weight.
+ZERO_CENTRED = (
+    "GemmaRMSNorm|Gemma[23]RMSNorm|RecurrentGemmaRMSNorm|VaultGemmaRMSNorm|T5GemmaRMSNorm|T5Gemma2RMSNorm"
+    "|Qwen3NextRMSNorm|Qwen3_5RMSNorm|Qwen3_5MoeRMSNorm|Qwen4ExpTextRMSNorm|MiniMaxM3VLRMSNorm|Step3p7RMSNorm"
+    "|*CenteredRMSNorm|*InputScaledRMSNorm"
+)
+POSITIONS = (
+    "*position_embedding*|*positional_embedding*|*pos_embed*|*pos_emb|*embed_positions*|*wpe.weight"
+    "|*relative_position_bias*|*relative_attention_bias*"
+)
+TOKENS = (
+    "*cls_token|*class_token|*class_embedding|*dist_token|*distillation_token|*mask_token|*mask_tokens|*query_tokens"
+    "|*reg_token|*register_tokens"
+)
+LAYER_SCALE = "*layer_scale*|*layerscale*|gamma_?|lambda_?"
+
+RECTIFIERS: Final = frozenset({"relu", "leaky_relu", "prelu", "relu6"})
+# Linear around 0 and bounded: what Glorot and Bengio derived their scheme for, forward and backward alike.
+SATURATING: Final = frozenset({"tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid"})
+SELF_NORMALIZING: Final = frozenset({None, "identity", "linear", "selu"})
+
+
+def _gates(parameter: Parameter) -> int:
+    return next((GATES[kind] for kind in parameter.types if kind in GATES), 1)
+
+
+def scaled_for_activation(parameter: Parameter) -> VarianceScaling | None:
+    """By the true fans and what follows: Glorot, He, LeCun, or LeCun times the activation's own gain."""
+    if parameter.layout is None or len(parameter.shape) < 2:
+        return None
+    weight, activation = parameter.geometry, parameter.activation
+    if activation in SATURATING:
+        return glorot_uniform(**weight)
+    if activation in RECTIFIERS:
+        return he_normal(negative_slope=parameter.negative_slope, **weight)
+    if activation in SELF_NORMALIZING:
+        return lecun_normal(**weight)
+    assert activation is not None
+    return VarianceScaling(gain(activation) ** 2, "fan_in", "normal", **weight)
+
+
+def _experts(parameter: Parameter) -> VarianceScaling | None:
+    # only who says which axis counts the experts has described such a weight
+    layout = parameter.layout
+    stacked = "E" in layout if isinstance(layout, str) else layout is not None and layout.batch_axis != ()
+    return scaled_for_activation(parameter) if stacked else None
+
+
+def _router(parameter: Parameter) -> VarianceScaling | None:
+    return lecun_normal(layout="OI") if len(parameter.shape) == 2 else None
+
+
+def _glorot_by_gate(parameter: Parameter) -> VarianceScaling:
+    return glorot_uniform(layout="OI", blocks=_gates(parameter))
+
+
+def _orthogonal_by_gate(parameter: Parameter) -> AnyInitializer:
+    gate, count = Orthogonal(column_axis=0), _gates(parameter)
+    return gate if count == 1 else Blocks(gate, count)
+
+
+def _forget_bias(parameter: Parameter) -> AnyInitializer:
+    return Blocks(tuple(ONE if gate == FORGET else ZERO for gate in range(GATES["LSTM"])))
+
+
+def _embedding(parameter: Parameter) -> AnyInitializer:
+    # the logits of a head that shares the embedding have unit variance, for unit inputs
+    std = max(parameter.shape[-1], 1) ** -0.5 if parameter.tied else 1.0
+    return _padded(Normal(0.0, std), parameter)
+
+
+def _positions(parameter: Parameter) -> AnyInitializer:
+    return _padded(SMALL, parameter)
+
+
+def _padded(rows: AnyInitializer, parameter: Parameter) -> AnyInitializer:
+    return rows if parameter.zero_row is None else ZeroRow(rows, parameter.zero_row)
+
+
+def _extra_key(parameter: Parameter) -> AnyInitializer:
+    return Normal(0.0, max(parameter.shape[-1], 1) ** -0.5)
+
+
+AUTO: Final = Recipe(
+    (
+        Rule(ZERO_CENTRED, "weight", ZERO, "norm of 1 + weight"),
+        Rule("*Norm*", "weight", ONE, "norm weight"),
+        Rule("*Norm*", "bias", ZERO, "norm bias"),
+        Rule(LINEAR, "weight", scaled_for_activation, "scaled for the activation that follows"),
+        Rule(LINEAR, "bias", ZERO, "bias"),
+        Rule("*Experts*", "*", _experts, "experts, scaled for the activation that follows"),
+        Rule("*Router", "weight", _router, "router of experts"),
+        Rule(RECURRENT, "weight_ih*", _glorot_by_gate, "recurrent layer, input weight"),
+        Rule(RECURRENT, "weight_hr*", glorot_uniform(layout="OI"), "recurrent layer, projection"),
+        Rule(RECURRENT, "weight_hh*", _orthogonal_by_gate, "recurrent layer, orthogonal per gate"),
+        Rule(LSTM, "bias_ih*", _forget_bias, "LSTM bias, forget gate 1"),
+        Rule(RECURRENT, "bias_ih*|bias_hh*", ZERO, "recurrent layer, bias"),
+        Rule("MultiheadAttention", "in_proj_weight", glorot_uniform(layout="OI", blocks=3), "packed attention weight"),
+        Rule("MultiheadAttention", "[qkv]_proj_weight", glorot_uniform(layout="OI"), "attention weight"),
+        Rule("MultiheadAttention", "bias_[kv]", _extra_key, "attention, extra key and value"),
+        Rule("*", "bias|in_proj_bias|[qv]_bias", ZERO, "bias"),
+        Rule("*", POSITIONS, _positions, "positions"),
+        Rule("*", TOKENS, SMALL, "learned token"),
+        Rule("Embedding|EmbeddingBag", "weight", _embedding, "embedding"),
+        Rule("PReLU", "weight", Constant(0.25), "PReLU"),
+        Rule("*LayerScale*", "*", Constant(1e-5), "layer scale"),
+        Rule("*", LAYER_SCALE, Constant(1e-5), "layer scale"),
+        Rule("*", "logit_scale", Constant(math.log(1 / 0.07)), "temperature of contrastive logits"),
+    ),
+    "auto",
+)
+"""Each weight at the scale that keeps the size of the signal, from its true fans and the activation that follows.
+
+X. Glorot and Y. Bengio 2010; K. He et al. 2015; G. Klambauer et al. 2017 (SELU); A. M. Saxe et al. 2013 (orthogonal
+recurrence); R. Jozefowicz et al. 2015 (forget gate); H. Touvron et al. 2021 (layer scale); A. Radford et al. 2021
+(logit_scale).
+"""
+
+
+# torch's fans are size(1) and size(0) times the receptive field, whatever the axes mean
+TORCH_FANS: Final[dict[str, Any]] = {"layout": "OI..."}
+
+
+def _within(fan: int) -> AnyInitializer:
+    """U(-1 / sqrt(fan), 1 / sqrt(fan)); 0 where torch takes the bound to be 0."""
+    return Uniform(-1.0 / math.sqrt(fan), 1.0 / math.sqrt(fan)) if fan > 0 else ZERO
+
+
+def _torch_weight(parameter: Parameter) -> AnyInitializer:
+    return torch_default_uniform(**TORCH_FANS)
+
+
+def _torch_bias(parameter: Parameter) -> AnyInitializer | None:
+    return None if parameter.weight_shape is None else _within(math.prod(parameter.weight_shape[1:]))
+
+
+def _torch_bilinear(parameter: Parameter) -> AnyInitializer | None:
+    shape = parameter.shape if parameter.role == "weight" else parameter.weight_shape
+    return None if shape is None else _within(shape[1])
+
+
+def _torch_recurrent(parameter: Parameter) -> AnyInitializer:
+    projection = parameter.role.startswith("weight_hr")
+    return _within(parameter.shape[1] if projection else parameter.shape[0] // _gates(parameter))
+
+
+def _torch_embedding(parameter: Parameter) -> AnyInitializer:
+    return _padded(Normal(), parameter)
+
+
+TORCH: Final = Recipe(
+    (
+        Rule("*Norm*", "weight", ONE, "norm weight"),
+        Rule("*Norm*", "bias", ZERO, "norm bias"),
+        Rule("NonDynamicallyQuantizableLinear", "bias", ZERO, "attention bias"),
+        Rule("Bilinear", "weight|bias", _torch_bilinear, "U(+-1/sqrt(in1))"),
+        Rule("Conv1D", "weight", Normal(0.0, 0.02), "transformers Conv1D"),
+        Rule("Conv1D", "bias", ZERO, "transformers Conv1D, bias"),
+        Rule(LINEAR, "weight", _torch_weight, "U(+-1/sqrt(fan_in))"),
+        Rule(LINEAR, "bias", _torch_bias, "bias U(+-1/sqrt(fan_in))"),
+        Rule(RECURRENT, "weight_?h*|weight_hr*|bias_?h*", _torch_recurrent, "U(+-1/sqrt(hidden))"),
+        Rule("Embedding|EmbeddingBag", "weight", _torch_embedding, "embedding"),
+        Rule("MultiheadAttention", "*_weight", glorot_uniform(**TORCH_FANS), "attention, Xavier"),
+        Rule("MultiheadAttention", "bias_[kv]", glorot_normal(**TORCH_FANS), "attention, extra key and value"),
+        Rule("MultiheadAttention", "in_proj_bias", ZERO, "attention bias"),
+        Rule("PReLU", "weight", Constant(0.25), "PReLU"),
+    ),
+    "torch",
+)
+"""What the constructors of torch.nn's layers do, with their fans: packed attention weights count as one matrix.
+
+``nn.Transformer``, which draws the weights of the layers inside it once more, is treated layer by layer.
+"""
+
+RECIPES: Final = {recipe.name: recipe for recipe in (AUTO, TORCH)}
+
+
+def recipe_named(recipe: str | Recipe) -> Recipe:
+    """A recipe by its name; a Recipe is itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither, or the name is not known.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if not isinstance(recipe, str):
+        raise TypeError(f"recipe must be a name or a Recipe, not {recipe!r}")
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, or a Recipe; got {recipe!r}")
+    return RECIPES[recipe]
+
+
+def assigned(parameters: Iterable[Parameter], recipe: str | Recipe, seed: int | str) -> list[Entry]:
+    """An entry for each parameter: its rule, initializer, fans, expected standard deviation and key.
+
+    Nothing is filled. The key is ``Key(seed).fold_in(name)``; `dtype` and `digest` of the entries are left open.
+
+    Raises
+    ------
+    UnmatchedParameter, ValueError, TypeError
+        If no rule matches a parameter, two have the same name, an initializer refuses the shape, or the rules
+        contradict each other.
+    """
+    chosen, key = recipe_named(recipe), Key(checked_seed(seed))
+    entries: dict[str, Entry] = {}
+    for parameter in parameters:
+        if parameter.name in entries:
+            raise ValueError(f"two parameters have the same name {parameter.name!r}, without what wrappers add to it")
+        try:
+            rule, initializer = chosen.match(parameter)
+            std, found = expected_std(initializer, parameter.shape), parameter.fans
+        except ValueError as problem:
+            raise ValueError(f"{parameter.name!r} of shape {parameter.shape}: {problem}") from None
+        entries[parameter.name] = Entry(
+            parameter.name, parameter.shape, rule.title, initializer, key.fold_in(parameter.name), found, std
+        )
+    return list(entries.values())

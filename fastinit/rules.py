@@ -1,0 +1,252 @@
+"""Rules: which parameters of a model, and how to fill them.
+
+An adapter describes each parameter (:class:`Parameter`), and the first rule of a :class:`Recipe` that matches it says
+what fills it. Nothing here knows a framework; the recipes themselves are in :mod:`fastinit.recipes`.
+
+>>> import fastinit
+>>> weight = Parameter("mlp.up.weight", (64, 16), types=("Linear", "Module"))
+>>> recipe = Recipe([Rule("Linear", "mlp.*", fastinit.Orthogonal(column_axis=0)), Rule("*", "*", fastinit.Zeros())])
+>>> recipe.match(weight)[1]
+Orthogonal(gain=1.0, column_axis=0)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import translate
+from functools import lru_cache
+from typing import Any
+
+from fastinit.fans import Axes, Fans, fans, integers
+from fastinit.initializers import Initializer, StructuredInitializer
+from fastinit.keys import canonical_name
+
+__all__ = ["Parameter", "Recipe", "Rule", "UnmatchedParameter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """What a rule sees of a parameter.
+
+    Attributes
+    ----------
+    name : str
+        The full name: ``"encoder.layers.0.weight"``. What wrappers add to it is removed.
+    shape : tuple of int
+        Of the whole (global) tensor.
+    types : tuple of str
+        Class names of the layer that owns it, the most derived first: ``("Conv2d", "_ConvNd", "Module")``.
+    role : str
+        Its name within the layer, ``"weight"`` or ``"weight_hh_l0"``; by default the last component of `name`.
+    layout, groups, transposed, stride, blocks
+        What its axes are, see :func:`fastinit.fans.fans`; layout None for a tensor that is no linear map. `blocks`
+        also counts the equal blocks of a packed bias.
+    weight_shape : tuple of int, optional
+        The shape of the layer's main weight: what a bias is scaled by in torch.
+    activation : str, optional
+        What follows the layer, by a name of :mod:`fastinit.gains`; None if nothing does or nobody knows.
+    negative_slope : float
+        Of that activation, if it is a leaky rectifier.
+    zero_row : int, optional
+        The padding row of an embedding.
+    tied : bool
+        Whether the tensor also serves under another name, as the embedding that is the output head.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    types: tuple[str, ...] = ()
+    role: str = ""
+    layout: str | Axes | None = "OI..."
+    groups: int = 1
+    transposed: bool = False
+    stride: int | tuple[int, ...] = 1
+    blocks: int = 1
+    weight_shape: tuple[int, ...] | None = None
+    activation: str | None = None
+    negative_slope: float = 0.0
+    zero_row: int | None = None
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise TypeError(f"the name of a parameter must be a str that is not empty, got {self.name!r}")
+        object.__setattr__(self, "name", canonical_name(self.name))
+        object.__setattr__(self, "shape", integers("shape", self.shape))
+        object.__setattr__(self, "types", (self.types,) if isinstance(self.types, str) else tuple(self.types))
+        object.__setattr__(self, "role", self.role or self.name.rpartition(".")[2])
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """layout, groups, transposed, stride and blocks: the arguments of fans() and of the scaled initializers."""
+        return {
+            "layout": self.layout,
+            "groups": self.groups,
+            "transposed": self.transposed,
+            "stride": self.stride,
+            "blocks": self.blocks,
+        }
+
+    @property
+    def fans(self) -> Fans | None:
+        """The true fans; None without a layout or with fewer than two axes.
+
+        Raises ValueError where the shape does not fit the layout.
+        """
+        if self.layout is None or len(self.shape) < 2:
+            return None
+        return fans(self.shape, **self.geometry)
+
+
+AnyInitializer = Initializer | StructuredInitializer
+Scheme = Initializer | StructuredInitializer | Callable[[Parameter], AnyInitializer | None]
+
+
+def _alternatives(globs: str) -> frozenset[str]:
+    return frozenset(glob.strip() for glob in globs.split("|"))
+
+
+@lru_cache(maxsize=1024)
+def _pattern(globs: str) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, sorted(_alternatives(globs)))))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which parameters, and how to fill them.
+
+    Attributes
+    ----------
+    types : str
+        Shell patterns over the class names of the parameter's layer, base classes included: ``"Linear"``, ``"Conv?d"``,
+        ``"*Norm*"``, ``"LSTM|GRU"``, ``"*"`` for any layer. Upper and lower case differ.
+    name : str
+        The same over the parameter's full name or its role: ``"bias"``, ``"encoder.*.weight"``.
+    initializer : initializer or callable
+        Or a function of the :class:`Parameter` that returns an initializer, or None for "not mine": then the next rule
+        that matches is asked.
+    title : str
+        What the record calls the rule; its patterns by default.
+    """
+
+    types: str
+    name: str
+    initializer: Scheme
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        for what in ("types", "name", "title"):
+            if not isinstance(getattr(self, what), str):
+                raise TypeError(f"{what} of a rule must be a str, got {getattr(self, what)!r}")
+        if not isinstance(self.initializer, (Initializer, StructuredInitializer)) and not callable(self.initializer):
+            raise TypeError(
+                f"the initializer of a rule must be an Initializer or a function of a Parameter, got "
+                f"{self.initializer!r}"
+            )
+        object.__setattr__(self, "title", self.title or f"{self.types}: {self.name}")
+
+    @property
+    def selector(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Its patterns, so that equal ones compare equal."""
+        return _alternatives(self.types), _alternatives(self.name)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no parameter that matches is passed on to later rules: unless a function is asked."""
+        return isinstance(self.initializer, (Initializer, StructuredInitializer))
+
+    def matches(self, parameter: Parameter) -> bool:
+        """Whether its patterns fit a parameter."""
+        types, name = _pattern(self.types), _pattern(self.name)
+        if not (name.match(parameter.name) or name.match(parameter.role)):
+            return False
+        return self.types == "*" or any(types.match(one) for one in parameter.types)
+
+    def initializer_of(self, parameter: Parameter) -> AnyInitializer | None:
+        """What it fills a parameter with that its patterns fit; None if it passes it on.
+
+        Raises TypeError if its function returns neither an initializer nor None.
+        """
+        if isinstance(self.initializer, (Initializer, StructuredInitializer)):
+            return self.initializer
+        found = self.initializer(parameter)
+        if found is not None and not isinstance(found, (Initializer, StructuredInitializer)):
+            raise TypeError(
+                f"rule {self.title!r} must give an Initializer or None for {parameter.name!r}, got {found!r}"
+            )
+        return found
+
+
+class UnmatchedParameter(LookupError):
+    """No rule of a recipe matched a parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Rules in order: the first that matches a parameter fills it.
+
+    Raises
+    ------
+    ValueError
+        If two rules have the same patterns and different initializers, so that the second would never be asked.
+    """
+
+    rules: tuple[Rule, ...]
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", tuple(self.rules))
+        first: dict[Any, Rule] = {}
+        for rule in self.rules:
+            if not isinstance(rule, Rule):
+                raise TypeError(f"a recipe is made of rules, got {rule!r}")
+            before = first.setdefault(rule.selector, rule)
+            if before.is_final and before.initializer != rule.initializer:
+                raise ValueError(
+                    f"two rules for types {rule.types!r} and name {rule.name!r} contradict each other: "
+                    f"{before.initializer!r} and {rule.initializer!r}"
+                )
+
+    def with_rules(self, *rules: Rule, name: str = "custom") -> Recipe:
+        """A recipe that asks these rules first. They replace rules with the same patterns."""
+        own = Recipe(rules, name)
+        replaced = {rule.selector for rule in own.rules if rule.is_final}
+        return Recipe((*own.rules, *(rule for rule in self.rules if rule.selector not in replaced)), name)
+
+    def match(self, parameter: Parameter) -> tuple[Rule, AnyInitializer]:
+        """The rule that fills a parameter, and with what.
+
+        Raises
+        ------
+        UnmatchedParameter
+            If no rule does.
+        ValueError
+            If a later rule names just this parameter and would fill it differently.
+        """
+        for position, rule in enumerate(self.rules):
+            if rule.matches(parameter):
+                initializer = rule.initializer_of(parameter)
+                if initializer is not None:
+                    self._check_exact(parameter, rule, initializer, self.rules[position + 1 :])
+                    return rule, initializer
+        layer = " < ".join(parameter.types) or "unknown layer"
+        raise UnmatchedParameter(
+            f"no rule of the recipe {self.name!r} matches the parameter {parameter.name!r} of shape {parameter.shape} "
+            f"({layer}); add one: recipe.with_rules(Rule({(*parameter.types, '*')[0]!r}, {parameter.role!r}, ...))"
+        )
+
+    @staticmethod
+    def _check_exact(parameter: Parameter, rule: Rule, initializer: AnyInitializer, later: tuple[Rule, ...]) -> None:
+        """A rule that names one parameter in full was meant for it. Roles alone, as at the top of a model, are none."""
+        if parameter.name == parameter.role:
+            return
+        for exact in later:
+            if exact.name == parameter.name and exact.matches(parameter):
+                found = exact.initializer_of(parameter)
+                if found not in (None, initializer):
+                    raise ValueError(
+                        f"the rule for exactly {exact.name!r} comes after {rule.title!r}, which fills it with "
+                        f"{initializer!r}, not {found!r}: put the exact rule first"
+                    )

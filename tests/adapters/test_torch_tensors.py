@@ -1,0 +1,221 @@
+"""Tensors as memory: fill_() writes what fastinit.fill writes into an array, into every kind of tensor."""
+
+import threading
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+import fastinit  # noqa: E402
+from fastinit import Key  # noqa: E402
+from fastinit.adapters.torch import fill_  # noqa: E402
+from fastinit.adapters.torch.tensors import DTYPES, drawn_key, is_plain  # noqa: E402
+from fastinit.dtypes import DTYPES as FORMATS  # noqa: E402
+
+KEY = Key(0).fold_in("tensors")
+NORMAL = fastinit.Normal(0.25, 0.5)
+ORTHOGONAL = fastinit.Orthogonal(column_axis=0)
+
+
+def bits(tensor):
+    """The logical elements as unsigned integers."""
+    return tensor.detach().cpu().contiguous().view(getattr(torch, f"uint{8 * tensor.itemsize}")).numpy()
+
+
+def wanted(shape, initializer, dtype, **place):
+    """The same by fastinit.fill."""
+    out = np.empty(shape, f"u{FORMATS[DTYPES[dtype]].itemsize}")
+    return fastinit.fill(out, initializer, KEY, dtype=DTYPES[dtype], **place)
+
+
+def test_every_format_has_its_dtype():
+    assert list(DTYPES.values()) == list(FORMATS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("initializer", [NORMAL, fastinit.he_normal(layout="OI..."), ORTHOGONAL], ids=repr)
+@pytest.mark.parametrize("shape", [(7, 13), (3, 5, 2, 4), (0, 5), (600, 700)], ids=str)
+def test_a_tensor_gets_what_an_array_gets(dtype, initializer, shape):
+    tensor = torch.zeros(shape, dtype=dtype)
+    assert fill_(tensor, initializer, KEY) is tensor
+    assert (bits(tensor) == wanted(shape, initializer, dtype)).all()
+
+
+def test_scalars_and_vectors():
+    for shape in [(), (1,), (5,)]:
+        assert (bits(fill_(torch.zeros(shape), NORMAL, KEY)) == wanted(shape, NORMAL, torch.float32)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("initializer", [NORMAL, ORTHOGONAL], ids=repr)
+def test_layouts_get_the_same_logical_values(dtype, initializer):
+    shape, expected = (6, 4, 3, 5), wanted((6, 4, 3, 5), initializer, dtype)
+    channels_last = torch.zeros(shape, dtype=dtype).to(memory_format=torch.channels_last)
+    transposed = torch.zeros((5, 3, 4, 6), dtype=dtype).permute(3, 2, 1, 0)
+    memory = torch.zeros((6, 8, 3, 10), dtype=dtype)
+    strided = memory[:, ::2, :, 1::2]
+    offset = torch.zeros(6 * 4 * 3 * 5 + 3, dtype=dtype)[3:].view(shape)
+    for tensor in (channels_last, transposed, strided, offset):
+        assert (bits(fill_(tensor, initializer, KEY)) == expected).all()
+    assert not bits(memory)[:, 1::2].any()  # nothing beside it was touched
+    assert not bits(memory)[..., ::2].any()
+
+
+def test_parameters_and_the_version_counter():
+    parameter = torch.nn.Parameter(torch.zeros(4, 4))
+    before = parameter._version
+    assert fill_(parameter, NORMAL, KEY) is parameter
+    assert parameter._version == before + 1
+    assert parameter.requires_grad and parameter.is_leaf and parameter.grad_fn is None
+    loss = (parameter * parameter).sum()
+    fill_(parameter, NORMAL, KEY)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_strided_tensor_bumps_its_version_once_too():
+    whole = torch.zeros(8, 8)
+    view = whole[:, ::2]
+    fill_(view, NORMAL, KEY)
+    assert whole._version == view._version == 1
+
+
+def test_parts_of_a_tensor():
+    shape, whole = (12, 10), wanted((12, 10), fastinit.he_normal(), torch.float32)
+    options = {"global_shape": shape}
+    slice_ = fill_(torch.zeros(5, 4), fastinit.he_normal(), KEY, **options, offsets=(3, 6))
+    assert (bits(slice_) == whole[3:8, 6:]).all()
+    flat = fill_(torch.zeros(31), fastinit.he_normal(), KEY, **options, start=17)
+    assert (bits(flat) == whole.reshape(-1)[17:48]).all()
+    pieces = fill_(torch.zeros(4, 3), fastinit.he_normal(), KEY, **options, ranges=[[range(1, 9, 2)], [range(7, 10)]])
+    assert (bits(pieces) == whole[1:9:2, 7:]).all()
+
+
+def test_threads_do_not_matter():
+    expected = wanted((1500, 1500), NORMAL, torch.float32)
+    for threads in (1, 2, 5):
+        assert (bits(fill_(torch.zeros(1500, 1500), NORMAL, KEY, num_threads=threads)) == expected).all()
+
+
+def test_tensors_without_memory_stay_as_they_are():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    meta = torch.empty(3, 3, device="meta")
+    assert fill_(meta, NORMAL, KEY) is meta
+    with FakeTensorMode():
+        fake = torch.empty(3, 3)
+        assert fill_(fake, NORMAL, KEY) is fake
+    assert fill_(fake, NORMAL, KEY) is fake
+
+
+def test_inference_tensors():
+    with torch.inference_mode():
+        tensor = torch.zeros(3, 4)
+        fill_(tensor, NORMAL, KEY)
+    assert (bits(tensor) == wanted((3, 4), NORMAL, torch.float32)).all()
+    with pytest.raises(TypeError):
+        fill_(tensor, NORMAL, KEY)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(3, dtype=torch.int64),
+        torch.zeros(3, dtype=torch.complex64),
+        torch.zeros(3, 3).to_sparse(),
+        torch.zeros(3, dtype=torch.complex64).conj().imag,
+    ],
+    ids=["integers", "complex", "sparse", "negative bit"],
+)
+def test_tensors_of_other_kinds_are_refused(tensor):
+    with pytest.raises(TypeError, match="fastinit fills strided tensors of"):
+        fill_(tensor, NORMAL, KEY)
+
+
+def test_a_subclass_is_refused():
+    class Own(torch.Tensor):
+        pass
+
+    with pytest.raises(TypeError, match="got a Own"):
+        fill_(torch.zeros(3).as_subclass(Own), NORMAL, KEY)
+
+
+def test_errors_come_before_anything_is_written():
+    tensor = torch.full((4, 4), 7.0)
+    for error, options in [
+        (ValueError, {"offsets": (0, 0)}),
+        (ValueError, {"global_shape": (2, 2)}),
+        (ValueError, {"num_threads": 0}),
+    ]:
+        with pytest.raises(error):
+            fill_(tensor, NORMAL, KEY, **options)
+    with pytest.raises(TypeError, match="Key"):
+        fill_(tensor, NORMAL, 5)
+    with pytest.raises(TypeError, match="initializer"):
+        fill_(tensor, "normal", KEY)
+    with pytest.raises(BufferError, match="overlap"):
+        fill_(torch.zeros(3).expand(4, 3), NORMAL, KEY)
+    assert (tensor == 7.0).all()
+    assert tensor._version == 0
+
+
+def test_a_storage_that_was_freed():
+    tensor = torch.zeros(4, 4)
+    tensor.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="freed"):
+        fill_(tensor, NORMAL, KEY)
+
+
+def test_what_is_plain():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watching(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            return function(*args, **(kwargs or {}))
+
+    tensor = torch.zeros(3)
+    assert is_plain(tensor) and is_plain(torch.nn.Parameter(tensor)) and is_plain(tensor[::2])
+    assert not is_plain(torch.zeros(3, device="meta"))
+    with torch.device("meta"):
+        assert is_plain(tensor)
+    with TorchDispatchMode():
+        assert not is_plain(tensor)
+        fill_(tensor, NORMAL, KEY)  # asked for by name
+    assert (bits(tensor) == wanted((3,), NORMAL, torch.float32)).all()
+    with Watching():
+        assert not is_plain(tensor)
+    seen = []
+    torch.vmap(lambda row: seen.append(is_plain(row)) or row)(torch.zeros(2, 3))
+    assert seen == [False]
+
+
+def test_a_drawn_key_is_64_bits_of_the_generator():
+    tensor = torch.zeros(2)
+    torch.manual_seed(7)
+    drawn = [drawn_key(tensor) for _ in range(2)]
+    torch.manual_seed(7)
+    expected = torch.empty(2, dtype=torch.int64).random_(-(2**63), None)
+    for key, value in zip(drawn, expected.tolist(), strict=True):
+        assert key == Key.from_words(value % 2**32, value % 2**64 >> 32)
+    generator = torch.Generator().manual_seed(7)
+    before = torch.get_rng_state()
+    assert drawn_key(tensor, generator) == drawn[0]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_threads_draw_different_keys():
+    torch.manual_seed(0)
+    keys, barrier = [], threading.Barrier(4)
+
+    def draw():
+        barrier.wait()
+        for _ in range(200):
+            keys.append(drawn_key(torch.zeros(1)))
+
+    threads = [threading.Thread(target=draw) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(keys)) == 800
