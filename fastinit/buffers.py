@@ -11,9 +11,11 @@ from fastinit import _core
 from fastinit.dtypes import DTYPES, DType, dtype_named
 from fastinit.fans import integers
 
-__all__ = ["Buffer", "buffer_of", "checked_shape", "row_major_strides"]
+__all__ = ["Buffer", "buffer_of", "checked_shape", "new_memory", "row_major_strides"]
 
 _NATIVE = {np.dtype(name): DTYPES[name] for name in ("float32", "float64", "float16")}
+# A cache line: what XLA and TensorFlow ask of memory that they use as it is.
+ALIGNMENT = 64
 
 
 class Buffer(NamedTuple):
@@ -62,6 +64,18 @@ def row_major_strides(shape: tuple[int, ...], itemsize: int = 1) -> tuple[int, .
     for axis in range(len(shape) - 2, -1, -1):
         strides[axis] = strides[axis + 1] * shape[axis + 1]
     return tuple(strides)
+
+
+def new_memory(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
+    """Memory for a new tensor, that frameworks can take over without a copy: consecutive, from a cache line on.
+
+    In the dtype, or, where NumPy itself has none of that name, in unsigned integers of its size.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT - 1, np.uint8)
+    first = -_core.address(memory) % ALIGNMENT
+    own = dtype.name if dtype in _NATIVE.values() else f"u{dtype.itemsize}"
+    return memory[first : first + size].view(own).reshape(shape)
 
 
 def checked_shape(value: Any, what: str = "shape") -> tuple[int, ...]:

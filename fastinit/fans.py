@@ -106,7 +106,8 @@ def fans(
     Parameters
     ----------
     shape : iterable of int
-        Sizes of the axes of the whole (global) weight, each in {0, 1, 2, ...}; at least two axes.
+        Sizes of the axes of the whole (global) weight, each in {0, 1, 2, ...}; at least two axes, unless axis numbers
+        say what one alone is.
     layout : str or Axes
         What each axis is: letters as in the table of this module, or axis numbers.
     groups : int, >= 1
@@ -126,7 +127,7 @@ def fans(
     TypeError
         A size, axis, stride or count that is no integer (a bool is none), or a layout that is neither str nor Axes.
     ValueError
-        A negative size; fewer than two axes; a layout that makes no sense, or does not fit the shape; groups or blocks
+        A negative size; fewer than two axes under a layout of letters; a layout that makes no sense, or does not fit the shape; groups or blocks
         that do not divide their axis; groups of a weight without input axis; a stride without ``transposed=True``.
 
     Examples
@@ -174,7 +175,7 @@ def _fans(
     """`fans` of arguments that are normalised, so that equal calls are equal keys."""
     if any(size < 0 for size in shape):
         raise ValueError(f"the axes of shape must be >= 0, got {shape}")
-    if len(shape) < 2:
+    if len(shape) < 2 and not isinstance(layout, Axes):
         raise ValueError(f"fans need a shape with an input and an output axis, got {shape}: {len(shape)}-d")
     roles = axis_roles(shape, layout)
     ins, outs, field = (prod(size for size, role in zip(shape, roles, strict=True) if role == r) for r in "IO.")

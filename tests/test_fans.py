@@ -99,6 +99,7 @@ def test_axes_by_number():
     assert fans((9, 5, 7), Axes(1, 2, batch_axis=0)) == fans((9, 5, 7), "EIO")
     assert fans((6, 4, 3, 3), Axes(0, 1), transposed=True, groups=2, stride=(2, 1)) == Fans(Fraction(27, 2), 36, 9)
     assert fans((5, 7), Axes((), 1, 0)) == Fans(1, 7, 1)
+    assert fans((5,), Axes((), 0)) == Fans(1, 5, 1)
     assert Axes([0, 1], np.int64(2)) == Axes((0, 1), (2,), ()) == pickle.loads(pickle.dumps(Axes((0, 1), 2)))
 
 
@@ -291,7 +292,7 @@ def test_type_errors(args, options, message):
     [
         ((), "...IO", {}, r"input and an output axis, got \(\): 0-d"),
         ((5,), "...IO", {}, r"input and an output axis, got \(5,\): 1-d"),
-        ((5,), Axes((), 0), {}, r"input and an output axis, got \(5,\): 1-d"),
+        ((5,), Axes(), {}, r"in_axis -2 is out of range for shape \(5,\): 1-d"),
         ((5, -7), "IO", {}, r"must be >= 0, got \(5, -7\)"),
         ((3, 5, 7), "IO", {}, r"layout 'IO' needs 2 axes, got shape \(3, 5, 7\): 3-d"),
         ((5, 7), "HWIO", {}, r"layout 'HWIO' needs 4 axes, got shape \(5, 7\): 2-d"),
