@@ -5,15 +5,19 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import importlib.util
+import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +40,27 @@ def optional(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError:
         raise NotImplementedError(f"{name} is not installed") from None
+
+
+def installed(name: str) -> None:
+    """Raises NotImplementedError if a peer is not installed; imports nothing."""
+    if importlib.util.find_spec(name) is None:
+        raise NotImplementedError(f"{name} is not installed")
+
+
+def in_own_process(file: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
+    """What a script prints, a pair of a name and its samples to a line, in a process with an environment of its own.
+
+    Raises
+    ------
+    NotImplementedError
+        If it fails.
+    """
+    command = [sys.executable, file, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    if done.returncode:
+        raise NotImplementedError((done.stderr.strip().splitlines() or ["its process failed"])[-1])
+    return dict(map(json.loads, done.stdout.splitlines()))
 
 
 @contextmanager

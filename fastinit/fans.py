@@ -127,8 +127,9 @@ def fans(
     TypeError
         A size, axis, stride or count that is no integer (a bool is none), or a layout that is neither str nor Axes.
     ValueError
-        A negative size; fewer than two axes under a layout of letters; a layout that makes no sense, or does not fit the shape; groups or blocks
-        that do not divide their axis; groups of a weight without input axis; a stride without ``transposed=True``.
+        A negative size; fewer than two axes under a layout of letters; a layout that makes no sense, or does not fit
+        the shape; groups or blocks that do not divide their axis; groups of a weight without input axis; a stride
+        without ``transposed=True``.
 
     Examples
     --------

@@ -45,6 +45,9 @@ SMALL = TruncatedNormal(std=0.02)
 GATES: Final = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3}
 LSTM, RECURRENT, FORGET = "LSTM|LSTMCell", "RNN|LSTM|GRU|RNNCell|LSTMCell|GRUCell", 1
 LINEAR = "Linear|Bilinear|Conv?d|ConvTranspose?d|Conv1D"
+# Keras's names: kernels, with the output axis last.
+KERAS_LINEAR = "Dense|EinsumDense|Conv?D|Conv?DTranspose|DepthwiseConv?D|SeparableConv?D"
+KERAS_RECURRENT, KERAS_LSTM = "SimpleRNNCell|LSTMCell|GRUCell|ConvLSTM?DCell", "LSTMCell|ConvLSTM?DCell"
 # Norms that multiply by 1 + weight.
 ZERO_CENTRED = (
     "GemmaRMSNorm|Gemma[23]RMSNorm|RecurrentGemmaRMSNorm|VaultGemmaRMSNorm|T5GemmaRMSNorm|T5Gemma2RMSNorm"
@@ -106,6 +109,15 @@ def _orthogonal_by_gate(parameter: Parameter) -> AnyInitializer:
     return gate if count == 1 else Blocks(gate, count)
 
 
+def _kernel_by_gate(parameter: Parameter) -> VarianceScaling:
+    return glorot_uniform(**parameter.geometry)
+
+
+def _recurrent_kernel_by_gate(parameter: Parameter) -> AnyInitializer:
+    gate, count = Orthogonal(), parameter.blocks
+    return gate if count == 1 else Blocks(gate, count, axis=-1)
+
+
 def _forget_bias(parameter: Parameter) -> AnyInitializer:
     return Blocks(tuple(ONE if gate == FORGET else ZERO for gate in range(GATES["LSTM"])))
 
@@ -131,10 +143,11 @@ def _extra_key(parameter: Parameter) -> AnyInitializer:
 AUTO: Final = Recipe(
     (
         Rule(ZERO_CENTRED, "weight", ZERO, "norm of 1 + weight"),
-        Rule("*Norm*", "weight", ONE, "norm weight"),
-        Rule("*Norm*", "bias", ZERO, "norm bias"),
+        Rule("*Norm*", "weight|gamma|scale", ONE, "norm weight"),
+        Rule("*Norm*", "bias|beta", ZERO, "norm bias"),
         Rule(LINEAR, "weight", scaled_for_activation, "scaled for the activation that follows"),
         Rule(LINEAR, "bias", ZERO, "bias"),
+        Rule(KERAS_LINEAR, "*kernel", scaled_for_activation, "scaled for the activation that follows"),
         Rule("*Experts*", "*", _experts, "experts, scaled for the activation that follows"),
         Rule("*Router", "weight", _router, "router of experts"),
         Rule(RECURRENT, "weight_ih*", _glorot_by_gate, "recurrent layer, input weight"),
@@ -142,14 +155,17 @@ AUTO: Final = Recipe(
         Rule(RECURRENT, "weight_hh*", _orthogonal_by_gate, "recurrent layer, orthogonal per gate"),
         Rule(LSTM, "bias_ih*", _forget_bias, "LSTM bias, forget gate 1"),
         Rule(RECURRENT, "bias_ih*|bias_hh*", ZERO, "recurrent layer, bias"),
+        Rule(KERAS_RECURRENT, "kernel", _kernel_by_gate, "recurrent layer, input weight"),
+        Rule(KERAS_RECURRENT, "recurrent_kernel", _recurrent_kernel_by_gate, "recurrent layer, orthogonal per gate"),
+        Rule(KERAS_LSTM, "bias", _forget_bias, "LSTM bias, forget gate 1"),
         Rule("MultiheadAttention", "in_proj_weight", glorot_uniform(layout="OI", blocks=3), "packed attention weight"),
         Rule("MultiheadAttention", "[qkv]_proj_weight", glorot_uniform(layout="OI"), "attention weight"),
         Rule("MultiheadAttention", "bias_[kv]", _extra_key, "attention, extra key and value"),
         Rule("*", "bias|in_proj_bias|[qv]_bias", ZERO, "bias"),
         Rule("*", POSITIONS, _positions, "positions"),
         Rule("*", TOKENS, SMALL, "learned token"),
-        Rule("Embedding|EmbeddingBag", "weight", _embedding, "embedding"),
-        Rule("PReLU", "weight", Constant(0.25), "PReLU"),
+        Rule("Embedding|EmbeddingBag", "weight|embeddings", _embedding, "embedding"),
+        Rule("PReLU", "weight|alpha", Constant(0.25), "PReLU"),
         Rule("*LayerScale*", "*", Constant(1e-5), "layer scale"),
         Rule("*", LAYER_SCALE, Constant(1e-5), "layer scale"),
         Rule("*", "logit_scale", Constant(math.log(1 / 0.07)), "temperature of contrastive logits"),

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 
 import pytest
@@ -11,7 +12,7 @@ import fastinit
 ADAPTERS = ["numpy", "torch"] + [
     f"torch.{name}"
     for name in (
-        "drawing", "init", "layers", "materializing", "models", "patching", "schemes", "shards", "tensors",
+        "devices", "drawing", "init", "layers", "materializing", "models", "patching", "schemes", "shards", "tensors",
     )
 ]  # fmt: skip
 MODULES = [
@@ -27,6 +28,23 @@ def test_examples(name):
         pytest.importorskip("torch", reason="torch is not installed")
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
+
+
+# These load frameworks that do not go well with processes that fork, so each has a process of its own.
+OTHERS = {"keras": "keras", "keras.initializers": "keras", "jax": "jax", "numba": "numba", "numba.elements": "numba"}
+PROGRAM = """
+import doctest, importlib, sys
+result = doctest.testmod(importlib.import_module("fastinit.adapters." + sys.argv[1]))
+sys.exit(not result.attempted or result.failed)
+"""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_examples_of_other_adapters(name, run_python):
+    if importlib.util.find_spec(OTHERS[name]) is None:
+        pytest.skip(f"needs {OTHERS[name]}")
+    done = run_python(PROGRAM, name, timeout=120, TF_CPP_MIN_LOG_LEVEL="3")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_modules_were_found():

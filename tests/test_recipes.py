@@ -101,6 +101,22 @@ def test_auto_packed_weights_have_the_fans_of_a_block():
     assert std(AUTO, "LSTM", "weight_hr_l0", (5, 16), blocks=4) == pytest.approx((2 / 21) ** 0.5)
 
 
+def test_auto_knows_kerass_kernels():
+    assert std(AUTO, "DepthwiseConv2D", "kernel", (3, 3, 8, 2), layout="...IM", activation="relu") == (2 / 9) ** 0.5
+    assert std(AUTO, "SeparableConv1D", "depthwise_kernel", (4, 8, 2), layout="...IM") == 1 / 2
+    assert std(AUTO, "LSTMCell", "kernel", (16, 32), layout="...IO", blocks=4) == pytest.approx((2 / 24) ** 0.5)
+    hidden = {"layout": "...IO", "blocks": 3}
+    assert chosen(AUTO, "GRUCell", "recurrent_kernel", (8, 24), **hidden) == Blocks(Orthogonal(), 3, axis=-1)
+    assert chosen(AUTO, "SimpleRNNCell", "recurrent_kernel", (8, 8), layout="...IO") == Orthogonal()
+    assert chosen(AUTO, "LSTMCell", "bias", (32,), blocks=4) == chosen(AUTO, "LSTM", "bias_ih_l0", (32,))
+    assert chosen(AUTO, "GRUCell", "bias", (2, 24)) == Zeros()
+    assert chosen(AUTO, "BatchNormalization", "gamma", (8,)) == Ones()
+    assert chosen(AUTO, "RMSNormalization", "scale", (8,)) == Ones()
+    assert chosen(AUTO, "LayerNormalization", "beta", (8,)) == Zeros()
+    assert chosen(AUTO, "Embedding", "embeddings", (9, 8)) == Normal()
+    assert chosen(AUTO, "PReLU", "alpha", (8,)) == Constant(0.25)
+
+
 def test_auto_routers():
     assert std(AUTO, "MixtralTopKRouter", "weight", (4, 16), layout=None) == pytest.approx(1 / 4)
     with pytest.raises(UnmatchedParameter):
@@ -355,9 +371,10 @@ def test_every_rule_of_the_recipes_is_tested():
     seen = {
         AUTO: [
             ("GemmaRMSNorm", "weight"), ("LayerNorm", "weight"), ("LayerNorm", "bias"), ("Linear", "weight"),
-            ("Linear", "bias"), ("XExperts", "up"), ("XRouter", "weight"),
+            ("Linear", "bias"), ("Dense", "kernel"), ("XExperts", "up"), ("XRouter", "weight"),
             ("LSTM", "weight_ih_l0"), ("LSTM", "weight_hr_l0"), ("LSTM", "weight_hh_l0"),
-            ("LSTM", "bias_ih_l0"), ("GRU", "bias_hh_l0"), ("MultiheadAttention", "in_proj_weight"),
+            ("LSTM", "bias_ih_l0"), ("GRU", "bias_hh_l0"), ("GRUCell", "kernel"), ("GRUCell", "recurrent_kernel"),
+            ("ConvLSTM2DCell", "bias"), ("MultiheadAttention", "in_proj_weight"),
             ("MultiheadAttention", "q_proj_weight"), ("MultiheadAttention", "bias_k"), ("X", "bias"),
             ("X", "pos_embed"), ("X", "cls_token"), ("Embedding", "weight"), ("PReLU", "weight"),
             ("LayerScale", "gamma"), ("X", "layer_scale"), ("X", "logit_scale"),

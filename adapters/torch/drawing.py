@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastinit import Initializer, Key, StructuredInitializer
+from fastinit.adapters.torch.devices import fills_on_device
 from fastinit.adapters.torch.tensors import DTYPES, draw_, drawn_key, fill_, is_distributed, is_plain
 
 __all__ = ["caller", "factory", "filled", "given_key", "is_fake", "placed", "plain_number", "torch_init", "untraced"]
@@ -138,7 +139,8 @@ def _otherwise(
             unused = _NO_KEY if tensor.is_meta else None
             return fill_(tensor, initializer, given or unused or drawn_key(tensor, generator))
         if _is_on_a_device(tensor):
-            _say_once(tensor.device.type, f"tensors on {tensor.device.type} are filled on the host and copied")
+            if not fills_on_device(tensor):
+                _say_once(tensor.device.type, f"tensors on {tensor.device.type} are filled on the host and copied")
             try:
                 return fill_(tensor, initializer, given or drawn_key(tensor, generator))
             except ValueError as error:

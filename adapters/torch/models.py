@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -22,6 +21,7 @@ import fastinit
 from fastinit import Key
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
 from fastinit.adapters.torch.tensors import DTYPES, fill_, is_distributed
+from fastinit.models import check_entry, compare_digests, read_record, recorded_entries
 from fastinit.recipes import Recipe, assigned, recipe_named
 from fastinit.records import Entry, Record, digest
 
@@ -114,19 +114,15 @@ def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_thr
         A record of another stream version; names, shapes or dtypes that differ, before anything is written; afterwards,
         a digest that differs.
     """
-    given = _read(record)
+    given = read_record(record)
     places = parameters(model)
     _refuse_meta(places)
-    entries = _matched(places, given)
+    dtypes = [DTYPES.get(place.tensor.dtype, str(place.tensor.dtype)) for place in places]
+    entries = recorded_entries(given, [place.parameter for place in places], dtypes)
     check_all(places, entries)
     filled = [fill_place(*pair, True, num_threads) for pair in zip(places, entries, strict=True)]
     reset_norms(model)
-    for before, after in zip(entries, filled, strict=True):
-        if before.digest and after.digest and before.digest != after.digest:
-            raise ValueError(
-                f"{before.name!r} was filled with other bytes than the record's: expected the digest {before.digest}, "
-                f"got {after.digest}"
-            )
+    compare_digests(entries, filled)
     return replace(given, entries=tuple(filled))
 
 
@@ -160,15 +156,14 @@ def check_all(places: Sequence[Place], entries: Sequence[Entry]) -> None:
             )
         if any(size > 1 and not stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
             raise ValueError(f"the elements of {entry.name!r} overlap: shape {entry.shape}, strides {tensor.stride()}")
-        try:
-            if distributed:
-                from fastinit.adapters.torch.shards import local_ranges
+        if distributed:
+            from fastinit.adapters.torch.shards import local_ranges
 
+            try:
                 local_ranges(tensor)  # type: ignore[arg-type]
-            nothing = np.empty(0, np.uint8)  # an empty part of the tensor: checked, not written
-            fastinit.fill(nothing, entry.initializer, entry.key, global_shape=entry.shape, start=0, dtype=entry.dtype)
-        except ValueError as problem:
-            raise ValueError(f"{entry.name!r}, {entry.rule!r}: {problem}") from None
+            except ValueError as problem:
+                raise ValueError(f"{entry.name!r}: {problem}") from None
+        check_entry(entry)
         if place.parametrizations is not None:
             if any(map(is_distributed, originals(place.parametrizations))):
                 raise ValueError(f"{entry.name!r} is parametrized and sharded: initialize the model before sharding it")
@@ -269,31 +264,3 @@ def _refuse_meta(places: Sequence[Place]) -> None:
     if meta:
         more = f" and {len(meta) - 3} more" if len(meta) > 3 else ""
         raise ValueError(f"on the meta device, without memory to fill: {', '.join(meta[:3])}{more}; materialize() them")
-
-
-def _read(record: Record | str | os.PathLike[str]) -> Record:
-    if isinstance(record, Record):
-        return record
-    if isinstance(record, str) and record.lstrip().startswith("{"):
-        return Record.from_json(record)
-    if isinstance(record, (str, os.PathLike)):
-        return Record.load(record)
-    raise TypeError(f"record must be a Record, its JSON or a path, not {type(record).__name__}")
-
-
-def _matched(places: Sequence[Place], record: Record) -> list[Entry]:
-    """The record's entry of each place."""
-    entries = {entry.name: entry for entry in record}
-    names = {place.parameter.name for place in places}
-    for missing, where in ((names - set(entries), "the record"), (set(entries) - names, "the model")):
-        if missing:
-            raise ValueError(f"{where} lacks the parameters {', '.join(sorted(missing))}")
-    for place in places:
-        entry = entries[place.parameter.name]
-        here = (place.parameter.shape, DTYPES.get(place.tensor.dtype))
-        if here != (entry.shape, entry.dtype):
-            raise ValueError(
-                f"{entry.name!r} was recorded with shape {entry.shape} in {entry.dtype}, and the model has shape "
-                f"{here[0]} in {here[1] or place.tensor.dtype}"
-            )
-    return [entries[place.parameter.name] for place in places]

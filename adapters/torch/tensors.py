@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._device import DeviceContext
 
 from fastinit import Initializer, Key, StructuredInitializer
+from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
 from fastinit.buffers import Buffer
 from fastinit.dtypes import DTYPES as FORMATS
 from fastinit.filling import fill_buffer, fill_memory, plan
@@ -142,8 +143,9 @@ def fill_(
     ----------
     tensor : torch.Tensor
         Of any layout whose elements do not overlap, of dtype float32, float64, float16, bfloat16, float8_e4m3fn or
-        float8_e5m2. Of a DTensor the local part is filled, without communication. A tensor on another device is filled
-        on the host and copied. Meta and fake tensors have no memory and stay as they are.
+        float8_e5m2. Of a DTensor the local part is filled, without communication. A CUDA tensor is filled by its device
+        where Numba can run kernels on it; tensors on other devices are filled on the host and copied. Meta and fake
+        tensors have no memory and stay as they are.
     initializer, key
         What to draw, and the stream.
     global_shape, offsets, ranges, start : optional
@@ -192,6 +194,10 @@ def fill_(
     if tensor.is_meta or _is_fake(tensor):
         return tensor
     if type(tensor) in _KNOWN and not tensor.is_cpu and tensor.layout is torch.strided and tensor.dtype in DTYPES:
+        if fills_on_device(tensor):
+            fill_on_device(tensor, DTYPES[tensor.dtype], initializer, key, place)
+            _written(tensor)
+            return tensor
         host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
         fill_(host, initializer, key, **place, num_threads=num_threads)
         with torch.no_grad():

@@ -1,0 +1,21 @@
+"""Keras, on all its backends: initializers with the classes of ``keras.initializers``, and whole models by path.
+
+===============  =======================================================================================
+initializers     ``keras.initializers`` with other numbers and more speed, and the initializers that it lacks
+initialize       every variable of a model, by rules; gives a record
+replay           fills a model again as a record says
+===============  =======================================================================================
+
+>>> import keras
+>>> from fastinit.adapters.keras import initialize, initializers
+>>> dense = keras.layers.Dense(64, activation="relu", kernel_initializer=initializers.HeNormal(seed=0))
+>>> model = keras.Sequential([keras.Input((32,)), dense, keras.layers.Dense(10)])
+>>> record = initialize(model, "auto", seed=0)
+>>> [entry.initializer.scale for entry in record if entry.fans]
+[2.0, 1.0]
+"""
+
+from fastinit.adapters.keras import initializers
+from fastinit.adapters.keras.models import initialize, replay
+
+__all__ = ["initialize", "initializers", "replay"]

@@ -1,0 +1,335 @@
+"""keras.initializers on fastinit: the same classes, arguments and configurations; other numbers, more speed.
+
+>>> from fastinit.adapters.keras import initializers
+>>> kernel = initializers.HeNormal(seed=0)(shape=(784, 256))
+>>> layer = keras.layers.Dense(256, kernel_initializer=initializers.GlorotUniform())
+
+Every class is a subclass of Keras's class of the same name, and draws what that one draws: its ``*Normal`` are cut at
+two standard deviations with the variance corrected; an integer seed gives the same values at every call, None draws a
+seed once, a ``SeedGenerator`` advances. A seed may also be a :class:`fastinit.Key`. The values depend on nothing else:
+not on the backend, the device, the layout or the number of threads.
+
+Beyond Keras come ``*UntruncatedNormal``, ``DeltaOrthogonal``, ``ICNR`` and ``ZerO``. Classes that scale by the fans
+compute them as Keras does, which is wrong for grouped, depthwise, transposed and packed kernels; these say what they
+are, by name only, and get their true fans (see :func:`fastinit.fans`):
+
+kernel_layout : str
+    What each axis is: ``"...IO"``, ``"...IM"`` of a depthwise kernel, ``"...OI"`` of a transposed one, ``"VD"`` of an
+    embedding.
+groups, transposed, stride, blocks
+    Of the layer that the kernel belongs to.
+
+All are registered in the package "fastinit": ``kernel_initializer="fastinit>HeNormal"``, and models that are saved with
+them load wherever this module has been imported. What draws no numbers and needs none of this is Keras's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import keras
+from keras.initializers import STFT, Initializer, serialize
+
+import fastinit
+from fastinit.adapters.keras.filled import AnyInitializer, Filled, Fixed, Random, Scaled
+
+__all__ = [
+    "ICNR", "STFT", "Constant", "DeltaOrthogonal", "GlorotNormal", "GlorotUniform", "GlorotUntruncatedNormal",
+    "HeNormal", "HeUniform", "HeUntruncatedNormal", "Identity", "IdentityInitializer", "Initializer", "LecunNormal",
+    "LecunUniform", "LecunUntruncatedNormal", "Ones", "Orthogonal", "OrthogonalInitializer", "RandomNormal",
+    "RandomUniform", "STFTInitializer", "TruncatedNormal", "VarianceScaling", "ZerO", "Zeros", "constant",
+    "delta_orthogonal", "deserialize", "get", "glorot_normal", "glorot_uniform", "glorot_untruncated_normal",
+    "he_normal", "he_uniform", "he_untruncated_normal", "icnr", "identity", "lecun_normal", "lecun_uniform",
+    "lecun_untruncated_normal", "ones", "orthogonal", "random_normal", "random_uniform", "serialize", "stft",
+    "truncated_normal", "variance_scaling", "zer_o", "zeros",
+]  # fmt: skip
+
+_register = keras.saving.register_keras_serializable(package="fastinit")
+# Which holds the seed; Keras does not export it.
+_RandomInitializer = keras.initializers.RandomNormal.__bases__[0]
+
+
+@_register
+class Zeros(Fixed, keras.initializers.Zeros):
+    """Every element is 0."""
+
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+        return fastinit.Zeros()
+
+
+@_register
+class Ones(Fixed, keras.initializers.Ones):
+    """Every element is 1."""
+
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+        return fastinit.Ones()
+
+
+@_register
+class Constant(Fixed, keras.initializers.Constant):
+    """Every element is `value`, rounded once to the dtype."""
+
+    def __call__(self, shape: Any, dtype: Any = None, layout: Any = None) -> Any:
+        if layout is None and not isinstance(self.value, (int, float)):  # an array, which Keras broadcasts
+            return self._in_other_dtype(shape, keras.backend.standardize_dtype(dtype))
+        return super().__call__(shape, dtype, layout)
+
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+        return fastinit.Constant(self.value)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return super().from_config({"value": 0.0, **config})  # Keras needs the value, and "constant" has none
+
+
+@_register
+class Identity(Fixed, keras.initializers.Identity):
+    """`gain` on the diagonal of a matrix, 0 elsewhere. Raises ValueError for other than two axes."""
+
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+        return fastinit.Identity(float(self.gain))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "gain": self.gain}  # which Keras forgets
+
+
+@_register
+class RandomNormal(Random, keras.initializers.RandomNormal):
+    """The normal distribution, untruncated; see :class:`fastinit.Normal`.
+
+    Raises ValueError, when called, if stddev < 0 or either is not finite.
+    """
+
+    def __init__(self, mean: Any = 0.0, stddev: Any = 0.05, seed: Any = None) -> None:
+        super().__init__(mean, stddev, seed=seed)
+
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+        return fastinit.Normal(float(self.mean), float(self.stddev))
+
+
+@_register
+class TruncatedNormal(Random, keras.initializers.TruncatedNormal):
+    """The normal distribution cut at mean +- 2 stddev, by one draw per element; `stddev` is that before the cut.
+
+    See :class:`fastinit.TruncatedNormal`. Raises ValueError, when called, if stddev < 0 or either is not finite.
+    """
+
+    def __init__(self, mean: Any = 0.0, stddev: Any = 0.05, seed: Any = None) -> None:
+        super().__init__(mean, stddev, seed=seed)
+
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+        return fastinit.TruncatedNormal(float(self.mean), float(self.stddev))
+
+
+@_register
+class RandomUniform(Random, keras.initializers.RandomUniform):
+    """The uniform distribution on [minval, maxval), (minval, maxval) if minval = -maxval.
+
+    See :class:`fastinit.Uniform`. Raises ValueError, when called, if minval > maxval or either is not finite.
+    """
+
+    def __init__(self, minval: Any = -0.05, maxval: Any = 0.05, seed: Any = None) -> None:
+        super().__init__(minval, maxval, seed=seed)
+
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+        low, high = float(self.minval), float(self.maxval)
+        return fastinit.Constant(low) if low == high else fastinit.Uniform(low, high)
+
+
+@_register
+class VarianceScaling(Scaled, keras.initializers.VarianceScaling):
+    """Var(W) = scale / n, n the fan that `mode` names, or 1 if that is less.
+
+    `distribution` is "truncated_normal" (also under the name "normal"; cut at 2 standard deviations, sqrt(scale / n)
+    that of what is left), "untruncated_normal" or "uniform". See :class:`fastinit.VarianceScaling`.
+    """
+
+    def __init__(
+        self,
+        scale: float = 1.0,
+        mode: str = "fan_in",
+        distribution: str = "truncated_normal",
+        seed: Any = None,
+        input_axes: Any = None,
+        output_axes: Any = None,
+        **weight: Any,
+    ) -> None:
+        super().__init__(scale, mode, distribution, seed=seed, input_axes=input_axes, output_axes=output_axes, **weight)
+
+
+class _Preset(VarianceScaling):
+    """A named point of VarianceScaling."""
+
+    def __init__(self, seed: Any = None, input_axes: Any = None, output_axes: Any = None, **weight: Any) -> None:
+        # past VarianceScaling's own arguments, which Keras's class of the preset fills in
+        super(VarianceScaling, self).__init__(seed=seed, input_axes=input_axes, output_axes=output_axes, **weight)
+
+
+class _Untruncated(VarianceScaling):
+    """A named point that Keras does not have."""
+
+    _point: tuple[float, str]
+
+    def __init__(self, seed: Any = None, input_axes: Any = None, output_axes: Any = None, **weight: Any) -> None:
+        axes = {"input_axes": input_axes, "output_axes": output_axes}
+        super().__init__(*self._point, "untruncated_normal", seed=seed, **axes, **weight)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {name: value for name, value in config.items() if name not in ("scale", "mode", "distribution")}
+
+
+@_register
+class GlorotUniform(_Preset, keras.initializers.GlorotUniform):
+    """Uniform, Var(W) = 2 / (fan_in + fan_out). X. Glorot and Y. Bengio, 2010."""
+
+
+@_register
+class GlorotNormal(_Preset, keras.initializers.GlorotNormal):
+    """Truncated normal, Var(W) = 2 / (fan_in + fan_out). X. Glorot and Y. Bengio, 2010."""
+
+
+@_register
+class GlorotUntruncatedNormal(_Untruncated):
+    """Normal, Var(W) = 2 / (fan_in + fan_out): what torch calls Xavier normal. X. Glorot and Y. Bengio, 2010."""
+
+    _point = (1.0, "fan_avg")
+
+
+@_register
+class HeUniform(_Preset, keras.initializers.HeUniform):
+    """Uniform, Var(W) = 2 / fan_in. K. He et al., 2015."""
+
+
+@_register
+class HeNormal(_Preset, keras.initializers.HeNormal):
+    """Truncated normal, Var(W) = 2 / fan_in. K. He et al., 2015."""
+
+
+@_register
+class HeUntruncatedNormal(_Untruncated):
+    """Normal, Var(W) = 2 / fan_in: what torch calls Kaiming normal. K. He et al., 2015."""
+
+    _point = (2.0, "fan_in")
+
+
+@_register
+class LecunUniform(_Preset, keras.initializers.LecunUniform):
+    """Uniform, Var(W) = 1 / fan_in. Y. LeCun et al., "Efficient BackProp", 1998."""
+
+
+@_register
+class LecunNormal(_Preset, keras.initializers.LecunNormal):
+    """Truncated normal, Var(W) = 1 / fan_in. Y. LeCun et al., "Efficient BackProp", 1998."""
+
+
+@_register
+class LecunUntruncatedNormal(_Untruncated):
+    """Normal, Var(W) = 1 / fan_in. Y. LeCun et al., "Efficient BackProp", 1998."""
+
+    _point = (1.0, "fan_in")
+
+
+@_register
+class Orthogonal(Random, keras.initializers.Orthogonal):
+    """A random matrix (all axes but the last, the last) with orthonormal rows or columns, times `gain`.
+
+    Exactly Haar-distributed, in every dtype; see :class:`fastinit.Orthogonal`. Raises ValueError for fewer than two
+    axes. A. M. Saxe et al., 2013.
+    """
+
+    def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
+        super().__init__(gain, seed=seed)
+
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+        return fastinit.Orthogonal(float(self.gain))
+
+
+@_register
+class DeltaOrthogonal(Orthogonal):
+    """A convolution that keeps norms: an orthogonal matrix at the spatial centre, 0 elsewhere.
+
+    Raises ValueError for other than 3 to 5 axes, or fewer output than input channels. L. Xiao et al., 2018.
+    """
+
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+        return fastinit.DeltaOrthogonal(float(self.gain))
+
+
+@_register
+class ICNR(Random, _RandomInitializer):  # type: ignore[misc, valid-type]
+    """A sub-pixel convolution that starts as nearest-neighbour resize; see :class:`fastinit.ICNR`.
+
+    Parameters
+    ----------
+    initializer : initializer of this module, its name or its configuration
+        Of the kernel before it is repeated. Its own seed is not used.
+    factor : int
+        By how much each spatial axis grows.
+    order : {"subpixel", "channel"}
+        Which of the two varies more slowly on the last axis: "subpixel" is that of TensorFlow's depth_to_space.
+    seed : int, SeedGenerator, Key or None
+    """
+
+    def __init__(
+        self, initializer: Any = "he_normal", factor: int = 2, order: str = "subpixel", seed: Any = None
+    ) -> None:
+        self.initializer, self.factor, self.order = get(initializer), factor, order
+        if not isinstance(self.initializer, Filled):
+            raise ValueError(f"initializer must be one of fastinit's, got {self.initializer!r}")
+        super().__init__(seed=seed)
+
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+        kernel = (*shape[:-1], shape[-1] // self.factor ** max(len(shape) - 2, 0)) if shape else shape
+        return fastinit.ICNR(self.initializer.fastinit_initializer(kernel), self.factor, order=self.order)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"initializer": serialize(self.initializer), "factor": self.factor, "order": self.order}
+        return {**super().get_config(), **own}
+
+
+@_register
+class ZerO(Filled, Initializer):
+    """Zeros and ones only: a partial identity or a scaled Hadamard matrix, at the spatial centre; no seed is used.
+
+    Raises ValueError for other than 2 to 5 axes. J. Zhao, F. Schaefer and A. Anandkumar, 2022.
+    """
+
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+        return fastinit.ZerO()
+
+
+constant, zeros, ones, identity, stft = Constant, Zeros, Ones, Identity, STFT
+random_normal, random_uniform, truncated_normal = RandomNormal, RandomUniform, TruncatedNormal
+variance_scaling, orthogonal = VarianceScaling, Orthogonal
+glorot_uniform, glorot_normal, glorot_untruncated_normal = GlorotUniform, GlorotNormal, GlorotUntruncatedNormal
+he_uniform, he_normal, he_untruncated_normal = HeUniform, HeNormal, HeUntruncatedNormal
+lecun_uniform, lecun_normal, lecun_untruncated_normal = LecunUniform, LecunNormal, LecunUntruncatedNormal
+delta_orthogonal, icnr, zer_o = DeltaOrthogonal, ICNR, ZerO
+IdentityInitializer, OrthogonalInitializer, STFTInitializer = Identity, Orthogonal, STFT
+
+_NAMED: Final = {name: value for name, value in vars().items() if name in __all__ and isinstance(value, type)} | {
+    "normal": RandomNormal, "uniform": RandomUniform, "one": Ones, "zero": Zeros  # as keras.initializers.get says
+}  # fmt: skip
+
+
+def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> Any:
+    """The initializer of a configuration, as ``keras.initializers.deserialize``; bare names mean fastinit's classes.
+
+    A configuration that Keras wrote of a class of its own names its module, and stays what it is.
+
+    Raises ValueError for a configuration of another version of the stream, and what Keras raises.
+    """
+    return keras.initializers.deserialize(config, custom_objects={**_NAMED, **(custom_objects or {})})
+
+
+def get(identifier: Any) -> Any:
+    """The initializer that a name, a configuration, a class or a callable stands for, as ``keras.initializers.get``.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(identifier, str):
+        identifier = {"class_name": identifier, "config": {}}
+    if isinstance(identifier, dict):
+        identifier = deserialize(identifier)
+    return keras.initializers.get(identifier)

@@ -1,0 +1,225 @@
+"""What a rule needs to know of each variable of a Keras model: its layer, its axes, the activation that follows.
+
+:func:`parameters` turns a model into facts (:class:`fastinit.Parameter`) and draws nothing. An activation counts as
+following a layer where the layer has it (``Dense(activation="relu")``) or where, in a Sequential or Functional model,
+it is what the layer's output goes through next. Everything else is None, which rules read as "unknown".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import keras
+from keras import layers  # noqa: PLW0406 (another file of that name)
+
+from fastinit import Axes, Parameter
+
+__all__ = ["Place", "activation_after", "parameters", "statistics"]
+
+
+class Place(NamedTuple):
+    """One variable of a model and the facts about it."""
+
+    parameter: Parameter
+    variable: Any
+
+
+# Keras's names of activations, where they are not those of fastinit.gains
+_NAMES: Final = {
+    "linear": None, "swish": "silu", "hard_swish": "hardswish", "hard_silu": "hardswish", "hard_sigmoid": "hardsigmoid",
+    "hard_tanh": "hardtanh", "log_sigmoid": "logsigmoid", "tanh_shrink": "tanhshrink",
+}  # fmt: skip
+_KNOWN: Final = frozenset({
+    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus",
+    "softsign",
+})  # fmt: skip
+_OPERATIONS: Final = {
+    "Relu": "relu", "Relu6": "relu6", "LeakyRelu": "leaky_relu", "Elu": "elu", "Selu": "selu", "Gelu": "gelu",
+    "Silu": "silu", "Sigmoid": "sigmoid", "Softplus": "softplus", "Softsign": "softsign",
+}  # fmt: skip
+_FUNCTION_SLOPE = 0.2  # of keras.activations.leaky_relu
+_PRELU_SLOPE = 0.25  # as the recipe initializes it
+
+_PASSED_THROUGH = (
+    layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.GaussianDropout,
+    layers.GaussianNoise, layers.AlphaDropout, layers.Flatten, layers.Reshape, layers.Permute, layers.Identity,
+    layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization, layers.RMSNormalization,
+    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D, layers.AveragePooling2D,
+    layers.AveragePooling3D, layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
+    layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D,
+)  # fmt: skip
+
+
+def _named(function: Any) -> tuple[str, float] | None:
+    """The name and the negative slope of an activation function; None of the identity and of what is not known."""
+    name = getattr(function, "__name__", "")
+    name = _NAMES.get(name, name)
+    if name not in _KNOWN and name not in _NAMES.values():
+        return None
+    return None if name is None else (name, _FUNCTION_SLOPE if name == "leaky_relu" else 0.0)
+
+
+def _of_layer(layer: Any) -> tuple[str, float] | None:
+    """The activation that a layer is; None of any other layer, and of one with parameters of its own."""
+    if isinstance(layer, layers.Activation):
+        return _named(layer.activation)
+    if isinstance(layer, layers.PReLU):
+        return "prelu", _PRELU_SLOPE
+    if isinstance(layer, layers.LeakyReLU):
+        return "leaky_relu", float(layer.negative_slope)
+    if isinstance(layer, layers.ELU):
+        return ("elu", 0.0) if layer.alpha == 1 else None
+    if isinstance(layer, layers.ReLU) and layer.threshold == 0:
+        if layer.negative_slope:
+            return ("leaky_relu", float(layer.negative_slope)) if layer.max_value is None else None
+        return {None: ("relu", 0.0), 6: ("relu6", 0.0)}.get(layer.max_value)
+    return None
+
+
+def _of_operation(operation: Any) -> tuple[str, float] | None:
+    """The activation that an operation of keras.ops is, such as ``keras.ops.relu(x)``."""
+    if not type(operation).__module__.endswith("ops.nn"):
+        return None
+    name = _OPERATIONS.get(type(operation).__name__)
+    if name == "gelu" and operation.approximate:
+        name = "gelu_tanh"
+    if name == "elu" and operation.alpha != 1:
+        name = None
+    return None if name is None else (name, float(getattr(operation, "negative_slope", 0.0)))
+
+
+def activation_after(layer: Any) -> tuple[str, float] | None:
+    """Name and negative slope of the activation that the output of a layer goes through; None if nobody knows."""
+    function = getattr(layer, "activation", None)
+    own = _named(function)
+    if own is not None or (callable(function) and function is not keras.activations.linear):
+        return own
+    found = {_next(operation) for operation in _consumers(layer)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _next(operation: Any) -> tuple[str, float] | None:
+    if isinstance(operation, _PASSED_THROUGH):
+        found = {_next(later) for later in _consumers(operation)}
+        return found.pop() if len(found) == 1 else None
+    return _of_layer(operation) or _of_operation(operation)
+
+
+def _consumers(operation: Any) -> list[Any]:
+    return [node.operation for node in operation._outbound_nodes]
+
+
+def _einsum_axes(equation: str) -> Axes:
+    """Of the kernel of an EinsumDense: axes that are summed over are inputs, new ones outputs, shared ones neither."""
+    operands, _, result = equation.replace("...", "").replace(" ", "").partition("->")
+    source, _, kernel = operands.partition(",")
+    ins = tuple(i for i, letter in enumerate(kernel) if letter in source and letter not in result)
+    outs = tuple(i for i, letter in enumerate(kernel) if letter not in source)
+    return Axes(ins, outs, tuple(i for i in range(len(kernel)) if i not in ins + outs))
+
+
+def _convolution(layer: Any, role: str) -> dict[str, Any]:
+    return {"layout": "...IO", "groups": layer.groups}
+
+
+def _depthwise(layer: Any, role: str) -> dict[str, Any]:
+    return {"layout": "...IM"}
+
+
+def _separable(layer: Any, role: str) -> dict[str, Any]:
+    if role == "depthwise_kernel":  # what follows it is the other kernel
+        return {"layout": "...IM", "activation": None}
+    return {"layout": "...IO"}
+
+
+def _transposed(layer: Any, role: str) -> dict[str, Any]:
+    groups = getattr(layer, "groups", 1)
+    return {"layout": "...OI", "groups": groups, "transposed": True, "stride": tuple(layer.strides)}
+
+
+def _recurrent(layer: Any, role: str) -> dict[str, Any]:
+    gates = next(number for kind, number in _GATES.items() if type(layer).__name__.startswith(kind))
+    return {"layout": "...IO", "blocks": gates}
+
+
+_GATES: Final = {"SimpleRNNCell": 1, "GRUCell": 3, "LSTMCell": 4, "ConvLSTM": 4}
+_ROLES: Final = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
+
+
+def _geometry(layer: Any, role: str) -> dict[str, Any]:
+    """What the axes of a variable are; layout None of one that is no linear map."""
+    names = {cls.__name__ for cls in type(layer).__mro__}
+    if isinstance(layer, layers.Embedding):
+        return {"layout": "VD" if role == "embeddings" else None}
+    if role not in _ROLES:
+        return {"layout": None}
+    if isinstance(layer, layers.EinsumDense):
+        return {"layout": _einsum_axes(layer.equation)}
+    if isinstance(layer, layers.Dense):
+        return {"layout": "IO"}
+    for base, facts in _GEOMETRY.items():
+        if base in names:
+            return facts(layer, role)
+    return {"layout": None}
+
+
+# By the names of base classes, most of which Keras does not export.
+_GEOMETRY: Final[dict[str, Callable[[Any, str], dict[str, Any]]]] = {
+    "BaseDepthwiseConv": _depthwise,
+    "BaseSeparableConv": _separable,
+    "BaseConvTranspose": _transposed,
+    "BaseConv": _convolution,
+    "SimpleRNNCell": _recurrent,
+    "GRUCell": _recurrent,
+    "LSTMCell": _recurrent,
+    "ConvLSTMCell": _recurrent,
+}
+
+
+def parameters(model: Any) -> list[Place]:
+    """Every variable of a model that its layers made to be trained, once, under its path, in the model's order.
+
+    Frozen ones too.
+
+    Raises
+    ------
+    TypeError
+        If it is no Keras model or layer.
+    ValueError
+        If it has no variables yet, or two of them have the same path.
+    """
+    if not isinstance(model, keras.Layer):
+        raise TypeError(f"model must be a keras.Model or a layer, not {type(model).__name__}")
+    found: dict[int, Place] = {}
+    for layer in model._flatten_layers():
+        following = None
+        for number, variable in enumerate(layer._trainable_variables):
+            if id(variable) in found:
+                continue
+            following = activation_after(layer) if number == 0 else following
+            types = tuple(cls.__name__ for cls in type(layer).__mro__[:-1])
+            facts: dict[str, Any] = {}
+            if following is not None:
+                facts = {"activation": following[0], "negative_slope": following[1]}
+            facts |= _geometry(layer, variable.name)
+            shape = tuple(variable.shape)
+            parameter = Parameter(variable.path, shape, types=types, role=variable.name, **facts)
+            found[id(variable)] = Place(parameter, variable)
+    if not found:
+        raise ValueError(f"{model.name} has no variables: build it first, by an Input, build() or a call")
+    order = {id(variable): number for number, variable in enumerate(model.variables)}
+    places = sorted(found.values(), key=lambda place: order[id(place.variable)])
+    names = [place.parameter.name for place in places]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two variables have the path {twice[0]!r}: give their layers different names")
+    return places
+
+
+def statistics(model: Any) -> Iterator[tuple[Any, float]]:
+    """The running statistics of a model's norms, each with the value that it has in a new one."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            for variable in layer._non_trainable_variables:
+                yield variable, 1.0 if variable.name == "moving_variance" else 0.0

@@ -1,0 +1,115 @@
+"""Whole models: every variable by its own key, derived from its path, and a record that can be replayed.
+
+record = initialize(model, "auto", seed=0)
+record.save("init.json")
+replay("init.json", same_model)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+import fastinit
+from fastinit import Entry, Recipe, Record, digest, recipe_named
+from fastinit.adapters.keras.layers import Place, parameters, statistics
+from fastinit.adapters.keras.tensors import assign, memory_of
+from fastinit.dtypes import DTYPES
+from fastinit.models import check_entry, compare_digests, planned, read_record, recorded_entries
+
+__all__ = ["initialize", "replay"]
+
+
+def initialize(model: Any, recipe: str | Recipe = "auto", seed: int | str = 0, *, digests: bool = True) -> Record:
+    """Gives every variable of a model that is made to be trained new values, each by its own key.
+
+    The key is ``Key(seed).fold_in(path)``, so adding, removing or reordering layers changes no other variable's values,
+    on any backend. Keras numbers layers that have no name, in the order in which a process makes them: name the layers
+    of a model that is to be initialized again elsewhere. Everything is checked, and every variable has its rule, before
+    anything is written.
+
+    Parameters
+    ----------
+    model : keras.Model or keras.Layer
+        Built, by an Input, ``build()`` or a call. Variables of frozen layers are filled too.
+    recipe : str or Recipe
+        ``"auto"`` (true fans and the gain of the activation that follows), or a :class:`fastinit.Recipe`, whose rules
+        see Keras's class names and the variables' names: ``Rule("Dense", "kernel", ...)``.
+    seed : int or str
+        Of all keys.
+    digests : bool
+        Whether the record holds digests of the bytes, for :func:`replay` to compare.
+
+    Returns
+    -------
+    Record
+        An entry for each variable, in the model's order: the same as that of the torch adapter.
+
+    Raises
+    ------
+    UnmatchedParameter, ValueError, TypeError
+        A variable that no rule matches, an initializer that its shape or dtype cannot take, contradictory rules, two
+        variables with one path, a model that is not built. Each names the variable; nothing has been written.
+
+    Notes
+    -----
+    Running statistics of batch norms are reset; other variables that are not trained are left alone.
+    """
+    chosen = recipe_named(recipe)
+    places = parameters(model)
+    entries = planned([place.parameter for place in places], _dtypes(places), chosen, seed)
+    filled = _filled(model, places, entries, digests)
+    return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
+
+
+def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
+    """Fills a model as a record says, and compares the bytes with the record's digests.
+
+    Parameters
+    ----------
+    record : Record, str or path
+        A record, its JSON, or the path of a file that holds it, made on any backend.
+    model : keras.Model or keras.Layer
+        With the variables that the record names, of the same shapes and dtypes, in any order.
+
+    Returns
+    -------
+    Record
+        With the digests of the bytes that were written.
+
+    Raises
+    ------
+    ValueError
+        A record of another stream version; paths, shapes or dtypes that differ, before anything is written; afterwards,
+        a digest that differs.
+    """
+    given = read_record(record)
+    places = parameters(model)
+    entries = recorded_entries(given, [place.parameter for place in places], _dtypes(places))
+    for entry in entries:
+        check_entry(entry)
+    filled = _filled(model, places, entries, digests=True)
+    compare_digests(entries, filled)
+    return replace(given, entries=tuple(filled))
+
+
+def _dtypes(places: Sequence[Place]) -> list[str]:
+    dtypes = [keras.backend.standardize_dtype(place.variable.dtype) for place in places]
+    for place, dtype in zip(places, dtypes, strict=True):
+        if dtype not in DTYPES:
+            raise TypeError(f"{place.parameter.name!r} is of {dtype}, and fastinit fills {', '.join(DTYPES)}")
+    return dtypes
+
+
+def _filled(model: Any, places: Sequence[Place], entries: Sequence[Entry], digests: bool) -> list[Entry]:
+    filled = []
+    for place, entry in zip(places, entries, strict=True):
+        assign(place.variable, entry.initializer, entry.key)
+        filled.append(replace(entry, digest=digest(memory_of(place.variable)) if digests else None))
+    for variable, value in statistics(model):
+        variable.assign(keras.ops.full(variable.shape, value, dtype=variable.dtype))
+    return filled

@@ -1,0 +1,154 @@
+"""Tensors of Keras's backend, made from memory that fastinit has filled; and keys from Keras's seeds.
+
+A new tensor takes over the memory that was filled, so that nothing is copied: TensorFlow through DLPack, torch and JAX
+through their own adapters. Where a function is being traced (``tf.function``, ``jax.jit``), the fill becomes a call
+that the compiled function makes when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import keras
+import numpy as np
+
+import fastinit
+from fastinit import Initializer, Key, StructuredInitializer
+from fastinit.buffers import new_memory
+from fastinit.dtypes import DTYPES
+
+__all__ = ["assign", "drawn", "key_of", "memory_of"]
+
+AnyInitializer = Initializer | StructuredInitializer
+
+
+def key_of(seed: Any) -> Any:
+    """The key of a seed; of a SeedGenerator, which advances, its two words as a tensor.
+
+    An int is ``Key(seed)``, so that it means the same as in every other adapter. Of a SeedGenerator the words are the
+    state that it gives, ``[seed, number of draws before]``: ``Key.from_words(seed, number)``.
+    """
+    if isinstance(seed, Key):
+        return seed
+    if isinstance(seed, keras.random.SeedGenerator):
+        return seed.next()
+    return Key(int(seed))
+
+
+def drawn(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, seed: Any, layout: Any = None) -> Any:
+    """A new tensor of the backend with an initializer's values under the key of a seed.
+
+    Parameters
+    ----------
+    initializer
+        What to draw.
+    shape, dtype
+        Of the tensor; the dtype is one of fastinit's names.
+    seed : int, SeedGenerator or Key
+    layout : optional
+        A ``keras.distribution.TensorLayout`` or a layout of the backend: each device fills its own piece (JAX).
+
+    Raises
+    ------
+    ValueError
+        What :func:`fastinit.fill` raises, before anything is written; a backend that is none of TensorFlow, JAX and
+        torch.
+    """
+    make = _MAKERS.get(keras.config.backend())
+    if make is None:
+        raise ValueError(f"expected one of the backends {', '.join(_MAKERS)}, got {keras.config.backend()!r}")
+    return make(initializer, shape, dtype, key_of(seed), layout)
+
+
+def assign(variable: Any, initializer: AnyInitializer, key: Key) -> None:
+    """Gives a variable an initializer's values: in place on torch, elsewhere as a new tensor that it takes over."""
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    if keras.config.backend() == "torch":
+        from fastinit.adapters.torch import fill_
+
+        fill_(variable.value, initializer, key)
+    else:
+        layout = getattr(variable, "_layout", None)
+        variable.assign(drawn(initializer, tuple(variable.shape), dtype, key, layout))
+
+
+def memory_of(variable: Any) -> np.ndarray:
+    """The bytes of a variable in row-major order."""
+    if keras.config.backend() == "torch":
+        import torch
+
+        return variable.value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value)).reshape(-1).view(np.uint8)
+
+
+def _key_from_words(words: Any) -> Key:
+    """The key of a SeedGenerator's state; some backends hold the words as signed numbers."""
+    low, high = (int(word) & 0xFFFFFFFF for word in np.asarray(words))
+    return Key.from_words(low, high)
+
+
+def _memory(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, key: Key) -> np.ndarray:
+    return fastinit.fill(new_memory(shape, DTYPES[dtype]), initializer, key, dtype=dtype)
+
+
+def _concrete(key: Any) -> Key:
+    return key if isinstance(key, Key) else _key_from_words(keras.ops.convert_to_numpy(key))
+
+
+def _of_tensorflow(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, key: Any, layout: Any) -> Any:
+    import tensorflow as tf
+
+    kind = tf.dtypes.as_dtype(dtype)
+    if tf.executing_eagerly():
+        return _distributed(_eager_tensor(_memory(initializer, shape, dtype, _concrete(key)), kind), layout)
+    fixed = key if isinstance(key, Key) else None
+    words = (0, 0) if fixed is not None else key
+
+    def fill(words: np.ndarray) -> np.ndarray:
+        memory = _memory(initializer, shape, dtype, fixed or _key_from_words(words))
+        return memory.view(kind.as_numpy_dtype)
+
+    tensor = tf.numpy_function(fill, [words], kind)
+    tensor.set_shape(shape)
+    return tensor
+
+
+def _eager_tensor(memory: np.ndarray, kind: Any) -> Any:
+    import tensorflow as tf
+
+    try:  # TensorFlow takes over what DLPack describes, and copies whatever else comes from NumPy
+        tensor = tf.experimental.dlpack.from_dlpack(memory.__dlpack__())
+        return tensor if tensor.dtype == kind else tf.bitcast(tensor, kind)
+    except tf.errors.InvalidArgumentError:  # of float8 it knows no bitcast
+        return tf.convert_to_tensor(memory.view(kind.as_numpy_dtype))
+
+
+def _of_torch(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, key: Any, layout: Any) -> Any:
+    import torch
+
+    from fastinit.adapters.torch import fill_
+
+    # as Keras converts: to its device, which is "meta" where only shapes are asked for
+    like = keras.ops.convert_to_tensor(torch.empty(0))
+    tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+    return _distributed(tensor if tensor.is_meta else fill_(tensor, initializer, _concrete(key)), layout)
+
+
+def _of_jax(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, key: Any, layout: Any) -> Any:
+    from fastinit.adapters.jax import filled
+
+    if isinstance(layout, keras.distribution.TensorLayout):
+        layout = layout.backend_layout
+    return filled(initializer, key, shape, dtype, layout)
+
+
+def _distributed(tensor: Any, layout: Any) -> Any:
+    return tensor if layout is None else keras.distribution.distribute_tensor(tensor, layout)
+
+
+_MAKERS: Final[dict[str, Callable[..., Any]]] = {
+    "tensorflow": _of_tensorflow,
+    "jax": _of_jax,
+    "torch": _of_torch,
+}

@@ -1,0 +1,266 @@
+"""Single IEEE operations: the same bits in Python, on the CPU and on a GPU, whatever options the calling code has.
+
+On the CPU LLVM fuses a product and a sum only under ``fastmath``, but on a GPU NVVM does so by default, and under
+``fastmath`` it flushes subnormals and approximates as well. So each operation here is one instruction of its own: on
+the CPU the plain one, on a GPU what PTX calls ``mul.rn``, ``add.rn``, ``div.rn`` and ``sqrt.rn``, which is never fused,
+approximated or flushed. In Python, and so in Numba's CUDA simulator, they are operations of NumPy's scalars.
+
+What :data:`exact` decorates is a Python function that compiled code may call as well, and that does not take on the
+``fastmath`` of its caller. Integers are uint64 throughout: of a uint64 and an int64 Numba makes a float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import lower_builtin, register_jitable, type_callable
+
+__all__ = [
+    "add",
+    "bits32",
+    "bits64",
+    "div",
+    "double",
+    "exact",
+    "float32_of_bits",
+    "float32_of_int",
+    "float64_of_bits",
+    "float64_of_int",
+    "is_less",
+    "mul",
+    "negated",
+    "polynomial",
+    "single",
+    "sqrt",
+    "sub",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Lower = Callable[[ir.IRBuilder, list[ir.Value]], ir.Value]
+
+exact: Final[Callable[[Any], Any]] = register_jitable(fastmath=False, forceinline=True)
+"""Decorates a Python function that ``@njit`` and ``@cuda.jit`` code may call."""
+
+_i32, _i64, _f32, _f64 = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
+
+
+def _compiled(result: Any, *kinds: Any) -> Callable[[Lower], Callable[[Function], Function]]:
+    """Gives a Python function of one or two arguments of the same type its instructions in compiled code.
+
+    `result` is the type of its value; None for that of the arguments.
+    """
+
+    def instructions(lower: Lower) -> Callable[[Function], Function]:
+        def register(plain: Function) -> Function:
+            def of(*arguments: Any) -> Any:
+                fit = all(map(isinstance, arguments, kinds)) and len(set(arguments)) == 1
+                return (result or arguments[0]) if fit else None
+
+            @type_callable(plain)
+            def _(context: Any) -> Callable[..., Any]:
+                # Numba reads the number of arguments from these
+                return (lambda x: of(x)) if len(kinds) == 1 else (lambda a, b: of(a, b))  # noqa: PLW0108
+
+            @lower_builtin(plain, *kinds)
+            def _(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+                return lower(builder, arguments)
+
+            return plain
+
+        return register
+
+    return instructions
+
+
+def _is_gpu(builder: ir.IRBuilder) -> bool:
+    return str(builder.module.triple).startswith("nvptx")
+
+
+def _call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
+    """A call of one of LLVM's intrinsic functions."""
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(result, [each.type for each in arguments]), name)
+    return builder.call(function, arguments)
+
+
+def _rounded(operation: str, plain: Lower) -> Lower:
+    """On a GPU the operation that rounds to nearest even by its very name, elsewhere the plain one."""
+
+    def lower(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
+        if not _is_gpu(builder):
+            return plain(builder, arguments)
+        of = arguments[0].type
+        return _call(builder, f"llvm.nvvm.{operation}.rn.{'f' if of == _f32 else 'd'}", of, arguments)
+
+    return lower
+
+
+def _root(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
+    of = arguments[0].type
+    return _call(builder, f"llvm.sqrt.{'f32' if of == _f32 else 'f64'}", of, arguments)
+
+
+def _negated(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
+    of = arguments[0].type
+    integer = _i32 if of == _f32 else _i64
+    flipped = builder.xor(builder.bitcast(arguments[0], integer), integer(1 << (integer.width - 1)))
+    return builder.bitcast(flipped, of)
+
+
+def _difference(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
+    if not _is_gpu(builder):
+        return builder.fsub(*arguments)
+    return _sum(builder, [arguments[0], _negated(builder, arguments[1:])])
+
+
+def _ordered(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
+    """Comparison; on a GPU of float32 as integers, since that of floats may take a subnormal for 0."""
+    if not (_is_gpu(builder) and arguments[0].type == _f32):
+        return builder.fcmp_ordered("<", *arguments)
+    keys = []
+    for value in arguments:
+        bits = builder.bitcast(value, _i32)
+        keys.append(builder.select(builder.icmp_signed("<", bits, _i32(0)), builder.sub(_i32(-(2**31)), bits), bits))
+    return builder.icmp_signed("<", *keys)
+
+
+def _widened(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
+    if not _is_gpu(builder):
+        return builder.fpext(arguments[0], _f64)
+    instruction = ir.InlineAsm(ir.FunctionType(_f64, [_f32]), "cvt.f64.f32 $0, $1;", "=d,f")
+    return builder.call(instruction, arguments)
+
+
+def _narrowed(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
+    if not _is_gpu(builder):
+        return builder.fptrunc(arguments[0], _f32)
+    return _call(builder, "llvm.nvvm.d2f.rn", _f32, arguments)
+
+
+_product = _rounded("mul", lambda builder, ab: builder.fmul(*ab))
+_sum = _rounded("add", lambda builder, ab: builder.fadd(*ab))
+
+
+# Operations
+
+
+@_compiled(None, types.Float, types.Float)(_product)
+def mul(a: Any, b: Any) -> Any:
+    """The product, of two float32 or two float64."""
+    return a * b
+
+
+@_compiled(None, types.Float, types.Float)(_sum)
+def add(a: Any, b: Any) -> Any:
+    """The sum."""
+    return a + b
+
+
+@_compiled(None, types.Float, types.Float)(_difference)
+def sub(a: Any, b: Any) -> Any:
+    """The difference."""
+    return a - b
+
+
+@_compiled(None, types.Float, types.Float)(_rounded("div", lambda builder, ab: builder.fdiv(*ab)))
+def div(a: Any, b: Any) -> Any:
+    """The quotient."""
+    return a / b
+
+
+@_compiled(None, types.Float)(_rounded("sqrt", _root))
+def sqrt(x: Any) -> Any:
+    """The square root."""
+    return np.sqrt(x)
+
+
+@_compiled(None, types.Float)(_negated)
+def negated(x: Any) -> Any:
+    """The number with the other sign."""
+    return -x
+
+
+@_compiled(types.boolean, types.Float, types.Float)(_ordered)
+def is_less(a: Any, b: Any) -> Any:
+    """Whether a < b, neither of them NaN."""
+    return a < b
+
+
+def polynomial(coefficients: Sequence[float], real: Any) -> Callable[[Any], Any]:
+    """The polynomial with these coefficients, lowest degree first, as a function that compiled code may call.
+
+    Each step multiplies, then adds, with one rounding for each, in the precision `real`.
+    """
+    constants = [real(c) for c in coefficients]
+
+    # in place of a loop, which compilers unroll too late to work on several values at once
+    def steps(builder: ir.IRBuilder, x: list[ir.Value]) -> ir.Value:
+        p, *rest = (ir.Constant(x[0].type, float(c)) for c in reversed(constants))
+        for c in rest:
+            p = _sum(builder, [_product(builder, [p, x[0]]), c])
+        return p
+
+    @_compiled(None, types.Float)(steps)
+    def value(x: Any) -> Any:
+        p = constants[-1]
+        for c in reversed(constants[:-1]):
+            p = p * x + c
+        return p
+
+    return value
+
+
+# Conversions
+
+
+@_compiled(types.float64, types.Float)(lambda builder, x: x[0] if x[0].type == _f64 else _widened(builder, x))
+def double(x: Any) -> Any:
+    """A float32 or float64 as float64."""
+    return np.float64(x)
+
+
+@_compiled(types.float32, types.Float)(lambda builder, x: x[0] if x[0].type == _f32 else _narrowed(builder, x))
+def single(x: Any) -> Any:
+    """A float32 or float64 rounded to float32."""
+    return np.float32(x)
+
+
+@_compiled(types.float32, types.Integer)(lambda builder, w: builder.sitofp(builder.trunc(w[0], _i32), _f32))
+def float32_of_int(w: Any) -> Any:
+    """The lower half of a uint64 as a signed integer, rounded to float32."""
+    return np.float32(np.int32(w & np.uint64(0xFFFFFFFF)))
+
+
+@_compiled(types.float64, types.Integer)(lambda builder, w: builder.sitofp(w[0], _f64))
+def float64_of_int(w: Any) -> Any:
+    """A uint64 taken as a signed integer, rounded to float64."""
+    return np.float64(np.int64(w))
+
+
+@_compiled(types.uint64, types.Float)(lambda builder, x: builder.zext(builder.bitcast(x[0], _i32), _i64))
+def bits32(x: Any) -> Any:
+    """The bits of a float32, as a uint64."""
+    return np.uint64(x.view(np.uint32))
+
+
+@_compiled(types.uint64, types.Float)(lambda builder, x: builder.bitcast(x[0], _i64))
+def bits64(x: Any) -> Any:
+    """The bits of a float64."""
+    return x.view(np.uint64)
+
+
+@_compiled(types.float32, types.Integer)(lambda builder, w: builder.bitcast(builder.trunc(w[0], _i32), _f32))
+def float32_of_bits(w: Any) -> Any:
+    """The float32 with the bits of the lower half of a uint64."""
+    return np.uint32(w).view(np.float32)
+
+
+@_compiled(types.float64, types.Integer)(lambda builder, w: builder.bitcast(w[0], _f64))
+def float64_of_bits(w: Any) -> Any:
+    """The float64 with these bits."""
+    return w.view(np.float64)

@@ -1,0 +1,177 @@
+"""Kernels that fill memory of a CUDA device. Compiled, their PTX read, run in Numba's simulator; not yet on a GPU."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numba import config, cuda
+
+import fastinit
+from fastinit import Initializer, Key, StructuredInitializer, shards
+from fastinit.adapters.numba.filling import elements, pieces
+from fastinit.adapters.numba.quads import parameters, quad, storage
+from fastinit.buffers import Buffer, row_major_strides
+from fastinit.dtypes import DTYPES, DType, dtype_named
+from fastinit.filling import plan
+
+__all__ = ["fill", "kernel"]
+
+u64 = np.uint64
+
+THREADS: Final = 128
+# Blocks of threads: enough for every multiprocessor of any device, after which threads go on with the next quad, and,
+# but in the simulator, as many as Numba wants to see without a warning.
+LEAST_GRID: Final = 1 if config.ENABLE_CUDASIM else 128
+LARGEST_GRID: Final = 2**16
+
+_NATIVE: Final = {np.dtype(name): DTYPES[name] for name in ("float32", "float64", "float16")}
+
+
+class _Memory:
+    """Memory of a device in unsigned integers, as other libraries describe theirs."""
+
+    def __init__(self, buffer: Buffer, stream: Any = None) -> None:
+        description = {
+            "data": (buffer.address, False),
+            "shape": buffer.shape,
+            "strides": buffer.byte_strides,
+            "typestr": storage(buffer.dtype.name).str,
+            "version": 3,
+        }
+        if config.ENABLE_CUDASIM:
+            self.__array_interface__ = description
+        else:
+            self.__cuda_array_interface__ = {**description, "stream": stream}
+
+    def array(self) -> Any:
+        """What a kernel takes."""
+        if config.ENABLE_CUDASIM:
+            from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+            return FakeCUDAArray(np.asarray(self))
+        return cuda.as_cuda_array(self)
+
+
+def _described(out: Any) -> dict[str, Any]:
+    """The interface of a device array; the simulator's is memory of the host."""
+    found = getattr(out, "__cuda_array_interface__", None)
+    return dict(out.__array_interface__ if found is None else found)
+
+
+def _format(held: np.dtype, dtype: Any) -> DType:
+    """The format to write into elements of a dtype."""
+    if dtype is None:
+        if held in _NATIVE:
+            return _NATIVE[held]
+        raise TypeError(
+            f"out must have one of the dtypes {', '.join(map(str, _NATIVE))}, or dtype= must say what its raw memory "
+            f"holds; got an out of dtype {held}"
+        )
+    found = dtype_named(dtype)
+    if held.name != found.name and not (held.kind in "uV" and held.itemsize == found.itemsize):
+        raise TypeError(
+            f"dtype={found.name} needs an out of that dtype, or raw memory of {found.itemsize}-byte unsigned integers; "
+            f"got dtype {held}"
+        )
+    return found
+
+
+def _buffer(out: Any, dtype: Any) -> Buffer:
+    """The memory of a device array, checked as :func:`fastinit.buffers.buffer_of` checks that of the host."""
+    description = _described(out)
+    held = np.dtype(description["typestr"])
+    found = _format(held, dtype)
+    if not held.isnative:
+        raise TypeError(f"out must be in native byte order, got dtype {held.str!r}")
+    if description.get("mask") is not None:
+        raise TypeError("out must not be a masked array")
+    address, is_read_only = description["data"]
+    if is_read_only:
+        raise BufferError("out is read-only")
+    shape = tuple(map(int, description["shape"]))
+    strides = description.get("strides")
+    strides = row_major_strides(shape, found.itemsize) if strides is None else tuple(map(int, strides))
+    if any(value % found.itemsize for value in (address, *strides)):
+        raise BufferError(
+            f"a device cannot write {found.name} values that are not aligned to {found.itemsize} bytes: address "
+            f"{address:#x}, strides {strides}"
+        )
+    return Buffer(address, shape, strides, found, out)
+
+
+def fill(
+    out: Any,
+    initializer: Initializer | StructuredInitializer,
+    key: Key,
+    place: dict[str, Any],
+    dtype: Any,
+    stream: Any,
+) -> None:
+    """:func:`fastinit.adapters.numba.fill` for device arrays, `place` being the elements that they hold."""
+    buffer = _buffer(out, dtype)
+    name, others = buffer.dtype.name, _described(out).get("stream")
+    held = elements(buffer, place)
+    stream = 0 if stream is None else stream
+    if isinstance(initializer, Initializer):
+        kind, given = parameters(plan(initializer, held.shape, name).parameters)
+        words = tuple(map(u64, key.words))
+        for part, first, steps in pieces(buffer, held):
+            launch = kernel(kind, name)[_grid(part), THREADS, stream]
+            launch(_Memory(part, others).array(), first, *steps, words, tuple(given))
+        return
+    host = np.empty(buffer.shape, storage(name))
+    fastinit.fill(host, initializer, key, **place, dtype=name)
+    if buffer.size:
+        source = cuda.to_device(host.reshape(-1), stream=stream)
+        for part, first, steps in pieces(buffer, shards.Held(None, None, 0)):  # elements of the host's array
+            _copy[_grid(part), THREADS, stream](_Memory(part, others).array(), first, *steps, source)
+
+
+def _grid(part: Buffer) -> int:
+    outer, inner, run = part.shape
+    return min(max(-(-(outer * inner * ((run + 3) // 4 + 1)) // THREADS), LEAST_GRID), LARGEST_GRID)
+
+
+@cache
+def kernel(kind: str, dtype: str) -> Any:
+    """The kernel that fills an array of three axes with a sampler's values in a dtype, a quad at a time."""
+    four = quad(kind, dtype)
+
+    @cuda.jit
+    def filled(out: Any, start: Any, outer_step: Any, inner_step: Any, key: Any, p: Any) -> None:
+        outer, inner, run = out.shape
+        per_run = (run + 3) // 4 + 1
+        threads = np.int64(cuda.gridDim.x) * np.int64(cuda.blockDim.x)
+        task = np.int64(cuda.blockIdx.x) * np.int64(cuda.blockDim.x) + np.int64(cuda.threadIdx.x)
+        while task < outer * inner * per_run:
+            row = task // per_run
+            i, j = row // inner, row % inner
+            index = start + u64(i) * outer_step + u64(j) * inner_step
+            column = 4 * (task % per_run) - np.int64(index & u64(3))
+            if column < run:
+                b0, b1, b2, b3 = four((index >> u64(2)) + u64(task % per_run), key, p)
+                if column >= 0:
+                    out[i, j, column] = b0
+                if 0 <= column + 1 < run:
+                    out[i, j, column + 1] = b1
+                if 0 <= column + 2 < run:
+                    out[i, j, column + 2] = b2
+                if column + 3 < run:
+                    out[i, j, column + 3] = b3
+            task += threads
+
+    return filled
+
+
+@cuda.jit
+def _copy(out: Any, start: Any, outer_step: Any, inner_step: Any, source: Any) -> None:
+    outer, inner, run = out.shape
+    threads = np.int64(cuda.gridDim.x) * np.int64(cuda.blockDim.x)
+    task = np.int64(cuda.blockIdx.x) * np.int64(cuda.blockDim.x) + np.int64(cuda.threadIdx.x)
+    while task < outer * inner * run:
+        i, j, column = task // run // inner, task // run % inner, task % run
+        index = start + u64(i) * outer_step + u64(j) * inner_step + u64(column)
+        out[i, j, column] = source[np.int64(index)]
+        task += threads

@@ -1,0 +1,196 @@
+"""fill(): NumPy arrays by a compiled loop on this processor, device arrays by a kernel on theirs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, SupportsIndex, TypeVar
+
+import numpy as np
+from numba import njit
+
+import fastinit
+from fastinit import Initializer, Key, StructuredInitializer, shards
+from fastinit.adapters.numba.quads import parameters, quad, storage
+from fastinit.buffers import Buffer, buffer_of
+from fastinit.fans import integer
+from fastinit.filling import plan
+from fastinit.threads import default_num_threads, for_each
+
+__all__ = ["elements", "fill", "pieces"]
+
+u64 = np.uint64
+
+# Elements that are drawn before they are put in their place: whole quads that stay in the first cache.
+TILE = 2048
+# A thread gets so many tiles at a time: some tenths of a millisecond of work. Fewer are not worth a second thread.
+TILES_AT_A_TIME = 64
+
+Out = TypeVar("Out")
+
+
+def fill(
+    out: Out,
+    initializer: Initializer | StructuredInitializer,
+    key: Key,
+    *,
+    global_shape: Sequence[SupportsIndex] | None = None,
+    offsets: Sequence[SupportsIndex] | None = None,
+    ranges: Sequence[Sequence[range]] | None = None,
+    start: SupportsIndex | None = None,
+    dtype: Any = None,
+    num_threads: SupportsIndex | None = None,
+    stream: Any = None,
+) -> Out:
+    """:func:`fastinit.fill` by code that Numba compiles: the same values, in memory of the host or of a CUDA device.
+
+    Parameters
+    ----------
+    out : numpy.ndarray, writable buffer or device array
+        Device arrays are those with ``__cuda_array_interface__``, such as Numba's, CuPy's and CUDA tensors of torch;
+        their memory must be on Numba's current device (``with numba.cuda.gpus[1]:``), each of their elements aligned.
+        Any layout whose elements do not overlap.
+    initializer : Initializer or StructuredInitializer
+        What to draw. Structured ones are computed by the core on the host and, for a device, copied.
+    key : Key
+        The stream.
+    global_shape, offsets, ranges, start : optional
+        Which elements of a larger tensor `out` holds, see :func:`fastinit.fill`.
+    dtype : str, optional
+        What raw memory of unsigned integers holds. Of a bfloat16 or float8 tensor of torch, whose dtype the interface
+        cannot express, give a view: ``fill(tensor.view(torch.uint16), ..., dtype="bfloat16")``.
+    num_threads : int, optional
+        At most so many threads, by default :func:`fastinit.default_num_threads`; for memory of the host.
+    stream : optional
+        Numba's CUDA stream that the kernel is put into, by default the default stream; for memory of a device. The
+        call returns before the kernel has run.
+
+    Returns
+    -------
+    out
+        The same object.
+
+    Raises
+    ------
+    TypeError, ValueError, BufferError
+        As :func:`fastinit.fill`, before anything is written.
+
+    Notes
+    -----
+    The first fill with a sampler and dtype compiles a loop for them, in about a second. The loop runs in the
+    floating-point environment of its caller: where that flushes subnormals to zero, so does the loop.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> from fastinit.adapters import numba as adapter
+    >>> ours = adapter.fill(np.empty((6, 8), np.float32), fastinit.he_normal(), fastinit.Key(0))
+    >>> core = fastinit.fill(np.empty((6, 8), np.float32), fastinit.he_normal(), fastinit.Key(0))
+    >>> bool((ours == core).all())
+    True
+    """
+    if not isinstance(key, Key):
+        raise TypeError(f"key must be a fastinit.Key, not {type(key).__name__}; Key(seed) makes one")
+    if not isinstance(initializer, (Initializer, StructuredInitializer)):
+        raise TypeError(f"initializer must be an Initializer such as fastinit.he_normal(), not {initializer!r}")
+    place: dict[str, Any] = {"global_shape": global_shape, "offsets": offsets, "ranges": ranges, "start": start}
+    if hasattr(out, "__cuda_array_interface__") or hasattr(out, "__cuda_ndarray__"):
+        from fastinit.adapters.numba import devices
+
+        if num_threads is not None:
+            raise ValueError(f"num_threads is for memory of the host, not for a device array; got {num_threads!r}")
+        devices.fill(out, initializer, key, place, dtype, stream)
+        return out
+    if stream is not None:
+        raise ValueError(f"a stream is for device arrays, not for memory of the host; got {stream!r}")
+    if isinstance(initializer, StructuredInitializer):
+        return fastinit.fill(out, initializer, key, **place, dtype=dtype, num_threads=num_threads)  # type: ignore[arg-type]
+    buffer = buffer_of(out, dtype)
+    threads = default_num_threads() if num_threads is None else integer("num_threads", num_threads)
+    if threads < 1:
+        raise ValueError(f"num_threads must be at least 1, got {threads}")
+    held = elements(buffer, place)
+    kind, given = parameters(plan(initializer, held.shape, buffer.dtype.name).parameters)
+    loop = _loop(kind, buffer.dtype.name)
+    for part, first, strides in pieces(buffer, held, in_tiles=True):
+        array = part.array(storage(buffer.dtype.name))
+        count = math.prod(array.shape[:2]) * -(-array.shape[2] // TILE)
+
+        def work(
+            number: int, array: np.ndarray = array, count: int = count, first: Any = first, strides: Any = strides
+        ) -> None:
+            begin = number * TILES_AT_A_TIME
+            loop(array, first, *strides, begin, min(begin + TILES_AT_A_TIME, count), key.words, tuple(given))
+
+        for_each(-(-count // TILES_AT_A_TIME), work, threads)
+    return out
+
+
+def elements(buffer: Buffer, place: dict[str, Any]) -> shards.Held:
+    """Which elements of a tensor the buffer holds.
+
+    Raises
+    ------
+    TypeError, ValueError, BufferError
+        If what the caller says of them contradicts itself or the buffer, or elements of the buffer overlap.
+    """
+    held = shards.held(buffer, **place)
+    if buffer.size and shards.overlaps_itself(buffer.shape, buffer.byte_strides, buffer.dtype.itemsize):
+        raise BufferError(f"the elements of out overlap: shape {buffer.shape}, strides {buffer.byte_strides} bytes")
+    return held
+
+
+def pieces(buffer: Buffer, held: shards.Held, in_tiles: bool = False) -> Iterator[tuple[Buffer, Any, tuple[Any, Any]]]:
+    """What to fill, as buffers of three axes, of which the last is a run of consecutive elements of the tensor.
+
+    Yields with each the index of its first element and the steps of the index along the first two axes. `in_tiles`
+    cuts strided runs into columns, in an order that is kind to the caches of a processor.
+    """
+    if not buffer.size:
+        return
+    dtype = buffer.dtype
+    for outset, whole in shards.lattices(buffer, held):
+        for offset, lattice in shards.tiled(whole, dtype.itemsize) if in_tiles else [(0, whole)]:
+            missing = max(3 - len(lattice.extents), 0)
+            extents = (1,) * missing + lattice.extents
+            index_strides = (0,) * missing + lattice.index_strides
+            byte_strides = (dtype.itemsize,) * missing + lattice.byte_strides
+            for outer in itertools.product(*map(range, extents[:-3])):
+                address = sum(map(int.__mul__, outer, byte_strides), buffer.address + outset + offset)
+                index = sum(map(int.__mul__, outer, index_strides), lattice.start)
+                part = Buffer(address, extents[-3:], byte_strides[-3:], dtype)
+                yield part, u64(index), (u64(index_strides[-3]), u64(index_strides[-2]))
+
+
+@cache
+def _loop(kind: str, dtype: str) -> Any:
+    """The compiled loop over the tiles of an array of three axes."""
+    four, bits = quad(kind, dtype), storage(dtype).type
+
+    # The GIL is released, and threads of Python share the tiles out: Numba's own would not survive a fork, and could
+    # not be called from several threads at once.
+    @njit(nogil=True, fastmath=False, error_model="numpy")
+    def loop(
+        out: Any, start: Any, outer_step: Any, inner_step: Any, first_tile: int, last_tile: int, key: Any, p: Any
+    ) -> None:
+        drawn = np.empty(TILE + 4, bits)
+        _, inner, run = out.shape
+        per_run = (run + TILE - 1) // TILE
+        for tile in range(first_tile, last_tile):
+            row, column = tile // per_run, tile % per_run * TILE
+            count = min(run - column, TILE)
+            i, j = row // inner, row % inner
+            index = start + u64(i) * outer_step + u64(j) * inner_step + u64(column)
+            number, skipped = index >> u64(2), np.intp(index & u64(3))
+            for n in range((skipped + count + 3) // 4):
+                b0, b1, b2, b3 = four(number + u64(n), key, p)
+                drawn[4 * n] = b0
+                drawn[4 * n + 1] = b1
+                drawn[4 * n + 2] = b2
+                drawn[4 * n + 3] = b3
+            for n in range(count):
+                out[i, j, column + n] = drawn[skipped + n]
+
+    return loop

@@ -1,0 +1,151 @@
+"""Four elements at a time, of any sampler in any dtype: what the loops of the CPU and the kernels of a GPU call."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from fastinit.adapters.numba import samplers
+from fastinit.adapters.numba.arithmetic import exact
+from fastinit.adapters.numba.samplers import ENCODERS, block_draws, block_words, finish
+from fastinit.dtypes import DTYPES
+
+__all__ = ["KINDS", "Parameters", "parameters", "quad", "storage"]
+
+f32, f64, u64 = np.float32, np.float64, np.uint64
+
+ONE: Final = u64(1)
+
+KINDS: Final = (
+    "constant",
+    "words",
+    "uniform_symmetric",
+    "uniform",
+    "normal",
+    "truncated_2",
+    "truncated",
+    "uniform_symmetric_64",
+    "uniform_64",
+    "normal_64",
+    "truncated_64",
+    "truncated_tail_64",
+)
+"""The samplers in the order of the core's enumeration."""
+
+
+class Parameters(NamedTuple):
+    """What a sampler needs beside the draws: the first four in the precision that it works in."""
+
+    scale: Any
+    shift: Any
+    low: Any
+    high: Any
+    first: Any
+    count: Any
+    tail_low: Any
+    tail_share: Any
+    bits: Any
+
+
+def storage(dtype: str) -> np.dtype:
+    """The unsigned integers that hold the bits of a dtype."""
+    return np.dtype(f"u{DTYPES[dtype].itemsize}")
+
+
+def parameters(given: dict[str, int | float]) -> tuple[str, Parameters]:
+    """The kind of a sampling of the core, and its parameters as :func:`quad` takes them."""
+    kind = KINDS[int(given["kind"])]
+    real: Any = f64 if kind.endswith("_64") else f32
+    low, high = (given["low"], given["high"]) if given["clamped"] else (-np.inf, np.inf)
+    shift = real(given["shift"])
+    return kind, Parameters(
+        real(given["scale"]),
+        shift if shift != 0 else real(-0.0),  # which adds nothing to any number
+        real(low),
+        real(high),
+        u64(given["first"]),
+        u64(given["count"]),
+        f64(given["tail_low"]),
+        f64(given["tail_share"]),
+        u64(given["bits"]),
+    )
+
+
+def _pair_of(kind: str) -> Any:
+    """A function of two draws and the parameters that gives two standard values."""
+    if kind in ("normal", "normal_64"):
+        of_both = getattr(samplers, kind)
+
+        @exact
+        def normal(a: Any, b: Any, p: Any) -> Any:
+            return of_both(a, b)
+
+        return normal
+
+    of_one = getattr(samplers, kind)
+    if kind in ("truncated", "truncated_64"):
+
+        @exact
+        def truncated(a: Any, b: Any, p: Any) -> Any:
+            return of_one(a, p[4], p[5]), of_one(b, p[4], p[5])
+
+        return truncated
+
+    if kind == "truncated_tail_64":
+
+        @exact
+        def tail(a: Any, b: Any, p: Any) -> Any:
+            return of_one(a, p[6], p[7]), of_one(b, p[6], p[7])
+
+        return tail
+
+    @exact
+    def simple(a: Any, b: Any, p: Any) -> Any:
+        return of_one(a), of_one(b)
+
+    return simple
+
+
+@cache
+def quad(kind: str, dtype: str) -> Any:
+    """The function that gives the bits of four elements.
+
+    It takes the number of the quad, the four words of a key and :class:`Parameters` as a plain tuple, and gives four
+    uint64: elements 4 number to 4 number + 3.
+    """
+    if kind == "constant":
+
+        @exact
+        def constant(number: Any, key: Any, p: Any) -> Any:
+            return p[8], p[8], p[8], p[8]
+
+        return constant
+
+    pair, encoded = _pair_of(kind), ENCODERS[dtype]
+
+    @exact
+    def bits_of(z: Any, p: Any) -> Any:
+        return encoded(finish(z, p[0], p[1], p[2], p[3]))
+
+    if kind.endswith("_64"):
+
+        @exact
+        def of_two_blocks(number: Any, key: Any, p: Any) -> Any:
+            d0, d1 = block_draws(key, number << ONE)
+            d2, d3 = block_draws(key, (number << ONE) | ONE)
+            z0, z1 = pair(d0, d1, p)
+            z2, z3 = pair(d2, d3, p)
+            return bits_of(z0, p), bits_of(z1, p), bits_of(z2, p), bits_of(z3, p)
+
+        return of_two_blocks
+
+    @exact
+    def of_one_block(number: Any, key: Any, p: Any) -> Any:
+        w0, w1, w2, w3 = block_words(key, number)
+        z0, z1 = pair(w0, w1, p)
+        z2, z3 = pair(w2, w3, p)
+        return bits_of(z0, p), bits_of(z1, p), bits_of(z2, p), bits_of(z3, p)
+
+    return of_one_block

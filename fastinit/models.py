@@ -1,0 +1,88 @@
+"""Whole models, the part that every adapter shares: entries checked before anything is written, records matched again.
+
+An adapter describes the parameters of its model (:class:`fastinit.Parameter`) and fills what is planned here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fastinit.filling import fill
+from fastinit.recipes import Recipe, assigned
+from fastinit.records import Entry, Record
+from fastinit.rules import Parameter
+
+__all__ = ["check_entry", "compare_digests", "planned", "read_record", "recorded_entries"]
+
+
+def planned(parameters: Sequence[Parameter], dtypes: Sequence[str], recipe: Recipe, seed: int | str) -> list[Entry]:
+    """What each parameter is to be filled with in its dtype, checked.
+
+    Raises what :func:`fastinit.assigned` and :func:`check_entry` raise.
+    """
+    found = assigned(parameters, recipe, seed)
+    entries = [replace(entry, dtype=dtype) for entry, dtype in zip(found, dtypes, strict=True)]
+    for entry in entries:
+        check_entry(entry)
+    return entries
+
+
+def check_entry(entry: Entry) -> None:
+    """Raises the ValueError that filling as the entry says would raise, naming the parameter; writes nothing."""
+    nothing = np.empty(0, np.uint8)  # an empty part of the tensor
+    try:
+        fill(nothing, entry.initializer, entry.key, global_shape=entry.shape, start=0, dtype=entry.dtype)
+    except ValueError as problem:
+        raise ValueError(f"{entry.name!r}, {entry.rule!r}: {problem}") from None
+
+
+def read_record(record: Record | str | os.PathLike[str]) -> Record:
+    """A record, from its JSON or from the path of a file that holds it.
+
+    Raises TypeError for anything else, and what :meth:`fastinit.Record.from_json` raises.
+    """
+    if isinstance(record, Record):
+        return record
+    if isinstance(record, str) and record.lstrip().startswith("{"):
+        return Record.from_json(record)
+    if isinstance(record, (str, os.PathLike)):
+        return Record.load(record)
+    raise TypeError(f"record must be a Record, its JSON or a path, not {type(record).__name__}")
+
+
+def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: Iterable[str | None]) -> list[Entry]:
+    """The record's entry of each parameter of a model.
+
+    Raises
+    ------
+    ValueError
+        If the model has other names, shapes or dtypes.
+    """
+    found = list(zip(parameters, dtypes, strict=True))
+    entries = {entry.name: entry for entry in record}
+    names = {parameter.name for parameter, _ in found}
+    for missing, where in ((names - set(entries), "the record"), (set(entries) - names, "the model")):
+        if missing:
+            raise ValueError(f"{where} lacks the parameters {', '.join(sorted(missing))}")
+    for parameter, dtype in found:
+        entry = entries[parameter.name]
+        if (parameter.shape, dtype) != (entry.shape, entry.dtype):
+            raise ValueError(
+                f"{entry.name!r} was recorded with shape {entry.shape} in {entry.dtype}, and the model has shape "
+                f"{parameter.shape} in {dtype}"
+            )
+    return [entries[parameter.name] for parameter, _ in found]
+
+
+def compare_digests(before: Iterable[Entry], after: Iterable[Entry]) -> None:
+    """Raises ValueError where a parameter was filled with other bytes than those that a record says."""
+    for expected, got in zip(before, after, strict=True):
+        if expected.digest and got.digest and expected.digest != got.digest:
+            raise ValueError(
+                f"{expected.name!r} was filled with other bytes than the record's: expected the digest "
+                f"{expected.digest}, got {got.digest}"
+            )

@@ -1,0 +1,252 @@
+"""Checks of whole Keras models: initialize, its record, replay; run by test_keras.py on every backend."""
+
+import json
+import math
+
+import keras
+import numpy as np
+from keras import layers
+
+import fastinit
+from fastinit import Rule
+from fastinit.adapters.keras import initialize, replay
+from fastinit.adapters.keras.layers import activation_after
+from fastinit.rules import UnmatchedParameter
+
+
+def array(tensor):
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float64")))
+
+
+def network(extra=False):
+    """One layer of every kind; every one has a name, so that its variables do."""
+    image = keras.Input((16, 16, 4), name="image")
+    x = layers.Conv2D(8, 3, groups=2, name="grouped")(image)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.ReLU(name="relu")(x)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, activation="gelu", name="depthwise")(x)
+    x = layers.SeparableConv2D(6, 3, activation="tanh", name="separable")(x)
+    x = layers.Conv2DTranspose(5, 3, strides=2, name="transposed")(x)
+    x = layers.LeakyReLU(negative_slope=0.3, name="leaky")(x)
+    x = layers.Flatten(name="flat")(x)
+    if extra:
+        x = layers.Dense(33, activation="selu", name="another")(x)
+    x = layers.Dense(12, name="dense")(x)
+    x = layers.Dropout(0.1, name="drop")(x)
+    x = layers.Activation("silu", name="silu")(x)
+    tokens = keras.Input((6,), name="tokens", dtype="int32")
+    y = layers.Embedding(50, 12, name="embedding")(tokens)
+    y = layers.LSTM(7, return_sequences=True, name="lstm")(y)
+    y = layers.Bidirectional(layers.GRU(4, return_sequences=True, name="gru"), name="both")(y)
+    y = layers.MultiHeadAttention(2, 3, name="attention")(y, y)
+    y = layers.LayerNormalization(name="layer_norm")(y)
+    y = layers.RMSNormalization(name="rms_norm")(y)
+    y = layers.PReLU(name="prelu")(y)
+    y = layers.SimpleRNN(12, name="rnn")(y)
+    return keras.Model([image, tokens], layers.Dense(3, name="head")(x + y), name="network")
+
+
+def refusal(function, *arguments, **named):
+    try:
+        function(*arguments, **named)
+    except Exception as error:
+        return error
+    raise AssertionError("it was not refused")
+
+
+def check_every_variable_has_its_rule_and_its_true_fans(directory):
+    model = network()
+    record = initialize(model, "auto", seed=5)
+    (directory / "record.json").write_text(record.to_json())
+    assert [entry.name for entry in record] == [variable.path for variable in model.trainable_variables]
+    fans = {entry.name: (entry.fans.fan_in, entry.fans.fan_out) for entry in record if entry.fans}
+    assert fans["grouped/kernel"] == (18, 36)
+    assert fans["depthwise/kernel"] == (9, 18)
+    assert fans["separable/depthwise_kernel"] == (9, 9)
+    assert fans["separable/pointwise_kernel"] == (16, 6)
+    assert fans["transposed/kernel"] == (6 * 9 / 4, 5 * 9)
+    assert fans["embedding/embeddings"] == (1, 12)
+    assert fans["lstm/lstm_cell/kernel"] == (12, 7)
+    assert fans["attention/query/kernel"] == (8, 6)
+    assert fans["attention/attention_output/kernel"] == (6, 8)
+    stds = {entry.name: entry.std for entry in record}
+    assert math.isclose(stds["grouped/kernel"], math.sqrt(2 / 18))  # the rectifier behind the norm
+    assert math.isclose(stds["depthwise/kernel"], fastinit.gain("gelu") / 3)
+    assert math.isclose(stds["separable/depthwise_kernel"], 1 / 3)
+    assert math.isclose(stds["separable/pointwise_kernel"], math.sqrt(2 / 22))
+    assert math.isclose(stds["transposed/kernel"], math.sqrt(2 / (1 + 0.3**2) / (6 * 9 / 4)))
+    assert math.isclose(stds["dense/kernel"], fastinit.gain("silu") / math.sqrt(fans["dense/kernel"][0]))
+    for variable in model.trainable_variables:  # and the values are as the record says
+        entry = record[variable.path]
+        wanted = fastinit.fill(np.empty(entry.shape, np.float32), entry.initializer, entry.key)
+        assert entry.key == fastinit.Key(5).fold_in(variable.path)
+        assert np.array_equal(array(variable), wanted), variable.path
+        assert entry.digest == fastinit.digest(wanted)
+
+
+def check_gates():
+    model = network()
+    initialize(model)
+    cell = model.get_layer("lstm").cell
+    kernel, bias = array(cell.recurrent_kernel), array(cell.bias)
+    for gate in range(4):
+        block = kernel[:, 7 * gate : 7 * (gate + 1)]
+        assert np.abs(block.T @ block - np.eye(7)).max() < 1e-5
+    assert (bias.reshape(4, 7) == [[0], [1], [0], [0]]).all()
+    forward = model.get_layer("both").forward_layer.cell
+    block = array(forward.recurrent_kernel)[:, 4:8]
+    assert np.abs(block.T @ block - np.eye(4)).max() < 1e-5
+    assert not array(forward.bias).any()
+
+
+def check_adding_layers_changes_no_other_variable():
+    small, large = network(), network(extra=True)
+    few, many = initialize(small, seed="x"), initialize(large, seed="x")
+    assert [entry.name for entry in many if entry.name not in few] == ["another/kernel", "another/bias"]
+    for entry in few:
+        if entry.name != "dense/kernel":  # which has another shape now
+            assert many[entry.name] == entry
+
+
+def check_statistics_are_reset_and_other_state_is_left_alone():
+    model = keras.Sequential([
+        keras.Input((4,)), layers.Normalization(mean=2.0, variance=3.0), layers.BatchNormalization(name="norm"),
+        layers.Dropout(0.5), layers.Dense(2),
+    ])  # fmt: skip
+    norm = model.get_layer("norm")
+    norm.moving_mean.assign(keras.ops.full((4,), 9.0))
+    norm.moving_variance.assign(keras.ops.full((4,), 9.0))
+    state = [array(variable) for variable in model.layers[2].variables]  # of the dropout's generator
+    initialize(model)
+    assert (array(norm.moving_mean) == 0).all()
+    assert (array(norm.moving_variance) == 1).all()
+    assert all(map(np.array_equal, state, map(array, model.layers[2].variables)))
+
+
+def check_frozen_layers_and_shared_ones():
+    shared = layers.Dense(4, name="shared")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, shared(shared(inputs)))
+    shared.trainable = False
+    record = initialize(model)
+    assert [entry.name for entry in record] == ["shared/kernel", "shared/bias"]
+
+
+def check_subclassed_models():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__(name="own")
+            self.first = layers.Dense(5, activation="relu", name="first")
+            self.rest = [layers.Dense(5, name=f"rest{number}") for number in range(2)]
+
+        def call(self, inputs):
+            for layer in (self.first, *self.rest):
+                inputs = layer(inputs)
+            return inputs
+
+    model = Own()
+    assert "build it first" in str(refusal(initialize, model))
+    model(np.zeros((2, 3), "float32"))
+    record = initialize(model)
+    assert [entry.shape for entry in record if entry.fans] == [(3, 5), (5, 5), (5, 5)]
+    first = next(entry for entry in record if entry.fans)
+    assert math.isclose(first.std, math.sqrt(2 / 3))
+
+
+def check_replay(directory):
+    model = network()
+    record = initialize(model, seed=8)
+    values = [array(variable) for variable in model.trainable_variables]
+    for variable in model.trainable_variables:
+        variable.assign(keras.ops.zeros(variable.shape))
+    path = directory / "replayed.json"
+    record.save(path)
+    for form in (record, record.to_json(), path, str(path)):
+        assert replay(form, model) == record
+        assert all(map(np.array_equal, values, map(array, model.trainable_variables)))
+    wrong = json.loads(record.to_json())
+    wrong["entries"][0]["digest"] = "0" * 64
+    assert "other bytes" in str(refusal(replay, json.dumps(wrong), model))
+    wrong["stream_version"] = 2
+    assert "stream version" in str(refusal(replay, json.dumps(wrong), model))
+    assert "lacks the parameters" in str(refusal(replay, record, network(extra=True)))
+    other = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="dense")], name="other")
+    assert type(refusal(replay, record, other)) is ValueError
+    assert type(refusal(replay, 3, model)) is TypeError
+
+
+def check_recipes_of_ones_own():
+    model = keras.Sequential([
+        keras.Input((4,)), layers.Dense(5, name="first"), layers.Dense(5, name="second"),
+    ])  # fmt: skip
+    recipe = fastinit.AUTO.with_rules(Rule("Dense", "*second/kernel", fastinit.Orthogonal(), "second"))
+    record = initialize(model, recipe)
+    by_rule = {entry.rule: entry.shape for entry in record if len(entry.shape) == 2}
+    assert by_rule == {"scaled for the activation that follows": (4, 5), "second": (5, 5)}
+    kernel = array(model.layers[1].kernel)
+    assert np.abs(kernel.T @ kernel - np.eye(5)).max() < 1e-5
+
+
+def check_what_cannot_be_filled_is_named_and_nothing_is_written():
+    class Strange(layers.Layer):
+        def build(self, shape):
+            self.wonder = self.add_weight(shape=(3,), name="wonder", initializer="zeros")
+
+        def call(self, inputs):
+            return inputs * self.wonder
+
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(3, name="dense"), Strange(name="strange")])
+    before = array(model.layers[0].kernel)
+    error = refusal(initialize, model)
+    assert isinstance(error, UnmatchedParameter)
+    assert "wonder" in str(error)
+    recipe = fastinit.AUTO.with_rules(Rule("Strange", "wonder", fastinit.Orthogonal()))
+    assert "wonder" in str(refusal(initialize, model, recipe))  # an orthogonal vector
+    assert np.array_equal(array(model.layers[0].kernel), before)
+    for wrong, kind in ((None, TypeError), (3, TypeError), (keras.Sequential(), ValueError)):
+        assert type(refusal(initialize, wrong)) is kind, wrong
+    assert type(refusal(initialize, model, "none")) is ValueError
+    assert type(refusal(initialize, model, "auto", 1.5)) is TypeError
+
+
+def check_bfloat16_models():
+    model = keras.Sequential([keras.Input((40,)), layers.Dense(30, name="dense", dtype="bfloat16")])
+    record = initialize(model)
+    entry = next(entry for entry in record if entry.fans)
+    assert entry.dtype == "bfloat16"
+    raw = fastinit.fill(np.empty((40, 30), np.uint16), entry.initializer, entry.key, dtype="bfloat16")
+    assert entry.digest == fastinit.digest(raw)
+
+
+def check_activations_that_follow():
+    def after(*rest):
+        first = layers.Dense(4)
+        keras.Sequential([keras.Input((4,)), first, *rest])
+        return activation_after(first)
+
+    assert after() is None
+    assert after(layers.ReLU()) == ("relu", 0.0)
+    assert after(layers.ReLU(6.0)) == ("relu6", 0.0)
+    assert after(layers.ReLU(5.0)) is None
+    assert after(layers.ReLU(negative_slope=0.1)) == ("leaky_relu", 0.1)
+    assert after(layers.ELU(), layers.ReLU()) == ("elu", 0.0)
+    assert after(layers.ELU(alpha=2.0)) is None
+    assert after(layers.PReLU()) == ("prelu", 0.25)
+    assert after(layers.BatchNormalization(), layers.Dropout(0.1), layers.Activation("gelu")) == ("gelu", 0.0)
+    assert after(layers.Dense(3), layers.ReLU()) is None
+    assert after(layers.Activation("linear"), layers.ReLU()) is None
+    assert after(layers.Softmax()) is None
+    assert activation_after(layers.Dense(4, activation="swish")) == ("silu", 0.0)
+    assert activation_after(layers.Dense(4, activation="leaky_relu")) == ("leaky_relu", 0.2)
+    assert activation_after(layers.Dense(4, activation="softmax")) is None
+    assert activation_after(layers.Dense(4, activation=lambda x: x)) is None
+    inputs, first = keras.Input((4,)), layers.Dense(4)
+    x = first(inputs)
+    keras.Model(inputs, layers.ReLU()(x) + layers.Activation("tanh")(x))  # two ways to go on
+    assert activation_after(first) is None
+    inputs, first = keras.Input((4,)), layers.Dense(4)
+    keras.Model(inputs, keras.ops.relu(first(inputs)))
+    assert activation_after(first) == ("relu", 0.0)
+    inputs, first = keras.Input((4,)), layers.Dense(4)
+    keras.Model(inputs, keras.ops.gelu(first(inputs)))
+    assert activation_after(first) == ("gelu_tanh", 0.0)

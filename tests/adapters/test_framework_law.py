@@ -1,0 +1,56 @@
+"""The framework law: one key, shape and initializer give the same bytes through every adapter."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).parent / "framework_workers.py"
+# adapter: what it needs, what its environment says, and how many of the tensors it has words for, in six dtypes
+ADAPTERS = {
+    "numpy": ("ml_dtypes", {}, 21),
+    "torch": ("torch", {}, 21),
+    "keras on tensorflow": ("tensorflow", {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}, 20),
+    "keras on jax": ("jax", {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1"}, 20),
+    "keras on torch": ("torch", {"KERAS_BACKEND": "torch"}, 20),
+    "jax": ("jax", {}, 18),
+    "numba": ("numba", {}, 21),
+    "numba in the simulator": ("numba", {"NUMBA_ENABLE_CUDASIM": "1"}, 21),
+}
+
+
+def digests(adapter, environment, directory):
+    given = {name: value for name, value in os.environ.items() if not name.startswith(("FASTINIT_", "PYTHONPATH"))}
+    done = subprocess.run(
+        [sys.executable, str(WORKER), adapter.split()[0]], env={**given, "KERAS_HOME": str(directory), **environment},
+        cwd=directory, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    return digests("core", {}, tmp_path_factory.mktemp("core"))
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_the_bytes_are_those_of_the_core(adapter, expected, tmp_path):
+    package, environment, tensors = ADAPTERS[adapter]
+    needed = {package, "keras"} if adapter.startswith("keras") else {package}
+    for name in needed:
+        if find_spec(name) is None:
+            pytest.skip(f"needs {name}")
+    found = digests(adapter, environment, tmp_path)
+    assert len(found) == 6 * tensors
+    assert {name for name, digest in found.items() if digest != expected[name]} == set()
+
+
+def test_different_tensors_have_different_digests(expected):
+    assert len(expected) == 6 * 21
+    # zeros are zeros in every dtype of a size, and a square's fans are all the same
+    assert len(set(expected.values())) == 106
