@@ -84,9 +84,16 @@ def filled(
         make = _traced_pieces if traced else _pieces
         return make(functools.partial(fill, global_shape=shape), words, shape, probe.dtype, sharding)
     if traced:
-        result = jax.ShapeDtypeStruct(shape, probe.dtype)
-        return jax.pure_callback(functools.partial(fill, shape=shape), result, words, vmap_method="sequential")
-    return jax.device_put(fill(np.asarray(words), shape=shape))  # on the host it stays where it is
+        return _called(functools.partial(fill, shape=shape), shape, probe.dtype, words)
+    array: jax.Array = jax.device_put(fill(np.asarray(words), shape=shape))  # on the host it stays where it is
+    return array
+
+
+def _called(fill: Callable[..., np.ndarray], shape: tuple[int, ...], dtype: Any, *operands: Any) -> jax.Array:
+    """What a compiled function gets from the host when it runs; of a batch of keys, one after the other."""
+    result = jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+    array: jax.Array = jax.pure_callback(fill, result, *operands, vmap_method="sequential")
+    return array
 
 
 def _memory(
@@ -150,7 +157,7 @@ def _pieces(
     def at(*offsets: int) -> np.ndarray:
         return fill(known, *offsets, shape=local)
 
-    def piece(index: tuple[slice, ...]) -> np.ndarray:
+    def piece(index: Any) -> np.ndarray:
         return at(*(axis.start or 0 for axis in index)) if shape else fill(known, shape=())
 
     return jax.make_array_from_callback(shape, sharding, piece)
@@ -166,14 +173,18 @@ def _traced_pieces(
         offsets = [
             0 if names is None else jax.lax.axis_index(names) * size for names, size in zip(axes, local, strict=True)
         ]
-        result = jax.ShapeDtypeStruct(local, dtype)
-        return jax.pure_callback(
-            functools.partial(fill, shape=local), result, words, *offsets, vmap_method="sequential"
-        )
+        return _called(functools.partial(fill, shape=local), local, dtype, words, *offsets)
 
-    return jax.shard_map(piece, mesh=sharding.mesh, in_specs=PartitionSpec(), out_specs=sharding.spec, check_vma=False)(
-        words
+    everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
+    run = jax.shard_map(
+        piece,
+        mesh=sharding.mesh,
+        in_specs=everywhere,
+        out_specs=sharding.spec,
+        check_vma=False,  # replicas agree
     )
+    array: jax.Array = run(words)
+    return array
 
 
 # Initializers

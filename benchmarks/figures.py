@@ -23,11 +23,14 @@ import fastinit
 from fastinit.adapters import numpy as adapter
 
 if __package__:
-    from . import growth, report, side_by_side, torch_figures
+    from . import growth, jax_figures, keras_figures, numba_figures, report, side_by_side, torch_figures
     from .lab import Lab, Result, Row, duration, under
     from .report import Bar, Figure
 else:  # run as a script
     import growth
+    import jax_figures
+    import keras_figures
+    import numba_figures
     import report
     import side_by_side
     import torch_figures
@@ -230,7 +233,14 @@ FRESH = (
     Row("uniform, warm memory against fresh", None, partial(warm_and_fresh, initializer=UNIFORM)),
     Row("normal, warm memory against fresh", None, partial(warm_and_fresh, initializer=NORMAL)),
 )
-SECTIONS = {"Warm memory": WARM, "Fresh memory": FRESH, "PyTorch adapter": torch_figures.ROWS}
+SECTIONS = {
+    "Warm memory": WARM,
+    "Fresh memory": FRESH,
+    "PyTorch adapter": torch_figures.ROWS,
+    "Keras adapter, fresh memory": keras_figures.ROWS,
+    "JAX adapter, fresh memory": jax_figures.ROWS,
+    "Numba adapter": numba_figures.ROWS,
+}
 
 
 def measure(lab: Lab, section: str, row: Row) -> Figure:

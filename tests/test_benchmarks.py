@@ -32,7 +32,13 @@ PROMISED = {
     "GPT-2 XL": 1,
     "a 1/64 shard": 2,
     "a shard's memory": 1,
+    "Keras on tensorflow": 5,
+    "Keras on jax": 5,
+    "Keras on torch": 5,
+    "JAX adapter": 2,
+    "Numba fill": 2,
 }
+FRAMEWORKS = ("keras", "jax", "numba")  # each with a section, measured in processes of their own
 NEED_TORCH = 24
 
 
@@ -50,7 +56,11 @@ def figures(folder: Path, *options: str, hidden: tuple[str, ...] = ()) -> tuple[
 
 
 def needs_torch(row: dict) -> bool:
-    return "torch" in row["what"] or row["section"] == "PyTorch adapter"
+    return ("torch" in row["what"] and "Keras" not in row["section"]) or row["section"] == "PyTorch adapter"
+
+
+def needs_framework(row: dict) -> bool:
+    return row["section"].split()[0] in ("Keras", "JAX", "Numba")
 
 
 def check_rows(output: str, rows: list[dict]) -> None:
@@ -71,12 +81,15 @@ def test_every_row_is_measured(tmp_path):
     assert len(skipped) == NEED_TORCH
     assert has_torch or set(skipped) == {"torch is not installed"}
     assert not has_torch or "torch is not installed" not in skipped
+    if all(map(importlib.util.find_spec, (*FRAMEWORKS, "torch", "tensorflow"))):
+        assert not [row["skipped"] for row in rows if needs_framework(row) and row["skipped"]]
 
 
 def test_peers_and_rich_may_be_missing(tmp_path):
-    output, rows = figures(tmp_path, hidden=("torch", "rich"))
+    output, rows = figures(tmp_path, hidden=("torch", "rich", *FRAMEWORKS))
     check_rows(output, rows)
     for row in rows:
+        assert bool(row["skipped"]) or not needs_framework(row), row
         assert needs_torch(row) == (row["skipped"] == "torch is not installed"), row
     assert output.count("torch is not installed") == NEED_TORCH
     assert output.isascii()
@@ -84,8 +97,8 @@ def test_peers_and_rich_may_be_missing(tmp_path):
 
 def test_rich_draws_the_same_rows(tmp_path):
     pytest.importorskip("rich")
-    output, rows = figures(tmp_path, hidden=("torch",))
-    assert len(rows) == 40
+    output, rows = figures(tmp_path, hidden=("torch", *FRAMEWORKS))
+    assert len(rows) == 63
     assert output.count("skipped") == sum(bool(row["skipped"]) for row in rows)
 
 

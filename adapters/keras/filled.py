@@ -29,7 +29,7 @@ class AsOfShape(fastinit.Initializer):
     """What another initializer draws for a tensor of another shape: one that has the fans that Keras says."""
 
     initializer: fastinit.Initializer
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
 
     def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
         return self.initializer.sampling(self.shape)
@@ -104,19 +104,13 @@ class Random(Filled):
 
     def __init__(self, *args: Any, seed: Any = None, **kwargs: Any) -> None:
         key = _given_key(seed)
-        super().__init__(*args, seed=seed if key is None else 0, **kwargs)
-        if key is not None:
-            self.seed = self._init_seed = key
+        super().__init__(*args, seed=seed if key is None else 0, **kwargs)  # type: ignore[call-arg]
+        if key is not None:  # which Keras would refuse
+            self.seed = key
 
     def get_config(self) -> dict[str, Any]:
-        given = self._init_seed
-        if not isinstance(given, Key):
-            return super().get_config()
-        self._init_seed = 0  # what Keras can write
-        try:
-            return {**super().get_config(), "seed": {"key": list(given.words)}}
-        finally:
-            self._init_seed = given
+        config = super().get_config()
+        return {**config, "seed": {"key": list(self.seed.words)}} if isinstance(self.seed, Key) else config
 
 
 def _given_key(seed: Any) -> Key | None:
@@ -131,6 +125,13 @@ WEIGHT: Final = {"kernel_layout": None, "groups": 1, "transposed": False, "strid
 
 class Scaled(Random):
     """Scales the variance by the fans: Keras's, or the true ones of a kernel that is described."""
+
+    scale: float
+    mode: str
+    distribution: str
+    input_axes: Any
+    output_axes: Any
+    kernel_layout: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = {name: kwargs.pop(name) for name in WEIGHT if name in kwargs}

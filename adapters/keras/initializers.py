@@ -172,7 +172,8 @@ class _Untruncated(VarianceScaling):
 
     def __init__(self, seed: Any = None, input_axes: Any = None, output_axes: Any = None, **weight: Any) -> None:
         axes = {"input_axes": input_axes, "output_axes": output_axes}
-        super().__init__(*self._point, "untruncated_normal", seed=seed, **axes, **weight)
+        scale, mode = self._point
+        super().__init__(scale, mode, "untruncated_normal", seed=seed, **axes, **weight)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

@@ -78,7 +78,8 @@ def memory_of(variable: Any) -> np.ndarray:
     if keras.config.backend() == "torch":
         import torch
 
-        return variable.value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        memory: np.ndarray = variable.value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return memory
     return np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value)).reshape(-1).view(np.uint8)
 
 
