@@ -61,6 +61,16 @@ def samples(backend: str, quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         own, other = (getattr(place, name)(seed=1) for place in (initializers, keras.initializers))
         yield name, compared(lambda f=own: ready(f((n, n))), lambda f=other: ready(f((n, n))), 4 * n * n, quick)
 
+    # the most that anything can reach which writes memory that nobody has touched
+    memset = side_by_side.Memset(fastinit.default_num_threads())
+    other = keras.initializers.GlorotUniform(seed=1)
+    yield (
+        "memset",
+        compared(
+            lambda: memset.by_ctypes(np.empty((n, n), np.float32)), lambda: ready(other((n, n))), 4 * n * n, quick
+        ),
+    )
+
     width = 64 if quick else 4096
 
     def built(kernel: Callable[[], Any]) -> Any:
@@ -112,6 +122,11 @@ ROWS = tuple(
                 partial(figure, backend=backend, name=name),
             )
             for name, bars in CLASSES.items()
+        ),
+        Row(
+            f"Keras on {backend}: a memset of fresh memory against Keras's own GlorotUniform",
+            None,
+            partial(figure, backend=backend, name="memset"),
         ),
         Row(
             f"Keras on {backend}: building {LAYERS} x Dense(4096) against the default initializer",

@@ -98,7 +98,7 @@ def test_peers_and_rich_may_be_missing(tmp_path):
 def test_rich_draws_the_same_rows(tmp_path):
     pytest.importorskip("rich")
     output, rows = figures(tmp_path, hidden=("torch", *FRAMEWORKS))
-    assert len(rows) == 63
+    assert len(rows) == 66
     assert output.count("skipped") == sum(bool(row["skipped"]) for row in rows)
 
 
