@@ -24,16 +24,18 @@ the memory that was filled. Under ``jit``, ``vmap``, ``eval_shape`` and ``shard_
 that the compiled function makes when it runs; the values are the same bytes.
 
 Beyond JAX come `*_untruncated_normal` (JAX's ``*_normal`` presets are cut at two standard deviations, with the variance
-corrected), :func:`initializer` for any initializer of fastinit, and, by name only, ``groups``, ``transposed``,
-``stride`` and ``blocks`` for the true fans of kernels that need them; see :func:`fastinit.fans`. What draws no numbers
-is JAX's own.
+corrected), ``dirac``, ``icnr``, ``identity``, ``sparse`` and ``zero``, with the parameters of fastinit's classes and
+``dtype`` by name, :func:`initializer` for any initializer of fastinit, and, by name only, ``groups``, ``transposed``,
+``stride`` and ``blocks`` for the true fans of kernels that need them; see :func:`fastinit.fans`. ``zeros``, ``ones``
+and ``constant`` are JAX's own.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -48,14 +50,15 @@ from fastinit.buffers import new_memory
 from fastinit.dtypes import DTYPES
 
 __all__ = [
-    "Initializer", "constant", "delta_orthogonal", "filled", "glorot_normal", "glorot_uniform",
-    "glorot_untruncated_normal", "he_normal", "he_uniform", "he_untruncated_normal", "initializer", "kaiming_normal",
-    "kaiming_uniform", "kaiming_untruncated_normal", "lecun_normal", "lecun_uniform", "lecun_untruncated_normal",
-    "normal", "ones", "orthogonal", "truncated_normal", "uniform", "variance_scaling", "xavier_normal",
-    "xavier_uniform", "xavier_untruncated_normal", "zeros",
+    "Initializer", "constant", "delta_orthogonal", "dirac", "filled", "glorot_normal", "glorot_uniform",
+    "glorot_untruncated_normal", "he_normal", "he_uniform", "he_untruncated_normal", "icnr", "identity", "initializer",
+    "kaiming_normal", "kaiming_uniform", "kaiming_untruncated_normal", "lecun_normal", "lecun_uniform",
+    "lecun_untruncated_normal", "normal", "ones", "orthogonal", "sparse", "truncated_normal", "uniform",
+    "variance_scaling", "xavier_normal", "xavier_uniform", "xavier_untruncated_normal", "zero", "zeros",
 ]  # fmt: skip
 
 AnyInitializer = fastinit.Initializer | StructuredInitializer
+EVERYWHERE = PartitionSpec()  # type: ignore[no-untyped-call]
 
 
 # Arrays
@@ -77,11 +80,7 @@ def filled(
     traced = isinstance(probe, jax.core.Tracer) or isinstance(words, jax.core.Tracer)
     fill = functools.partial(_memory, initializer, dtype=probe.dtype)
     if out_sharding is not None:
-        sharding = _sharding(out_sharding, traced)
-        if len(sharding.spec) > len(shape):
-            raise ValueError(f"{sharding.spec} has more axes than an array of shape {shape}")
-        sharding.shard_shape(shape)  # or it raises ValueError
-        make = _traced_pieces if traced else _pieces
+        make, sharding = _traced_pieces if traced else _pieces, _sharding(out_sharding, traced)
         return make(functools.partial(fill, global_shape=shape), words, shape, probe.dtype, sharding)
     if traced:
         return _called(functools.partial(fill, shape=shape), shape, probe.dtype, words)
@@ -90,21 +89,44 @@ def filled(
 
 
 def _called(fill: Callable[..., np.ndarray], shape: tuple[int, ...], dtype: Any, *operands: Any) -> jax.Array:
-    """What a compiled function gets from the host when it runs; of a batch of keys, one after the other."""
+    """What a compiled function gets from the host when it runs; of a batch of keys, by one call."""
     result = jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
-    array: jax.Array = jax.pure_callback(fill, result, *operands, vmap_method="sequential")
+    call = functools.partial(jax.pure_callback, fill, result, vmap_method="expand_dims")
+    free = _free_axes()
+    if free and jax.sharding.get_abstract_mesh().manual_axes:  # JAX calls the host within all axes of a mesh or none
+        call = jax.shard_map(call, in_specs=EVERYWHERE, out_specs=EVERYWHERE, axis_names=free, check_vma=False)
+
+    @jax.jit
+    def called(*operands: Any) -> Any:
+        # on several devices, what the host gives is on one of them: the barrier spreads it, or JAX could not return it
+        return jax.lax.optimization_barrier(call(*operands))  # type: ignore[no-untyped-call]
+
+    array: jax.Array = called(*operands)
     return array
+
+
+def _free_axes() -> set[Any]:
+    """The axes of the mesh around this code over which it is not mapped."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return set(mesh.axis_names) - set(mesh.manual_axes)
 
 
 def _memory(
     initializer: AnyInitializer, words: Any, *offsets: Any, shape: tuple[int, ...], dtype: Any, **place: Any
 ) -> np.ndarray:
-    """Memory of the host, filled; `offsets` are those of a piece of a larger array."""
+    """Memory of the host, filled: an array for each of the keys, whose words are the last axis of `words`.
+
+    `offsets` are those of a piece of a larger array, the same for all keys.
+    """
     if offsets:
-        place["offsets"] = [int(offset) for offset in offsets]
-    memory = new_memory(shape, DTYPES[dtype.name])
-    key = Key.from_words(*(int(word) for word in np.asarray(words)))
-    return fastinit.fill(memory, initializer, key, dtype=dtype.name, **place).view(dtype)
+        place["offsets"] = [int(np.ravel(offset)[0]) for offset in offsets]
+    words = np.asarray(words)
+    keys = words.reshape(-1, words.shape[-1]).tolist()
+    memory = new_memory((*words.shape[:-1], *shape), DTYPES[dtype.name])
+    arrays = memory.reshape(len(keys), *shape)
+    for number, own in enumerate(keys):
+        fastinit.fill(arrays[number, ...], initializer, Key.from_words(*own), dtype=dtype.name, **place)
+    return memory.view(dtype)
 
 
 def _words(key: Any) -> Any:
@@ -148,25 +170,31 @@ def _sharding(given: Any, traced: bool) -> NamedSharding:
     return NamedSharding(mesh, given.spec if isinstance(given, NamedSharding) else given)
 
 
+def _piece_shape(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of each device's piece; ValueError if there is none."""
+    if len(sharding.spec) > len(shape):
+        raise ValueError(f"{sharding.spec} has more axes than an array of shape {shape}")
+    # of a mesh without axes that are mapped over already: JAX has no shape of a piece for those
+    mesh = jax.sharding.AbstractMesh(sharding.mesh.axis_sizes, sharding.mesh.axis_names)
+    return NamedSharding(mesh, sharding.spec).shard_shape(shape)
+
+
 def _pieces(
     fill: Callable[..., np.ndarray], words: Any, shape: tuple[int, ...], dtype: Any, sharding: NamedSharding
 ) -> jax.Array:
-    local, known = sharding.shard_shape(shape), np.asarray(words)
+    local = _piece_shape(sharding, shape)
 
     @functools.cache  # replicas are filled once
     def at(*offsets: int) -> np.ndarray:
-        return fill(known, *offsets, shape=local)
+        return fill(words, *offsets, shape=local)
 
-    def piece(index: Any) -> np.ndarray:
-        return at(*(axis.start or 0 for axis in index)) if shape else fill(known, shape=())
-
-    return jax.make_array_from_callback(shape, sharding, piece)
+    return jax.make_array_from_callback(shape, sharding, lambda index: at(*(axis.start or 0 for axis in index or ())))
 
 
 def _traced_pieces(
     fill: Callable[..., np.ndarray], words: Any, shape: tuple[int, ...], dtype: Any, sharding: NamedSharding
 ) -> jax.Array:
-    local = sharding.shard_shape(shape)
+    local = _piece_shape(sharding, shape)
     axes = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
 
     def piece(words: Any) -> Any:
@@ -175,14 +203,10 @@ def _traced_pieces(
         ]
         return _called(functools.partial(fill, shape=local), local, dtype, words, *offsets)
 
-    everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
+    names = _free_axes() or set(sharding.mesh.axis_names)
     run = jax.shard_map(
-        piece,
-        mesh=sharding.mesh,
-        in_specs=everywhere,
-        out_specs=sharding.spec,
-        check_vma=False,  # replicas agree
-    )
+        piece, mesh=sharding.mesh, in_specs=EVERYWHERE, out_specs=sharding.spec, axis_names=names, check_vma=False
+    )  # unchecked: replicas agree
     array: jax.Array = run(words)
     return array
 
@@ -231,11 +255,7 @@ def truncated_normal(stddev: Any = 1e-2, dtype: Any = None, lower: Any = -2.0, u
 
     def of(shape: tuple[int, ...]) -> AnyInitializer:
         std, low, high = float(stddev), float(lower), float(upper)
-        return (
-            fastinit.TruncatedNormal(0.0, std, low, high)
-            if std >= 0
-            else fastinit.TruncatedNormal(0.0, -std, -high, -low)
-        )
+        return fastinit.TruncatedNormal(0.0, abs(std), *((-high, -low) if std < 0 else (low, high)))
 
     return _init(of, dtype)
 
@@ -289,45 +309,12 @@ def variance_scaling(
         _check_axes(shape, in_axis, out_axis, batch_axis)
         size = float(scale)
         own = fastinit.VarianceScaling(
-            size or 1.0,
-            mode,
-            distribution,
-            layout=Axes(in_axis, out_axis, batch_axis),
-            groups=groups,
-            transposed=transposed,
-            stride=stride if isinstance(stride, int) else tuple(stride),
-            blocks=blocks,
-        )
+            size or 1.0, mode, distribution, layout=Axes(in_axis, out_axis, batch_axis), groups=groups,
+            transposed=transposed, stride=stride if isinstance(stride, int) else tuple(stride), blocks=blocks,
+        )  # fmt: skip
         return own if size else fastinit.Zeros()
 
     return _init(of, dtype)
-
-
-def _preset(name: str) -> Callable[..., Initializer]:
-    """The factory of a row of fastinit's table, with JAX's arguments."""
-    row = fastinit.PRESETS[name]
-
-    def factory(
-        in_axis: int | Sequence[int] = -2,
-        out_axis: int | Sequence[int] = -1,
-        batch_axis: int | Sequence[int] = (),
-        dtype: Any = None,
-        *,
-        groups: int = 1,
-        transposed: bool = False,
-        stride: int | Sequence[int] = 1,
-        blocks: int = 1,
-    ) -> Initializer:
-        return variance_scaling(
-            row.scale, row.mode, row.distribution, in_axis, out_axis, batch_axis, dtype,
-            groups=groups, transposed=transposed, stride=stride, blocks=blocks,
-        )  # fmt: skip
-
-    factory.__doc__ = (
-        f"Var(W) = {row.scale:g} / {row.mode}, distribution {row.distribution}; see :func:`variance_scaling`. "
-        f"{row.source}."
-    )
-    return factory
 
 
 def orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None) -> Initializer:
@@ -363,18 +350,50 @@ def delta_orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None)
     return _init(of, dtype)
 
 
-def _named(name: str, factory: Callable[..., Initializer]) -> Callable[..., Initializer]:
+def _factory(
+    name: str, make: Callable[..., Initializer], parameters: Iterable[inspect.Parameter], summary: str | None
+) -> Callable[..., Initializer]:
+    """A factory with a name, parameters and words of its own."""
+
+    def factory(*given: Any, **named: Any) -> Initializer:
+        return make(*given, **named)
+
     factory.__name__ = factory.__qualname__ = name
+    factory.__signature__ = inspect.Signature([*parameters], return_annotation=Initializer)  # type: ignore[attr-defined]
+    factory.__doc__ = summary
     return factory
 
 
+def _of_preset(name: str, preset: str) -> Callable[..., Initializer]:
+    """The factory of a row of fastinit's presets: what :func:`variance_scaling` takes after the distribution."""
+    row = fastinit.PRESETS[preset]
+    make = functools.partial(variance_scaling, row.scale, row.mode, row.distribution)
+    summary = f"Var(W) = {row.scale:g} / {row.mode}, distribution {row.distribution}; see :func:`variance_scaling`."
+    return _factory(name, make, inspect.signature(make).parameters.values(), f"{summary} {row.source}.")
+
+
+def _of_class(name: str, own: Callable[..., AnyInitializer]) -> Callable[..., Initializer]:
+    """The factory of an initializer that JAX does not have: the parameters of fastinit's class, and `dtype` by name."""
+
+    def make(*given: Any, dtype: Any = None, **named: Any) -> Initializer:
+        return initializer(own(*given, **named), dtype)
+
+    parameters = [*inspect.signature(own).parameters.values(), inspect.signature(make).parameters["dtype"]]
+    return _factory(name, make, parameters, inspect.getdoc(own))
+
+
 # JAX's *_normal are truncated
-glorot_uniform = xavier_uniform = _named("glorot_uniform", _preset("glorot_uniform"))
-glorot_normal = xavier_normal = _named("glorot_normal", _preset("glorot_truncated_normal"))
-glorot_untruncated_normal = xavier_untruncated_normal = _named("glorot_untruncated_normal", _preset("glorot_normal"))
-he_uniform = kaiming_uniform = _named("he_uniform", _preset("he_uniform"))
-he_normal = kaiming_normal = _named("he_normal", _preset("he_truncated_normal"))
-he_untruncated_normal = kaiming_untruncated_normal = _named("he_untruncated_normal", _preset("he_normal"))
-lecun_uniform = _named("lecun_uniform", _preset("lecun_uniform"))
-lecun_normal = _named("lecun_normal", _preset("lecun_truncated_normal"))
-lecun_untruncated_normal = _named("lecun_untruncated_normal", _preset("lecun_normal"))
+glorot_uniform = xavier_uniform = _of_preset("glorot_uniform", "glorot_uniform")
+glorot_normal = xavier_normal = _of_preset("glorot_normal", "glorot_truncated_normal")
+glorot_untruncated_normal = xavier_untruncated_normal = _of_preset("glorot_untruncated_normal", "glorot_normal")
+he_uniform = kaiming_uniform = _of_preset("he_uniform", "he_uniform")
+he_normal = kaiming_normal = _of_preset("he_normal", "he_truncated_normal")
+he_untruncated_normal = kaiming_untruncated_normal = _of_preset("he_untruncated_normal", "he_normal")
+lecun_uniform = _of_preset("lecun_uniform", "lecun_uniform")
+lecun_normal = _of_preset("lecun_normal", "lecun_truncated_normal")
+lecun_untruncated_normal = _of_preset("lecun_untruncated_normal", "lecun_normal")
+dirac = _of_class("dirac", fastinit.Dirac)
+icnr = _of_class("icnr", fastinit.ICNR)
+identity = _of_class("identity", fastinit.Identity)
+sparse = _of_class("sparse", fastinit.Sparse)
+zero = _of_class("zero", fastinit.ZerO)

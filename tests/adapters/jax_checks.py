@@ -46,6 +46,11 @@ EXTRA = {
     "he_untruncated_normal": ((), fastinit.he_normal(), (31, 7)),
     "lecun_untruncated_normal": ((), fastinit.lecun_normal(), (31, 7)),
     "initializer": ((fastinit.Sparse(0.5),), fastinit.Sparse(0.5), (31, 7)),
+    "dirac": ((2,), fastinit.Dirac(2), (3, 3, 4, 8)),
+    "icnr": ((fastinit.he_normal(),), fastinit.ICNR(fastinit.he_normal()), (3, 3, 5, 8)),
+    "identity": ((0.5,), fastinit.Identity(0.5), (31, 7)),
+    "sparse": ((0.9, 0.1, 1), fastinit.Sparse(0.9, 0.1, 1), (31, 7)),
+    "zero": ((), fastinit.ZerO(), (7, 31)),
 }
 
 
@@ -81,6 +86,18 @@ def check_every_public_name_of_jax_is_here_with_its_parameters():
         own, original = (getattr(place, name)(*FACTORIES[name][0]) for place in (ours, theirs))
         assert isinstance(own, theirs.Initializer)
         assert list(inspect.signature(own).parameters) == list(inspect.signature(original).parameters), name
+
+
+def check_the_factories_that_jax_does_not_have():
+    found = [str(p) for p in inspect.signature(ours.sparse).parameters.values()]
+    assert [text.split(":")[0] for text in found[:3]] == ["sparsity", "std", "axis"]
+    assert found[3:] == ["dtype: 'Any' = None"]
+    assert ours.identity(gain=2.0, dtype="bfloat16")(KEY, (3, 3)).dtype == jnp.bfloat16
+    for wrong, kind in [
+        (lambda: ours.sparse(2.0), ValueError), (ours.sparse, TypeError), (lambda: ours.icnr(3), TypeError),
+        (lambda: ours.identity()(KEY, (3,)), ValueError), (lambda: ours.he_normal(rows=3), TypeError),
+    ]:  # fmt: skip
+        assert type(refusal(wrong)) is kind
 
 
 def check_the_values_are_those_of_the_core_in_every_dtype():

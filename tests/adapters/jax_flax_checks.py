@@ -5,6 +5,8 @@ import flax.nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import fastinit
 from fastinit.adapters import jax as initializers
@@ -67,3 +69,33 @@ def check_an_nnx_model():
     )
     wanted = fastinit.fill(np.empty((8, 16), np.float32), fastinit.Normal(), own)
     assert np.array_equal(linear.kernel[...], wanted)
+
+
+def check_a_linen_model_on_a_mesh():
+    mesh = jax.make_mesh((4, 2), ("rows", "columns"), axis_types=(AxisType.Auto,) * 2)
+    network = flax.linen.Dense(
+        16, kernel_init=flax.linen.with_partitioning(initializers.he_normal(), ("rows", "columns"))
+    )
+    inputs, key = np.ones((4, 8), np.float32), jax.random.key(0)
+    whole = network.init(key, inputs)["params"]["kernel"].value
+    shardings = flax.linen.get_sharding(jax.eval_shape(network.init, key, inputs), mesh)
+    with jax.set_mesh(mesh):
+        placed = jax.jit(network.init, out_shardings=shardings)(key, inputs)["params"]["kernel"].value
+        anywhere = jax.jit(network.init)(key, inputs)["params"]["kernel"].value
+    assert placed.sharding.spec == P("rows", "columns")
+    assert np.array_equal(placed, whole)
+    assert np.array_equal(anywhere, whole)
+
+
+def check_layers_by_the_stack():
+    class Layer(flax.linen.Module):
+        @flax.linen.compact
+        def __call__(self, inputs, _=None):
+            return flax.linen.Dense(8, kernel_init=initializers.he_normal())(inputs), None
+
+    stack = flax.linen.scan(flax.linen.remat(Layer), variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+    kernel = np.asarray(
+        stack().init(jax.random.key(0), np.ones((4, 8), np.float32), None)["params"]["Dense_0"]["kernel"]
+    )
+    assert kernel.shape == (3, 8, 8)
+    assert len(np.unique(kernel)) > 180  # every layer has values of its own
