@@ -9,7 +9,7 @@ MODEL ?= gpt2
 DTYPE ?= float32
 SEED ?= 0
 
-.PHONY: demo test test-long bench figures rehearsal lint wheel clean help
+.PHONY: demo test test-long examples bench figures rehearsal lint wheel clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,6 +22,11 @@ test: $(VENV)/.test  ## the whole suite, in a few minutes
 
 test-long: $(VENV)/.test  ## the long batteries: other architectures, builds, statistics
 	$(BIN)/pytest -m long
+
+examples: $(VENV)/.test  ## the classic experiments, each with its table and its picture, in about a quarter of an hour
+	@mkdir -p build/examples
+	@for name in formulas symmetry deep_linear saturation circles mnist; do \
+	    $(BIN)/python examples/$$name.py --picture build/examples/$$name.png || exit 1; done
 
 bench: $(VENV)/.test  ## the asv suite, once, on what is installed here
 	cd benchmarks && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --python=same --quick --show-stderr

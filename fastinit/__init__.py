@@ -12,10 +12,12 @@ every bit.
 """
 
 from fastinit import targets
+from fastinit.advice import Recommendation, recommend
+from fastinit.audits import Audit, Finding
 from fastinit.composites import Blocks, Composite, ZeroRow
 from fastinit.fans import Axes, Fans, fans
 from fastinit.filling import fill, sample, words
-from fastinit.gains import gain
+from fastinit.gains import backward_gain, gain
 from fastinit.initializers import (
     Constant,
     Initializer,
@@ -52,6 +54,7 @@ from fastinit.presets import (
     xavier_truncated_normal,
     xavier_uniform,
 )
+from fastinit.propagation import Propagation, propagate
 from fastinit.recipes import AUTO, RECIPES, TORCH, assigned, recipe_named
 from fastinit.records import (
     STREAM_VERSION,
@@ -76,6 +79,7 @@ __all__ = [
     "RECIPES",
     "STREAM_VERSION",
     "TORCH",
+    "Audit",
     "Axes",
     "Blocks",
     "Composite",
@@ -84,6 +88,7 @@ __all__ = [
     "Dirac",
     "Entry",
     "Fans",
+    "Finding",
     "Identity",
     "Initializer",
     "Key",
@@ -93,7 +98,9 @@ __all__ = [
     "Parameter",
     "Part",
     "Preset",
+    "Propagation",
     "Recipe",
+    "Recommendation",
     "Record",
     "Rule",
     "Sampling",
@@ -107,6 +114,7 @@ __all__ = [
     "ZeroRow",
     "Zeros",
     "assigned",
+    "backward_gain",
     "canonical_name",
     "default_num_threads",
     "digest",
@@ -131,7 +139,9 @@ __all__ = [
     "lecun_uniform",
     "naive_normal",
     "naive_uniform",
+    "propagate",
     "recipe_named",
+    "recommend",
     "sample",
     "targets",
     "torch_default_uniform",

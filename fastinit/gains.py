@@ -13,14 +13,13 @@ import inspect
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "gain"]
+from fastinit.activations import SLOPES, Activation, Array, activation_named, derivative, name_of
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Activation = Callable[..., Any]
+__all__ = ["backward_gain", "gain", "second_moment"]
 
 # Beyond 12 standard deviations lies 4e-33 of the normal distribution.
 REACH = 12.0
@@ -31,76 +30,6 @@ NODES = 24
 AGREEMENT = 1e-14
 CUTS = 60
 
-_erf = np.frompyfunc(math.erf, 1, 1)
-
-
-def _sigmoid(z: Array) -> Array:
-    return 0.5 * (1.0 + np.tanh(0.5 * z))
-
-
-def _softplus(z: Array, beta: float = 1.0) -> Array:
-    values: Array = np.logaddexp(0.0, beta * z) / beta
-    return values
-
-
-def _gelu_tanh(z: Array) -> Array:
-    return 0.5 * z * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3)))
-
-
-def _leaky_relu(z: Array, negative_slope: float = 0.01) -> Array:
-    return np.where(z > 0, z, negative_slope * z)
-
-
-def _elu(z: Array, alpha: float = 1.0) -> Array:
-    return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0.0)))
-
-
-def _celu(z: Array, alpha: float = 1.0) -> Array:
-    return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0.0) / alpha))
-
-
-def _softshrink(z: Array, threshold: float = 0.5) -> Array:
-    return np.where(abs(z) > threshold, z - np.copysign(threshold, z), 0.0)
-
-
-def _hardshrink(z: Array, threshold: float = 0.5) -> Array:
-    return np.where(abs(z) > threshold, z, 0.0)
-
-
-ACTIVATIONS: Final[dict[str, Activation]] = {
-    "celu": _celu,
-    "elu": _elu,
-    "gelu": lambda z: 0.5 * z * (1.0 + _erf(z / math.sqrt(2.0)).astype(float)),
-    "gelu_tanh": _gelu_tanh,
-    "hardshrink": _hardshrink,
-    "hardsigmoid": lambda z: np.clip(z / 6.0 + 0.5, 0.0, 1.0),
-    "hardswish": lambda z: z * np.clip(z / 6.0 + 0.5, 0.0, 1.0),
-    "hardtanh": lambda z: np.clip(z, -1.0, 1.0),
-    "identity": lambda z: z,
-    "leaky_relu": _leaky_relu,
-    "logsigmoid": lambda z: -_softplus(-z),
-    "mish": lambda z: z * np.tanh(_softplus(z)),
-    "prelu": lambda z, negative_slope=0.25: _leaky_relu(z, negative_slope),
-    "quick_gelu": lambda z: z * _sigmoid(1.702 * z),
-    "relu": lambda z: np.maximum(z, 0.0),
-    "relu6": lambda z: np.clip(z, 0.0, 6.0),
-    "relu_squared": lambda z: np.maximum(z, 0.0) ** 2,
-    "selu": lambda z: 1.0507009873554805 * _elu(z, 1.6732632423543772),
-    "sigmoid": _sigmoid,
-    "silu": lambda z: z * _sigmoid(z),
-    "sin": np.sin,
-    "softplus": _softplus,
-    "softshrink": _softshrink,
-    "softsign": lambda z: z / (1.0 + abs(z)),
-    "tanh": np.tanh,
-    "tanhshrink": lambda z: z - np.tanh(z),
-}
-"""Activations by name, each a function of an array; their parameters have the defaults of torch and Keras."""
-
-ALIASES: Final = {"linear": "identity", "swish": "silu", "relu2": "relu_squared"} | dict.fromkeys(
-    ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "gelu_tanh"
-)
-
 
 def gain(activation: str | Activation, **parameters: float) -> float:
     """The factor for the standard deviation of weights, so that the activation after them keeps the signal's size.
@@ -108,7 +37,8 @@ def gain(activation: str | Activation, **parameters: float) -> float:
     Parameters
     ----------
     activation : str or callable
-        One of :data:`ACTIVATIONS` or an alias (``"swish"``, ``"linear"``), or any function of a number or of an array.
+        One of :data:`fastinit.activations.ACTIVATIONS` or an alias (``"swish"``, ``"linear"``), or any function of a
+        number or of an array.
     **parameters : float
         Of the activation: ``negative_slope`` of leaky_relu and prelu, ``alpha`` of elu and celu, ``beta`` of softplus,
         ``threshold`` of softshrink and hardshrink; those of a callable are passed on.
@@ -143,11 +73,48 @@ def gain(activation: str | Activation, **parameters: float) -> float:
     return _named(activation, tuple(sorted(parameters.items())))
 
 
+def backward_gain(activation: str | Activation, **parameters: float) -> float:
+    """The factor for the standard deviation of weights that keeps the size of gradients: 1 / sqrt(E[f'(z)^2]).
+
+    For a rectifier it is sqrt(2), as forward; for tanh, whose slope falls off, it is more than forward. Parameters and
+    errors are those of :func:`gain`.
+
+    >>> round(backward_gain("relu") ** 2, 6), round(backward_gain("tanh"), 5)
+    (2.0, 1.46741)
+    """
+    if isinstance(activation, str):
+        name = activation_named(activation)[0]
+        return _gain(_renamed(SLOPES[name], name), parameters)
+    return _gain(_renamed(derivative(lambda z: activation(z, **parameters)), name_of(activation)), {})
+
+
+def second_moment(function: Activation, std: float) -> float:
+    """E[f(std z)^2], z ~ N(0, 1), to three digits and more: by the trapezoidal rule on a fine grid."""
+    if not math.isfinite(std):
+        return math.nan
+    z, weights = _grid()
+    values = np.asarray(function(std * z), dtype=float)
+    return float(np.sum(weights * values * values))
+
+
+@lru_cache(maxsize=1)
+def _grid() -> tuple[Array, Array]:
+    z = np.linspace(-8.0, 8.0, 8193)[:, None] + 1e-3  # no node on, nor a step away from, a kink at 0
+    weights = np.exp(-0.5 * z * z)
+    return z, weights / weights.sum()
+
+
+def _renamed(slope: Activation, name: str) -> Activation:
+    def renamed(z: Array, **parameters: float) -> Any:
+        return slope(z, **parameters)
+
+    renamed.__name__ = f"the slope of {name}"
+    return renamed
+
+
 @lru_cache(maxsize=1024)
 def _named(name: str, parameters: tuple[tuple[str, float], ...]) -> float:
-    function = ACTIVATIONS.get(ALIASES.get(name, name))
-    if function is None:
-        raise ValueError(f"activation must be one of {', '.join(sorted({*ACTIVATIONS, *ALIASES}))}; got {name!r}")
+    name, function = activation_named(name)
     known = [] if isinstance(function, np.ufunc) else list(inspect.signature(function).parameters)[1:]
     for parameter, value in parameters:
         if parameter not in known:
@@ -163,7 +130,7 @@ def _gain(function: Activation, parameters: dict[str, float]) -> float:
             values = _values(function, z, parameters)
             if not np.isfinite(values).all():
                 where = z.ravel()[~np.isfinite(values).ravel()][0]
-                raise ValueError(f"the activation {_name(function)} is not finite at {where:.6g}")
+                raise ValueError(f"the activation {name_of(function)} is not finite at {where:.6g}")
             # the factors one by one: a square may overflow where the product does not
             density = np.exp(-0.25 * z * z) * values
             weighted: Array = density * density / math.sqrt(2.0 * math.pi)
@@ -171,14 +138,10 @@ def _gain(function: Activation, parameters: dict[str, float]) -> float:
 
     moment, outermost = _integral(integrand)
     if not moment > 0.0:
-        raise ValueError(f"the activation {_name(function)} is zero everywhere: no weights can make up for it")
+        raise ValueError(f"the activation {name_of(function)} is zero everywhere: no weights can make up for it")
     if moment == math.inf or not outermost < 1e-12 * moment:
-        raise ValueError(f"E[f(z)^2] of the activation {_name(function)} is infinite, or nearly so")
+        raise ValueError(f"E[f(z)^2] of the activation {name_of(function)} is infinite, or nearly so")
     return 1.0 / math.sqrt(moment)
-
-
-def _name(function: Activation) -> str:
-    return getattr(function, "__name__", None) or repr(function)
 
 
 def _values(function: Activation, z: Array, parameters: dict[str, float]) -> Array:

@@ -19,8 +19,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, Final
 
+from fastinit.advice import recommend
 from fastinit.composites import Blocks, ZeroRow
-from fastinit.gains import gain
 from fastinit.initializers import (
     Constant,
     Normal,
@@ -31,7 +31,7 @@ from fastinit.initializers import (
     Zeros,
 )
 from fastinit.keys import Key
-from fastinit.presets import glorot_normal, glorot_uniform, he_normal, lecun_normal, torch_default_uniform
+from fastinit.presets import glorot_normal, glorot_uniform, lecun_normal, torch_default_uniform
 from fastinit.records import Entry, checked_seed, expected_std
 from fastinit.rules import AnyInitializer, Parameter, Recipe, Rule, UnmatchedParameter
 from fastinit.structured import Orthogonal
@@ -64,11 +64,6 @@ TOKENS = (
 )
 LAYER_SCALE = "*layer_scale*|*layerscale*|gamma_?|lambda_?"
 
-RECTIFIERS: Final = frozenset({"relu", "leaky_relu", "prelu", "relu6"})
-# Linear around 0 and bounded: what Glorot and Bengio derived their scheme for, forward and backward alike.
-SATURATING: Final = frozenset({"tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid"})
-SELF_NORMALIZING: Final = frozenset({None, "identity", "linear", "selu"})
-
 
 def _gates(parameter: Parameter) -> int:
     return next((GATES[kind] for kind in parameter.types if kind in GATES), 1)
@@ -78,15 +73,9 @@ def scaled_for_activation(parameter: Parameter) -> VarianceScaling | None:
     """By the true fans and what follows: Glorot, He, LeCun, or LeCun times the activation's own gain."""
     if parameter.layout is None or len(parameter.shape) < 2:
         return None
-    weight, activation = parameter.geometry, parameter.activation
-    if activation in SATURATING:
-        return glorot_uniform(**weight)
-    if activation in RECTIFIERS:
-        return he_normal(negative_slope=parameter.negative_slope, **weight)
-    if activation in SELF_NORMALIZING:
-        return lecun_normal(**weight)
-    assert activation is not None
-    return VarianceScaling(gain(activation) ** 2, "fan_in", "normal", **weight)
+    advice = recommend(parameter.activation, negative_slope=parameter.negative_slope, **parameter.geometry)
+    assert isinstance(advice.initializer, VarianceScaling)
+    return advice.initializer
 
 
 def _experts(parameter: Parameter) -> VarianceScaling | None:

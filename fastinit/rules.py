@@ -46,7 +46,7 @@ class Parameter:
     weight_shape : tuple of int, optional
         The shape of the layer's main weight: what a bias is scaled by in torch.
     activation : str, optional
-        What follows the layer, by a name of :mod:`fastinit.gains`; None if nothing does or nobody knows.
+        What follows the layer, by a name of :mod:`fastinit.activations`; None if nothing does or nobody knows.
     negative_slope : float
         Of that activation, if it is a leaky rectifier.
     zero_row : int, optional

@@ -12,7 +12,8 @@ import fastinit
 ADAPTERS = ["numpy", "torch"] + [
     f"torch.{name}"
     for name in (
-        "devices", "drawing", "init", "layers", "materializing", "models", "patching", "schemes", "shards", "tensors",
+        "auditing", "devices", "drawing", "init", "layers", "materializing", "measuring", "models", "patching",
+        "schemes", "shards", "tensors",
     )
 ]  # fmt: skip
 MODULES = [

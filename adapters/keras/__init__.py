@@ -4,6 +4,8 @@
 initializers     ``keras.initializers`` with other numbers and more speed, and the initializers that it lacks
 initialize       every variable of a model, by rules; gives a record
 replay           fills a model again as a record says
+audit            what is wrong with a model's variables, and where its signal breaks
+lsuv             layer-sequential unit variance: scales kernels by what a batch shows
 ===============  =======================================================================================
 
 >>> import keras
@@ -16,6 +18,7 @@ replay           fills a model again as a record says
 """
 
 from fastinit.adapters.keras import initializers
+from fastinit.adapters.keras.auditing import audit, lsuv
 from fastinit.adapters.keras.models import initialize, replay
 
-__all__ = ["initialize", "initializers", "replay"]
+__all__ = ["audit", "initialize", "initializers", "lsuv", "replay"]

@@ -6,6 +6,8 @@ patched          inside, modules' own constructors and ``reset_parameters`` use 
 initialize_      every parameter of a model, by rules; gives a record
 materialize      the same for a model on the meta device, in its final dtype; built under on_meta
 replay           fills a model again as a record says
+audit            what is wrong with a model's parameters, and where its signal breaks
+lsuv_            layer-sequential unit variance: scales weights by what a batch shows
 fill_            one tensor, DTensor or shard with a fastinit initializer and key
 ===============  =======================================================================================
 
@@ -19,9 +21,10 @@ fill_            one tensor, DTensor or shard with a fastinit initializer and ke
 """
 
 from fastinit.adapters.torch import init
+from fastinit.adapters.torch.auditing import audit, lsuv_
 from fastinit.adapters.torch.materializing import materialize, on_meta
 from fastinit.adapters.torch.models import initialize_, replay
 from fastinit.adapters.torch.patching import patched
 from fastinit.adapters.torch.tensors import fill_
 
-__all__ = ["fill_", "init", "initialize_", "materialize", "on_meta", "patched", "replay"]
+__all__ = ["audit", "fill_", "init", "initialize_", "lsuv_", "materialize", "on_meta", "patched", "replay"]

@@ -10,7 +10,7 @@ import pytest
 
 HERE = Path(__file__).parent
 WORKERS = runpy.run_path(str(HERE / "check_workers.py"))
-FILES = [HERE / f"keras_{subject}_checks.py" for subject in ("initializer", "layer", "model")]
+FILES = [HERE / f"keras_{subject}_checks.py" for subject in ("initializer", "layer", "model", "audit")]
 DISTRIBUTED = [HERE / "keras_distribution_checks.py"]
 BACKENDS = ("tensorflow", "jax", "torch")
 

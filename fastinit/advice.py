@@ -1,0 +1,143 @@
+"""Which initializer suits which activation and layer, why, and who says so.
+
+>>> advice = recommend("relu")
+>>> advice.initializer == he_normal(), advice.reason
+(True, 'half of the signal is cut off, so the variance is doubled: gain 1.414')
+>>> recommend("gelu").initializer.scale == gain("gelu") ** 2
+True
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, SupportsIndex
+
+from fastinit.activations import Activation, activation_named
+from fastinit.fans import integer
+from fastinit.gains import gain
+from fastinit.initializers import Initializer, Normal, StructuredInitializer, VarianceScaling
+from fastinit.presets import glorot_uniform, he_normal, lecun_normal
+from fastinit.structured import Orthogonal
+
+__all__ = ["LAYERS", "RECTIFIERS", "SATURATING", "SELF_NORMALIZING", "Recommendation", "recommend"]
+
+RECTIFIERS: Final = frozenset({"relu", "leaky_relu", "prelu", "relu6"})
+SLOPES: Final = {"leaky_relu": 0.01, "prelu": 0.25}
+# Linear around 0 and bounded: what Glorot and Bengio derived their scheme for, forward and backward alike.
+SATURATING: Final = frozenset({"tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid"})
+SELF_NORMALIZING: Final = frozenset({"identity", "selu"})
+LAYERS: Final = ("dense", "residual", "recurrent", "embedding")
+
+GLOROT = 'X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010'
+HE = 'K. He et al., "Delving deep into rectifiers", 2015'
+LECUN = 'Y. LeCun et al., "Efficient BackProp", 1998'
+KLAMBAUER = 'G. Klambauer et al., "Self-normalizing neural networks", 2017'
+SAXE = 'A. M. Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks", 2013'
+RADFORD = 'A. Radford et al., "Language models are unsupervised multitask learners", 2019'
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What to use, why, and whose idea it is.
+
+    Attributes
+    ----------
+    initializer : Initializer or StructuredInitializer
+    gain : float
+        What it multiplies the standard deviation 1 / sqrt(fan) by; of an orthogonal matrix, the matrix.
+    reason, source : str
+    """
+
+    initializer: Initializer | StructuredInitializer
+    gain: float
+    reason: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.initializer!r}\n  {self.reason}\n  {self.source}"
+
+
+def recommend(
+    activation: str | Activation | None,
+    layer: str = "dense",
+    *,
+    negative_slope: float | None = None,
+    depth: SupportsIndex | None = None,
+    **weight: Any,
+) -> Recommendation:
+    """The initializer for the weights of a layer, by the activation that goes with it.
+
+    Parameters
+    ----------
+    activation : str, callable or None
+        That follows the layer, by a name that :func:`fastinit.gain` knows or as a function of an array; None if none
+        does.
+    layer : {"dense", "residual", "recurrent", "embedding"}
+        "dense" is any linear map, convolutions too. "residual" is the last one of a branch that is added to a stream.
+        "recurrent" is the hidden-to-hidden weight of a recurrent layer.
+    negative_slope : float, optional
+        Of a leaky rectifier; by default 0.01 of leaky_relu, 0.25 of prelu, 0 of the others.
+    depth : int, >= 1
+        Of a residual layer: how many branches are added to the stream.
+    **weight
+        `layout`, `groups`, `transposed`, `stride` and `blocks` of the weight; see :func:`fastinit.fans`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the activation is unknown (the error names the nearest ones) or gives NaN, the layer is none of these, or a
+        residual layer has no depth.
+    """
+    if layer not in LAYERS:
+        raise ValueError(f"layer must be one of {', '.join(LAYERS)}; got {layer!r}")
+    if (depth is None) == (layer == "residual"):
+        raise ValueError("a residual layer needs its depth, the number of branches, and no other layer has one")
+    if layer == "recurrent":
+        own = Orthogonal(column_axis=0 if str(weight.get("layout", "")).startswith("O") else -1)
+        return Recommendation(own, 1.0, "an orthogonal map keeps the length of the state at every step", SAXE)
+    if layer == "embedding":
+        return Recommendation(Normal(), 1.0, "a row is picked, not summed over: its elements have unit variance", LECUN)
+    found = _of_activation(activation, negative_slope, weight)
+    if depth is None:
+        return found
+    branches = integer("depth", depth)
+    if branches < 1:
+        raise ValueError(f"depth must be at least 1, got {branches}")
+    assert isinstance(found.initializer, VarianceScaling)
+    return Recommendation(
+        replace(found.initializer, scale=found.initializer.scale / branches),
+        found.gain / branches**0.5,
+        f"{found.reason}; and {branches} branches are added up, so each has 1/{branches} of the variance",
+        RADFORD,
+    )
+
+
+def _of_activation(
+    activation: str | Activation | None, negative_slope: float | None, weight: dict[str, Any]
+) -> Recommendation:
+    name = "identity" if activation is None else activation_named(activation)[0]
+    if not isinstance(activation, (str, type(None))):
+        name = ""  # a function, whatever it is called
+    if name in SATURATING:
+        why = f"{name} is linear around 0, so fan_in keeps the signal and fan_out the gradients; this is the compromise"
+        return Recommendation(glorot_uniform(**weight), 1.0, why, GLOROT)
+    if name in RECTIFIERS:
+        slope = SLOPES.get(name, 0.0) if negative_slope is None else negative_slope
+        own = he_normal(negative_slope=slope, **weight)
+        lost = "half of the signal is cut off, so the variance is doubled"
+        if slope:
+            lost = f"half of the signal is cut to {slope:g} of its size"
+        return Recommendation(own, own.scale**0.5, f"{lost}: gain {own.scale**0.5:.4g}", HE)
+    if name == "selu":
+        return Recommendation(lecun_normal(**weight), 1.0, "selu brings its input back to unit variance", KLAMBAUER)
+    if name in SELF_NORMALIZING:
+        return Recommendation(lecun_normal(**weight), 1.0, "nothing is lost, so the variance stays 1 / fan_in", LECUN)
+    assert activation is not None
+    own_gain = gain(activation)
+    shown = name or "the function"
+    return Recommendation(
+        VarianceScaling(own_gain**2, "fan_in", "normal", **weight),
+        own_gain,
+        f"{shown} of a standard normal has a mean square of {own_gain**-2:.4g}, which gain {own_gain:.4g} makes up for",
+        HE,
+    )

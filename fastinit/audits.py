@@ -1,0 +1,320 @@
+"""Is a model initialized as it should be? Judgements of its parameters, and of what was measured when it ran.
+
+Adapters describe the parameters of a model (:class:`Held`) and its layers in the order of execution
+(:class:`Measured`). :func:`judge_parameters` and :func:`judge_chain` judge them, and an :class:`Audit` is what they
+found. The rules are made to be silent on what frameworks, their model libraries and this library do by default.
+
+==================  =================================================================================================
+kind                of a parameter
+==================  =================================================================================================
+not finite          it holds NaN or infinity
+untouched           a weight of zeros, or any parameter that looks like memory nobody wrote: values above 1e6, or more
+                    than one in a thousand below 1e-25 and not 0
+not as recorded     its bytes are not those of the record that was given
+constant            a weight with one value everywhere
+constant rows       units of a weight that have one value everywhere
+identical rows      units with the same weights, which will learn the same for ever
+identical tensors   two weights with the same values, both to be trained
+tied                one tensor in two layers of the same type, neither of which is an embedding
+scale               see :func:`fastinit.scales.wrong_scales`
+==================  =================================================================================================
+
+A layer that ran can be ``dead``, and the layer that breaks the chain is found as ``vanishing``, ``exploding`` or
+``symmetric``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from fastinit.propagation import judged
+from fastinit.records import Record
+from fastinit.rules import Parameter
+from fastinit.scales import is_weight, remedy, wrong_scales
+from fastinit.values import Held, Seen, seen
+
+__all__ = ["Audit", "Finding", "Held", "Measured", "judge_chain", "judge_parameters"]
+
+DEAD: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong.
+
+    Attributes
+    ----------
+    name : str
+        Of the parameter or the layer.
+    kind : str
+        See :mod:`fastinit.audits`.
+    message, remedy : str
+        What was observed and expected; what to do about it.
+    """
+
+    name: str
+    kind: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.kind}: {self.message}" + (f"\n    {self.remedy}" if self.remedy else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One call of a layer.
+
+    Attributes
+    ----------
+    name : str
+    width : int
+        Its units: the size of the last axis of its output, or of the channels.
+    variance : float
+        Of its output.
+    gradient_variance : float, optional
+        Of the gradient with respect to its output; None where none was measured.
+    response : float, optional
+        By how much (as a variance) what was differentiated changes, to first order, when each element of the output is
+        multiplied by 1 plus independent noise of variance 1: the sum of the squares of element times gradient. Unlike
+        the gradients it depends neither on widths and positions, nor on the scale of what a norm rescales.
+    dead : float, optional
+        The share, in [0, 1], of the units whose gradient is 0 for the whole batch.
+    identical : bool
+        Whether all its units compute the same, and not 0.
+    closed : bool
+        Whether its weight is 0 everywhere, so that no gradient passes.
+    weight : Parameter, optional
+        Of a linear map: these make the chain.
+    norm : bool
+        Whether it is a norm, which brings its input to a scale of its own.
+    """
+
+    name: str
+    width: int
+    variance: float
+    gradient_variance: float | None = None
+    response: float | None = None
+    dead: float | None = None
+    identical: bool = False
+    closed: bool = False
+    weight: Parameter | None = None
+    norm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an audit found. It is true, and `ok`, where that is nothing; ``str(found)`` is a list and a table.
+
+    Attributes
+    ----------
+    findings : tuple of Finding
+    layers : tuple of Measured
+        In the order of execution; empty without a batch.
+    verdict : {"healthy", "vanishing", "exploding", "symmetric", "not run"}
+    reason : str
+        The verdict in words.
+    """
+
+    findings: tuple[Finding, ...]
+    layers: tuple[Measured, ...] = ()
+    verdict: str = "not run"
+    reason: str = "no batch was given"
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as JSON can hold it, numbers that are not finite as None."""
+        layers = []
+        for layer in self.layers:
+            row = asdict(replace(layer, weight=None))
+            row = {key: None if isinstance(value, float) and not math.isfinite(value) else value
+                   for key, value in row.items()}  # fmt: skip
+            layers.append(row | {"weight": None if layer.weight is None else layer.weight.name})
+        findings = [asdict(finding) for finding in self.findings]
+        return {"verdict": self.verdict, "reason": self.reason, "findings": findings, "layers": layers}
+
+    def __str__(self) -> str:
+        lines = [str(finding) for finding in self.findings] or ["nothing found"]
+        if self.layers:
+            rows: list[tuple[str, ...]] = [("layer", "width", "Var(out)", "Var(grad)", "response", "dead")]
+            for layer in self.layers:
+                numbers = (layer.variance, layer.gradient_variance, layer.response)
+                shown = ("" if number is None else f"{number:.3g}" for number in numbers)
+                rows.append((layer.name, str(layer.width), *shown, "" if layer.dead is None else f"{layer.dead:.0%}"))
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            rest = ("  ".join(map(str.rjust, row[1:], widths[1:])) for row in rows)
+            lines += [f"{row[0].ljust(widths[0])}  {line}" for row, line in zip(rows, rest, strict=True)]
+        return "\n".join((*lines, f"{self.verdict}: {self.reason}"))
+
+
+def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -> list[Finding]:
+    """What is wrong with the parameters of a model: of each at most one thing about its values, in the model's order.
+
+    Scales are judged by :func:`fastinit.scales.wrong_scales`.
+
+    Parameters
+    ----------
+    parameters : iterable of Held
+        Read once, one after the other.
+    record : Record, optional
+        How the model was initialized; then its digests and stds are what is expected.
+
+    Raises
+    ------
+    ValueError
+        If the record has no entry for a parameter.
+    """
+    entries = {} if record is None else {entry.name: entry for entry in record}
+    found: list[Seen] = []
+    for held in parameters:
+        name = held.parameter.name
+        if record is not None and name not in entries:
+            raise ValueError(f"the record lacks the parameter {name!r}")
+        if held.values.size:
+            found.append(seen(held, entries.get(name)))
+    wrong = wrong_scales(one.sampled for one in found if not one.kind and is_weight(one.sampled.parameter))
+    findings: list[Finding] = []
+    first: dict[Any, Seen] = {}
+    for one in found:
+        parameter = one.sampled.parameter
+        name = parameter.name
+        if one.kind:
+            findings.append(Finding(name, one.kind, one.message, remedy(parameter)))
+        elif name in wrong:
+            findings.append(Finding(name, "scale", wrong[name], remedy(parameter)))
+        if one.shared_with:
+            message = f"{', '.join(one.shared_with)} is the same tensor, in a layer of the same type"
+            findings.append(Finding(name, "tied", message, "make a layer for each place, unless they should share"))
+        same = first.setdefault((one.digest, parameter.shape), one) if one.digest else one
+        if same is not one and same.trainable and one.trainable:
+            message = f"its values are those of {same.sampled.parameter.name}"
+            mend = "draw each with a key of its own; a layer that is copied has the values of the first"
+            findings.append(Finding(name, "identical tensors", message, mend))
+    return findings
+
+
+# Layers
+
+
+def judge_chain(layers: Sequence[Measured]) -> tuple[str, str, list[Finding]]:
+    """The verdict on layers that ran, why, and the findings: the layer that breaks the chain, and dead layers.
+
+    The chain is the linear maps, in the order of execution. Forward, the verdict is that of
+    :func:`fastinit.propagation.judged` on the variances of their outputs; what norms multiply by is no explosion.
+    Backward, it is judged how much `response`
+    reaches the first of all layers, and as a branch of a network may have little, as an attention's queries have, what
+    counts is the largest up to each place. What breaks the chain is the largest single jump in the direction of the
+    verdict from one to the next. A layer is dead where nine in ten units get no gradient, though the next layer gets
+    some and no weight of zeros lies between; or nothing comes out of the next layer.
+    """
+    chain = [layer for layer in layers if layer.weight is not None]
+    findings = list(_dead(layers))
+    if not chain:
+        return "not run", "no linear layer ran", []
+    bad = next((layer for layer in chain if not math.isfinite(layer.variance)), None)
+    if bad is not None:
+        reason = f"the activations overflow in {bad.name}"
+        return "exploding", reason, [*findings, _broken(bad, "exploding", reason)]
+    identical = [layer.identical for layer in chain[:-1]] or [False]
+    verdict, reason, bad, variances = _forward(layers, chain, identical)
+    if verdict == "healthy":
+        differentiated = [layer for layer in layers if layer.response is not None]
+        verdict, reason, bad = _backward(differentiated, chain, variances)
+    if bad is None:
+        return verdict, reason, findings
+    return verdict, reason, [*findings, _broken(bad, verdict, reason)]
+
+
+def _forward(
+    layers: Sequence[Measured], chain: Sequence[Measured], identical: Sequence[bool]
+) -> tuple[str, str, Measured | None, list[float]]:
+    """Verdict, reason, what breaks the chain, and the variances that were judged."""
+    # a branch that begins at zero is no break
+    kept = [layer for layer in chain if layer.variance > 0]
+    variances = [layer.variance for layer in kept]
+    if chain[-1].variance == 0:
+        silent = len(list(itertools.takewhile(lambda layer: layer.variance == 0, reversed(chain))))
+        return "vanishing", "nothing comes out of the last layer", chain[-silent], variances
+    verdict, reason = judged(variances, [1.0], identical)
+    if verdict == "exploding":
+        variances = _without_norms(layers, kept)
+        verdict, reason = judged(variances, [1.0], identical)
+    bad = None
+    if verdict == "symmetric":
+        bad = chain[identical.index(True)]
+    elif verdict != "healthy":
+        bad = kept[_largest_jump(variances, falling=verdict == "vanishing") + 1]
+    return verdict, reason, bad, variances
+
+
+def _without_norms(layers: Sequence[Measured], kept: Sequence[Measured]) -> list[float]:
+    """The variances of linear maps as they would be without the steps into norms."""
+    found: list[float] = []
+    gained, before = 1.0, kept[0].variance
+    for layer in layers:
+        if layer.norm and layer.variance > 0:
+            gained, before = gained * layer.variance / before, layer.variance
+        elif any(layer is one for one in kept):
+            found.append(layer.variance / gained)
+            before = layer.variance
+    return found
+
+
+def _backward(
+    layers: Sequence[Measured], chain: Sequence[Measured], variances: Sequence[float]
+) -> tuple[str, str, Measured | None]:
+    responses = [math.inf if math.isnan(layer.response or 0.0) else layer.response or 0.0 for layer in layers]
+    if not responses:
+        return "healthy", judged(variances, [1.0], [False])[1].replace(" and 1 backward", ""), None
+    up_to = list(itertools.accumulate(responses, max))
+    if up_to[0] == 0:
+        passed = next((number for number, response in enumerate(responses) if response > 0), 0)
+        return "vanishing", "no gradient reaches the first layer", _weighted(layers, chain, passed)
+    after = list(itertools.accumulate(reversed(responses), max))[::-1]
+    for reached in (up_to, after):
+        verdict, reason = judged([1.0], reached, [False]) if min(reached) > 0 else ("healthy", "")
+        if verdict != "healthy":
+            number = _largest_jump(reached, falling=verdict == "exploding")
+            return verdict, reason, _weighted(layers, chain, number + 1)
+    return *judged(variances, up_to, [False]), None
+
+
+def _weighted(layers: Sequence[Measured], chain: Sequence[Measured], number: int) -> Measured:
+    """The first linear map from a layer on."""
+    return next((layer for layer in layers[number:] if layer.weight is not None), chain[-1])
+
+
+def _largest_jump(values: Sequence[float], falling: bool) -> int:
+    """Before which step the values, not negative, change most in one direction."""
+    logs = [math.log(max(value, 1e-300)) for value in values]
+    jumps = [one - two if falling else two - one for one, two in itertools.pairwise(logs)]
+    return jumps.index(max(jumps))
+
+
+def _broken(layer: Measured, verdict: str, reason: str) -> Finding:
+    return Finding(layer.name, verdict, reason, "" if layer.weight is None else remedy(layer.weight))
+
+
+def _dead(layers: Sequence[Measured]) -> Iterator[Finding]:
+    for number, layer in enumerate(layers):
+        if layer.weight is None or layer.dead is None or layer.dead <= DEAD or layer.variance == 0:
+            continue
+        for after in layers[number + 1 :]:
+            if after.closed:
+                break
+            if after.weight is not None and after.dead is not None:
+                if after.dead <= DEAD or after.variance == 0:
+                    text = f"{layer.dead:.0%} of its {layer.width} units get no gradient from any example of the batch"
+                    yield Finding(layer.name, "dead", text, remedy(layer.weight))
+                break

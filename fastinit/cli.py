@@ -1,0 +1,273 @@
+"""The ``fastinit`` command: does the signal survive this network, which gain, which initializer.
+
+::
+
+    fastinit check --depth 50 --width 512 --activation gelu --init he_normal
+    fastinit gain gelu
+    fastinit recommend gelu --layer residual --depth 24
+
+``check`` prints the variances layer by layer and the verdict, and writes a page, ``fastinit-check.html``. The exit
+status is 0 whatever the verdict, with ``--strict`` 1 where the network is not healthy, and 2 for bad arguments and for
+files that cannot be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import shlex
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any, Final, NoReturn
+
+import fastinit
+from fastinit.activations import activation_named
+from fastinit.advice import LAYERS
+from fastinit.pages import advised, named, replacing, write_page
+from fastinit.presets import ALIASES, PRESETS
+
+__all__ = ["initializer_named", "main"]
+
+PAGE: Final = "fastinit-check.html"
+COLOURS: Final = {"healthy": "32", "vanishing": "33", "exploding": "31", "symmetric": "35"}
+
+
+def _uniform(low: float, high: float) -> fastinit.Uniform:
+    return fastinit.Uniform(low, high)  # whose own bounds have defaults
+
+
+# What --init takes besides presets: how it is written, and the initializer of the numbers after the colon.
+WRITTEN: Final[dict[str, tuple[str, Callable[..., Any]]]] = {
+    "zeros": ("zeros", fastinit.Zeros),
+    "normal": ("normal:std", lambda std: fastinit.Normal(0.0, std)),
+    "uniform": ("uniform:low,high", _uniform),
+    "orthogonal": ("orthogonal or orthogonal:gain", fastinit.Orthogonal),
+    "naive_normal": ("naive_normal", fastinit.naive_normal),
+    "naive_uniform": ("naive_uniform", fastinit.naive_uniform),
+}
+
+
+def initializer_named(text: str, activation: str) -> Any:
+    """The initializer that a text names: a preset or its alias, ``auto``, ``zeros``, ``normal:std``,
+    ``uniform:low,high``, ``orthogonal`` or ``orthogonal:gain``.
+
+    ``auto`` is what :func:`fastinit.recommend` says for the activation.
+
+    >>> initializer_named("uniform:-0.5,0.5", "relu")
+    Uniform(low=-0.5, high=0.5)
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown (the error names the nearest ones), or the numbers are missing or out of range.
+    """
+    head, colon, rest = text.partition(":")
+    name = head.strip().lower().replace("-", "_")
+    if name == "auto" and not colon:
+        return fastinit.recommend(activation).initializer
+    preset = PRESETS.get(ALIASES.get(name, name))
+    if preset is not None and not colon:
+        return preset()
+    if name not in WRITTEN:
+        known = sorted({"auto", *PRESETS, *ALIASES, *WRITTEN})
+        if name in known:
+            raise ValueError(f"{name} takes no numbers; got {text!r}")
+        near = difflib.get_close_matches(name, known, 3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"init must be one of {', '.join(known)}; got {text!r}{hint}")
+    form, kind = WRITTEN[name]
+    try:
+        return kind(*(float(number) for number in rest.split(",")) if colon else ())
+    except (TypeError, ValueError) as problem:
+        detail = "" if isinstance(problem, TypeError) or "could not convert" in str(problem) else f": {problem}"
+        raise ValueError(f"{name} is written {form}; got {text!r}{detail}") from None
+
+
+# Arguments
+
+
+def _at_least_one(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+class _Version(argparse.Action):
+    """Prints the versions only when asked: finding the target tries the kernels."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        targets = fastinit.targets
+        print(f"fastinit {fastinit.__version__}, stream v{fastinit.STREAM_VERSION}")
+        print(f"target {targets.current()}, of {', '.join(targets.supported())} that this machine runs")
+        print(f"built for {', '.join(targets.compiled())}")
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastinit", description="Weight initialization.", allow_abbrev=False)
+    parser.add_argument("--version", action=_Version, nargs=0, help="the library, the stream and the targets")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check | gain | recommend")
+
+    check = commands.add_parser(
+        "check", allow_abbrev=False, help="does the signal survive the depth of a network?",
+        description="Runs a fully connected network forward and backward, prints the variances layer by layer and a "
+        "verdict, and writes a page. The exit status is 0 whatever the verdict, unless --strict is given.",
+    )  # fmt: skip
+    check.add_argument("--depth", type=_at_least_one, required=True, help="layers")
+    check.add_argument("--width", type=_at_least_one, required=True, help="units of each layer")
+    check.add_argument("--inputs", type=_at_least_one, metavar="N", help="inputs of the first layer; else the width")
+    check.add_argument("--activation", required=True, help="relu, gelu, tanh, ...")
+    check.add_argument(
+        "--init", required=True, metavar="NAME",
+        help="a preset such as he_normal, auto, zeros, normal:std, uniform:low,high, orthogonal, orthogonal:gain",
+    )  # fmt: skip
+    check.add_argument("--seed", type=int, default=0, help="an integer of any size (0)")
+    check.add_argument("--batch", type=_at_least_one, default=256, help="examples (256)")
+    pages = check.add_mutually_exclusive_group()
+    pages.add_argument("--page", metavar="FILE", default=PAGE, help=f"where the page goes ({PAGE})")
+    pages.add_argument("--no-page", action="store_const", const=None, dest="page", help="write no page")
+    check.add_argument("--picture", metavar="FILE", help="also a picture, .png or .svg; needs matplotlib")
+    check.add_argument("--json", metavar="FILE", help="also all numbers, as JSON")
+    check.add_argument("--strict", action="store_true", help="exit status 1 if the network is not healthy")
+    check.set_defaults(run=_check)
+
+    gain = commands.add_parser("gain", allow_abbrev=False, help="the gain of an activation, forward and backward")
+    gain.add_argument("activation")
+    gain.add_argument("--negative-slope", type=float, metavar="X", help="of leaky_relu and prelu")
+    gain.set_defaults(run=_gain)
+
+    advice = commands.add_parser("recommend", allow_abbrev=False, help="which initializer suits an activation")
+    advice.add_argument("activation", help="that follows the layer; none if there is none")
+    advice.add_argument("--layer", choices=LAYERS, default="dense")
+    advice.add_argument("--depth", type=_at_least_one, help="of a residual layer: how many branches are added up")
+    advice.add_argument("--negative-slope", type=float, metavar="X", help="of a leaky rectifier")
+    advice.set_defaults(run=_recommend)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with these arguments, by default the process's; returns its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a stream that a caller put in its place
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `fastinit check ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except (ImportError, MemoryError, OSError, OverflowError, TypeError, ValueError) as problem:
+        print(f"fastinit {options.command}: error: {problem or 'not enough memory'}", file=sys.stderr)
+        return 2
+
+
+# The commands
+
+
+def _check(options: argparse.Namespace) -> int:
+    name, _ = activation_named(options.activation)
+    initializer = initializer_named(options.init, name)
+    _affordable(options)
+    widths = [options.inputs or options.width, *[options.width] * options.depth]
+    settings = {"depth": options.depth, "width": options.width, "inputs": widths[0]}
+    settings |= {"seed": options.seed, "batch": options.batch}
+    with ExitStack() as files:
+        # every file is opened before the work, which would else be lost
+        page, picture, numbers = (
+            path and files.enter_context(replacing(path)) for path in (options.page, options.picture, options.json)
+        )
+        if picture:
+            from fastinit.pictures import draw, picture_format
+
+            picture_format(picture)
+        found = fastinit.propagate(widths, name, initializer, key=fastinit.Key(options.seed), batch=options.batch)
+        if page:
+            write_page(found, page, command=_command(options), settings=settings)
+        if picture:
+            draw(found, picture)
+        if numbers:
+            head = {"version": fastinit.__version__, "stream_version": fastinit.STREAM_VERSION, "init": options.init}
+            with open(numbers, "w", encoding="utf-8") as file:
+                json.dump({**head, **settings, **found.as_dict()}, file, indent=1, allow_nan=False)
+                file.write("\n")
+    print(_command(options))
+    written = named(initializer)
+    print(f"{written}\n" if written != options.init else "")
+    print(str(found).rpartition("\n")[0], end="\n\n")
+    print(_coloured(found.verdict.upper(), COLOURS[found.verdict]))
+    for line in (found.reason, *advised(found)):
+        print(_filled(line))
+    for what, path in (("page", options.page), ("picture", options.picture), ("numbers", options.json)):
+        if path:
+            print(f"{what}: {os.path.abspath(path)}")
+    return int(options.strict and found.verdict != "healthy")
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command that makes the same again."""
+    words = ["fastinit", "check"]
+    for option in ("depth", "width", "inputs", "activation", "init", "seed", "batch"):
+        value = getattr(options, option)
+        if value is not None and (option, value) not in (("seed", 0), ("batch", 256)):
+            words += (f"--{option}", str(value))
+    return shlex.join(words)
+
+
+def _affordable(options: argparse.Namespace) -> None:
+    """Raises MemoryError for what would not fit the machine, before the machine runs out of it."""
+    elements = 6 * options.batch * options.width * options.depth + options.width * (options.inputs or options.width)
+    with suppress(AttributeError, OSError, ValueError):  # where the system does not say what it has
+        have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if 8 * elements > have:
+            need = f"{8 * elements / 2**30:,.0f} GiB of memory, this machine has {have / 2**30:,.0f}"
+            raise MemoryError(f"it would take about {need}: lower --batch, --width or --depth")
+
+
+def _filled(text: str, indent: str = "") -> str:
+    columns = max(40, min(shutil.get_terminal_size().columns, 100))
+    return textwrap.fill(
+        text, columns, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def _coloured(text: str, colour: str) -> str:
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\033[1;{colour}m{text}\033[0m"
+
+
+def _gain(options: argparse.Namespace) -> int:
+    parameters = {} if options.negative_slope is None else {"negative_slope": options.negative_slope}
+    forward = fastinit.gain(options.activation, **parameters)
+    backward = fastinit.backward_gain(options.activation, **parameters)
+    print(f"forward   {forward:.10g}   keeps the variance of the signal: 1 / sqrt(E[f(z)^2])")
+    print(f"backward  {backward:.10g}   keeps the variance of gradients: 1 / sqrt(E[f'(z)^2])")
+    return 0
+
+
+def _recommend(options: argparse.Namespace) -> int:
+    activation = None if options.activation == "none" else options.activation
+    slope = options.negative_slope
+    found = fastinit.recommend(activation, options.layer, depth=options.depth, negative_slope=slope)
+    print(named(found.initializer))
+    for line in (found.reason, found.source):
+        print(_filled(line, "  "))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""Checks of audit and lsuv of Keras models; run by test_keras.py on every backend."""
+
+import math
+
+import keras
+import numpy as np
+from keras import layers
+
+import fastinit
+from fastinit.adapters.keras import initialize
+from fastinit.adapters.keras.auditing import audit, lsuv
+from fastinit.adapters.keras.models import replay
+
+
+def array(tensor):
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float64")))
+
+
+def inputs(*shape, number=0):
+    return np.random.default_rng(number).standard_normal(shape).astype("float32")
+
+
+def refusal(function, *arguments, **named):
+    try:
+        function(*arguments, **named)
+    except Exception as error:
+        return error
+    raise AssertionError("it was not refused")
+
+
+def kinds(found):
+    """Without what a Sequential puts before the names of its variables."""
+    return [(finding.name.removeprefix("perceptron/"), finding.kind) for finding in found.findings]
+
+
+def perceptron(depth=4, activation="relu", filled=True):
+    hidden = [layers.Dense(64, activation=activation, name=f"layer{number}") for number in range(depth - 1)]
+    model = keras.Sequential([keras.Input((64,)), *hidden, layers.Dense(64, name="head")], name="perceptron")
+    if filled:
+        initialize(model)
+    return model
+
+
+def images():
+    image = keras.Input((12, 12, 4), name="image")
+    x = layers.Conv2D(32, 3, groups=2, activation="relu", name="grouped")(image)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, activation="relu", name="depthwise")(x)
+    x = layers.SeparableConv2D(32, 3, activation="tanh", name="separable")(x)
+    x = layers.BatchNormalization(name="another_norm")(x)  # Keras's fans of depthwise kernels are far too large
+    x = layers.Conv2DTranspose(16, 3, strides=2, name="transposed")(x)
+    return keras.Model(image, layers.Dense(8, name="head")(layers.GlobalAveragePooling2D()(x)), name="images")
+
+
+def words():
+    tokens = keras.Input((10,), dtype="int32", name="tokens")
+    x = layers.Embedding(80, 32, name="embedding")(tokens)
+    x = layers.LSTM(48, return_sequences=True, name="lstm")(x)
+    x = layers.LayerNormalization(name="before")(x)
+    x = x + layers.MultiHeadAttention(4, 12, name="attention")(x, x)
+    x = layers.GRU(32, name="gru")(x)
+    return keras.Model(tokens, layers.Dense(8, name="head")(layers.Dropout(0.1)(x)), name="words")
+
+
+class Subclassed(keras.Model):
+    """Calls its layers itself, and returns a dict."""
+
+    def __init__(self):
+        super().__init__(name="subclassed")
+        self.first = layers.Dense(64, activation="gelu", name="first")
+        self.second = layers.Dense(64, name="second")
+
+    def call(self, inputs):
+        hidden = self.first(inputs)
+        return {"out": self.second(hidden), "hidden": hidden}
+
+
+def subclassed():
+    model = Subclassed()
+    model(inputs(2, 64))
+    return model
+
+
+HEALTHY = (
+    (perceptron, inputs(64, 64)),
+    (lambda: perceptron(filled=False), inputs(64, 64)),
+    (images, inputs(8, 12, 12, 4)),
+    (words, np.arange(160).reshape(16, 10) % 80),
+    (subclassed, inputs(64, 64)),
+    (lambda: perceptron(3, "selu"), inputs(64, 64)),
+)
+
+
+def planted(change):
+    model = perceptron()
+    kernel = array(model.get_layer("layer1").kernel).astype("float32")
+    model.get_layer("layer1").kernel.assign(change(kernel))
+    return kinds(audit(model))
+
+
+def check_planted_faults_of_a_kernel_are_found():
+    name = "layer1/kernel"
+    rng = np.random.default_rng(0)
+    assert planted(lambda kernel: kernel) == []
+    assert planted(np.zeros_like) == [(name, "untouched")]
+    assert planted(lambda kernel: kernel * 1e30) == [(name, "untouched")]
+    assert planted(lambda kernel: np.full_like(kernel, 0.1)) == [(name, "constant")]
+    assert planted(lambda kernel: np.where(kernel > 0.5, np.nan, kernel)) == [(name, "not finite")]
+    assert planted(lambda kernel: kernel[:, [*range(63), 5]]) == [(name, "identical rows")]
+    assert planted(lambda kernel: np.where(np.arange(64) < 2, 0.3, kernel)) == [(name, "constant rows")]
+    assert planted(lambda kernel: kernel * 2) == [(name, "scale")]  # fan_in / 4, as of a shard
+    assert planted(lambda kernel: rng.standard_normal(kernel.shape)) == [(name, "scale")]
+    assert planted(np.abs) == [(name, "scale")]
+
+
+def check_copies_and_wrong_fans_are_found():
+    model = perceptron()
+    model.get_layer("layer2").kernel.assign(model.get_layer("layer1").kernel)
+    assert kinds(audit(model)) == [("layer2/kernel", "identical tensors")]
+    model.get_layer("layer1").trainable = False  # as a network that follows another one
+    assert kinds(audit(model)) == []
+    depthwise = layers.DepthwiseConv2D(3, depth_multiplier=16, activation="relu", name="depthwise")
+    model = keras.Sequential([keras.Input((12, 12, 32)), depthwise], name="perceptron")
+    assert kinds(audit(model)) == []  # Keras's default, though its fans are wrong as well
+    depthwise.kernel.assign(keras.initializers.HeNormal(seed=1)((3, 3, 32, 16)))
+    (finding,) = audit(model).findings
+    assert kinds(audit(model)) == [("depthwise/kernel", "scale")]
+    assert "He's scheme" in finding.message or "the rule for its activation" in finding.message
+    assert "wrong fans, read off the shape" in finding.message
+    assert "Rule('DepthwiseConv2D', 'perceptron/depthwise/kernel', VarianceScaling(scale=2.0" in finding.remedy
+
+
+def check_healthy_models_are_silent_by_keras_and_by_fastinit():
+    for number, (build, batch) in enumerate(HEALTHY):
+        keras.utils.set_random_seed(number)
+        model = build()
+        for ours in (False, True):
+            if ours:
+                initialize(model)
+            # JAX compiles for every run anew
+            found = audit(model, batch if ours or keras.config.backend() != "jax" else None)
+            assert found.ok, f"{model.name}\n{found}"
+            assert found.verdict == ("healthy" if found.layers else "not run")
+            assert all(layer.response is not None for layer in found.layers if layer.weight), str(found)
+        assert len(found.layers) > 1
+
+
+def check_layers_are_measured_in_the_order_of_execution():
+    batch = inputs(256, 64)
+    model = perceptron()
+    found = audit(model, batch)
+    assert [layer.weight.name.partition("/")[2] for layer in found.layers] == [f"layer{n}/kernel" for n in range(3)] + [
+        "head/kernel"
+    ]
+    hidden = np.maximum(batch.astype("float64") @ array(model.get_layer("layer0").kernel), 0.0)
+    assert math.isclose(found.layers[0].variance, hidden.var(), rel_tol=1e-4)
+    assert found.layers[0].width == 64
+    noise = fastinit.fill(np.empty((256, 64), "float32"), fastinit.Normal(), fastinit.Key("fastinit.audit").fold_in(0))
+    assert math.isclose(found.layers[-1].gradient_variance, noise.var(), rel_tol=1e-4)
+    before_head = noise.astype("float64") @ array(model.get_layer("head").kernel).T
+    assert math.isclose(found.layers[-2].gradient_variance, before_head.var(), rel_tol=1e-3)
+
+
+def check_verdicts():
+    model = perceptron(8)
+    kernel = model.get_layer("layer3").kernel
+    kernel.assign(kernel * 1e-3)
+    found = audit(model, inputs(64, 64))
+    assert found.verdict == "vanishing"
+    assert kinds(found) == [("layer3/kernel", "scale"), ("layer3", "vanishing")]
+    model = perceptron()
+    model.get_layer("layer1").bias.assign(np.full(64, -50.0))
+    assert "dead" in {finding.kind for finding in audit(model, inputs(64, 64)).findings}
+
+
+def check_nothing_changes():
+    model = images()
+    initialize(model)
+    dropped = keras.Sequential([keras.Input((12, 12, 4)), layers.Dropout(0.5), model])
+    before = [array(variable) for variable in dropped.variables]
+    methods = [layer.call for layer in model.layers]
+    first, second = (audit(dropped, inputs(8, 12, 12, 4)) for _ in range(2))
+    assert first.as_dict() == second.as_dict()
+    assert all(map(np.array_equal, before, map(array, dropped.variables)))
+    assert [layer.call for layer in model.layers] == methods
+    assert not any("call" in vars(layer) for layer in model.layers)
+    assert type(refusal(audit, dropped, inputs(2, 5))) is ValueError
+    assert not any("call" in vars(layer) for layer in model.layers)
+
+
+def check_a_record_is_compared():
+    model = perceptron()
+    record = initialize(model, seed=3)
+    assert audit(model, record=record).ok
+    model.get_layer("head").kernel.assign(-model.get_layer("head").kernel)
+    assert kinds(audit(model, record=record)) == [("head/kernel", "not as recorded")]
+    replay(record, model)
+    assert audit(model, record=record.to_json()).ok
+
+
+def check_bad_input():
+    model = perceptron()
+    assert type(refusal(audit, None)) is TypeError
+    assert "no variables" in str(refusal(audit, keras.Sequential()))
+    assert "the batch does not fit perceptron" in str(refusal(audit, model, inputs(8, 3)))
+    assert "not finite" in str(refusal(audit, model, np.full((8, 64), np.nan, "float32")))
+    assert "does not fit" in str(refusal(lsuv, model, inputs(8, 3)))
+    assert "tolerance" in str(refusal(lsuv, model, inputs(8, 64), tolerance=0.0))
+    assert "rounds" in str(refusal(lsuv, model, inputs(8, 64), rounds=0))
+
+
+def check_lsuv_makes_a_badly_scaled_network_healthy():
+    model, batch = perceptron(12), inputs(128, 64)
+    for layer in model.layers:
+        layer.kernel.assign(layer.kernel * 0.05)
+    assert audit(model, batch).verdict == "vanishing"
+    factors = lsuv(model, batch)
+    assert [name.partition("/")[2] for name in factors] == [f"layer{number}/kernel" for number in range(11)] + [
+        "head/kernel"
+    ]
+    assert all(factor > 5 for factor in factors.values())
+    assert audit(model, batch).verdict == "healthy"
+    signal = batch.astype("float64")
+    for layer in model.layers:
+        signal = signal @ array(layer.kernel)
+        assert abs(signal.var() - 1) < 0.021
+        signal = np.maximum(signal, 0.0)
+    assert all(abs(factor - 1) < 0.02 for factor in lsuv(model, batch).values())
+
+
+def check_lsuv_of_convolutions_and_what_it_refuses():
+    model = images()
+    initialize(model)
+    norm = model.get_layer("norm")
+    before = [array(variable) for variable in norm.variables]
+    factors = lsuv(model, inputs(8, 12, 12, 4))
+    assert set(factors) == {
+        "grouped/kernel", "depthwise/kernel", "separable/pointwise_kernel", "transposed/kernel", "head/kernel",
+    }  # fmt: skip
+    assert all(map(np.array_equal, before, map(array, norm.variables)))
+    model = perceptron()
+    model.get_layer("layer2").bias.assign(10 * inputs(64))
+    kernels = [array(layer.kernel) for layer in model.layers]
+    assert "layer2/kernel' cannot be scaled" in str(refusal(lsuv, model, inputs(64, 64)))
+    assert all(np.array_equal(one, array(layer.kernel)) for one, layer in zip(kernels, model.layers, strict=True))
