@@ -23,7 +23,7 @@ test: $(VENV)/.test  ## the whole suite, in a few minutes
 test-long: $(VENV)/.test  ## the long batteries: other architectures, builds, statistics
 	$(BIN)/pytest -m long
 
-examples: $(VENV)/.test  ## the classic experiments, each with its table and its picture, in about a quarter of an hour
+examples: $(VENV)/.test  ## the classic experiments, each with its table and its picture, in about ten minutes
 	@mkdir -p build/examples
 	@for name in formulas symmetry deep_linear saturation circles mnist; do \
 	    $(BIN)/python examples/$$name.py --picture build/examples/$$name.png || exit 1; done
