@@ -32,7 +32,14 @@ def test_examples(name):
 
 
 # These load frameworks that do not go well with processes that fork, so each has a process of its own.
-OTHERS = {"keras": "keras", "keras.initializers": "keras", "jax": "jax", "numba": "numba", "numba.elements": "numba"}
+OTHERS = {
+    "keras": "keras",
+    "keras.initializers": "keras",
+    "keras.auditing": "keras",
+    "jax": "jax",
+    "numba": "numba",
+    "numba.elements": "numba",
+}
 PROGRAM = """
 import doctest, importlib, sys
 result = doctest.testmod(importlib.import_module("fastinit.adapters." + sys.argv[1]))
