@@ -71,10 +71,10 @@ def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[s
     layers that run inside a loop or a map of the backend. What is differentiated is the sum of the model's outputs
     times standard normal noise, the same every time. Of a layer that is shared every call is measured.
 
-    >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64, name="one")])
-    >>> model.layers[0].kernel.assign(np.zeros((64, 64)))
+    >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64, name="one")], name="two")
+    >>> _ = model.layers[0].kernel.assign(np.zeros((64, 64)))
     >>> [(finding.name, finding.kind) for finding in audit(model).findings]
-    [('one/kernel', 'untouched')]
+    [('two/one/kernel', 'untouched')]
     """
     places = parameters(model)
     given = None if record is None else read_record(record)
