@@ -172,7 +172,7 @@ def test_experts_stand_side_by_side(is_transposed):
         (None, None),
         (7, None),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", None) or str(value),  # the same in every process: no addresses
 )
 def test_activations_are_recognized(value, expected):
     found = activation_of(value)
