@@ -9,6 +9,9 @@ MODEL ?= gpt2
 DTYPE ?= float32
 SEED ?= 0
 
+# Processes that share the tests, file by file.
+WORKERS ?= 2
+
 .PHONY: demo test test-long examples bench figures rehearsal lint wheel clean help
 
 help:  ## this list
@@ -17,8 +20,8 @@ help:  ## this list
 demo: $(VENV)/.demo  ## initialize a published model's parameters and show what was done
 	@$(BIN)/python examples/demo.py --model $(MODEL) --dtype $(DTYPE) --seed $(SEED)
 
-test: $(VENV)/.test  ## the whole suite, in a few minutes
-	$(BIN)/pytest -m "not long"
+test: $(VENV)/.test  ## the whole suite, in about ten minutes
+	$(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile
 
 test-long: $(VENV)/.test  ## the long batteries: other architectures, builds, statistics
 	$(BIN)/pytest -m long
