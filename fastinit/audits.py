@@ -37,7 +37,7 @@ from fastinit.rules import Parameter
 from fastinit.scales import is_weight, remedy, wrong_scales
 from fastinit.values import Held, Seen, seen
 
-__all__ = ["Audit", "Finding", "Held", "Measured", "judge_chain", "judge_parameters"]
+__all__ = ["Audit", "Finding", "Held", "Measured", "UnitVariance", "Unscalable", "judge_chain", "judge_parameters"]
 
 DEAD: Final = 0.9
 
@@ -318,3 +318,43 @@ def _dead(layers: Sequence[Measured]) -> Iterator[Finding]:
                     text = f"{layer.dead:.0%} of its {layer.width} units get no gradient from any example of the batch"
                     yield Finding(layer.name, "dead", text, remedy(layer.weight))
                 break
+
+
+class Unscalable(ValueError):
+    """A layer whose output cannot be brought to unit variance; the batch fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitVariance:
+    """When a layer's output is of unit variance, and what its weight is to be multiplied by until it is.
+
+    Parameters
+    ----------
+    tolerance : float, > 0
+        By how much a variance may differ from 1.
+    rounds : int, >= 1
+        How often a weight is scaled at most.
+    """
+
+    tolerance: float
+    rounds: int
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be above 0, got {self.tolerance}")
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+
+    def factor(self, name: str, variance: float, attempt: int) -> float | None:
+        """What to multiply the weight by after so many times before; None where the variance is near enough to 1.
+
+        Raises
+        ------
+        Unscalable
+            If there is no variance, none that is finite, or it has been tried often enough.
+        """
+        if abs(variance - 1) <= self.tolerance:
+            return None
+        if attempt == self.rounds or not variance > 0 or not math.isfinite(variance):
+            raise Unscalable(f"{name!r} cannot be scaled: its output has the variance {variance:.3g}")
+        return float(variance**-0.5)

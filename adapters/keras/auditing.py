@@ -6,7 +6,6 @@ model may be of any architecture and its state is left as it was.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ import fastinit
 from fastinit import Key, Normal, Parameter, Record, digest
 from fastinit.adapters.keras.layers import Place, parameters
 from fastinit.adapters.keras.tensors import memory_of
-from fastinit.audits import Audit, Measured, judge_chain, judge_parameters
+from fastinit.audits import Audit, Measured, UnitVariance, Unscalable, judge_chain, judge_parameters
 from fastinit.models import read_record
 from fastinit.scales import is_linear_map
 from fastinit.values import Held
@@ -151,16 +150,12 @@ def _run(model: Any, batch: Any, stand_ins: dict[Any, Callable[..., Any]]) -> An
             stack.enter_context(_replaced(layer, "call", call))
         try:
             return model(batch, training=True)
-        except _Unscalable:
+        except Unscalable:
             raise
         except Exception as problem:
             raise ValueError(
                 f"the batch does not fit {model.name}, which raised {type(problem).__name__}: {problem}"
             ) from problem
-
-
-class _Unscalable(ValueError):
-    """A layer that lsuv cannot scale; the batch fits."""
 
 
 def _changed(output: Any, change: Callable[[Any], Any]) -> Any:
@@ -353,10 +348,7 @@ def lsuv(model: Any, batch: Any, *, tolerance: float = 0.02, rounds: int = 10) -
 
     D. Mishkin and J. Matas, "All you need is a good init", ICLR 2016, algorithm 1.
     """
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be above 0, got {tolerance}")
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    unit = UnitVariance(tolerance, rounds)
     places = {id(place.variable): place for place in parameters(model)}
     _check_batch(batch)
     factors: dict[str, float] = {}
@@ -371,12 +363,11 @@ def lsuv(model: Any, batch: Any, *, tolerance: float = 0.02, rounds: int = 10) -
             for attempt in range(rounds + 1):
                 with _replaced(layer, "activation", None):
                     variance = float(_array(call(*given, **named)).astype(np.float64).var())
-                if abs(variance - 1) <= tolerance:
+                factor = unit.factor(name, variance, attempt)
+                if factor is None:
                     return call(*given, **named)
-                if attempt == rounds or not variance > 0 or not math.isfinite(variance):
-                    raise _Unscalable(f"{name!r} cannot be scaled: its output has the variance {variance:.3g}")
-                factors[name] *= variance**-0.5
-                variable.assign(variable.value * variance**-0.5)  # in the scope, not yet in the model
+                factors[name] *= factor
+                variable.assign(variable.value * factor)  # in the scope, not yet in the model
             raise AssertionError
 
         return scaled

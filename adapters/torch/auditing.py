@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from fastinit import Record, digest
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
-from fastinit.adapters.torch.measuring import Unscalable, arguments_of, left_as_it_was, measured, run
+from fastinit.adapters.torch.measuring import arguments_of, left_as_it_was, measured, run
 from fastinit.adapters.torch.tensors import DTYPES, is_distributed
-from fastinit.audits import Audit, judge_chain, judge_parameters
+from fastinit.audits import Audit, UnitVariance, judge_chain, judge_parameters
 from fastinit.models import read_record
 from fastinit.values import Held
 
@@ -208,10 +208,7 @@ def lsuv_(model: nn.Module, batch: Any, *, tolerance: float = 0.02, rounds: int 
     >>> list(factors), audit(model, torch.randn(256, 64)).verdict
     (['0.weight', '2.weight'], 'healthy')
     """
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be above 0, got {tolerance}")
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    unit = UnitVariance(tolerance, rounds)
     places = _places(model)
     arguments, named = arguments_of(batch)
     scaled = _scaled(places)
@@ -225,13 +222,11 @@ def lsuv_(model: nn.Module, batch: Any, *, tolerance: float = 0.02, rounds: int 
         before.append((weight, weight.clone()))
         factors[name] = 1.0
         for attempt in range(rounds + 1):
-            variance = output.double().var(correction=0).item()
-            if abs(variance - 1) <= tolerance:
+            factor = unit.factor(name, output.double().var(correction=0).item(), attempt)
+            if factor is None:
                 return output
-            if attempt == rounds or not variance > 0 or not math.isfinite(variance):
-                raise Unscalable(f"{name!r} cannot be scaled: its output has the variance {variance:.3g}")
-            weight.mul_(variance**-0.5)
-            factors[name] *= variance**-0.5
+            weight.mul_(factor)
+            factors[name] *= factor
             output = module.forward(*given, **named)
         return output
 

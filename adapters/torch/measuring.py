@@ -14,10 +14,10 @@ from torch.nn.utils import parametrize
 from fastinit import Key, Normal, Parameter, canonical_name
 from fastinit.adapters.torch.layers import Place
 from fastinit.adapters.torch.tensors import fill_
-from fastinit.audits import Measured
+from fastinit.audits import Measured, Unscalable
 from fastinit.scales import is_linear_map
 
-__all__ = ["Unscalable", "arguments_of", "left_as_it_was", "measured", "run"]
+__all__ = ["arguments_of", "left_as_it_was", "measured", "run"]
 
 KEY: Final = Key("fastinit.audit")
 # From so many values of a unit on, no gradient in any of them means that it is dead.
@@ -146,10 +146,6 @@ def left_as_it_was(model: nn.Module, places: Iterable[Place]) -> Iterator[list[T
 
 def _leaves(place: Place) -> Iterator[Tensor]:
     yield from [place.tensor] if place.parametrizations is None else place.parametrizations.parameters(recurse=False)
-
-
-class Unscalable(ValueError):
-    """A layer that lsuv_ cannot scale; the batch fits."""
 
 
 def run(model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:

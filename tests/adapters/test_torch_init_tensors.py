@@ -1,11 +1,9 @@
 """fastinit.adapters.torch.init on every kind of tensor: fastinit's numbers, or torch's, which is said once."""
 
-import contextlib
 import warnings
 
 import pytest
 
-import fastinit
 from fastinit import Key
 
 torch = pytest.importorskip("torch", reason="needs torch")
@@ -14,8 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from fastinit.adapters.torch import drawing, init, tensors  # noqa: E402
-from fastinit.adapters.torch.devices import fills_on_device  # noqa: E402
+from fastinit.adapters.torch import drawing, init  # noqa: E402
 
 NARROW = [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
@@ -122,25 +119,6 @@ def test_distributed_tensors(run_python):
         pytest.skip("torch.distributed is not built")
     done = run_python(DISTRIBUTED)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_tensors_on_another_device():
-    said_once = pytest.warns(UserWarning, match="tensors on cuda are filled on the host and copied")
-    with contextlib.nullcontext() if fills_on_device(torch.zeros(1, device="cuda")) else said_once as said:
-        for name in ("normal_", "kaiming_uniform_", "orthogonal_", "lecun_normal_"):
-            there = getattr(init, name)(torch.zeros(8, 6, device="cuda"), key=3)
-            assert torch.equal(there.cpu(), getattr(init, name)(torch.zeros(8, 6), key=3))
-            generators = [torch.Generator("cuda").manual_seed(1) for _ in range(2)]
-            first, second = (getattr(init, name)(torch.zeros(8, 6, device="cuda"), generator=g) for g in generators)
-            assert torch.equal(first, second)
-    assert said is None or len(said) == 1
-    for dtype in tensors.DTYPES:
-        there = tensors.fill_(torch.empty(8, 6, device="cuda", dtype=dtype).T, fastinit.he_normal(), fastinit.Key(3))
-        here = tensors.fill_(torch.empty(8, 6, dtype=dtype).T, fastinit.he_normal(), fastinit.Key(3))
-        assert torch.equal(there.cpu().double(), here.double())
-    with pytest.raises(RuntimeError, match="generator"):
-        init.normal_(torch.zeros(3, device="cuda"), generator=torch.Generator())
 
 
 def test_default_devices_are_no_hindrance():
