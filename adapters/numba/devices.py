@@ -1,4 +1,4 @@
-"""Kernels that fill memory of a CUDA device. Compiled, their PTX read, run in Numba's simulator; not yet on a GPU."""
+"""Kernels that fill memory of a CUDA device."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from numba import config, cuda
 
 import fastinit
 from fastinit import Initializer, Key, StructuredInitializer, shards
+from fastinit.adapters.numba.arithmetic import exact
 from fastinit.adapters.numba.filling import elements, pieces
 from fastinit.adapters.numba.quads import parameters, quad, storage
 from fastinit.buffers import Buffer, row_major_strides
 from fastinit.dtypes import DTYPES, DType, dtype_named
 from fastinit.filling import plan
 
-__all__ = ["fill", "kernel"]
+__all__ = ["dense_kernel", "fill", "kernel"]
 
 u64 = np.uint64
 
@@ -32,18 +33,25 @@ _NATIVE: Final = {np.dtype(name): DTYPES[name] for name in ("float32", "float64"
 class _Memory:
     """Memory of a device in unsigned integers, as other libraries describe theirs."""
 
-    def __init__(self, buffer: Buffer, stream: Any = None) -> None:
+    def __init__(
+        self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype, stream: Any = None
+    ) -> None:
         description = {
-            "data": (buffer.address, False),
-            "shape": buffer.shape,
-            "strides": buffer.byte_strides,
-            "typestr": storage(buffer.dtype.name).str,
+            "data": (address, False),
+            "shape": shape,
+            "strides": strides,
+            "typestr": dtype.str,
             "version": 3,
         }
         if config.ENABLE_CUDASIM:
             self.__array_interface__ = description
         else:
             self.__cuda_array_interface__ = {**description, "stream": stream}
+
+    @classmethod
+    def of(cls, part: Buffer, stream: Any = None) -> _Memory:
+        """The elements of a buffer as raw bits."""
+        return cls(part.address, part.shape, part.byte_strides, storage(part.dtype.name), stream)
 
     def array(self) -> Any:
         """What a kernel takes."""
@@ -118,20 +126,87 @@ def fill(
         kind, given = parameters(plan(initializer, held.shape, name).parameters)
         words = tuple(map(u64, key.words))
         for part, first, steps in pieces(buffer, held):
-            launch = kernel(kind, name)[_grid(part), THREADS, stream]
-            launch(_Memory(part, others).array(), first, *steps, words, tuple(given))
+            quads = _whole_quads(part, int(first))
+            if quads:
+                size, row = part.dtype.itemsize, _Row(part.dtype.itemsize)
+                memory = _Memory(part.address, (quads, row.words), (4 * size, row.dtype.itemsize), row.dtype, others)
+                launch = dense_kernel(kind, name)[_grid(quads), THREADS, stream]
+                launch(memory.array(), first >> u64(2), words, tuple(given))
+            rest = _after(part, 4 * quads)
+            if rest.size:
+                launch = kernel(kind, name)[_grid(_quads(rest)), THREADS, stream]
+                launch(_Memory.of(rest, others).array(), first + u64(4 * quads), *steps, words, tuple(given))
         return
     host = np.empty(buffer.shape, storage(name))
     fastinit.fill(host, initializer, key, **place, dtype=name)
     if buffer.size:
         source = cuda.to_device(host.reshape(-1), stream=stream)
         for part, first, steps in pieces(buffer, shards.Held(None, None, 0)):  # elements of the host's array
-            _copy[_grid(part), THREADS, stream](_Memory(part, others).array(), first, *steps, source)
+            _copy[_grid(_quads(part)), THREADS, stream](_Memory.of(part, others).array(), first, *steps, source)
 
 
-def _grid(part: Buffer) -> int:
+def _after(part: Buffer, count: int) -> Buffer:
+    """A part without its first elements; a count only of a part that is one run."""
     outer, inner, run = part.shape
-    return min(max(-(-(outer * inner * ((run + 3) // 4 + 1)) // THREADS), LEAST_GRID), LARGEST_GRID)
+    return part._replace(address=part.address + count * part.byte_strides[2], shape=(outer, inner, run - count))
+
+
+def _quads(part: Buffer) -> int:
+    """Quads that the runs of a part may touch: they may begin and end within one."""
+    outer, inner, run = part.shape
+    return outer * inner * ((run + 3) // 4 + 1)
+
+
+def _grid(quads: int) -> int:
+    """Blocks of threads for so many quads."""
+    return min(max(-(-quads // THREADS), LEAST_GRID), LARGEST_GRID)
+
+
+class _Row:
+    """A quad as the widest integers that a thread can store it by: of at most 8 bytes."""
+
+    def __init__(self, itemsize: int) -> None:
+        self.dtype = np.dtype(f"u{min(4 * itemsize, 8)}")
+        self.words = 4 * itemsize // self.dtype.itemsize
+
+
+def _whole_quads(part: Buffer, first: int) -> int:
+    """How many quads at the start of a part can be stored by their rows: consecutive, whole and aligned."""
+    outer, inner, run = part.shape
+    itemsize = part.dtype.itemsize
+    is_one_run = outer == inner == 1 and (part.byte_strides[2] == itemsize or run == 1)
+    return run // 4 if is_one_run and first % 4 == 0 and part.address % _Row(itemsize).dtype.itemsize == 0 else 0
+
+
+@cache
+def _packed(itemsize: int) -> Any:
+    """A function of a quad's four values that gives the words of its row, first word first."""
+    bits = u64(8 * itemsize)
+    if itemsize == 8:
+        return exact(lambda b0, b1, b2, b3: (b0, b1, b2, b3))
+    if itemsize == 4:
+        return exact(lambda b0, b1, b2, b3: (b0 | (b1 << bits), b2 | (b3 << bits)))
+    return exact(lambda b0, b1, b2, b3: (b0 | (b1 << bits) | (b2 << (bits + bits)) | (b3 << (bits + bits + bits)),))
+
+
+@cache
+def dense_kernel(kind: str, dtype: str) -> Any:
+    """The kernel that fills rows of whole quads, see :class:`_Row`, from quad `first` on."""
+    four, itemsize = quad(kind, dtype), DTYPES[dtype].itemsize
+    packed, words = _packed(itemsize), _Row(itemsize).words
+
+    @cuda.jit
+    def filled(out: Any, first: Any, key: Any, p: Any) -> None:
+        threads = np.int64(cuda.gridDim.x) * np.int64(cuda.blockDim.x)
+        task = np.int64(cuda.blockIdx.x) * np.int64(cuda.blockDim.x) + np.int64(cuda.threadIdx.x)
+        while task < out.shape[0]:
+            b0, b1, b2, b3 = four(first + u64(task), key, p)
+            row = packed(b0, b1, b2, b3)
+            for word in range(words):
+                out[task, word] = row[word]
+            task += threads
+
+    return filled
 
 
 @cache
@@ -146,12 +221,16 @@ def kernel(kind: str, dtype: str) -> Any:
         threads = np.int64(cuda.gridDim.x) * np.int64(cuda.blockDim.x)
         task = np.int64(cuda.blockIdx.x) * np.int64(cuda.blockDim.x) + np.int64(cuda.threadIdx.x)
         while task < outer * inner * per_run:
-            row = task // per_run
-            i, j = row // inner, row % inner
+            i, j, part = np.int64(0), np.int64(0), task
+            if outer * inner > 1:  # a device divides slower than it draws
+                row = task // per_run
+                part = task - row * per_run
+                i = row // inner
+                j = row - i * inner
             index = start + u64(i) * outer_step + u64(j) * inner_step
-            column = 4 * (task % per_run) - np.int64(index & u64(3))
+            column = 4 * part - np.int64(index & u64(3))
             if column < run:
-                b0, b1, b2, b3 = four((index >> u64(2)) + u64(task % per_run), key, p)
+                b0, b1, b2, b3 = four((index >> u64(2)) + u64(part), key, p)
                 if column >= 0:
                     out[i, j, column] = b0
                 if 0 <= column + 1 < run:

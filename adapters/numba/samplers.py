@@ -26,6 +26,7 @@ from fastinit.adapters.numba.arithmetic import (
     mul,
     negated,
     polynomial,
+    product32,
     single,
     sqrt,
     sub,
@@ -77,8 +78,8 @@ TWO_LN2_F, TWO_LN2 = f32(table.TWO_LN2_F), f64(table.TWO_LN2)
 def philox4x32(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     """Philox4x32-10 (Salmon, Moraes, Dror and Shaw, SC11): the four words of a block from its counter and key."""
     for _ in range(10):
-        p0 = c0 * u64(0xD2511F53)
-        p1 = c2 * u64(0xCD9E8D57)
+        p0 = product32(c0, u64(0xD2511F53))
+        p1 = product32(c2, u64(0xCD9E8D57))
         c0, c1, c2, c3 = (p1 >> u64(32)) ^ c1 ^ k0, p1 & LOW32, (p0 >> u64(32)) ^ c3 ^ k1, p0 & LOW32
         k0 = (k0 + u64(0x9E3779B9)) & LOW32
         k1 = (k1 + u64(0xBB67AE85)) & LOW32

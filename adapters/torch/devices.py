@@ -1,4 +1,4 @@
-"""CUDA tensors, filled by the device itself where Numba can run kernels on it. Not yet run on a GPU."""
+"""CUDA tensors, filled by the device itself where Numba can run kernels on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from fastinit import Initializer, Key, StructuredInitializer
+from fastinit import Initializer, Key, StructuredInitializer, Zeros
 from fastinit.dtypes import dtype_named
 
 __all__ = ["fill_on_device", "fills_on_device"]
@@ -20,7 +20,7 @@ _RAW: Final = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64
 
 @cache
 def _fill() -> Callable[..., Any] | None:
-    """The Numba adapter's fill, or None where there is no Numba, no driver, or a driver that does not work."""
+    """The Numba adapter's fill, or None where there is no Numba, no driver, or where it does not compile a kernel."""
     if find_spec("numba") is None:
         return None
     try:
@@ -28,10 +28,11 @@ def _fill() -> Callable[..., Any] | None:
 
         if not cuda.is_available():
             return None
-    except Exception:  # whatever a broken driver raises: the host can fill it too
-        return None
-    from fastinit.adapters.numba import fill
+        from fastinit.adapters.numba import fill
 
+        fill(cuda.device_array(1, "uint32"), Zeros(), Key(0), dtype="float32")
+    except Exception:  # whatever a broken driver or an unfit NumPy raises: the host can fill it too
+        return None
     return fill
 
 

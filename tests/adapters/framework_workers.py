@@ -1,11 +1,10 @@
-"""The same logical tensors through one adapter: ``python framework_workers.py ADAPTER`` prints a digest of each.
+"""The same logical tensors through one adapter: ``python framework_workers.py ADAPTER [DEVICE]`` prints a digest of each.
 
 Each adapter says them in its framework's own words. All are square, so that (in, out) and (out, in) have the same fans;
 what an adapter's framework has no word for, it leaves out.
 """
 
 import json
-import os
 import sys
 
 import numpy as np
@@ -43,7 +42,7 @@ TENSORS = {
 }
 
 
-def core():
+def core(device):
     for name, initializer in TENSORS.items():
         yield (
             name,
@@ -53,7 +52,7 @@ def core():
         )
 
 
-def numpy():
+def numpy(device):
     from fastinit.adapters import numpy as init
 
     words = {
@@ -79,7 +78,7 @@ def numpy():
         yield name, lambda dtype, function=function, own=own: function(SHAPE, key=KEY, dtype=dtype, **own)
 
 
-def torch():
+def torch(device):
     import torch
 
     from fastinit.adapters.torch import fill_, init
@@ -112,12 +111,14 @@ def torch():
         yield (
             name,
             lambda dtype, function=function, own=own: (
-                function(torch.empty(SHAPE, dtype=getattr(torch, dtype)), **own).view(torch.uint8).numpy()
+                function(torch.empty(SHAPE, dtype=getattr(torch, dtype), device=device), **own)
+                .view(torch.uint8)
+                .numpy(force=True)
             ),
         )
 
 
-def keras():
+def keras(device):
     import keras
 
     from fastinit.adapters.keras import initializers as init
@@ -153,7 +154,7 @@ def keras():
         yield name, lambda dtype, initializer=initializer: values(initializer, dtype)
 
 
-def jax():
+def jax(device):
     import jax
 
     from fastinit.adapters import jax as init
@@ -179,10 +180,10 @@ def jax():
         yield name, lambda dtype, initializer=initializer: np.asarray(initializer(KEY, SHAPE, dtype))
 
 
-def numba():
+def numba(device):
     from fastinit.adapters.numba import fill
 
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    if device == "cuda":
         from numba import cuda
 
         def filled(initializer, dtype):
@@ -198,14 +199,14 @@ def numba():
         yield name, lambda dtype, initializer=initializer: filled(initializer, dtype)
 
 
-def main(adapter):
+def main(adapter, device="cpu"):
     """The program."""
     found = {}
-    for name, values in globals()[adapter]():
+    for name, values in globals()[adapter](device):
         for dtype in DTYPES:
             found[f"{name}, {dtype}"] = fastinit.digest(np.ascontiguousarray(values(dtype)))
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

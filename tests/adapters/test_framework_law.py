@@ -20,13 +20,24 @@ ADAPTERS = {
     "jax": ("jax", {}, 18),
     "numba": ("numba", {}, 21),
     "numba in the simulator": ("numba", {"NUMBA_ENABLE_CUDASIM": "1"}, 21),
+    "numba on a GPU": ("numba", {}, 21),
+    "torch on a GPU": ("torch", {}, 21),
 }
 
 
+def has_gpu():
+    """Whether a kernel can run here; asked in a process of its own, which a broken driver may end."""
+    if find_spec("numba") is None:
+        return False
+    program = "from numba import cuda; raise SystemExit(not cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
+
+
 def digests(adapter, environment, directory):
+    device = "cuda" if "simulator" in adapter or "GPU" in adapter else "cpu"
     given = {name: value for name, value in os.environ.items() if not name.startswith(("FASTINIT_", "PYTHONPATH"))}
     done = subprocess.run(
-        [sys.executable, str(WORKER), adapter.split()[0]], env={**given, "KERAS_HOME": str(directory), **environment},
+        [sys.executable, str(WORKER), adapter.split()[0], device], env={**given, "KERAS_HOME": str(directory), **environment},
         cwd=directory, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -45,6 +56,8 @@ def test_the_bytes_are_those_of_the_core(adapter, expected, tmp_path):
     for name in needed:
         if find_spec(name) is None:
             pytest.skip(f"needs {name}")
+    if "GPU" in adapter and not has_gpu():
+        pytest.skip("needs a GPU")
     found = digests(adapter, environment, tmp_path)
     assert len(found) == 6 * tensors
     assert {name for name, digest in found.items() if digest != expected[name]} == set()

@@ -1,4 +1,4 @@
-"""The Numba adapter on CUDA: kernels in Numba's simulator, and the PTX that they are compiled to. Not run on a GPU."""
+"""The Numba adapter on CUDA: kernels in Numba's simulator and on a GPU, and the PTX that they are compiled to."""
 
 import importlib.util
 import re
@@ -72,8 +72,10 @@ for initializer in initializers:
         adapter.fill(out.T, initializer, key, dtype=dtype)
         assert (out.copy_to_host().T == whole).all(), (initializer, dtype)
         out = on_device((4, 18), dtype)
-        place = {"global_shape": (6, 9), "offsets": (1, 3), "stream": cuda.stream()}
+        stream = cuda.stream()
+        place = {"global_shape": (6, 9), "offsets": (1, 3), "stream": stream}
         adapter.fill(out[:, 1::4], initializer, key, dtype=dtype, **place)
+        stream.synchronize()
         assert (out.copy_to_host()[:, 1::4] == whole[1:5, 3:8]).all(), (initializer, dtype)
         assert not out.copy_to_host()[:, ::2].any()
 
@@ -131,6 +133,14 @@ def test_in_the_simulator(run_python, program):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("program", [ELEMENTS, FILLS], ids=["elements", "fills"])
+def test_on_a_gpu(run_python, program):
+    if run_python("from numba import cuda; raise SystemExit(not cuda.is_available())").returncode:
+        pytest.skip("needs a GPU")
+    done = run_python(BEGIN + program, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_simulated_checks_can_fail(run_python):
     wrong = ELEMENTS.replace("adapter.normal(key, index, 0.25, 0.5)", "adapter.normal(key, index + 1, 0.25, 0.5)")
     assert wrong != ELEMENTS
@@ -175,6 +185,8 @@ for kind in quads.KINDS:
             bits = types.Array(getattr(types, f"uint{8 * DTYPES[dtype].itemsize}"), 3, "A")
             signature = (bits, types.uint64, types.uint64, types.uint64, key, parameters)
             compiled(devices.kernel(kind, dtype).py_func, signature)
+            row = types.Array(getattr(types, devices._Row(DTYPES[dtype].itemsize).dtype.name), 2, "A")
+            compiled(devices.dense_kernel(kind, dtype).py_func, (row, types.uint64, key, parameters))
 """
 
 USER_KERNEL = """
