@@ -37,7 +37,8 @@ def digests(adapter, environment, directory):
     device = "cuda" if "simulator" in adapter or "GPU" in adapter else "cpu"
     given = {name: value for name, value in os.environ.items() if not name.startswith(("FASTINIT_", "PYTHONPATH"))}
     done = subprocess.run(
-        [sys.executable, str(WORKER), adapter.split()[0], device], env={**given, "KERAS_HOME": str(directory), **environment},
+        [sys.executable, str(WORKER), adapter.split()[0], device],
+        env={**given, "KERAS_HOME": str(directory), **environment},
         cwd=directory, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
