@@ -1,4 +1,7 @@
-"""What `import fastinit` costs a fresh interpreter; NumPy is most of it and cannot be done without."""
+"""What importing costs a fresh interpreter; NumPy is most of `import fastinit` and cannot be done without."""
+
+from .bench_keras import keras_on
+from .side_by_side import optional
 
 
 class Import:
@@ -24,3 +27,30 @@ class Import:
             "fastinit.fill(out, fastinit.he_normal(), fastinit.Key(0))",
             "import numpy, fastinit; out = numpy.zeros((16, 16), numpy.float32)",
         )
+
+
+KERAS = """
+import os, tempfile
+home = tempfile.TemporaryDirectory()  # where Keras writes its configuration
+os.environ |= {"KERAS_BACKEND": "jax", "KERAS_HOME": home.name}
+import keras
+"""
+
+
+class Adapter:
+    """An adapter beyond fastinit and its framework; Keras's on JAX, which is imported soonest."""
+
+    params = (["torch", "keras", "jax", "numba"],)
+    param_names = ("framework",)
+    repeat = (2, 5, 2.0)
+    rounds = 1
+
+    def setup(self, framework):
+        if framework == "keras":
+            keras_on("jax")
+        optional(framework)
+        optional(f"fastinit.adapters.{framework}")
+
+    def timeraw_beyond_framework(self, framework):
+        before = KERAS if framework == "keras" else f"import {framework}"
+        return f"import fastinit.adapters.{framework}", f"{before}\nimport fastinit"

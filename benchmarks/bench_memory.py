@@ -7,8 +7,9 @@ import numpy as np
 
 import fastinit
 
+from .counters import once, over
 from .growth import DISTRIBUTIONS, STORAGE, measured
-from .side_by_side import pages
+from .side_by_side import Memset, pages, settle_memory
 
 SIZES = [2**20, 2**24, 2**26]
 
@@ -18,9 +19,10 @@ class Warm:
 
     params = (["uniform", "normal"], SIZES, [1, 2])
     param_names = ("distribution", "size", "threads")
-    sample_time = 0.05
-    number = 1
+    warmup_time = 0.02
+    rounds = 1
 
+    @once
     def setup(self, distribution, size, threads):
         self.initializer, self.key = DISTRIBUTIONS[distribution], fastinit.Key(0)
         self.out = np.zeros(size, np.float32)
@@ -47,8 +49,8 @@ class Fresh:
         self.stack.enter_context(pages(page == "huge"))
         self.out = np.empty(size, np.float32)
 
-    def teardown(self, distribution, size, threads, page):
-        del self.out
+    def teardown(self, distribution, size, threads, page):  # after a skip too
+        self.out = None
         self.stack.close()
 
     def time_fill(self, distribution, size, threads, page):
@@ -71,8 +73,8 @@ class FreshPeer:
         self.generator = np.random.default_rng(0)
         self.out = np.empty(size, np.float32)
 
-    def teardown(self, peer, size, page):
-        del self.out
+    def teardown(self, peer, size, page):  # after a skip too
+        self.out = None
         self.stack.close()
 
     def time_fill(self, peer, size, page):
@@ -80,6 +82,26 @@ class FreshPeer:
             self.out.fill(0.0)
         else:
             self.generator.standard_normal(out=self.out, dtype=np.float32)
+
+
+class OverMemset:
+    """The time of a fill of fresh memory over that of a memset of fresh memory on as many threads."""
+
+    params = (["uniform", "normal"], [2**24])
+    param_names = ("distribution", "size")
+
+    def setup(self, distribution, size):
+        self.initializer, self.key = DISTRIBUTIONS[distribution], fastinit.Key(0)
+        self.memset = Memset(fastinit.default_num_threads())
+
+    def track_time_over_memset(self, distribution, size):
+        return over(
+            lambda: fastinit.fill(np.empty(size, np.float32), self.initializer, self.key),
+            lambda: self.memset.by_ctypes(np.empty(size, np.float32)),
+            before=lambda: settle_memory(8 * size),
+        )
+
+    track_time_over_memset.unit = "times memset's"
 
 
 class Peak:

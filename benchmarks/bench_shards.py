@@ -6,6 +6,8 @@ import numpy as np
 
 import fastinit
 
+from .counters import once, over
+
 SIDE = 4096
 EIGHTH = SIDE // 8
 
@@ -35,9 +37,9 @@ class Shards:
     params = (list(SHARDINGS), ["uniform", "normal"], ["float32", "bfloat16"])
     param_names = ("sharding", "distribution", "dtype")
     warmup_time = 0.02
-    sample_time = 0.05
     rounds = 1
 
+    @once
     def setup(self, sharding, distribution, dtype):
         self.initializer = fastinit.glorot_uniform() if distribution == "uniform" else fastinit.he_normal()
         self.key = fastinit.Key(0)
@@ -48,10 +50,28 @@ class Shards:
             for top, bottom in rows
             for left, right in columns
         ]
+        self.time_all(sharding, distribution, dtype)
 
     def time_all(self, sharding, distribution, dtype):
         for out, offsets in self.shards:
             fastinit.fill(out, self.initializer, self.key, global_shape=(SIDE, SIDE), offsets=offsets, dtype=dtype)
+
+
+class OverWhole:
+    """The time of all shards over that of the whole tensor: 1 at best."""
+
+    params = ([name for name in SHARDINGS if name != "whole"], ["uniform", "normal"], ["float32"])
+    param_names = Shards.param_names
+
+    def setup(self, sharding, distribution, dtype):
+        self.shards, self.whole = Shards(), Shards()
+        self.shards.setup(sharding, distribution, dtype)
+        self.whole.setup("whole", distribution, dtype)
+
+    def track_time_over_whole(self, *params):
+        return over(lambda: self.shards.time_all(*params), lambda: self.whole.time_all("whole", *params[1:]))
+
+    track_time_over_whole.unit = "times the whole's"
 
 
 class FlatRanges:
@@ -59,12 +79,16 @@ class FlatRanges:
 
     params = ([1, 7, 64],)
     param_names = ("ranges",)
+    warmup_time = 0.02
+    rounds = 1
 
+    @once
     def setup(self, ranges):
         self.key, self.initializer = fastinit.Key(0), fastinit.Normal()
         size = SIDE * SIDE
         bounds = [size * i // ranges for i in range(ranges + 1)]
         self.ranges = [(np.zeros(end - start, np.float32), start) for start, end in pairwise(bounds)]
+        self.time_all(ranges)
 
     def time_all(self, ranges):
         for out, start in self.ranges:
@@ -77,9 +101,9 @@ class Layouts:
     params = (["row-major", "Fortran", "every other column", "channels last"], ["uniform", "normal"])
     param_names = ("layout", "distribution")
     warmup_time = 0.02
-    sample_time = 0.05
     rounds = 1
 
+    @once
     def setup(self, layout, distribution):
         self.key = fastinit.Key(0)
         self.initializer = fastinit.Uniform(-0.05, 0.05) if distribution == "uniform" else fastinit.Normal(0.0, 0.02)
@@ -91,6 +115,7 @@ class Layouts:
             self.out = np.zeros((SIDE, 2 * SIDE), np.float32)[:, ::2]
         else:  # a convolution's (out, in, 4, 4), stored (out, 4, 4, in)
             self.out = np.zeros((SIDE // 4, 4, 4, SIDE // 4), np.float32).transpose(0, 3, 1, 2)
+        fastinit.fill(self.out, self.initializer, self.key)
 
     def time_fill(self, layout, distribution):
         fastinit.fill(self.out, self.initializer, self.key)

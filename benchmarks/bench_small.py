@@ -1,4 +1,7 @@
-"""What one call costs where there is little to fill: through the adapter, of an initializer, of a key."""
+"""What one call costs where there is little to fill: through the adapter, of each initializer, of a key.
+
+A thousand calls at a time: read milliseconds as microseconds per call.
+"""
 
 import itertools
 
@@ -6,6 +9,38 @@ import numpy as np
 
 import fastinit
 from fastinit.adapters import numpy as adapter
+
+from .counters import once, thousand
+
+INITIALIZERS = {
+    "Zeros": (),
+    "Ones": (),
+    "Constant": (0.5,),
+    "Uniform": (-0.05, 0.05),
+    "Normal": (0.0, 0.02),
+    "TruncatedNormal": (0.0, 0.02),
+    "VarianceScaling": (),
+    **dict.fromkeys(
+        (
+            f"{scheme}_{distribution}"
+            for scheme in ("glorot", "he", "lecun")
+            for distribution in ("uniform", "normal", "truncated_normal")
+        ),
+        (),
+    ),
+    "torch_default_uniform": (),
+    "naive_uniform": (),
+    "naive_normal": (),
+    "fan_in_normal": (),
+    "Identity": (),
+    "Dirac": (),
+    "Orthogonal": (),
+    "DeltaOrthogonal": (),
+    "Sparse": (0.9,),
+    "ICNR": (fastinit.he_normal(),),
+    "ZerO": (),
+}
+KERNELS = ("Dirac", "DeltaOrthogonal", "ICNR")  # of convolutions only
 
 
 class Adapter:
@@ -17,16 +52,41 @@ class Adapter:
     )
     param_names = ("function", "shape")
 
+    @once
     def setup(self, function, shape):
         self.function, self.key = getattr(adapter, function), fastinit.Key(0)
         self.out = np.zeros(shape, np.float32)
         self.function(out=self.out, key=self.key)
 
-    def time_out(self, function, shape):
+    @thousand
+    def time_1000_out(self, function, shape):
         self.function(out=self.out, key=self.key)
 
-    def time_new(self, function, shape):
+    @thousand
+    def time_1000_new(self, function, shape):
         self.function(shape, key=self.key)
+
+
+class Initializers:
+    """Every initializer on 16x16, or on 3x3x16x16."""
+
+    params = (list(INITIALIZERS),)
+    param_names = ("initializer",)
+    warmup_time = 0.02
+    rounds = 1
+
+    @once
+    def setup(self, initializer):
+        if not hasattr(fastinit, initializer):
+            raise NotImplementedError(f"there is no fastinit.{initializer} yet")
+        self.initializer = getattr(fastinit, initializer)(*INITIALIZERS[initializer])
+        self.key = fastinit.Key(0)
+        self.out = np.zeros((3, 3, 16, 16) if initializer in KERNELS else (16, 16), np.float32)
+        fastinit.fill(self.out, self.initializer, self.key)
+
+    @thousand
+    def time_1000_fills(self, initializer):
+        fastinit.fill(self.out, self.initializer, self.key)
 
 
 class Layout:
@@ -35,6 +95,7 @@ class Layout:
     params = (["row-major", "transposed", "strided", "shard", "flat range"],)
     param_names = ("layout",)
 
+    @once
     def setup(self, layout):
         self.initializer, self.key, self.where = fastinit.he_normal(), fastinit.Key(0), {}
         self.out = np.zeros((64, 64), np.float32)
@@ -46,8 +107,10 @@ class Layout:
             self.where = {"global_shape": (128, 128), "offsets": (64, 64)}
         elif layout == "flat range":
             self.where = {"global_shape": (128, 128), "start": 4096}
+        fastinit.fill(self.out, self.initializer, self.key, **self.where)
 
-    def time_fill(self, layout):
+    @thousand
+    def time_1000_fills(self, layout):
         fastinit.fill(self.out, self.initializer, self.key, **self.where)
 
 
@@ -58,40 +121,52 @@ class Creation:
     param_names = ("initializer",)
     widths = itertools.count(1)  # never one that the process has seen
 
+    @once
     def setup(self, initializer):
         self.factory, self.key = getattr(fastinit, initializer), fastinit.Key(0)
         self.made = self.factory()
         self.out = np.zeros((1, 1), np.float32)
 
-    def time_create(self, initializer):
+    @thousand
+    def time_1000_creations(self, initializer):
         self.factory()
 
-    def time_first_fill_of_a_shape(self, initializer):
+    @thousand
+    def time_1000_first_fills_of_a_shape(self, initializer):
         fastinit.fill(self.out, self.made, self.key, global_shape=(64, next(self.widths)), offsets=(0, 0))
 
 
 class Keys:
     """Keys from seeds and from keys."""
 
+    rounds = 1
+
+    @once
     def setup(self):
         self.key = fastinit.Key(0)
 
-    def time_key_of_int(self):
+    @thousand
+    def time_1000_key_of_int(self):
         fastinit.Key(123456789)
 
-    def time_key_of_str(self):
+    @thousand
+    def time_1000_key_of_str(self):
         fastinit.Key("an experiment")
 
-    def time_fold_in_int(self):
+    @thousand
+    def time_1000_fold_in_int(self):
         self.key.fold_in(7)
 
-    def time_fold_in_name(self):
+    @thousand
+    def time_1000_fold_in_name(self):
         self.key.fold_in("encoder.layers.11.attention.query.weight")
 
-    def time_fold_in_wrapped_name(self):
+    @thousand
+    def time_1000_fold_in_wrapped_name(self):
         self.key.fold_in("module._orig_mod.encoder.layers.11.attention.query.weight")
 
-    def time_split_8(self):
+    @thousand
+    def time_1000_split_8(self):
         self.key.split(8)
 
 
@@ -101,8 +176,10 @@ class Sample:
     params = ([0, 2**20, 2**50],)
     param_names = ("index",)
 
+    @once
     def setup(self, index):
         self.key, self.initializer = fastinit.Key(0), fastinit.Normal()
 
-    def time_sample(self, index):
+    @thousand
+    def time_1000_samples(self, index):
         fastinit.sample(self.key, index, self.initializer)

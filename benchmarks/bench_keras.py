@@ -1,0 +1,144 @@
+"""The Keras adapter on each backend, beside Keras's own initializers; whole models.
+
+Keras has one backend in a process. asv starts a process for each combination of parameters, and nothing imports Keras
+before the setup says which.
+"""
+
+import os
+import tempfile
+
+import fastinit
+
+from .bench_fill import ALL
+from .counters import once, over, thousand
+from .side_by_side import optional
+
+BACKENDS = ["tensorflow", "jax", "torch"]
+ARGUMENTS = {"RandomUniform": {"minval": -0.05, "maxval": 0.05}, "TruncatedNormal": {"stddev": 0.02}}
+CLASSES = ["HeNormal", "GlorotUniform", "RandomUniform", "TruncatedNormal", "Orthogonal"]
+CLASSES, LIBRARIES = (CLASSES, ["fastinit", "keras"]) if ALL else (CLASSES[:1], ["fastinit"])
+
+
+def keras_on(backend):
+    """Keras on a backend, with its own defaults. Raises NotImplementedError if they are not installed."""
+    os.environ |= {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with tempfile.TemporaryDirectory() as home:  # not the configuration in the user's home, and none is left there
+        os.environ["KERAS_HOME"] = home
+        keras = optional("keras")
+    if keras.backend.backend() != backend:
+        raise NotImplementedError(f"this process has Keras on {keras.backend.backend()}")
+    if backend == "torch":
+        optional("torch").set_num_threads(fastinit.default_num_threads())
+    return keras
+
+
+def ready(tensor):
+    """The tensor when its values are there: JAX may still be computing them."""
+    return tensor.block_until_ready() if hasattr(tensor, "block_until_ready") else tensor
+
+
+def made(name, n, place):
+    """What makes an n x n tensor by an initializer of Keras's or of ours."""
+    initializer = getattr(place, name)(**ARGUMENTS.get(name, {}), seed=1)
+    return lambda: ready(initializer((n, n)))
+
+
+class _Tensor:
+    """A new square tensor by one of the two libraries."""
+
+    param_names = ("backend", "initializer", "library", "n")
+    warmup_time = 0.05
+    rounds = 1
+
+    @once
+    def setup(self, backend, initializer, library, n):
+        keras = keras_on(backend)
+        ours = optional("fastinit.adapters.keras")
+        self.make = made(initializer, n, (ours if library == "fastinit" else keras).initializers)
+        self.make()
+
+
+class Initializers(_Tensor):
+    """One, of 16 MiB."""
+
+    params = (BACKENDS, CLASSES, LIBRARIES, [2048])
+
+    def time_new(self, backend, initializer, library, n):
+        self.make()
+
+
+class Small(_Tensor):
+    """A thousand, one after the other."""
+
+    params = (BACKENDS, CLASSES, LIBRARIES, [16])
+
+    @thousand
+    def time_1000_new(self, backend, initializer, library, n):
+        self.make()
+
+
+class OverKeras:
+    """The time of a new square tensor over that of Keras's own class of the same name."""
+
+    params = (BACKENDS, CLASSES, [16, 1024, 4096] if ALL else [1024])
+    param_names = ("backend", "initializer", "n")
+
+    def setup(self, backend, initializer, n):
+        keras = keras_on(backend)
+        self.ours = made(initializer, n, optional("fastinit.adapters.keras").initializers)
+        self.theirs = made(initializer, n, keras.initializers)
+
+    def track_time_over_keras(self, backend, initializer, n):
+        return over(self.ours, self.theirs)
+
+    track_time_over_keras.unit = "times Keras's"
+
+
+class _Perceptron:
+    """21 million parameters in six dense layers, after a small convolution."""
+
+    params = (BACKENDS,)
+    param_names = ("backend",)
+    warmup_time = 0.0
+    rounds = 1
+
+    @once
+    def setup(self, backend):
+        self.keras = keras_on(backend)
+        self.adapter = optional("fastinit.adapters.keras")
+        self.build("glorot_uniform", 16)
+
+    def build(self, kernel, width=2048):
+        layers, options = self.keras.layers, {"kernel_initializer": kernel, "activation": "relu"}
+        dense = [layers.Dense(width, **options, name=f"dense_{i}") for i in range(6)]
+        stem = [layers.Conv2D(32, 3, **options, name="stem"), layers.GlobalAveragePooling2D()]
+        model = self.keras.Sequential([self.keras.Input((32, 32, 3)), *stem, *dense])
+        for variable in model.variables:
+            ready(variable.value)
+        return model
+
+
+class Models(_Perceptron):
+    """A new one, with Keras's initializer and with ours."""
+
+    def time_build_by_keras(self, backend):
+        self.build("glorot_uniform")
+
+    def time_build(self, backend):
+        self.build("fastinit>GlorotUniform")
+
+    def peakmem_build(self, backend):
+        self.build("fastinit>GlorotUniform")
+
+
+class Initialize(_Perceptron):
+    """One that exists already, by the paths of its variables."""
+
+    @once
+    def setup(self, backend):
+        super().setup(backend)
+        self.model = self.build("zeros")
+        self.time_initialize(backend)
+
+    def time_initialize(self, backend):
+        self.adapter.initialize(self.model, digests=False)

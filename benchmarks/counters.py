@@ -1,0 +1,143 @@
+"""How the suite counts: preparing once, calling a thousand times, rates, ratios to a peer, cycles of the processor.
+
+A ratio is our time over the peer's, measured side by side: asv takes less as better.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import functools
+import math
+import os
+import platform
+import statistics
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .side_by_side import alternate, seconds_of, without_garbage_collection
+
+Run = Callable[[], object]
+
+# What is shorter than this is called several times in a row, or the clock would be part of the answer.
+LEAST_SECONDS = 1e-3
+
+# Events of perf_event_open: (type, config). The task clock counts nanoseconds in software, and so exists everywhere.
+CYCLES = (0, 0)
+TASK_CLOCK = (1, 1)
+SYSCALLS = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
+ATTRIBUTE_BYTES = 64  # of the first version of the structure, which every kernel takes
+DISABLED, PINNED, WITHOUT_KERNEL, WITHOUT_HYPERVISOR = 1, 1 << 2, 1 << 5, 1 << 6
+CLOSE_ON_EXEC = 8
+ENABLE, DISABLE, RESET = 0x2400, 0x2401, 0x2403
+
+
+def once(setup: Callable[..., None]) -> Callable[..., None]:
+    """A setup that prepares once in a process; asv calls it before every sample, and what is warm shall stay warm."""
+
+    @functools.wraps(setup)
+    def prepared(self: Any, *params: Any) -> None:
+        if getattr(self, "_prepared", None) != params:
+            setup(self, *params)
+            self._prepared = params
+
+    return prepared
+
+
+def thousand(call: Callable[..., object]) -> Callable[..., None]:
+    """A benchmark of something small, as a thousand calls: read its milliseconds as microseconds per call.
+
+    Where there is a setup, asv times single calls, and of those the clock would be a part.
+    """
+
+    @functools.wraps(call)
+    def calls(self: Any, *params: Any) -> None:
+        for _ in range(1000):
+            call(self, *params)
+
+    return calls
+
+
+def _several(run: Run) -> tuple[Run, int]:
+    """The run often enough in a row to be timed, and how often that is; runs it twice."""
+    run()
+    calls = math.ceil(LEAST_SECONDS / max(seconds_of(run), 1e-7))
+    if calls == 1:
+        return run, 1
+
+    def runs() -> None:
+        for _ in range(calls):
+            run()
+
+    return runs, calls
+
+
+def seconds(run: Run, rounds: int = 5) -> float:
+    """The median time of one call."""
+    runs, calls = _several(run)
+    with without_garbage_collection():
+        return statistics.median(seconds_of(runs) for _ in range(rounds)) / calls
+
+
+def gigabytes_per_second(run: Run, nbytes: int, rounds: int = 5) -> float:
+    """The rate of something that writes so many bytes."""
+    return nbytes / seconds(run, rounds) / 1e9
+
+
+def over(ours: Run, peer: Run, rounds: int = 5, before: Run | None = None) -> float:
+    """Our time over the peer's: the median of neighbours, run in turn. `before` is run before each, and not timed."""
+    (our_runs, our_calls), (peer_runs, peer_calls) = _several(ours), _several(peer)
+    times = alternate(our_runs, peer_runs, rounds, 0.0, before)
+    return statistics.median(own / other for own, other in zip(*times, strict=True)) * peer_calls / our_calls
+
+
+class Counter:
+    """A counter of Linux for the thread that makes it, in user mode: what `perf stat` reads.
+
+    Virtual machines seldom have counters of the hardware, and containers may forbid them.
+
+    Raises
+    ------
+    NotImplementedError
+        If there is no such counter here.
+    """
+
+    def __init__(self, event: tuple[int, int] = CYCLES) -> None:
+        number = SYSCALLS.get(platform.machine())
+        if not sys.platform.startswith("linux") or number is None:
+            raise NotImplementedError("no cycle counter here: it is read through perf_event_open of Linux")
+        kind, config = event
+        attribute = ctypes.create_string_buffer(ATTRIBUTE_BYTES)
+        struct.pack_into("=IIQ", attribute, 0, kind, ATTRIBUTE_BYTES, config)
+        # pinned: all the time or not at all, never a part of it that would have to be scaled
+        struct.pack_into("=Q", attribute, 40, DISABLED | PINNED | WITHOUT_KERNEL | WITHOUT_HYPERVISOR)
+        library = ctypes.CDLL(None, use_errno=True)
+        this_thread, any_processor, no_group = (ctypes.c_long(value) for value in (0, -1, -1))
+        self.file: int = library.syscall(
+            ctypes.c_long(number), attribute, this_thread, any_processor, no_group, ctypes.c_ulong(CLOSE_ON_EXEC)
+        )
+        if self.file < 0:
+            raise NotImplementedError(f"no cycle counter here: {os.strerror(ctypes.get_errno())}")
+
+    def of(self, run: Run) -> int:
+        """What is counted while this thread runs it; other threads are not seen.
+
+        Raises
+        ------
+        NotImplementedError
+            If the counter got no turn: others use all of the processor's.
+        """
+        fcntl.ioctl(self.file, RESET, 0)
+        fcntl.ioctl(self.file, ENABLE, 0)
+        run()
+        fcntl.ioctl(self.file, DISABLE, 0)
+        counted = os.read(self.file, 8)
+        if len(counted) < 8:
+            raise NotImplementedError("no cycle counter here: all are in use")
+        return int.from_bytes(counted, sys.byteorder)
+
+    def close(self) -> None:
+        """Gives it back."""
+        os.close(self.file)
