@@ -24,6 +24,7 @@ CASES = {
     "truncated to +-2 sigma, float32": (fastinit.TruncatedNormal(0.0, 0.02), "float32"),
     "truncated to any bounds, float32": (fastinit.TruncatedNormal(0.0, 0.02, -2.0, 2.5), "float32"),
     "normal, bfloat16": (fastinit.Normal(0.0, 0.02), "bfloat16"),
+    "normal, float16": (fastinit.Normal(0.0, 0.02), "float16"),
     "normal, float64": (fastinit.Normal(0.0, 0.02), "float64"),
     "truncated, float64": (fastinit.TruncatedNormal(0.0, 0.02), "float64"),
     "tail beyond 5 sigma, float64": (fastinit.TruncatedNormal(0.0, 0.02, 5.0, math.inf), "float64"),

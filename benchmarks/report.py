@@ -45,6 +45,12 @@ class Figure:
     note: str = ""
     skipped: str = ""
     judged: bool = True
+    job: str = ""  # of a race: what is done, and by whom beside fastinit
+    peer: str = ""
+
+    def raced(self, job: str, peer: str) -> Figure:
+        """The same figure as a contest of the race."""
+        return dataclasses.replace(self, job=job, peer=peer)
 
     @property
     def value(self) -> float:
@@ -62,6 +68,13 @@ class Figure:
             return "aim"
         return "yes" if self.bar.reached(self.value, self.bar.limit) else "no"
 
+    @property
+    def outcome(self) -> str:
+        """What the last column says."""
+        if self.peer and not self.skipped:
+            return "peer wins" if self.value < 1 else ""
+        return VERDICTS[self.verdict]
+
     def number(self, value: float) -> str:
         digits = 0 if value >= 100 else 1 if value >= 20 else 2
         return f"{value:.{digits}f}{'x' if self.unit == 'x' else ' ' + self.unit}"
@@ -76,7 +89,7 @@ class Figure:
         if self.skipped:
             return (self.what, target, aim, self.skipped, "", VERDICTS["skipped"])
         spread = f"{self.number(min(self.samples))} to {self.number(max(self.samples))}"
-        return (self.what, target, aim, self.number(self.value), spread, VERDICTS[self.verdict])
+        return (self.what, target, aim, self.number(self.value), spread, self.outcome)
 
     def as_dict(self) -> dict[str, Any]:
         record = dataclasses.asdict(self)
@@ -134,6 +147,6 @@ def show(figures: list[Figure], heading: list[str]) -> None:
             what, target, aim, value, spread, verdict = row.cells()
             detail = Padding(Text(row.skipped or row.note, style="dim"), (0, 0, 0, 2))
             measured = Text("" if row.skipped else value, style="bold")
-            verdict = Text(verdict, style=STYLES[row.verdict])
+            verdict = Text(verdict, style="bold red" if verdict == "peer wins" else STYLES[row.verdict])
             table.add_row(Group(what, detail), target, aim, measured, spread, verdict)
         console.print(table)

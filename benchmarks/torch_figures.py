@@ -80,6 +80,20 @@ def gpt2_xl(lab: Lab) -> Callable[[], Any]:
     return partial(transformers.GPT2LMHeadModel, transformers.GPT2Config(**size))
 
 
+def gpt2_constructed(lab: Lab) -> Result:
+    """Under patched(), against torch constructing the same model, both in float32 and fresh memory."""
+    assert lab.torch
+    build, patched = gpt2_xl(lab), adapter(lab).patched
+
+    def ours() -> Any:
+        with patched():
+            return build()
+
+    found = (lab if lab.quick else lab.with_rounds(3)).compare(ours, build, 0, "torch")
+    gc.collect()
+    return found
+
+
 def materialized(lab: Lab) -> Result:
     """From meta into bfloat16, against torch constructing the model as usual, both in fresh memory."""
     torch, build, materialize = lab.torch, gpt2_xl(lab), adapter(lab).materialize

@@ -46,8 +46,8 @@ INLINE void batch32(const job *job, const int kind, uint32_t block, char *out, c
             u32v a[N], b[N];
             f32v z0[N], z1[N];
             SIDE_BY_SIDE(j, n) {
-                a[j] = merge_low_halves(w[0][g + j], w[2][g + j]);
-                b[j] = merge_low_halves(w[1][g + j], w[3][g + j]);
+                a[j] = philox_words_0_2(&job->stream, w, g + j);
+                b[j] = philox_words_1_3(w, g + j);
             }
             normal_pairs(a, b, z0, z1, n);
             SIDE_BY_SIDE(j, n) {
@@ -61,11 +61,12 @@ INLINE void batch32(const job *job, const int kind, uint32_t block, char *out, c
                 if (kind == FASTINIT_TRUNCATED) { /* the window's cells: first + the high halves of word * count */
                     const u64v count = u64_all(job->sampling->count);
                     const uint32_t first = (uint32_t)job->sampling->first;
-                    a = (u64v)(merge_high_halves(mul_even32(w[0][g + j], count), mul_even32(w[1][g + j], count)) + first);
-                    b = (u64v)(merge_high_halves(mul_even32(w[2][g + j], count), mul_even32(w[3][g + j], count)) + first);
+                    const u64v w0 = philox_word_0(&job->stream, w, g + j), w2 = philox_word_2(&job->stream, w, g + j);
+                    a = (u64v)(merge_high_halves(mul_even32(w0, count), mul_even32(w[0][g + j], count)) + first);
+                    b = (u64v)(merge_high_halves(mul_even32(w2, count), mul_even32(w[2][g + j], count)) + first);
                 } else {
-                    a = (u64v)merge_low_halves(w[0][g + j], w[1][g + j]);
-                    b = (u64v)merge_low_halves(w[2][g + j], w[3][g + j]);
+                    a = in_memory_order(philox_draw_0(&job->stream, w, g + j));
+                    b = in_memory_order(philox_draw_1(&job->stream, w, g + j));
                 }
                 word[2 * j] = (u32v)unpack_even64(a, b);
                 word[2 * j + 1] = (u32v)unpack_odd64(a, b);
@@ -100,8 +101,8 @@ INLINE void batch64(const job *job, const int kind, uint32_t block, char *out, c
         u64v a[N_64], b[N_64];
         f64v z0[N_64], z1[N_64], z[2 * N_64];
         SIDE_BY_SIDE(j, n) {
-            a[j] = join_low_halves(w[0][g + j], w[1][g + j]);
-            b[j] = join_low_halves(w[2][g + j], w[3][g + j]);
+            a[j] = philox_draw_0(&job->stream, w, g + j);
+            b[j] = philox_draw_1(&job->stream, w, g + j);
         }
         if (kind == FASTINIT_NORMAL_64) {
             normal_pairs64(a, b, z0, z1, n);

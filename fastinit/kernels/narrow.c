@@ -2,13 +2,14 @@
 #include "narrow.h"
 
 void fastinit_narrow(const float *values, size_t count, int32_t dtype, char *out) {
+    enum { PAIR = 2 * 2 * LANES };
     const size_t itemsize = dtype == FASTINIT_FLOAT16 || dtype == FASTINIT_BFLOAT16 ? 2 : 1;
-    for (size_t done = 0; done < count; done += 2 * LANES) {
-        const size_t piece = count - done < 2 * LANES ? count - done : 2 * LANES;
-        char narrow[sizeof(f32v)];
-        f32v x = {0};
-        memcpy(&x, values + done, piece * sizeof *values);
-        store_f32(narrow, dtype, &x, 1);
+    for (size_t done = 0; done < count; done += PAIR) {
+        const size_t piece = count - done < PAIR ? count - done : PAIR;
+        char narrow[2 * sizeof(f32v)];
+        f32v x[2] = {0};
+        memcpy(x, values + done, piece * sizeof *values);
+        store_f32(narrow, dtype, x, 2);
         memcpy(out + done * itemsize, narrow, piece * itemsize);
     }
 }

@@ -10,7 +10,13 @@
 
 INLINE u32v bits_bfloat16(f32v x) {
     u32v bits = (u32v)x;
+#if defined(FASTINIT_X86_V4)
+    const __mmask16 even = _mm512_testn_epi32_mask((__m512i)bits, (__m512i)u32_all(0x10000));
+    const __m512i half = _mm512_mask_blend_epi32(even, (__m512i)u32_all(0x8000), (__m512i)u32_all(0x7fff));
+    return (bits + (u32v)half) >> 16;
+#else
     return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+#endif
 }
 
 /* An IEEE-like format of `width` bits, `fraction` of them after the point. Below its smallest normal number the addition of
@@ -31,6 +37,40 @@ INLINE void store_u16(char *out, u32v bits) {
     memcpy(out, &halves, sizeof halves);
 }
 
+/* Two vectors of 16-bit numbers to consecutive memory, by one store where the target packs them at once. */
+INLINE void store_u16_pair(char *out, u32v first, u32v second) {
+#if defined(FASTINIT_X86_V4)
+    const __m512i natural = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    __m512i packed = _mm512_packus_epi32((__m512i)first, (__m512i)second);
+    _mm512_storeu_si512(out, _mm512_permutexvar_epi64(natural, packed));
+#elif defined(FASTINIT_X86_V3)
+    __m256i packed = _mm256_packus_epi32((__m256i)first, (__m256i)second);
+    _mm256_storeu_si256((__m256i *)out, _mm256_permute4x64_epi64(packed, 0xd8));
+#elif defined(FASTINIT_BASELINE)
+    _mm_storeu_si128((__m128i *)out, _mm_packus_epi32((__m128i)first, (__m128i)second));
+#elif defined(FASTINIT_NEON)
+    uint16x8_t packed = vuzp1q_u16((uint16x8_t)first, (uint16x8_t)second);
+    memcpy(out, &packed, sizeof packed);
+#else
+    store_u16(out, first);
+    store_u16(out + 4 * LANES, second);
+#endif
+}
+
+/* A vector as float16, by the target's own conversion where it has one. */
+INLINE void store_float16(char *out, f32v x) {
+#if defined(FASTINIT_X86_V4)
+    _mm256_storeu_si256((__m256i *)out, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(FASTINIT_X86_V3)
+    _mm_storeu_si128((__m128i *)out, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(FASTINIT_NEON)
+    uint16x4_t bits = vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)x));
+    memcpy(out, &bits, sizeof bits);
+#else
+    store_u16(out, bits_small(x, 16, 10));
+#endif
+}
+
 INLINE void store_u8(char *out, u32v bits) {
     u8v bytes = __builtin_convertvector(bits, u8v);
     memcpy(out, &bytes, sizeof bytes);
@@ -39,7 +79,7 @@ INLINE void store_u8(char *out, u32v bits) {
 /* dtype + STREAMED stores past the caches, to aligned memory; only for the dtypes that are not narrowed. */
 enum { STREAMED = 16 };
 
-/* n vectors of float32 to consecutive elements of dtype. */
+/* n vectors of float32, an even number, to consecutive elements of dtype. */
 INLINE void store_f32(char *out, int32_t dtype, const f32v *x, const int n) {
     const int count = 2 * LANES;
     switch (dtype) {
@@ -50,10 +90,11 @@ INLINE void store_f32(char *out, int32_t dtype, const f32v *x, const int n) {
         SIDE_BY_SIDE(j, n) stream(out + j * count * 4, (u64v)x[j]);
         break;
     case FASTINIT_BFLOAT16:
-        SIDE_BY_SIDE(j, n) store_u16(out + j * count * 2, bits_bfloat16(x[j]));
+        SIDE_BY_SIDE(j, n / 2)
+            store_u16_pair(out + j * count * 4, bits_bfloat16(x[2 * j]), bits_bfloat16(x[2 * j + 1]));
         break;
     case FASTINIT_FLOAT16:
-        SIDE_BY_SIDE(j, n) store_u16(out + j * count * 2, bits_small(x[j], 16, 10));
+        SIDE_BY_SIDE(j, n) store_float16(out + j * count * 2, x[j]);
         break;
     case FASTINIT_FLOAT8_E4M3FN:
         SIDE_BY_SIDE(j, n) store_u8(out + j * count, bits_small(x[j], 8, 3));

@@ -23,6 +23,7 @@ typedef struct {
     uint32_t c1, c2, c3;
     uint64_t r1_c2;                /* c3 ^ k1: what round 1 mixes into word 2 */
     uint64_t r2_c0, r2_c2, r2_c3;  /* the same for round 2, and its constant word 3 */
+    uint64_t last_k0_k1;           /* the last two round keys, side by side in the order of memory */
 } philox_stream;
 
 /* The round keys of (k0, k1) for the stream (c2, c3). */
@@ -32,6 +33,7 @@ static void philox_open(philox_stream *s, const uint32_t words[4]) {
         s->k0[r] = k0;
         s->k1[r] = k1;
     }
+    memcpy(&s->last_k0_k1, (uint32_t[]){k0 - PHILOX_W0, k1 - PHILOX_W1}, sizeof s->last_k0_k1);
     s->c2 = words[2];
     s->c3 = words[3];
 }
@@ -48,7 +50,8 @@ static void philox_set_high(philox_stream *s, uint32_t c1) {
     s->r2_c3 = (uint32_t)p0;
 }
 
-/* Words w0..w3 of blocks block + g * LANES + LANE_BLOCK[j], in the low halves of the lanes j of w[.][g]. */
+/* Blocks block + g * LANES + LANE_BLOCK[j] in the lanes j of w[.][g], but for the last step of the last round, which the four
+ * functions below take: p1, c1, p0 and c3, where w0 = high(p1) ^ c1 ^ k0, w1 = low(p1), w2 = high(p0) ^ c3 ^ k1 and w3 = low(p0). */
 INLINE void philox_blocks(const philox_stream *s, uint32_t block, const int groups, u64v w[4][6]) {
     const u64v m0 = u64_all(PHILOX_M0), m1 = u64_all(PHILOX_M1);
     u64v first = mul_even32((u64v)LANE_BLOCK + block, m0);
@@ -64,12 +67,39 @@ INLINE void philox_blocks(const philox_stream *s, uint32_t block, const int grou
     for (int r = 2; r < PHILOX_ROUNDS; r++) {
         SIDE_BY_SIDE(g, groups) {
             u64v p0 = mul_even32(w[0][g], m0), p1 = mul_even32(w[2][g], m1);
+            if (r == PHILOX_ROUNDS - 1) {
+                w[0][g] = p1;
+                w[2][g] = p0;
+                continue;
+            }
             w[0][g] = (p1 >> 32) ^ w[1][g] ^ s->k0[r];
             w[1][g] = p1;
             w[2][g] = (p0 >> 32) ^ w[3][g] ^ s->k1[r];
             w[3][g] = p0;
         }
     }
+}
+
+/* Words 0 and 2 alone in the low halves of their lanes; words 1 and 3 are there already. */
+INLINE u64v philox_word_0(const philox_stream *s, u64v w[4][6], int g) {
+    return (w[0][g] >> 32) ^ w[1][g] ^ s->k0[PHILOX_ROUNDS - 1];
+}
+INLINE u64v philox_word_2(const philox_stream *s, u64v w[4][6], int g) {
+    return (w[2][g] >> 32) ^ w[3][g] ^ s->k1[PHILOX_ROUNDS - 1];
+}
+
+/* Words 0 and 2 side by side in the order of memory, and words 1 and 3. */
+INLINE u32v philox_words_0_2(const philox_stream *s, u64v w[4][6], int g) {
+    return merge_high_halves(w[0][g], w[2][g]) ^ merge_low_halves(w[1][g], w[3][g]) ^ (u32v)u64_all(s->last_k0_k1);
+}
+INLINE u32v philox_words_1_3(u64v w[4][6], int g) { return merge_low_halves(w[0][g], w[2][g]); }
+
+/* Words 0 and 1 as the low and the high half of a 64-bit value, and words 2 and 3. */
+INLINE u64v philox_draw_0(const philox_stream *s, u64v w[4][6], int g) {
+    return mix_low_halves(swap_halves(w[0][g]), w[1][g], s->k0[PHILOX_ROUNDS - 1]);
+}
+INLINE u64v philox_draw_1(const philox_stream *s, u64v w[4][6], int g) {
+    return mix_low_halves(swap_halves(w[2][g]), w[3][g], s->k1[PHILOX_ROUNDS - 1]);
 }
 
 #endif

@@ -3,6 +3,7 @@
 #include "orthogonal.h"
 
 #if defined(__x86_64__) || defined(__i386__)
+#include <cpuid.h>
 #include <xmmintrin.h>
 #endif
 
@@ -15,7 +16,14 @@ static int supports_v4(void) {
            && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx2")
            && __builtin_cpu_supports("bmi2");
 }
-static int supports_v3(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
+/* The conversion of float16 came before AVX2, but has a bit of its own, which not every compiler knows by name. */
+static int supports_f16c(void) {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+static int supports_v3(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && supports_f16c();
+}
 static int supports_v2(void) { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
 extern fastinit_fill_function fastinit_fill_x86_v4, fastinit_fill_x86_v3, fastinit_fill_baseline;
 #endif

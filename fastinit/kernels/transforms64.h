@@ -35,10 +35,9 @@ INLINE void normal_pairs64(const u64v *a, const u64v *b, f64v *z0, f64v *z1, con
     f64v y[N_64], k[N_64], r[N_64], x[N_64], t[N_64], s[N_64], c[N_64];
     SIDE_BY_SIDE(j, n) {
         f64v v = f64_from_i64((i64v)a[j]) + 0.5;
-        u64v below = u64_top_bit((u64v)v);
         split(v, 1086, &y[j], &k[j]);
-        y[j] = f64_select(below, v * -0x1p-64, y[j]);
-        k[j] = f64_select(below, (f64v){0}, k[j]);
+        y[j] = f64_select_by_bit((u64v)v, 63, v * -0x1p-64, y[j]);
+        k[j] = f64_select_by_bit((u64v)v, 63, (f64v){0}, k[j]);
     }
     twice_neg_log(y, k, r, n);
     SIDE_BY_SIDE(j, n) {
@@ -51,9 +50,8 @@ INLINE void normal_pairs64(const u64v *a, const u64v *b, f64v *z0, f64v *z1, con
     SIDE_BY_SIDE(j, n) {
         f64v sine = s[j] * x[j], cosine = c[j] * t[j] + 1.0;
         cosine = (f64v)((u64v)cosine ^ (b[j] & 0x8000000000000000));
-        u64v swapped = u64_top_bit(b[j] << 1);
-        z0[j] = f64_select(swapped, sine, cosine) * r[j];
-        z1[j] = f64_select(swapped, cosine, sine) * r[j];
+        z0[j] = f64_select_by_bit(b[j], 62, sine, cosine) * r[j];
+        z1[j] = f64_select_by_bit(b[j], 62, cosine, sine) * r[j];
     }
 }
 

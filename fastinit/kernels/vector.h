@@ -89,14 +89,36 @@ INLINE f64v f64_select(u64v mask, f64v a, f64v b) { return (f64v)u64_select(mask
 INLINE u32v u32_top_bit(u32v x) { return (u32v)((i32v)x >> 31); }
 INLINE u64v u64_top_bit(u64v x) { return (u64v)((i64v)x >> 63); }
 
-/* a where the top bit of x is set, else b. */
-INLINE f32v f32_select_by_top_bit(u32v x, f32v a, f32v b) {
-#if defined(FASTINIT_X86_V3)
-    return (f32v)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)x);
+/* a where this bit of x is set, else b. */
+INLINE f32v f32_select_by_bit(u32v x, const int bit, f32v a, f32v b) {
+#if defined(FASTINIT_X86_V4)
+    const __mmask16 clear = _mm512_testn_epi32_mask((__m512i)x, _mm512_set1_epi32((int)(1u << bit)));
+    return (f32v)_mm512_mask_blend_ps(clear, (__m512)a, (__m512)b);
+#elif defined(FASTINIT_X86_V3)
+    return (f32v)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)(x << (31 - bit)));
 #elif defined(FASTINIT_BASELINE)
-    return (f32v)_mm_blendv_ps((__m128)b, (__m128)a, (__m128)x);
+    return (f32v)_mm_blendv_ps((__m128)b, (__m128)a, (__m128)(x << (31 - bit)));
 #else
-    return f32_select(u32_top_bit(x), a, b);
+    return f32_select(u32_top_bit(x << (31 - bit)), a, b);
+#endif
+}
+
+INLINE f64v f64_select_by_bit(u64v x, const int bit, f64v a, f64v b) {
+#if defined(FASTINIT_X86_V4)
+    const __mmask8 clear = _mm512_testn_epi64_mask((__m512i)x, _mm512_set1_epi64((long long)(1ull << bit)));
+    return (f64v)_mm512_mask_blend_pd(clear, (__m512d)a, (__m512d)b);
+#else
+    return f64_select(u64_top_bit(x << (63 - bit)), a, b);
+#endif
+}
+
+/* 0 where this bit of x is set, else a. */
+INLINE u32v u32_unless_bit(u32v x, const int bit, u32v a) {
+#if defined(FASTINIT_X86_V4)
+    const __mmask16 clear = _mm512_testn_epi32_mask((__m512i)x, _mm512_set1_epi32((int)(1u << bit)));
+    return (u32v)_mm512_maskz_mov_epi32(clear, (__m512i)a);
+#else
+    return a & ~u32_top_bit(x << (31 - bit));
 #endif
 }
 
@@ -210,10 +232,14 @@ INLINE f64v f64_from_i64(i64v x) {
 
 /* One 64-bit value of two: the low halves of the lanes `low` and `high`, in the place that their names say. */
 INLINE u64v join_low_halves(u64v low, u64v high) {
-#if defined(FASTINIT_X86_V3)
+#if defined(FASTINIT_X86_V4)
+    return (u64v)_mm512_mask_shuffle_epi32((__m512i)low, 0xaaaa, (__m512i)high, 0xa0);
+#elif defined(FASTINIT_X86_V3)
     return (u64v)_mm256_blend_epi32((__m256i)low, (__m256i)(high << 32), 0xaa);
 #elif defined(FASTINIT_BASELINE)
     return (u64v)_mm_blend_epi16((__m128i)low, (__m128i)(high << 32), 0xcc);
+#elif defined(FASTINIT_NEON)
+    return (u64v)vtrn1q_u32((uint32x4_t)low, (uint32x4_t)high);
 #else
     return (low & 0xffffffff) | (high << 32);
 #endif
@@ -221,12 +247,40 @@ INLINE u64v join_low_halves(u64v low, u64v high) {
 
 /* The same of the high halves. */
 INLINE u64v join_high_halves(u64v low, u64v high) {
-#if defined(FASTINIT_X86_V3)
+#if defined(FASTINIT_X86_V4)
+    return (u64v)_mm512_mask_shuffle_epi32((__m512i)high, 0x5555, (__m512i)low, 0xf5);
+#elif defined(FASTINIT_X86_V3)
     return (u64v)_mm256_blend_epi32((__m256i)(low >> 32), (__m256i)high, 0xaa);
 #elif defined(FASTINIT_BASELINE)
     return (u64v)_mm_blend_epi16((__m128i)(low >> 32), (__m128i)high, 0xcc);
+#elif defined(FASTINIT_NEON)
+    return (u64v)vtrn2q_u32((uint32x4_t)low, (uint32x4_t)high);
 #else
     return (low >> 32) | (high & 0xffffffff00000000);
+#endif
+}
+
+/* The halves of every lane exchanged. */
+INLINE u64v swap_halves(u64v x) {
+#if LANES == 8
+    return (u64v)SHUFFLE(u32v, (u32v)x, (u32v)x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+#elif LANES == 4
+    return (u64v)SHUFFLE(u32v, (u32v)x, (u32v)x, 1, 0, 3, 2, 5, 4, 7, 6);
+#else
+    return (u64v)SHUFFLE(u32v, (u32v)x, (u32v)x, 1, 0, 3, 2);
+#endif
+}
+
+/* x ^ a ^ b in the low halves of the lanes, x in the high ones; b is below 2^32. */
+INLINE u64v mix_low_halves(u64v x, u64v a, uint64_t b) {
+#if defined(FASTINIT_X86_V4)
+    return (u64v)_mm512_mask_ternarylogic_epi32((__m512i)x, 0x5555, (__m512i)a, (__m512i)u64_all(b), 0x96);
+#elif defined(FASTINIT_X86_V3)
+    return x ^ (u64v)_mm256_blend_epi32((__m256i)a, _mm256_setzero_si256(), 0xaa) ^ b;
+#elif defined(FASTINIT_BASELINE)
+    return x ^ (u64v)_mm_blend_epi16((__m128i)a, _mm_setzero_si128(), 0xcc) ^ b;
+#else
+    return x ^ (a & 0xffffffff) ^ b;
 #endif
 }
 
@@ -234,9 +288,11 @@ INLINE u64v join_high_halves(u64v low, u64v high) {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 INLINE u32v merge_low_halves(u64v a, u64v b) { return (u32v)join_low_halves(b, a); }
 INLINE u32v merge_high_halves(u64v a, u64v b) { return (u32v)join_high_halves(b, a); }
+INLINE u64v in_memory_order(u64v x) { return swap_halves(x); }
 #else
 INLINE u32v merge_low_halves(u64v a, u64v b) { return (u32v)join_low_halves(a, b); }
 INLINE u32v merge_high_halves(u64v a, u64v b) { return (u32v)join_high_halves(a, b); }
+INLINE u64v in_memory_order(u64v x) { return x; } /* of two words, the low half first */
 #endif
 
 /* Lane j of the counters holds block LANE_BLOCK[j]: in this order the two unpacks below give blocks in natural order. */
