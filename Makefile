@@ -12,7 +12,11 @@ SEED ?= 0
 # Processes that share the tests, file by file.
 WORKERS ?= 2
 
-.PHONY: demo test test-long examples bench figures rehearsal lint wheel clean help
+# The commit that bench-compare holds this one against, and the change that it calls one: less is noise on a quiet machine.
+BASE ?= main
+NOISE ?= 1.1
+
+.PHONY: demo test test-long examples bench bench-compare race dashboard figures rehearsal lint wheel clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +37,17 @@ examples: $(VENV)/.test  ## the classic experiments, each with its table and its
 
 bench: $(VENV)/.test  ## the asv suite, once, on what is installed here
 	cd benchmarks && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --python=same --quick --show-stderr
+
+bench-compare: $(VENV)/.test  ## the quick set on this commit against BASE=main, each built anew; a change under NOISE=1.1 is noise
+	cd benchmarks && ../$(BIN)/asv machine --yes && \
+	    ../$(BIN)/asv continuous --factor $(NOISE) --interleave-rounds --bench '^bench_summary[.]' $(BASE) HEAD
+
+race: $(VENV)/.race  ## fastinit against every peer, in a quarter of an hour; build/race.{json,md,svg}
+	@mkdir -p build
+	$(BIN)/python benchmarks/race.py --json build/race.json --markdown build/race.md --chart build/race.svg
+
+dashboard: $(VENV)/.test  ## measures the quick set and serves a page with the race, the limits and every commit
+	$(BIN)/python benchmarks/dashboard.py
 
 figures: $(VENV)/.test  ## the table of figures, each ratio measured side by side
 	$(BIN)/python benchmarks/figures.py
@@ -61,6 +76,12 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 $(VENV)/.test: $(SOURCES) tests/requirements.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo,test]' -r tests/requirements.txt
 	@touch $(VENV)/.demo $@
+
+# Peers that nobody else needs; one that has no build for this machine is skipped.
+$(VENV)/.race: $(VENV)/.test
+	-for peer in mkl_random mtalg parallel-numpy-rng randomgen; do \
+	    $(BIN)/pip install --quiet --disable-pip-version-check $$peer; done
+	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[lint]'

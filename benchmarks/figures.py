@@ -23,10 +23,11 @@ import fastinit
 from fastinit.adapters import numpy as adapter
 
 if __package__:
-    from . import growth, jax_figures, keras_figures, numba_figures, report, side_by_side, torch_figures
+    from . import cuda_figures, growth, jax_figures, keras_figures, numba_figures, report, side_by_side, torch_figures
     from .lab import Lab, Result, Row, duration, under
     from .report import Bar, Figure
 else:  # run as a script
+    import cuda_figures
     import growth
     import jax_figures
     import keras_figures
@@ -240,6 +241,7 @@ SECTIONS = {
     "Keras adapter, fresh memory": keras_figures.ROWS,
     "JAX adapter, fresh memory": jax_figures.ROWS,
     "Numba adapter": numba_figures.ROWS,
+    "CUDA device": cuda_figures.ROWS,
 }
 
 

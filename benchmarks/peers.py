@@ -3,6 +3,8 @@
 A peer that fills memory it is given gets the memory that fastinit gets, warm. One that only returns memory of its own
 is raced with fresh memory on both sides. Each uses as many threads as it can, up to fastinit's; most have one.
 
+A peer is tried on a few elements first: one that is missing or fails is skipped, and says why.
+
 TensorFlow, Keras and JAX each run in a process of their own: ``python peers.py tensorflow`` prints its samples.
 """
 
@@ -30,9 +32,9 @@ Fill = Callable[[np.ndarray], object]
 JOBS = {
     "uniform float32": (fastinit.Uniform(0.0, 1.0), "float32"),
     "normal float32": (fastinit.Normal(), "float32"),
-    "truncated normal float32": (fastinit.TruncatedNormal(), "float32"),
     "uniform float64": (fastinit.Uniform(0.0, 1.0), "float64"),
     "normal float64": (fastinit.Normal(), "float64"),
+    "truncated normal float32": (fastinit.TruncatedNormal(), "float32"),
     "normal bfloat16": (fastinit.Normal(), "bfloat16"),
 }
 #: Elements of a block that stays in the second cache: then MKL never waits for memory.
@@ -40,7 +42,10 @@ BLOCK = 2**16
 
 
 class Peer(NamedTuple):
-    """A contestant: its name, its jobs, what makes its fill, and what a reader should know."""
+    """A contestant: its name, its jobs, what makes its fill, and what a reader should know.
+
+    In the note, ``{threads}`` stands for fastinit's threads in words.
+    """
 
     name: str
     jobs: tuple[str, ...]
@@ -91,16 +96,17 @@ def mkl_fill(lab: Lab, job: str, bits: str, block: int | None = None) -> Fill:
     else:
         draws = [partial(state.standard_normal, method="ICDF") for state in states]
 
-    def work(number: int, size: int, times: int) -> Any:
-        for _ in range(times - 1):
-            draws[number](size)
+    def work(number: int, size: int) -> Any:
+        if block is not None:
+            for _ in range((size - 1) // block):
+                draws[number](block)
+            size = (size - 1) % block + 1
         return draws[number](size)
 
     def fill(out: np.ndarray) -> list[Any]:
-        share = max(out.size // lab.threads, 1)
-        size = share if block is None else min(block, share)
-        others = [lab.memset.pool.submit(work, number, size, share // size) for number in range(1, lab.threads)]
-        return [work(0, size, share // size), *(one.result() for one in others)]
+        shares = [max(share.size, 1) for share in np.array_split(out, lab.threads)]
+        others = [lab.memset.pool.submit(work, number, shares[number]) for number in range(1, lab.threads)]
+        return [work(0, shares[0]), *(one.result() for one in others)]
 
     return fill
 
@@ -141,10 +147,16 @@ def scipy_fill(lab: Lab, job: str) -> Fill:
 
 BOTH = ("uniform float32", "normal float32", "uniform float64", "normal float64")
 DOUBLE = ("uniform float64", "normal float64")
-ONE, ALL, FRESH = "one thread", "all threads", "all threads; fresh memory on both sides"
-IN_CACHE = "all threads; blocks that stay in cache, while fastinit fills memory"
+ONE, ALL, FRESH = "1 thread", "{threads}", "{threads}; fresh memory on both sides"
+IN_CACHE = "{threads}; in blocks that stay in cache and that nobody copies out, while fastinit fills memory"
 PEERS = (
-    Peer("torch", tuple(JOBS), torch_fill, "one thread, whatever it is given"),
+    Peer("torch", tuple(job for job in JOBS if "truncated" not in job), torch_fill, "1 thread, whatever it is given"),
+    Peer(
+        "torch",
+        ("truncated normal float32",),
+        torch_fill,
+        "draws the whole on 1 thread, again and again until every value fits; the rest on {threads}",
+    ),
     Peer("NumPy, SFC64", BOTH, partial(numpy_fill, bits="SFC64"), ONE),
     Peer("NumPy, PCG64", BOTH, partial(numpy_fill, bits="PCG64"), ONE),
     Peer("randomgen, Romu", BOTH, partial(randomgen_fill, bits="Romu"), ONE),
@@ -153,25 +165,45 @@ PEERS = (
     Peer("MKL, SFMT19937", DOUBLE, partial(mkl_fill, bits="SFMT19937"), FRESH, is_fresh=True),
     Peer("MKL, Philox", DOUBLE, partial(mkl_fill, bits="PHILOX4X32X10"), FRESH, is_fresh=True),
     Peer("MKL, Philox, in cache", DOUBLE, partial(mkl_fill, bits="PHILOX4X32X10", block=BLOCK), IN_CACHE),
-    Peer("Numba", BOTH, numba_fill, "all threads, a loop with np.random"),
+    Peer("Numba", BOTH, numba_fill, "{threads}, a loop with np.random"),
     Peer(
         "SciPy truncnorm",
         ("truncated normal float32",),
         scipy_fill,
-        "one thread; 2^20 elements, fresh memory on both sides",
+        "1 thread; 2^20 elements, fresh memory on both sides",
         is_fresh=True,
         elements=2**20,
     ),
 )
-#: Those that run in processes of their own: what needs to be installed, and their jobs.
+#: Those that run in processes of their own, and do every job: what needs to be installed. The first names the process.
 APART = {
-    "TensorFlow": (("tensorflow",), ("uniform float32", "normal float32", "truncated normal float32", "uniform float64",
-                                     "normal float64", "normal bfloat16")),
-    "Keras on TensorFlow": (("keras", "tensorflow"), ("uniform float32", "normal float32", "truncated normal float32",
-                                                      "normal bfloat16")),
-    "JAX, threefry": (("jax",), tuple(JOBS)),
-    "JAX, rbg": (("jax",), tuple(JOBS)),
-}  # fmt: skip
+    "TensorFlow": ("tensorflow",),
+    "Keras on TensorFlow": ("keras", "tensorflow"),
+    "JAX, threefry": ("jax",),
+    "JAX, rbg": ("jax",),
+}
+
+
+def in_words(threads: int) -> str:
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
+def tried(lab: Lab, peer: Peer, job: str, memory: np.ndarray) -> Fill:
+    """The peer's fill, which has filled a few elements.
+
+    Raises
+    ------
+    NotImplementedError
+        If it cannot: whatever is wrong with a peer ends its row, and not the race.
+    """
+    try:
+        fill = peer.make(lab, job)
+        fill(memory[:64])
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        raise NotImplementedError(f"{peer.name} fails: {type(error).__name__}: {error}") from error
+    return fill
 
 
 def raced(lab: Lab, peer: Peer, job: str) -> Result:
@@ -181,14 +213,14 @@ def raced(lab: Lab, peer: Peer, job: str) -> Result:
     memory = lab.memory.view(storage)
     if peer.elements is not None:
         memory = memory[: peer.elements]
-    theirs = peer.make(lab, job)
+    theirs = tried(lab, peer, job, memory)
     ours = partial(lab.fill, initializer, dtype=dtype)
     if not peer.is_fresh:
         found = lab.compare(partial(ours, memory), partial(theirs, memory), memory.nbytes, peer.name)
     else:
         contestants = (lambda: ours(np.empty_like(memory))), partial(theirs, memory)
         found = lab.compare(*contestants, memory.nbytes, peer.name, fresh=2 * memory.nbytes)
-    return found._replace(note=f"{found.note}; {peer.note}")
+    return found._replace(note=f"{found.note}; {peer.note.format(threads=in_words(lab.threads))}")
 
 
 # In a process of its own
@@ -202,8 +234,7 @@ def tensorflow_calls(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callabl
         "normal": tf.random.stateless_normal,
         "truncated": tf.random.stateless_truncated_normal,
     }
-    for job in APART["TensorFlow"][1]:
-        dtype = JOBS[job][1]
+    for job, (_, dtype) in JOBS.items():
         yield "TensorFlow", job, partial(draws[job.partition(" ")[0]], shape, seed=(1, 2), dtype=dtype)
 
 
@@ -215,8 +246,8 @@ def keras_calls(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[],
         "normal": initializers.RandomNormal(0.0, 1.0, seed=1),
         "truncated": initializers.TruncatedNormal(0.0, 1.0, seed=1),
     }
-    for job in APART["Keras on TensorFlow"][1]:
-        yield "Keras on TensorFlow", job, partial(draws[job.partition(" ")[0]], shape, dtype=JOBS[job][1])
+    for job, (_, dtype) in JOBS.items():
+        yield "Keras on TensorFlow", job, partial(draws[job.partition(" ")[0]], shape, dtype=dtype)
 
 
 def jax_calls(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[], Any]]]:
@@ -230,59 +261,59 @@ def jax_calls(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[], A
     }
     for kind in ("threefry", "rbg"):
         key = jax.random.key(1, impl={"threefry": "threefry2x32"}.get(kind, kind))
-        for job in APART[f"JAX, {kind}"][1]:
+        for job, (_, dtype) in JOBS.items():
             jitted = jax.jit(draws[job.partition(" ")[0]], static_argnums=(1, 2))
-            yield f"JAX, {kind}", job, lambda f=jitted, k=key, job=job: f(k, shape, JOBS[job][1]).block_until_ready()
+            yield f"JAX, {kind}", job, lambda f=jitted, k=key, d=dtype: f(k, shape, d).block_until_ready()
 
 
-CALLS = {"tensorflow": (tensorflow_calls, keras_calls), "jax": (jax_calls,)}
+CALLS = {"tensorflow": tensorflow_calls, "keras": keras_calls, "jax": jax_calls}
 
 
 def samples(framework: str, quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """The samples of every job of a framework's; by "PEER: JOB"."""
+    threads = fastinit.default_num_threads()
+    if framework != "jax":  # which takes its number of threads from its environment
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
     side = 512 if quick else 8192
-    rounds = 3 if quick else 7
-    warm = np.zeros((side, side), np.float32)
-    for calls in CALLS[framework]:
-        for peer, job, theirs in calls((side, side)):
-            initializer, dtype = JOBS[job]
-            empty = partial(np.empty, (side, side), {"bfloat16": np.uint16}.get(dtype, dtype))
-            nbytes = empty().nbytes
-            ours = partial(fastinit.fill, initializer=initializer, key=fastinit.Key(0), dtype=dtype)
-            before = None if quick else partial(side_by_side.settle_memory, 2 * nbytes)
-            own, other = side_by_side.alternate(lambda e=empty, f=ours: f(e()), theirs, rounds, 0.0, before)
-            note = f"{speed(own, nbytes)}; {peer} {speed(other, nbytes)}; all threads; fresh memory on both sides"
-            ratios = [slow / fast for fast, slow in zip(own, other, strict=True)]
-            yield f"{peer}: {job}", {"samples": ratios, "note": note}
-            if (peer, job) == ("Keras on TensorFlow", "truncated normal float32"):
-                own, other = side_by_side.alternate(partial(ours, warm), theirs, rounds, 0.0)
-                note = f"{speed(own, nbytes)} into warm memory; Keras {speed(other, nbytes)}, which returns new memory"
-                ratios = [slow / fast for fast, slow in zip(own, other, strict=True)]
-                yield "Keras, ours warm", {"samples": ratios, "note": note}
+    for peer, job, theirs in CALLS[framework]((side, side)):
+        initializer, dtype = JOBS[job]
+        empty = partial(np.empty, (side, side), {"bfloat16": np.uint16}.get(dtype, dtype))
+        nbytes = empty().nbytes
+        ours = partial(fastinit.fill, initializer=initializer, key=fastinit.Key(0), dtype=dtype, num_threads=threads)
+        before = None if quick else partial(side_by_side.settle_memory, 2 * nbytes)
+        own, other = side_by_side.alternate(lambda e=empty, f=ours: f(e()), theirs, 3 if quick else 7, 0.0, before)
+        words = f"up to {in_words(threads)}; fresh memory on both sides, since it cannot fill in place"
+        note = f"{speed(own, nbytes)}; {peer} {speed(other, nbytes)}; {words}"
+        yield f"{peer}: {job}", {"samples": [slow / fast for fast, slow in zip(own, other, strict=True)], "note": note}
 
 
 # In the process of the table
 
 
 @cache
-def measured(framework: str, quick: bool) -> dict[str, dict[str, Any]]:
-    """The samples of a framework, from a process of its own."""
-    environment = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return side_by_side.in_own_process(__file__, framework, *(["--quick"] if quick else []), **environment)
+def measured(framework: str, quick: bool) -> dict[str, dict[str, Any]] | str:
+    """The samples of a framework, from a process of its own; or, once and for all of its rows, why there are none."""
+    environment = {
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PJRT_NPROC": str(fastinit.default_num_threads()),
+    }
+    try:
+        return side_by_side.in_own_process(__file__, framework, *(["--quick"] if quick else []), **environment)
+    except NotImplementedError as reason:
+        return str(reason)
 
 
 def raced_apart(lab: Lab, peer: str, job: str) -> Result:
     """What a framework's own process found."""
-    for name in APART[peer][0]:
+    for name in APART[peer]:
         side_by_side.installed(name)
-    return Result(**measured(APART[peer][0][-1], lab.quick)[f"{peer}: {job}"])
-
-
-def keras_truncated(lab: Lab) -> Result:
-    """Keras's truncated normal against ours into warm memory: Keras has no way to ask for it."""
-    for name in ("keras", "tensorflow"):
-        side_by_side.installed(name)
-    return Result(**measured("tensorflow", lab.quick)["Keras, ours warm"])
+    found = measured(APART[peer][0], lab.quick)
+    if isinstance(found, str):
+        raise NotImplementedError(found)
+    return Result(**found[f"{peer}: {job}"])
 
 
 if __name__ == "__main__":

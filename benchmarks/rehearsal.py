@@ -14,33 +14,32 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-
-import torch
-from torch.distributed.tensor import Placement, Replicate, Shard
-from torch.distributed.tensor.placement_types import _StridedShard
+from typing import TYPE_CHECKING
 
 import fastinit
-from fastinit.adapters.torch import fill_
-from fastinit.adapters.torch.shards import Ranges, ranges_of
 from fastinit.recipes import Parameter, assigned
 
 if __package__:
     from . import growth
 else:  # run as a script
     import growth
+if TYPE_CHECKING:  # asv imports this file where there is no torch
+    import torch
+
+    from fastinit.adapters.torch.shards import Ranges
 
 MESH = (128, 8)
 LAYERS, WIDTH, HIDDEN, KEYS, VOCABULARY = 126, 16384, 53248, 1024, 128256
-COLUMNS, ROWS, WHOLE = Shard(0), Shard(1), Replicate()  # what tensor parallelism does to a weight (out, in)
+COLUMNS, ROWS, WHOLE = "columns", "rows", "whole"  # what tensor parallelism does to a weight (out, in)
 
 
-def table(layers: int) -> Iterator[tuple[Parameter, Placement]]:
+def table(layers: int) -> Iterator[tuple[Parameter, str]]:
     """Every parameter, and how tensor parallelism shards it."""
 
-    def linear(name: str, out: int, inputs: int, parallel: Placement, **facts: str) -> tuple[Parameter, Placement]:
+    def linear(name: str, out: int, inputs: int, parallel: str, **facts: str) -> tuple[Parameter, str]:
         return Parameter(f"{name}.weight", (out, inputs), types=("Linear",), **facts), parallel
 
-    def norm(name: str) -> tuple[Parameter, Placement]:
+    def norm(name: str) -> tuple[Parameter, str]:
         return Parameter(f"{name}.weight", (WIDTH,), types=("LlamaRMSNorm",)), WHOLE
 
     yield Parameter("model.embed_tokens.weight", (VOCABULARY, WIDTH), types=("Embedding",), layout="VD"), COLUMNS
@@ -58,14 +57,24 @@ def table(layers: int) -> Iterator[tuple[Parameter, Placement]]:
     yield linear("lm_head", VOCABULARY, WIDTH, COLUMNS)
 
 
-def held(parameter: Parameter, parallel: Placement, coordinate: tuple[int, int]) -> Ranges:
+def held(parameter: Parameter, parallel: str, coordinate: tuple[int, int]) -> Ranges:
     """What a rank holds: ``fully_shard`` cuts axis 0 of what tensor parallelism leaves on each rank."""
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor.placement_types import _StridedShard
+
+    from fastinit.adapters.torch.shards import ranges_of
+
     sharded = _StridedShard(0, split_factor=MESH[1]) if parallel == COLUMNS else Shard(0)
-    return ranges_of(parameter.shape, MESH, coordinate, [sharded, parallel])
+    tensor_parallel = {COLUMNS: Shard(0), ROWS: Shard(1), WHOLE: Replicate()}[parallel]
+    return ranges_of(parameter.shape, MESH, coordinate, [sharded, tensor_parallel])
 
 
 def rehearse(coordinate: tuple[int, int], layers: int, checks: int, chooser: random.Random) -> tuple[str, int]:
     """Fills one rank; what to say about it, and how many elements differ from their definition."""
+    import torch
+
+    from fastinit.adapters.torch import fill_
+
     parameters = list(table(layers))
     entries = assigned([parameter for parameter, _ in parameters], "auto", seed=0)
     ranges = [held(parameter, parallel, coordinate) for parameter, parallel in parameters]

@@ -80,6 +80,10 @@ def gpt2_xl(lab: Lab) -> Callable[[], Any]:
     return partial(transformers.GPT2LMHeadModel, transformers.GPT2Config(**size))
 
 
+# Bytes of GPT-2 XL in float32.
+GPT2_XL = 4 * 1_557_611_200
+
+
 def gpt2_constructed(lab: Lab) -> Result:
     """Under patched(), against torch constructing the same model, both in float32 and fresh memory."""
     assert lab.torch
@@ -89,7 +93,7 @@ def gpt2_constructed(lab: Lab) -> Result:
         with patched():
             return build()
 
-    found = (lab if lab.quick else lab.with_rounds(3)).compare(ours, build, 0, "torch")
+    found = (lab if lab.quick else lab.with_rounds(3)).compare(ours, build, 0, "torch", fresh=GPT2_XL)
     gc.collect()
     return found
 
@@ -104,7 +108,7 @@ def materialized(lab: Lab) -> Result:
         materialize(model, dtype=torch.bfloat16)
         return model
 
-    found = (lab if lab.quick else lab.with_rounds(3)).compare(ours, build, 0, "torch")
+    found = (lab if lab.quick else lab.with_rounds(3)).compare(ours, build, 0, "torch", fresh=GPT2_XL)
     gc.collect()
     return found
 

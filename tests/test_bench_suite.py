@@ -198,13 +198,7 @@ def test_peers_may_be_missing(tmp_path):
     assert peers and all(row["skipped"] for row in peers)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason="imports torch")] * (name == "rehearsal"))
-        for name in EVERY_FILE
-    ],
-)
+@pytest.mark.parametrize("name", EVERY_FILE)
 def test_asv_can_import_every_file_without_peers(tmp_path, name):
     rows, _ = program(tmp_path, "import", name, hidden=(*PEERS, *TOOLS))  # asv imports all that is in the folder
     assert rows == [name]

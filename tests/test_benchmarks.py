@@ -39,7 +39,7 @@ PROMISED = {
     "Numba fill": 2,
 }
 FRAMEWORKS = ("keras", "jax", "numba")  # each with a section, measured in processes of their own
-NEED_TORCH = 24
+NEED_TORCH = 33
 
 
 def figures(folder: Path, *options: str, hidden: tuple[str, ...] = ()) -> tuple[str, list[dict]]:
@@ -56,7 +56,9 @@ def figures(folder: Path, *options: str, hidden: tuple[str, ...] = ()) -> tuple[
 
 
 def needs_torch(row: dict) -> bool:
-    return ("torch" in row["what"] and "Keras" not in row["section"]) or row["section"] == "PyTorch adapter"
+    if row["section"] in ("PyTorch adapter", "CUDA device"):
+        return True
+    return "torch" in row["what"] and "Keras" not in row["section"]
 
 
 def needs_framework(row: dict) -> bool:
@@ -71,6 +73,9 @@ def check_rows(output: str, rows: list[dict]) -> None:
     for start, count in PROMISED.items():
         assert sum(row["what"].startswith(start) and row["bar"] is not None for row in rows) == count, start
     assert any(row["section"] == "Fresh memory" for row in rows)
+    on_device = [row for row in rows if row["section"] == "CUDA device"]
+    assert len(on_device) == 9 and all(row["bar"] is None for row in on_device)  # torch wins some of them
+    assert len({row["skipped"] for row in on_device}) == 1  # all are measured, or all are skipped for one reason
 
 
 def test_every_row_is_measured(tmp_path):
@@ -98,7 +103,7 @@ def test_peers_and_rich_may_be_missing(tmp_path):
 def test_rich_draws_the_same_rows(tmp_path):
     pytest.importorskip("rich")
     output, rows = figures(tmp_path, hidden=("torch", *FRAMEWORKS))
-    assert len(rows) == 66
+    assert len(rows) == 75
     assert output.count("skipped") == sum(bool(row["skipped"]) for row in rows)
 
 

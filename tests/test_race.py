@@ -29,22 +29,55 @@ BARS = {
     "two threads against one: uniform": 1.9,
     "two threads against one: normal": 1.9,
 }
+# Who races in which job.
+EVERYWHERE = ("torch", "TensorFlow", "Keras on TensorFlow", "JAX, threefry", "JAX, rbg")
+ARRAYS = ("NumPy, SFC64", "NumPy, PCG64", "randomgen, Romu", "parallel-numpy-rng", "mtalg", "Numba")
+MKL = ("MKL, SFMT19937", "MKL, Philox", "MKL, Philox, in cache")
+PEERS = {
+    "uniform float32": {*EVERYWHERE, *ARRAYS},
+    "normal float32": {*EVERYWHERE, *ARRAYS},
+    "truncated normal float32": {*EVERYWHERE, "SciPy truncnorm"},
+    "uniform float64": {*EVERYWHERE, *ARRAYS, *MKL},
+    "normal float64": {*EVERYWHERE, *ARRAYS, *MKL},
+    "normal bfloat16": {*EVERYWHERE},
+}
+# What must be installed for a peer whose first word is not its module.
+MODULES = {"MKL": "mkl_random", "parallel-numpy-rng": "parallel_numpy_rng"}
 HIDDEN = (
     "torch", "tensorflow", "keras", "jax", "numba", "mkl_random", "mtalg", "parallel_numpy_rng", "randomgen", "scipy",
     "transformers", "rich",
 )  # fmt: skip
 
 
-def race(folder, *options, hidden=()):
-    """What race.py prints, and the record that it writes."""
-    for name in hidden:
-        (folder / f"{name}.py").write_text(f"raise ImportError({name!r})\n")
-    record = folder / "race.json"
-    command = [sys.executable, str(BENCHMARKS / "race.py"), "--quick", "--json", str(record), *options]
+def run(folder, *options, fakes=None):
+    """A quick race.py in a process of its own, for which `fakes` are the modules of their names."""
+    for name, text in (fakes or {}).items():
+        (folder / f"{name}.py").write_text(text)
+    command = [sys.executable, str(BENCHMARKS / "race.py"), "--quick", *options]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, env=environment, check=False)
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", timeout=300, env=environment, cwd=folder, check=False
+    )
+
+
+def race(folder, *options, fakes=None):
+    """What race.py prints, and the record that it writes."""
+    record = folder / "race.json"
+    done = run(folder, "--json", str(record), *options, fakes=fakes)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
     return done.stdout, json.loads(record.read_text())
+
+
+def missing(*names):
+    """Modules that cannot be imported."""
+    return {name: f"raise ImportError({name!r})\n" for name in names}
+
+
+def is_installed(peer):
+    word = peer.replace(",", " ").split()[0]
+    names = [MODULES.get(word, word.lower())] + ["tensorflow"] * (word == "Keras")
+    return all(map(importlib.util.find_spec, names))
 
 
 def check(record):
@@ -56,6 +89,8 @@ def check(record):
     for row in rows:
         assert row["skipped"] or (row["samples"] and min(row["samples"]) > 0), row
         assert bool(row["peer"]) == bool(row["job"]) == (row["section"] != "The last factor")
+    for job, peers in PEERS.items():
+        assert sorted(row["peer"] for row in rows if row["job"] == job) == sorted(peers)
     assert record["threads"] >= 1 and record["processor"] and record["versions"]["fastinit"]
 
 
@@ -64,20 +99,23 @@ def test_every_row_is_measured_and_written(tmp_path):
     table, chart = tmp_path / "race.md", tmp_path / "race.svg"
     output, record = race(tmp_path, "--markdown", str(table), "--chart", str(chart))
     check(record)
-    words, written = " ".join(output.split()), table.read_text()
-    peers = {row["peer"] for row in record["figures"]}
-    for section in ("The last factor", "uniform float32", "normal float64"):
+    words, written, drawn = " ".join(output.split()), table.read_text(), chart.read_text()
+    for section in ("The last factor", *PEERS):
         assert section in words and f"**{section}**" in written
-    assert chart.read_text().lstrip().startswith("<?xml")
-    for peer in filter(None, peers):
-        assert peer in written and peer.split(",")[0] in chart.read_text()
-    if importlib.util.find_spec("torch"):
-        assert not [row for row in record["figures"] if row["skipped"] and row["peer"] == "torch"]
-    assert not [row for row in record["figures"] if row["skipped"] and row["peer"].startswith("NumPy")]
+    assert drawn.lstrip().startswith("<?xml")
+    for row in record["figures"]:
+        assert row["what"] in written
+        if row["peer"]:
+            assert row["peer"].split(",")[0].split()[0] in drawn
+            assert bool(row["skipped"]) != is_installed(row["peer"]), row
+    numpy = record["versions"]["numpy"]
+    assert f"NumPy {numpy}, SFC64" in drawn
+    if hasattr(os, "sched_setaffinity"):
+        assert "pinned to processor" in words
 
 
 def test_missing_peers_are_skipped_with_a_reason(tmp_path):
-    output, record = race(tmp_path, hidden=HIDDEN)
+    output, record = race(tmp_path, fakes=missing(*HIDDEN))
     check(record)
     for row in record["figures"]:
         if not row["peer"].startswith("NumPy") and "memset" not in row["what"] and "two threads" not in row["what"]:
@@ -85,6 +123,59 @@ def test_missing_peers_are_skipped_with_a_reason(tmp_path):
         elif row["peer"]:
             assert not row["skipped"]
     assert output.isascii()
+
+
+def test_a_peer_that_is_missing_takes_no_other_with_it(tmp_path):
+    pytest.importorskip("tensorflow", reason="it is what Keras might take with it", exc_type=ImportError)
+    _, record = race(tmp_path, "--section", "uniform float64", "--only", "TensorFlow", fakes=missing("keras"))
+    tensorflow, keras = record["figures"]
+    assert not tensorflow["skipped"] and "keras" in keras["skipped"]
+
+
+def generator(lines):
+    """A module in the place of parallel_numpy_rng, whose generator does this for every array."""
+    return f"""import time
+class Generator:
+    def random(self, out, **options):
+        {lines}
+    standard_normal = random
+def default_rng(seed):
+    return Generator()
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "wins"), [("pass", True), ("time.sleep(0.2)", False)], ids=["a fast one", "a slow one"]
+)
+def test_who_is_faster_is_shown(tmp_path, lines, wins):
+    table = tmp_path / "race.md"
+    options = ("--section", "uniform float32", "--only", "parallel-numpy-rng", "--markdown", str(table))
+    output, record = race(tmp_path, *options, fakes={"parallel_numpy_rng": generator(lines)})
+    (row,) = record["figures"]
+    assert len(row["samples"]) >= 5 and (row["value"] < 1) == wins
+    for text in (output, table.read_text()):
+        assert ("peer wins" in text) == wins
+
+
+def test_a_peer_that_fails_is_skipped_with_its_reason(tmp_path):
+    failing = {"mtalg": "raise RuntimeError('too old')\n", "parallel_numpy_rng": generator("raise ValueError('no')")}
+    _, record = race(tmp_path, "--section", "uniform float64", "--only", "m", fakes=failing)
+    reasons = {row["peer"]: row["skipped"] for row in record["figures"]}
+    assert "RuntimeError: too old" in reasons["mtalg"] and "ValueError: no" in reasons["parallel-numpy-rng"]
+    assert not reasons["randomgen, Romu"] or not is_installed("randomgen")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--only", "nobody"), "no row has that name"),
+        (("--only", "memset", "--chart", "race.svg"), "only rows with a bar"),
+        (("--only", "NumPy", "--chart", "race.svg"), "matplotlib is not installed"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_the_race(tmp_path, options, says):
+    done = run(tmp_path, *options, fakes=missing("matplotlib"))
+    assert done.returncode == 2 and says in done.stderr and not done.stdout
 
 
 @pytest.fixture
