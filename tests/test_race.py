@@ -165,6 +165,23 @@ def test_a_peer_that_fails_is_skipped_with_its_reason(tmp_path):
     assert not reasons["randomgen, Romu"] or not is_installed("randomgen")
 
 
+def test_memory_that_nobody_has_filled_gives_no_warning(tmp_path):
+    fake = """import sys, types
+import numpy as np
+class MultithreadedRNG:
+    def __init__(self, **options):
+        pass
+    def random(self, size, dtype):
+        return np.full(size, 1e300).astype(dtype)  # as mtalg does to what an empty float64 array holds
+sys.modules["mtalg.random"] = types.ModuleType("mtalg.random")
+sys.modules["mtalg.random"].MultithreadedRNG = MultithreadedRNG
+MultithreadedRNG.standard_normal = MultithreadedRNG.random
+"""
+    _, record = race(tmp_path, "--section", "uniform float32", "--only", "mtalg", fakes={"mtalg": fake})
+    (row,) = record["figures"]
+    assert row["samples"] and "converts an empty float64 array" in row["note"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
