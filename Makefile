@@ -42,7 +42,7 @@ bench-compare: $(VENV)/.test  ## the quick set on this commit against BASE=main,
 	cd benchmarks && ../$(BIN)/asv machine --yes && \
 	    ../$(BIN)/asv continuous --factor $(NOISE) --interleave-rounds --bench '^bench_summary[.]' $(BASE) HEAD
 
-race: $(VENV)/.race  ## fastinit against every peer, in a quarter of an hour; build/race.{json,md,svg}
+race: $(VENV)/.race  ## fastinit against every peer, in eleven minutes; build/race.{json,md,svg}
 	@mkdir -p build
 	$(BIN)/python benchmarks/race.py --json build/race.json --markdown build/race.md --chart build/race.svg
 
