@@ -7,13 +7,15 @@ every benchmark commit by commit; asv's own pages lie behind it in ``asv/``.
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 if __package__:
     from . import dashboard_page
@@ -27,18 +29,45 @@ ROOT = HERE.parent
 QUICK = r"^bench_summary[.]"  # bench_summary.py says what it has
 
 
-def asv(*arguments: str) -> None:
-    """Runs asv in this folder; SystemExit with its code if it fails."""
+def asv(*arguments: str, fine: Sequence[int] = (0,)) -> int:
+    """Runs asv in this folder; SystemExit with its code if that is none of the fine ones."""
     done = subprocess.run([sys.executable, "-m", "asv", *arguments], cwd=HERE, check=False)
-    if done.returncode:
+    if done.returncode not in fine:
         raise SystemExit(done.returncode)
+    return done.returncode
+
+
+def git(*arguments: str, root: Path = ROOT) -> str:
+    """What git says; nothing if it refuses."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def run() -> None:
     """Measures the quick set for the commit that is checked out."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        raise SystemExit("dashboard: asv files what it measures by commit, and this is no git checkout; try --no-run")
+    if git("status", "--porcelain", "--untracked-files=no"):
+        print(f"dashboard: there are changes that {commit[:8]} does not have; they are measured under its name")
     asv("machine", "--yes")
-    asv("run", "--python=same", "--set-commit-hash", commit.strip(), "--bench", QUICK, "--show-stderr")
+    arguments = ("--python=same", "--set-commit-hash", commit, "--bench", QUICK, "--show-stderr")
+    if asv("run", *arguments, fine=(0, 2)):  # 2: some failed, the others are there
+        print("dashboard: some benchmarks failed, as said above; the page has the others", file=sys.stderr)
+
+
+def configuration(file: Path = HERE / "asv.conf.json", root: Path = ROOT) -> dict[str, Any]:
+    """asv's configuration with absolute paths, for the branch that is checked out.
+
+    asv publishes the commits of the branches that it is told of, and shows nothing of a commit that is on none of them.
+    """
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    for name in ("repo", "benchmark_dir", "env_dir", "results_dir", "html_dir"):
+        settings[name] = str((file.parent / settings[name]).resolve())
+    known = git("rev-list", "--first-parent", *settings["branches"], "--", root=root).split()
+    if git("rev-parse", "HEAD", root=root) not in known:
+        settings["branches"] = ["HEAD"]
+    return settings
 
 
 def build(out: Path, race: Path) -> Path:
@@ -50,16 +79,27 @@ def build(out: Path, race: Path) -> Path:
         If the record of the race is malformed, or asv has nothing to publish.
     """
     record = read_race(race)
-    shutil.rmtree(out / "asv", ignore_errors=True)
+    settings = configuration()
+    if not (Path(settings["results_dir"]) / "benchmarks.json").exists():
+        raise ValueError("nothing has been measured yet: run it once without --no-run")
     out.mkdir(parents=True, exist_ok=True)
-    asv("publish", "--html-dir", str((out / "asv").resolve()))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "asv.conf.json"
+        file.write_text(json.dumps(settings), encoding="utf-8")
+        asv("--config", str(file), "publish", "--no-pull", "--html-dir", str((out / "asv").resolve()))
     front = out / "index.html"
-    front.write_text(dashboard_page.page(record, read_site(out / "asv")), encoding="utf-8")
+    site = read_site(out / "asv", settings.get("regressions_thresholds"))
+    front.write_text(dashboard_page.page(record, site), encoding="utf-8")
     return front
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder without a word for each request."""
+    """Serves a folder as it is now, without a word for each request."""
+
+    def end_headers(self) -> None:
+        """With one more: a browser shall not show the page of before the last run."""
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
 
     def log_message(self, *arguments: object) -> None:
         """Nothing: the page is looked at, not the terminal."""
@@ -81,16 +121,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--race", type=Path, default=recorded if recorded.exists() else ROOT / "docs" / "race.json", metavar="FILE"
     )
     options = parser.parse_args(argv)
-    if not options.no_run:
-        run()
     try:
+        read_race(options.race)  # before a minute of measuring
+        if not options.no_run:
+            run()
         front = build(options.out, options.race)
     except ValueError as error:
         raise SystemExit(f"dashboard: {error}") from None
     print(f"written: {front}")
     if options.no_serve:
         return
-    with server(options.out, options.port) as serving:
+    try:
+        serving = server(options.out, options.port)
+    except OSError as error:
+        raise SystemExit(f"dashboard: cannot serve on port {options.port}: {error}; try --port 0") from None
+    with serving:
         print(f"http://127.0.0.1:{serving.server_address[1]}/  (Ctrl-C ends it)", flush=True)
         try:
             serving.serve_forever()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 FIELDS = {
     "section": str,
@@ -19,23 +23,46 @@ FIELDS = {
     "job": str,
     "peer": str,
 }
+VERDICTS = ("aim", "yes", "no", "skipped", "")
+#: A change by less than this is the machine's, not the commit's, where asv.conf.json says nothing else.
+NOISE = 0.1
+RATE = re.compile(r"_per_(second|nanosecond)$")  # names of benchmarks of which more is better
 
 
 @dataclass(frozen=True)
 class Series:
-    """One benchmark with one combination of parameters: a value for each commit, the oldest first."""
+    """A benchmark with one combination of parameters in one environment: a value for each commit, the oldest first."""
 
     name: str
-    label: str  # the parameters, those of one value left out
+    label: str  # the parameters, those of one value left out, and the environment where there are several
     unit: str
+    link: str  # the fragment of asv's page
+    noise: float
     commits: tuple[str, ...]
-    dates: tuple[int, ...]  # milliseconds since 1970
     values: tuple[float, ...]
 
-    @property
-    def change(self) -> float | None:
-        """The last value over the one before; None where there is one commit."""
-        return self.values[-1] / self.values[-2] if len(self.values) > 1 and self.values[-2] else None
+    def change(self, at: int = -1) -> float | None:
+        """A value over the one before; None where there is none."""
+        before = range(len(self.values))[at] - 1
+        return self.values[at] / self.values[before] if before >= 0 and self.values[before] else None
+
+    def verdict(self, at: int = -1) -> str:
+        """Whether a commit made it "worse" or "better" than the one before, beyond the noise, or ""."""
+        change = self.change(at)
+        if change is None or 1 / (1 + self.noise) <= change <= 1 + self.noise:
+            return ""
+        return "worse" if (change > 1) != bool(RATE.search(self.name)) else "better"
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What asv calls one: a benchmark whose level went up and stayed there."""
+
+    name: str  # with its parameters
+    link: str
+    best: float
+    last: float
+    since: tuple[str, ...]  # the commits at which it rose
 
 
 @dataclass(frozen=True)
@@ -43,9 +70,9 @@ class Site:
     """What asv has published."""
 
     series: tuple[Series, ...]
-    commits: int
+    commits: tuple[tuple[str, int], ...]  # those with a value, the oldest first, and milliseconds since 1970
     machine: str
-    regressions: tuple[tuple[str, float, float], ...]  # name, before, after
+    regressions: tuple[Regression, ...]
 
 
 def read_race(path: Path) -> dict[str, Any] | None:
@@ -59,25 +86,64 @@ def read_race(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text())
-    except ValueError as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from None
     if not isinstance(record, dict) or not isinstance(record.get("figures"), list):
         raise ValueError(f"{path} is no record of the race: it has no list of figures; `make race` writes one")
+    if not isinstance(record.get("heading", []), list):
+        raise ValueError(f"{path}: the heading is no list of lines")
     for number, row in enumerate(record["figures"]):
-        for name, kind in FIELDS.items():
-            if not isinstance(row, dict) or not isinstance(row.get(name), kind):
-                raise ValueError(f"{path}: figure {number} has no {name} of type {kind.__name__}")
-        samples = row["samples"]
-        if not row["skipped"] and not samples:
-            raise ValueError(f"{path}: figure {number} ({row['what']!r}) has neither samples nor a reason")
-        if not all(isinstance(x, (int, float)) and math.isfinite(x) and x > 0 for x in samples):
-            raise ValueError(f"{path}: figure {number} ({row['what']!r}) has samples that are no positive numbers")
+        for problem in _problems(row):
+            raise ValueError(f"{path}: figure {number} {problem}")
     return record
 
 
-def read_site(folder: Path) -> Site:
+def _problems(row: Any) -> Iterator[str]:
+    """What is wrong with a figure of the race."""
+    for name, kind in FIELDS.items():
+        if not isinstance(row, dict) or not isinstance(row.get(name), kind):
+            yield f"has no {name} of type {kind.__name__}"
+            return
+    what, bar = repr(row["what"]), row.get("bar")
+    if not row["skipped"] and not row["samples"]:
+        yield f"({what}) has neither samples nor a reason"
+    if not all(map(_positive, row["samples"])):
+        yield f"({what}) has samples that are no positive numbers"
+    if row.get("value") is not None and not _positive(row["value"]):
+        yield f"({what}) has a value that is no positive number"
+    if row.get("verdict", "") not in VERDICTS:
+        yield f"({what}) has the verdict {row['verdict']!r}, which is none of {VERDICTS}"
+    if row["peer"] and not row["job"]:
+        yield f"({what}) has a peer and no job"
+    if bar is None:
+        return
+    if (
+        not isinstance(bar, dict)
+        or not _positive(bar.get("limit"))
+        or not (bar.get("aim") is None or _positive(bar["aim"]))
+    ):
+        yield f"({what}) has a bar without a positive limit, or with an aim that is no positive number"
+
+
+def _positive(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and x > 0
+
+
+def median(row: Mapping[str, Any]) -> float:
+    """What a figure that was not skipped says in one number."""
+    value = row.get("value")
+    return float(statistics.median(row["samples"]) if value is None else value)
+
+
+def read_site(folder: Path, thresholds: Mapping[str, float] | None = None) -> Site:
     """Everything that has a value in asv's html folder.
+
+    Parameters
+    ----------
+    folder : Path
+    thresholds : mapping of str to float, optional
+        ``regressions_thresholds`` of asv.conf.json: what is noise, by regular expressions on the names.
 
     Raises
     ------
@@ -87,45 +153,88 @@ def read_site(folder: Path) -> Site:
     index_file = folder / "index.json"
     if not index_file.exists():
         raise ValueError(f"{folder} has no index.json: asv has published nothing there")
-    index = json.loads(index_file.read_text())
-    hashes, dates = index["revision_to_hash"], index["revision_to_date"]
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    units: dict[str, str] = {}
-    for file in sorted(folder.glob("graphs/**/*.json")):
-        if file.parent.name == "summary" or file.stem not in index["benchmarks"]:
-            continue
-        benchmark = index["benchmarks"][file.stem]
-        units[file.stem] = benchmark["unit"]
-        labels = _labels(benchmark["params"])
-        for revision, values in json.loads(file.read_text()):
-            several = values if isinstance(values, list) else [values]
-            for label, value in zip(labels, several, strict=False):
-                if value is not None and math.isfinite(value):
-                    found.setdefault((file.stem, label), {})[revision] = value
-    series = []
-    for (name, label), by_revision in sorted(found.items()):
-        revisions = sorted(by_revision)
-        series.append(
-            Series(
-                name,
-                label,
-                units[name],
-                tuple(hashes[str(revision)] for revision in revisions),
-                tuple(dates[str(revision)] for revision in revisions),
-                tuple(by_revision[revision] for revision in revisions),
-            )
-        )
-    machines = [f"{one['cpu']}, {one['num_cpu']} CPUs" for one in index["machines"].values()]
-    regressions_file = folder / "regressions.json"
-    raw = json.loads(regressions_file.read_text())["regressions"] if regressions_file.exists() else []
-    regressions = tuple((str(row[0]), float(row[5]), float(row[4])) for row in raw)
-    return Site(tuple(series), len(hashes), "; ".join(machines), regressions)
-
-
-def _labels(params: list[list[str]]) -> list[str]:
-    """The combinations in asv's order, as words."""
-    several = [len(values) > 1 for values in params]
-    return [
-        ", ".join(value.strip("'") for value, shown in zip(values, several, strict=True) if shown)
-        for values in itertools.product(*params)
+    index = json.loads(index_file.read_text(encoding="utf-8"))
+    hashes = {int(revision): commit for revision, commit in index["revision_to_hash"].items()}
+    files = [
+        file
+        for file in sorted(folder.glob("graphs/**/*.json"))
+        if file.parent.name != "summary" and file.stem in index["benchmarks"]
     ]
+    found: dict[tuple[str, tuple[str, ...]], dict[int, dict[int, float]]] = {}  # by combination and revision
+    for file in files:
+        by_combination = found.setdefault((file.stem, _environment(file.parent.relative_to(folder).parts)), {})
+        for revision, values in json.loads(file.read_text(encoding="utf-8")):
+            for i, value in enumerate(values if isinstance(values, list) else [values]):
+                if value is not None and math.isfinite(value):
+                    by_combination.setdefault(i, {})[revision] = value
+    environments = [environment for _, environment in found]
+    shared = set(environments[0]).intersection(*environments) if environments else set()
+    series, measured = [], set()
+    for (name, environment), by_combination in found.items():
+        benchmark = index["benchmarks"][name]
+        names = benchmark.get("param_names") or [str(i) for i in range(len(benchmark["params"]))]
+        combinations = list(itertools.product(*benchmark["params"]))
+        for i, by_revision in by_combination.items():
+            several = [
+                (one, value)
+                for one, value, all_of_it in zip(names, combinations[i], benchmark["params"], strict=True)
+                if len(all_of_it) > 1
+            ]
+            label = [f"{one} {value}" if value.isdigit() else value.strip("'") for one, value in several]
+            label += [part for part in environment if part not in shared]
+            revisions = sorted(by_revision)
+            measured.update(revisions)
+            series.append(
+                Series(
+                    name,
+                    ", ".join(label),
+                    benchmark["unit"],
+                    _fragment(name, several),
+                    _noise(f"{name}({', '.join(combinations[i])})", thresholds or {}),
+                    tuple(hashes[revision] for revision in revisions),
+                    tuple(by_revision[revision] for revision in revisions),
+                )
+            )
+    machines = [f"{one['cpu']}, {one['num_cpu']} CPUs" for one in index["machines"].values()]
+    dates = index["revision_to_date"]
+    return Site(
+        tuple(sorted(series, key=lambda one: one.name)),  # and as the suite has them within a name
+        tuple((hashes[revision], dates[str(revision)]) for revision in sorted(measured)),
+        "; ".join(machines),
+        tuple(_regressions(folder, index, hashes)),
+    )
+
+
+def _regressions(folder: Path, index: Mapping[str, Any], hashes: Mapping[int, str]) -> Iterator[Regression]:
+    file = folder / "regressions.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["regressions"] if file.exists() else []
+    for entry, _, _, combination, last, best, jumps in rows:
+        name = entry.split("(")[0]
+        benchmark = index["benchmarks"].get(name, {})
+        several: list[tuple[str, str]] = []
+        if combination is not None and benchmark.get("params"):
+            values = next(itertools.islice(itertools.product(*benchmark["params"]), combination, None))
+            named = zip(benchmark.get("param_names", ()), values, benchmark["params"], strict=False)
+            several = [(one, value) for one, value, all_of_it in named if len(all_of_it) > 1]
+        since = tuple(hashes[after] for _, after, *_ in jumps or () if after in hashes)
+        yield Regression(entry, _fragment(name, several), float(best), float(last), since)
+
+
+def _environment(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The machine, the Python and the packages of a folder of graphs.
+
+    What was installed when it was measured is one environment: asv names it by the path of the interpreter, and takes
+    ``python`` and ``python3`` for two.
+    """
+    return tuple("as installed" if part.startswith("python-_") else part for part in parts)
+
+
+def _fragment(name: str, several: Sequence[tuple[str, str]]) -> str:
+    """Behind the # of asv's index.html: the graph of a benchmark, with one combination of parameters chosen."""
+    chosen = "&".join(f"p-{quote(one, safe='')}={quote(value, safe='')}" for one, value in several)
+    return quote(name) + (f"?{chosen}" if chosen else "")
+
+
+def _noise(entry: str, thresholds: Mapping[str, float]) -> float:
+    """The largest threshold whose expression matches, as asv takes them."""
+    return max((value for expression, value in thresholds.items() if re.match(expression, entry)), default=NOISE)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
 import math
-import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 if __package__:
-    from .dashboard_data import Series, Site
+    from .dashboard_data import NOISE, Series, Site, median
 else:  # run as a script
-    from dashboard_data import Series, Site
+    from dashboard_data import NOISE, Series, Site, median
 
 ASSETS = Path(__file__).parent / "dashboard_assets"
-#: A change by less than this is the machine's, not the commit's.
-NOISE = 0.10
 STRIP, TALL = 300, 22  # of the drawing of a row
 SPARK, SPARK_TALL = 150, 30
-VERDICTS = {"aim": ("reaches the aim", "good"), "yes": ("holds", "good"), "no": ("missed", "bad"), "": ("", "")}
+TICKS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
+VERDICTS = {"aim": ("reaches the aim", "good"), "yes": ("holds", "good"), "no": ("missed", "bad")}
+WINS, LOSES, SKIPPED = "the peer wins", "fastinit is faster", "skipped"
+Row = Mapping[str, Any]
 
 
 def page(record: dict[str, Any] | None, site: Site) -> str:
@@ -27,207 +28,360 @@ def page(record: dict[str, Any] | None, site: Site) -> str:
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8"><title>fastinit: how fast</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
-        f"<style>{(ASSETS / 'page.css').read_text()}</style></head><body>",
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>{(ASSETS / 'page.css').read_text(encoding='utf-8')}</style></head><body>",
         "<header><h1>fastinit: how fast</h1>",
         "<p>Every ratio is of two neighbours in one run, fastinit and its peer in turn: how many times as long the "
-        "peer takes. Times differ from machine to machine, and are for looking at.</p></header><main>",
+        "peer takes. Times differ from machine to machine, and are for looking at.</p>",
+        '<nav aria-label="Sections"><a href="#bars-title">The bars</a><a href="#race-title">The race</a>'
+        '<a href="#limit-title">The limit</a><a href="#commits-title">Commit by commit</a></nav>',
+        *_summary(record, site),
+        "</header><main>",
         *(_race(record) if record else _no_race()),
         *_limit(record, site),
         *_commits(site),
-        f"</main><script>{(ASSETS / 'page.js').read_text()}</script></body></html>",
+        f"</main><script>{(ASSETS / 'page.js').read_text(encoding='utf-8')}</script></body></html>",
     ]
     return "\n".join(parts) + "\n"
 
 
+# In front: what there is to know
+
+
+def _summary(record: Mapping[str, Any] | None, site: Site) -> Iterator[str]:
+    yield '<dl class="tally">'
+    if record:
+        judged = [row for row in record["figures"] if row.get("verdict") in VERDICTS]
+        held = sum(row["verdict"] != "no" for row in judged)
+        aims = sum(row["verdict"] == "aim" for row in judged)
+        yield _tile(f"{held} of {len(judged)}", f"bars hold; {aims} reach{'es' * (aims == 1)} the aim as well")
+        raced = [row for row in record["figures"] if row["peer"] and not row["skipped"]]
+        won = [row for row in raced if median(row) < 1]
+        yield _tile(f"{len(raced) - len(won)} of {len(raced)}", "races against a peer are won")
+        names: dict[str, list[str]] = {}
+        for row in won:
+            names.setdefault(row["peer"], []).append(row["job"])
+        words = "; ".join(f"{peer} ({', '.join(jobs)})" for peer, jobs in names.items())
+        yield _tile(str(len(won)), f"where the peer wins{': ' if words else ''}{words}", "bad" if won else "good")
+    found = len(site.regressions)
+    if len(site.commits) < 2:
+        yield _tile(str(len(site.commits)), "commit measured: nothing to compare yet")
+    else:
+        text = f"regression{'s' * (found != 1)} by asv's count, over {len(site.commits)} commits"
+        yield _tile(str(found), text, "bad" if found else "good")
+    yield "</dl>"
+
+
+def _tile(number: str, words: str, kind: str = "") -> str:
+    return f'<div><dt>{escape(words)}</dt><dd class="{kind}">{escape(number)}</dd></div>'
+
+
+# The race
+
+
 def _no_race() -> Iterator[str]:
-    yield '<h2 id="race-title">The race</h2>'
-    yield '<p class="empty">Nobody has raced here yet: <code>make race</code> does, in about ten minutes.</p>'
-
-
-def _race(record: dict[str, Any]) -> Iterator[str]:
-    rows = record["figures"]
-    barred = [row for row in rows if not row["peer"]]
     yield '<h2 id="bars-title">The bars</h2>'
-    yield f'<p class="soft">{"<br>".join(escape(str(line)) for line in record.get("heading", []))}</p>'
-    yield _tools("bars", "Filter the bars", ("reaches the aim", "holds", "missed", "skipped"))
+    yield '<p class="empty">They are a part of the race, which has not been run here.</p>'
+    yield '<h2 id="race-title">The race</h2>'
+    yield '<p class="empty">Nobody has raced here yet: <code>make race</code> does, in about eleven minutes.</p>'
+
+
+def _race(record: Mapping[str, Any]) -> Iterator[str]:
+    barred = [row for row in record["figures"] if not row["peer"]]
+    heading = "<br>".join(escape(str(line)) for line in record.get("heading", []))
+    yield '<h2 id="bars-title">The bars</h2>'
+    yield "<p>What the project asks of itself. The dot is the median, the line reaches from the least to the most, "
+    yield "the strong mark is the bar and the fine one the aim: right of them is better.</p>"
+    yield f'<details class="soft"><summary>How and on what it was measured</summary><p>{heading}</p></details>'
+    yield _tools("bars", "Filter the bars", {"verdict": [*(word for word, _ in VERDICTS.values()), SKIPPED]}, True)
+    reach = _reach([ratio for row in barred for ratio in _over_bar(row)])
     yield '<ul class="rows bars" id="bars">'
-    for row in barred:
-        yield _barred(row)
+    yield from (_barred(row, *reach) for row in barred)
     yield "</ul>"
     yield '<h2 id="race-title">The race</h2>'
-    yield "<p>Times as long as fastinit, on a logarithmic axis; right of the line fastinit is faster.</p>"
-    jobs = list(dict.fromkeys(row["job"] for row in rows if row["job"]))
-    yield _tools("race", "Filter peers", (*jobs, "the peer wins"))
+    yield "<p>Job by job everybody who does it, the nearest first: times as long as fastinit, on one logarithmic axis. "
+    yield "Right of the strong line fastinit is faster; left of it the peer wins.</p>"
+    raced = [row for row in record["figures"] if row["peer"]]
+    jobs = list(dict.fromkeys(row["job"] for row in raced))
+    yield _tools("race", "Filter peers", {"job": jobs, "verdict": [WINS, LOSES, SKIPPED]}, True)
     yield '<div class="cards" id="race">'
+    reach = _reach([x for row in raced for x in row["samples"]])
     for job in jobs:
-        yield from _job(job, [row for row in rows if row["job"] == job])
+        yield from _job(job, [row for row in raced if row["job"] == job], *reach)
     yield "</div>"
 
 
-def _barred(row: dict[str, Any]) -> str:
-    bar, unit = row.get("bar"), "x" if row["unit"] == "x" else f" {row['unit']}"
-    name = f'<span class="name">{escape(row["what"])}</span>'
-    asked = ""
+def _over_bar(row: Row) -> list[float]:
+    """The least, the middle, the most and the aim of a row, over its bar: above 1 it holds."""
+    bar = row.get("bar")
+    if not bar or row["skipped"]:
+        return []
+    values = [min(row["samples"]), median(row), max(row["samples"]), bar.get("aim") or bar["limit"]]
+    return [bar["limit"] / x if bar.get("less_is_better") else x / bar["limit"] for x in values]
+
+
+def _barred(row: Row, low: float, high: float) -> str:
+    bar, unit = row.get("bar"), row["unit"] if row["unit"] in ("", "x") else f" {row['unit']}"
+    asked, words, kind = "", *VERDICTS.get(row.get("verdict", ""), ("", "soft"))
     if bar:
         aim = f", aim {bar['aim']:g}{unit}" if bar.get("aim") is not None else ""
         asked = f"{'under' if bar.get('less_is_better') else 'at least'} {bar['limit']:g}{unit}{aim}"
     if row["skipped"]:
-        cells = f'<span class="small">{escape(row["skipped"])}</span><span></span><span class="small">{asked}</span>'
-        return _item(f"{row['what']} skipped", ["skipped"], f'{name}{cells}<span class="chip soft">skipped</span>')
-    words, kind = VERDICTS[row.get("verdict", "")]
-    low, high = min(row["samples"]), max(row["samples"])
+        words, kind = SKIPPED, "soft"
+        shown = f'<span class="strip why small">{escape(row["skipped"])}</span>'  # in the place of the number too
+    else:
+        ratios = _over_bar(row)
+        strip = '<span class="strip"></span>'
+        if ratios:
+            least, middle, most, aim = ratios
+            title = f"{row['what']}: {_number(median(row))}{unit}, {asked}: {words}"
+            style = "theirs" if kind == "bad" else "ours"
+            strip = _strip((least, middle, most), low, high, title, style, marks=() if aim == 1 else (aim,))
+        shown = f'{strip}<span class="number value">{_number(median(row))}{escape(unit)}</span>'
     cells = (
-        f'<span class="number value">{_number(row["value"])}{unit}</span>'
-        f'<span class="number small">{_number(low)} to {_number(high)}</span><span class="small">{asked}</span>'
-        f'<span class="chip {kind}">{words}</span>'
+        f'<span class="name">{escape(row["what"])}</span>{shown}'
+        f'<span class="small asked">{escape(asked)}</span><span class="chip {kind}">{words}</span>'
     )
-    return _item(f"{row['what']} {words}", [words], name + cells, row["note"])
+    return _item(f"{row['what']} {words}", {"verdict": words}, cells, _note(row, unit))
 
 
-def _job(job: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    raced = sorted((row for row in rows if not row["skipped"]), key=lambda row: -statistics.median(row["samples"]))
-    values = [x for row in raced for x in row["samples"]] + [1.0]
-    low, high = math.log10(min(min(values) / 1.2, 0.5)), math.log10(max(values) * 1.2)
+def _job(job: str, rows: Sequence[Row], low: float, high: float) -> Iterator[str]:
     yield f'<section class="card"><h3>{escape(job)}</h3><ul class="rows race">'
-    for row in raced:
-        value = statistics.median(row["samples"])
+    for row in sorted((row for row in rows if not row["skipped"]), key=median):
+        value = median(row)
         wins = value < 1
-        words = f"{row['peer']} {job} {'the peer wins' if wins else ''}"
-        number = f'<span class="number"><span class="value{" bad" if wins else ""}">{_number(value)}x</span>'
-        number += '<br><span class="small bad">the peer wins</span></span>' if wins else "</span>"
-        strip = _strip(row["samples"], value, low, high, f"{row['peer']}: {_number(value)} times as long")
-        groups = [job, "the peer wins"] if wins else [job]
-        yield _item(words, groups, f'<span class="name">{escape(row["peer"])}</span>{strip}{number}', row["note"])
+        words, kind, style = (WINS, " bad", "theirs") if wins else (LOSES, "", "ours")
+        number = f'<span class="number"><span class="value{kind}">{_number(value)}x</span>'
+        number += f'<span class="small bad">{WINS}</span></span>' if wins else "</span>"
+        ends = (min(row["samples"]), value, max(row["samples"]))
+        strip = _strip(ends, low, high, f"{row['peer']}: {_number(value)} times as long: {words}", style, grid=TICKS)
+        cells = f'<span class="name">{escape(row["peer"])}</span>{strip}{number}'
+        yield _item(f"{row['peer']} {job} {words}", {"job": job, "verdict": words}, cells, _note(row, "x"))
     for row in rows:
         if row["skipped"]:
-            why = f'<span class="small">{escape(row["skipped"])}</span>'
-            text = f'<span class="name soft">{escape(row["peer"])}</span>{why}'
-            yield _item(f"{row['peer']} {job} skipped", [job], text)
-    yield "</ul></section>"
+            why = f'<span class="strip why small">{escape(row["skipped"])}</span>'
+            cells = f'<span class="name soft">{escape(row["peer"])}</span>{why}'
+            yield _item(f"{row['peer']} {job} {SKIPPED}", {"job": job, "verdict": SKIPPED}, cells)
+    yield f'</ul><div class="ticks" aria-hidden="true"><span></span><span class="places">{_ticks(low, high)}</span>'
+    yield "</div></section>"
 
 
-def _strip(samples: Sequence[float], value: float, low: float, high: float, title: str) -> str:
-    """A dot at the median, a line from the least to the most, and the line at 1."""
+# Drawings
 
-    def place(x: float) -> float:
-        return round((math.log10(x) - low) / (high - low) * STRIP, 1)
 
-    def line(kind: str, left: float, right: float, top: int, bottom: int) -> str:
-        ends = f'x1="{place(left)}" x2="{place(right)}" y1="{top}" y2="{bottom}"'
-        return f'<line class="{kind}" {ends} vector-effect="non-scaling-stroke"/>'
+def _reach(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of a logarithmic axis that shows all of them and 1, with air on both sides."""
+    return math.log10(min([*values, 1.0]) / 1.35), math.log10(max([*values, 1.0]) * 1.35)
 
-    kind, middle = "theirs" if value < 1 else "ours", TALL // 2
-    decades = range(math.ceil(low), math.floor(high) + 1)
-    lines = [line("axis", 10.0**d, 10.0**d, 0, TALL) for d in decades]
+
+def _strip(
+    ends: tuple[float, float, float],
+    low: float,
+    high: float,
+    title: str,
+    kind: str,
+    grid: Sequence[float] = (),
+    marks: Sequence[float] = (),
+) -> str:
+    """A dot in the middle, a line from the least to the most, the line at 1, a grid, and marks."""
+
+    def line(classes: str, left: float, right: float, top: float, bottom: float) -> str:
+        x1, x2 = ((math.log10(x) - low) / (high - low) * STRIP for x in (left, right))
+        shape = f'x1="{x1:.1f}" x2="{x2:.1f}" y1="{top:g}" y2="{bottom:g}" vector-effect="non-scaling-stroke"'
+        return f'<line class="{classes}" {shape}/>'
+
+    least, middle, most = ends
+    lines = [line("axis", x, x, 0, TALL) for x in grid if low < math.log10(x) < high and x != 1]
     lines.append(line("one", 1, 1, 0, TALL))
-    lines.append(line(f"whisker {kind}", min(samples), max(samples), middle, middle))
-    lines.append(line(f"point {kind}", value, value, middle, middle))  # of no length: its round ends are the dot
+    lines.extend(line("mark", x, x, TALL * 0.2, TALL * 0.8) for x in marks)
+    lines.append(line(f"whisker {kind}", least, most, TALL / 2, TALL / 2))
+    lines.append(line(f"point {kind}", middle, middle, TALL / 2, TALL / 2))  # of no length: its round ends are the dot
     view = f'viewBox="0 0 {STRIP} {TALL}" preserveAspectRatio="none"'
-    return f'<svg class="strip" {view} role="img"><title>{escape(title)}</title>{"".join(lines)}</svg>'
+    drawing = f'<svg {view} role="img"><title>{escape(title)}</title>{"".join(lines)}</svg>'
+    return f'<span class="strip">{drawing}</span>'
 
 
-def _limit(record: dict[str, Any] | None, site: Site) -> Iterator[str]:
-    yield '<h2 id="limit-title">Against the machine\'s limit</h2>'
-    yield "<p>What writes memory cannot be faster than a memset of it. A share of its speed, and rates of fills.</p>"
-    rows = [row for row in record["figures"] if "memset" in row["what"] and row["samples"]] if record else []
-    tracked = [
-        one for one in site.series if ".track_" in one.name and ("memset" in one.name or "gigabytes" in one.name)
+def _ticks(low: float, high: float) -> str:
+    """The numbers beneath the strips of a card. Text in the strips would be stretched with them."""
+    places = [(x, (math.log10(x) - low) / (high - low)) for x in TICKS if low < math.log10(x) < high]
+    decade = {0.01, 0.1, 1, 10, 100, 1000}
+    return "".join(
+        f'<i style="left:{100 * place:.1f}%"{"" if x in decade else " class=minor"}>{x:g}x</i>' for x, place in places
+    )
+
+
+def _meter(share: float, title: str) -> str:
+    """A bar as long as the share of the limit, which is the line."""
+    width, whole = SPARK / max(1.15, 1.05 * share), f'y1="0" y2="{TALL}"'
+    bars = f'<rect class="rail" width="{width:.1f}" y="7" height="8"/>'
+    bars += f'<rect class="full" width="{width * share:.1f}" y="7" height="8"/>'
+    bars += f'<line class="one" x1="{width:.1f}" x2="{width:.1f}" {whole}/>'
+    return f'<svg viewBox="0 0 {SPARK} {TALL}" role="img"><title>{escape(title)}</title>{bars}</svg>'
+
+
+def _spark(one: Series) -> str:
+    """The values over the commits; a change of 15 % spans a third of the height at the most."""
+    low, high = min(one.values), max(one.values)
+    middle, reach = (low + high) / 2, max((high - low) / 2, 0.15 * abs(high), 1e-300)
+    step = (SPARK - 10) / max(len(one.values) - 1, 1)
+    left = 5 if len(one.values) > 1 else SPARK / 2
+    points = [
+        (round(left + step * i, 1), round(SPARK_TALL / 2 - (value - middle) / reach * (SPARK_TALL / 2 - 5), 1))
+        for i, value in enumerate(one.values)
     ]
+    line = " ".join(f"{x},{y}" for x, y in points)
+    title = ", ".join(f"{c[:8]} {quantity(v, one.unit)}" for c, v in zip(one.commits, one.values, strict=True))
+    last = f'<circle class="dot {one.verdict()}" cx="{points[-1][0]}" cy="{points[-1][1]}" r="3"/>'
+    graph = f'<title>{escape(title)}</title><polyline class="spark" points="{line}"/>{last}'
+    return f'<svg viewBox="0 0 {SPARK} {SPARK_TALL}" role="img">{graph}</svg>'
+
+
+# What asv has measured
+
+
+def _limit(record: Mapping[str, Any] | None, site: Site) -> Iterator[str]:
+    yield '<h2 id="limit-title">Against the machine\'s limit</h2>'
+    yield "<p>What writes memory cannot be faster than a memset of it. The bar is the share of a memset's speed, the "
+    yield "line all of it. Beneath: the other ratios and rates that asv follows.</p>"
+    rows = [row for row in record["figures"] if "against memset" in row["what"] and row["samples"]] if record else []
+    tracked = [one for one in site.series if ".track_" in one.name]
     if not rows and not tracked:
         yield '<p class="empty">Nothing measured yet.</p>'
         return
     yield '<ul class="rows track" id="limit">'
     for row in rows:
-        name = f'<span class="name">{escape(row["what"])}</span>'
-        share = f'<span class="number value">{100 * row["value"]:.0f} %</span>'
-        yield _item(row["what"], [], f'{name}<span></span>{share}<span class="small number">the race</span>')
-    for one in tracked:
-        yield _tracked(one)
+        yield _share(escape(row["what"]), median(row), "the race")
+    limited = [one for one in tracked if "over_memset" in one.name and one.values[-1] > 0]
+    yield from (_share(_named(one), 1 / one.values[-1], f"asv, {one.commits[-1][:8]}") for one in limited)
+    yield from (_tracked(one) for one in tracked if one not in limited)
     yield "</ul>"
+
+
+def _share(name: str, share: float, source: str) -> str:
+    meter = _meter(share, f"{100 * share:.0f} % of a memset's speed")
+    cells = f'<span class="name">{name}</span>{meter}<span class="number value">{100 * share:.0f} %</span>'
+    return _item("", {}, f'{cells}<span class="small number">{escape(source)}</span>')
 
 
 def _commits(site: Site) -> Iterator[str]:
     yield '<h2 id="commits-title">Commit by commit</h2>'
-    several = f"{site.commits} commit{'s' * (site.commits != 1)}"
-    yield f'<p class="soft">{escape(site.machine)}; {several}. A change of less than {100 * NOISE:.0f} % is noise.'
-    yield "Less is better, of rates more. asv's own pages load scripts from the internet.</p>"
-    if site.commits < 2:
+    yield f"<p>Less is better, of rates more. A change of less than {100 * NOISE:.0f} % is noise, "
+    yield "and extra memory is known to some 100 KiB only.</p>"
+    yield f'<p class="soft">{escape(site.machine)}. asv\'s own pages: <a href="asv/index.html#/">grid</a>, '
+    yield '<a href="asv/index.html#/summarylist">list</a>, <a href="asv/index.html#/regressions">regressions</a>. '
+    yield "They load scripts from public servers, so that they need the internet; this page does not.</p>"
+    if len(site.commits) < 2:
         yield '<p class="empty">One commit: nothing to compare yet.</p>'
-    elif site.regressions:
-        yield '<ul class="rows track" id="regressions">'
-        for name, before, after in site.regressions:
-            text = f'<span class="name"><a href="{_link(name.split("(")[0])}">{escape(name)}</a></span>'
-            change = f"{100 * (after / before - 1):+.0f} %"
-            yield _item(
-                name,
-                [],
-                f'{text}<span></span><span class="number value">{change}</span><span class="chip bad">slower</span>',
-            )
-        yield "</ul>"
     else:
-        yield '<p class="empty">asv finds no regression.</p>'
-    yield _tools("commits", "Filter benchmarks", ("slower", "faster"))
+        yield from _regressions(site)
+        yield "<h3>Each commit against the one measured before</h3>"
+        yield '<ul class="rows history" id="history" tabindex="0" aria-label="Commits">'
+        yield from (_commit(site, *one) for one in reversed(site.commits))
+        yield "</ul>"
+    yield "<h3>Every benchmark</h3>"
+    yield _tools("commits", "Filter benchmarks", {"verdict": ["worse", "better"]} if len(site.commits) > 1 else {})
     yield '<ul class="rows track" id="commits">'
-    for one in site.series:
-        yield _tracked(one)
+    yield from map(_tracked, site.series)
     yield "</ul>"
 
 
+def _regressions(site: Site) -> Iterator[str]:
+    if not site.regressions:
+        yield '<p class="empty">asv finds no regression: no level that went up and stayed there.</p>'
+        return
+    yield '<h3>Regressions that asv finds</h3><ul class="rows track" id="regressions">'
+    for one in site.regressions:
+        change = _percent(one.last / one.best) if one.best else "from 0"
+        since = f"since {', '.join(commit[:8] for commit in one.since)}" if one.since else ""
+        cells = f'<span class="name">{_anchor(one.link, one.name)}</span><span class="small">{since}</span>'
+        cells += f'<span class="number value">{change}</span><span class="chip bad">worse</span>'
+        yield _item(one.name, {}, cells)
+    yield "</ul>"
+
+
+def _commit(site: Site, commit: str, date: int) -> str:
+    """How many benchmarks a commit made worse and better, and which."""
+    found: dict[str, list[str]] = {"worse": [], "better": [], "": []}
+    compared = 0
+    for one in site.series:
+        if commit in one.commits:
+            at = one.commits.index(commit)
+            change = one.change(at)
+            compared += change is not None
+            text = "" if change is None else f" {_percent(change)}"
+            found[one.verdict(at)].append(f"<li>{_named(one)}{text}</li>")
+    day = datetime.datetime.fromtimestamp(date / 1000, datetime.UTC).date().isoformat()
+    cells = f'<span class="name"><code>{commit[:8]}</code> <span class="small">{day}</span></span>'
+    if not compared:
+        return _item(
+            "", {}, f'{cells}<span class="soft">{len(found[""])} measured, nothing before to compare with</span>'
+        )
+    for word, kind in (("worse", "bad"), ("better", "good")):
+        what = found[word]
+        head = f'<span class="{kind if what else "soft"}">{len(what)} {word}</span>'
+        lines = f"<details><summary>{head}</summary><ul>{''.join(what)}</ul></details>"
+        cells += lines if what else head
+    return _item("", {}, f'{cells}<span class="small number">of {compared}</span>')
+
+
 def _tracked(one: Series) -> str:
-    name = f'<a href="{_link(one.name)}">{escape(one.name.removeprefix("bench_summary."))}</a>'
-    label = f' <span class="small">{escape(one.label)}</span>' if one.label else ""
-    word, kind = _verdict(one)
-    change = "" if one.change is None else f"{100 * (one.change - 1):+.0f} %"
+    word, change = one.verdict(), one.change()
+    kind = {"worse": "bad", "better": "good"}.get(word, "soft")
+    said = "" if change is None else f"{_percent(change)} {word}"
+    value, unit = quantity(one.values[-1], one.unit), ""
+    if one.unit.startswith("times "):  # whose: too long for the column of numbers
+        value, unit = f"{one.values[-1]:.3g}x", f'<span class="small">{escape(one.unit[6:])} time</span>'
     cells = (
-        f'<span class="name">{name}{label}</span>{_spark(one)}'
-        f'<span class="number value">{quantity(one.values[-1], one.unit)}</span>'
-        f'<span class="chip {kind}">{change} {word}</span>'
+        f'<span class="name">{_named(one)}</span>{_spark(one)}'
+        f'<span class="number"><span class="value">{escape(value)}</span>{unit}</span>'
+        f'<span class="chip {kind}">{said}</span>'
     )
-    return _item(f"{one.name} {one.label} {word}", [word], cells)
+    return _item(f"{one.name} {one.label} {word}", {"verdict": word}, cells)
 
 
-def _verdict(one: Series) -> tuple[str, str]:
-    """Whether the last commit is slower or faster than the one before, beyond the noise."""
-    if one.change is None or abs(one.change - 1) < NOISE:
-        return "", "soft"
-    slower = (one.change > 1) != ("per_second" in one.name)
-    return ("slower", "bad") if slower else ("faster", "good")
+# Small parts
 
 
-def _spark(one: Series) -> str:
-    low, high = min(one.values), max(one.values)
-    middle, reach = (low + high) / 2, max((high - low) / 2, 0.05 * high, 1e-300)
-    step = (SPARK - 10) / max(len(one.values) - 1, 1)
-    points = [
-        (round(5 + step * i, 1), round(SPARK_TALL / 2 - (value - middle) / reach * (SPARK_TALL / 2 - 5), 1))
-        for i, value in enumerate(one.values)
-    ]
-    line = " ".join(f"{x},{y}" for x, y in points)
-    title = ", ".join(f"{c[:8]} {quantity(v, one.unit)}" for c, v in zip(one.commits, one.values, strict=True))
-    last = f'<circle class="dot" cx="{points[-1][0]}" cy="{points[-1][1]}" r="3"/>'
-    graph = f'<title>{escape(title)}</title><polyline class="spark" points="{line}"/>{last}'
-    return f'<svg viewBox="0 0 {SPARK} {SPARK_TALL}" role="img">{graph}</svg>'
+def _named(one: Series) -> str:
+    label = f' <span class="small">{escape(one.label)}</span>' if one.label else ""
+    return _anchor(one.link, one.name) + label
 
 
-def _tools(rows: str, label: str, groups: Iterable[str]) -> str:
+def _anchor(fragment: str, words: str) -> str:
+    return f'<a href="asv/index.html#{escape(fragment)}">{escape(words.removeprefix("bench_summary."))}</a>'
+
+
+def _tools(rows: str, label: str, groups: Mapping[str, Iterable[str]], notes: bool = False) -> str:
+    """A field and buttons that filter the rows of the element with that id, and one that shows their notes."""
     buttons = "".join(
-        f'<button type="button" aria-pressed="false" data-group="{escape(group)}">{escape(group)}</button>'
-        for group in groups
+        f'<button type="button" aria-pressed="false" data-kind="{kind}" data-group="{escape(group)}">'
+        f"{escape(group)}</button>"
+        for kind, names in groups.items()
+        for group in names
     )
+    if notes:
+        buttons += '<button type="button" aria-pressed="false" data-notes>spread and times</button>'
     return (
         f'<div class="tools" data-rows="{rows}"><input type="search" placeholder="{label}" aria-label="{label}">'
         f'{buttons}<output class="soft" aria-live="polite"></output></div>'
     )
 
 
-def _item(text: str, groups: Iterable[str], cells: str, note: str = "") -> str:
-    title = f' title="{escape(note)}"' if note else ""
-    return f'<li data-text="{escape(text.lower())}" data-groups="{escape("|".join(groups))}"{title}>{cells}</li>'
+def _item(text: str, groups: Mapping[str, str], cells: str, note: str = "") -> str:
+    own = "".join(f' data-{kind}="{escape(group)}"' for kind, group in groups.items())
+    under = f'<span class="note small">{escape(note)}</span>' if note else ""
+    return f'<li data-text="{escape(text.lower())}"{own}>{cells}{under}</li>'
 
 
-def _link(name: str) -> str:
-    return f"asv/index.html#{escape(name)}"
+def _note(row: Row, unit: str) -> str:
+    spread = f"{_number(min(row['samples']))} to {_number(max(row['samples']))}{unit}" if row["samples"] else ""
+    return "; ".join(filter(None, (spread, row["note"])))
+
+
+def _percent(change: float) -> str:
+    text = f"{100 * (change - 1):+.0f} %"
+    return "0 %" if text[1:] == "0 %" else text
 
 
 def _number(value: float) -> str:
@@ -243,5 +397,5 @@ def quantity(value: float, unit: str) -> str:
                 return f"{value * factor:.3g} {name}"
         return f"{value * 1e9:.3g} ns"
     if unit == "bytes":
-        return f"{value / 2**20:.3g} MiB" if value >= 2**20 else f"{value / 2**10:.3g} KiB"
+        return f"{value / 2**20:.4g} MiB" if value >= 2**20 else f"{value / 2**10:.3g} KiB"
     return f"{value:.3g} {unit}".rstrip()
