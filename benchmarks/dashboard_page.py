@@ -131,9 +131,8 @@ def _barred(row: Row, low: float, high: float) -> str:
         words, kind = SKIPPED, "soft"
         shown = f'<span class="strip why small">{escape(row["skipped"])}</span>'  # in the place of the number too
     else:
-        ratios = _over_bar(row)
         strip = '<span class="strip"></span>'
-        if ratios:
+        if ratios := _over_bar(row):
             least, middle, most, aim = ratios
             title = f"{row['what']}: {_number(median(row))}{unit}, {asked}: {words}"
             style = "theirs" if kind == "bad" else "ours"
@@ -205,9 +204,9 @@ def _strip(
 def _ticks(low: float, high: float) -> str:
     """The numbers beneath the strips of a card. Text in the strips would be stretched with them."""
     places = [(x, (math.log10(x) - low) / (high - low)) for x in TICKS if low < math.log10(x) < high]
-    decade = {0.01, 0.1, 1, 10, 100, 1000}
     return "".join(
-        f'<i style="left:{100 * place:.1f}%"{"" if x in decade else " class=minor"}>{x:g}x</i>' for x, place in places
+        f'<i style="left:{100 * place:.1f}%"{" class=minor" if "3" in f"{x:g}" else ""}>{x:g}x</i>'
+        for x, place in places
     )
 
 
