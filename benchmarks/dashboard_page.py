@@ -192,8 +192,7 @@ def _strip(
 
     least, middle, most = ends
     lines = [line("axis", x, x, 0, TALL) for x in grid if low < math.log10(x) < high and x != 1]
-    lines.append(line("one", 1, 1, 0, TALL))
-    lines.extend(line("mark", x, x, TALL * 0.2, TALL * 0.8) for x in marks)
+    lines += [line("one", 1, 1, 0, TALL), *(line("mark", x, x, TALL * 0.2, TALL * 0.8) for x in marks)]
     lines.append(line(f"whisker {kind}", least, most, TALL / 2, TALL / 2))
     lines.append(line(f"point {kind}", middle, middle, TALL / 2, TALL / 2))  # of no length: its round ends are the dot
     view = f'viewBox="0 0 {STRIP} {TALL}" preserveAspectRatio="none"'
