@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -279,13 +278,7 @@ def main(argv: list[str] | None = None) -> None:
         for row in rows
         if options.only in row.what and options.section in (None, section)
     ]
-    figures = []
-    for number, (section, row) in enumerate(chosen, 1):
-        if sys.stderr.isatty():
-            print(f"\r\033[K{number} of {len(chosen)}: {row.what}", end="", file=sys.stderr, flush=True)
-        figures.append(measure(lab, section, row))
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    figures = [measure(lab, section, row) for section, row in report.each(chosen, lambda one: one[1].what)]
     lines = heading(lab)
     if options.markdown:
         print(report.markdown(figures, lines))

@@ -55,10 +55,20 @@ class Peer(NamedTuple):
     elements: int | None = None  # of a contestant too slow for all
 
 
+def kind(job: str) -> str:
+    """The first word of a job: uniform, normal or truncated."""
+    return job.partition(" ")[0]
+
+
+def drawing(generator: Any, job: str) -> Callable[..., Any]:
+    """The method of a generator in the manner of NumPy's, with the job's dtype."""
+    draw = {"uniform": generator.random, "normal": generator.standard_normal}[kind(job)]
+    return partial(draw, dtype=np.dtype(JOBS[job][1]).type)
+
+
 def numpy_generator(lab: Lab, job: str, generator: np.random.Generator) -> Fill:
-    dtype = np.dtype(JOBS[job][1])
-    draw = generator.random if job.startswith("uniform") else generator.standard_normal
-    return lambda out: draw(out=out, dtype=dtype)
+    draw = drawing(generator, job)
+    return lambda out: draw(out=out)
 
 
 def numpy_fill(lab: Lab, job: str, bits: str) -> Fill:
@@ -71,23 +81,19 @@ def randomgen_fill(lab: Lab, job: str, bits: str) -> Fill:
 
 
 def parallel_numpy_fill(lab: Lab, job: str) -> Fill:
-    generator = side_by_side.optional("parallel_numpy_rng").default_rng(1)
-    dtype = np.dtype(JOBS[job][1]).type
-    draw = generator.random if job.startswith("uniform") else generator.standard_normal
-    return lambda out: draw(size=out.size, out=out, dtype=dtype, nthread=lab.threads)
+    draw = drawing(side_by_side.optional("parallel_numpy_rng").default_rng(1), job)
+    return lambda out: draw(size=out.size, out=out, nthread=lab.threads)
 
 
 def mtalg_fill(lab: Lab, job: str) -> Fill:
     side_by_side.optional("mtalg")
     from mtalg.random import MultithreadedRNG
 
-    generator = MultithreadedRNG(seed=1, num_threads=lab.threads)
-    dtype = np.dtype(JOBS[job][1]).type
-    draw = generator.random if job.startswith("uniform") else generator.standard_normal
+    draw = drawing(MultithreadedRNG(seed=1, num_threads=lab.threads), job)
 
     def fill(out: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):  # for float32 it converts memory that nobody has filled, whatever is there
-            return draw(size=out.size, dtype=dtype)
+            return draw(size=out.size)
 
     return fill
 
@@ -138,7 +144,7 @@ def torch_fill(lab: Lab, job: str) -> Fill:
         "normal": lambda tensor: tensor.normal_(0.0, 1.0),
         "truncated": torch.nn.init.trunc_normal_,
     }
-    draw = draws[job.partition(" ")[0]]
+    draw = draws[kind(job)]
     if JOBS[job][1] == "bfloat16":
         return lambda out: draw(torch.from_numpy(out.view(np.int16)).view(torch.bfloat16))
     return lambda out: draw(torch.from_numpy(out))
@@ -241,7 +247,7 @@ def tensorflow_calls(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callabl
         "truncated": tf.random.stateless_truncated_normal,
     }
     for job, (_, dtype) in JOBS.items():
-        yield "TensorFlow", job, partial(draws[job.partition(" ")[0]], shape, seed=(1, 2), dtype=dtype)
+        yield "TensorFlow", job, partial(draws[kind(job)], shape, seed=(1, 2), dtype=dtype)
 
 
 def keras_calls(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[], Any]]]:
@@ -253,7 +259,7 @@ def keras_calls(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[],
         "truncated": initializers.TruncatedNormal(0.0, 1.0, seed=1),
     }
     for job, (_, dtype) in JOBS.items():
-        yield "Keras on TensorFlow", job, partial(draws[job.partition(" ")[0]], shape, dtype=dtype)
+        yield "Keras on TensorFlow", job, partial(draws[kind(job)], shape, dtype=dtype)
 
 
 def jax_calls(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[], Any]]]:
@@ -265,11 +271,11 @@ def jax_calls(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[], A
         "normal": jax.random.normal,
         "truncated": lambda key, shape, dtype: jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype),
     }
-    for kind in ("threefry", "rbg"):
-        key = jax.random.key(1, impl={"threefry": "threefry2x32"}.get(kind, kind))
+    for name, implementation in (("threefry", "threefry2x32"), ("rbg", "rbg")):
+        key = jax.random.key(1, impl=implementation)
         for job, (_, dtype) in JOBS.items():
-            jitted = jax.jit(draws[job.partition(" ")[0]], static_argnums=(1, 2))
-            yield f"JAX, {kind}", job, lambda f=jitted, k=key, d=dtype: f(k, shape, d).block_until_ready()
+            jitted = jax.jit(draws[kind(job)], static_argnums=(1, 2))
+            yield f"JAX, {name}", job, lambda f=jitted, k=key, d=dtype: f(k, shape, d).block_until_ready()
 
 
 CALLS = {"tensorflow": tensorflow_calls, "keras": keras_calls, "jax": jax_calls}

@@ -144,17 +144,11 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"a chart needs what is missing: {reason}")
     pinned = pin(fastinit.default_num_threads())
     lab = Lab(options.quick)  # after it, since threads inherit the processors
-    found = []
-    for number, (section, peer, row) in enumerate(chosen, 1):
-        if sys.stderr.isatty():
-            print(f"\r\033[K{number} of {len(chosen)}: {section}, {row.what}", end="", file=sys.stderr, flush=True)
-        found.append(measure(lab, section, peer, row))
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-    installed = versions()
+    found = [measure(lab, *contest) for contest in report.each(chosen, lambda one: f"{one[0]}, {one[2].what}")]
+    date, processor, installed = str(datetime.datetime.now(datetime.UTC).date()), side_by_side.processor(), versions()
     size = f"{lab.memory.nbytes / 2**20:g} MiB"
     lines = [
-        f"{datetime.datetime.now(datetime.UTC).date()}, {side_by_side.processor()}, {lab.load} at the start",
+        f"{date}, {processor}, {lab.load} at the start",
         f"target {fastinit.targets.current()}, {lab.threads} threads, {pinned}, buffers of {size}",
         ", ".join(f"{name} {version}" for name, version in installed.items()),
     ]
@@ -162,8 +156,8 @@ def main(argv: list[str] | None = None) -> None:
         lines.append("A quick run: too small to be compared with the bars.")
     report.show(found, lines)
     record: dict[str, Any] = {
-        "date": str(datetime.datetime.now(datetime.UTC).date()),
-        "processor": side_by_side.processor(),
+        "date": date,
+        "processor": processor,
         "load": lab.load,
         "threads": lab.threads,
         "target": fastinit.targets.current(),

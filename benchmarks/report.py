@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 try:
     from rich import box
@@ -19,6 +21,19 @@ except ImportError:
 COLUMNS = ("figure", "target", "aim", "measured", "spread", "met")
 VERDICTS = {"aim": "aim", "yes": "yes", "no": "NO", "skipped": "skipped", "": ""}
 STYLES = {"aim": "bold green", "yes": "green", "no": "bold red", "skipped": "yellow", "": ""}
+
+
+Item = TypeVar("Item")
+
+
+def each(items: Sequence[Item], words: Callable[[Item], str]) -> Iterator[Item]:
+    """The items one after the other; a terminal shows which is under way."""
+    for number, item in enumerate(items, 1):
+        if sys.stderr.isatty():
+            print(f"\r\033[K{number} of {len(items)}: {words(item)}", end="", file=sys.stderr, flush=True)
+        yield item
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@
 INLINE u32v bits_bfloat16(f32v x) {
     u32v bits = (u32v)x;
 #if defined(FASTINIT_X86_V4)
-    const __mmask16 even = _mm512_testn_epi32_mask((__m512i)bits, (__m512i)u32_all(0x10000));
-    const __m512i half = _mm512_mask_blend_epi32(even, (__m512i)u32_all(0x8000), (__m512i)u32_all(0x7fff));
+    const __m512i half = _mm512_mask_blend_epi32(u32_clear_bit(bits, 16), (__m512i)u32_all(0x8000), (__m512i)u32_all(0x7fff));
     return (bits + (u32v)half) >> 16;
 #else
     return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;

@@ -50,7 +50,7 @@ static void philox_set_high(philox_stream *s, uint32_t c1) {
     s->r2_c3 = (uint32_t)p0;
 }
 
-/* Blocks block + g * LANES + LANE_BLOCK[j] in the lanes j of w[.][g], but for the last step of the last round, which the four
+/* Blocks block + g * LANES + LANE_BLOCK[j] in the lanes j of w[.][g], but for the last step of the last round, which the
  * functions below take: p1, c1, p0 and c3, where w0 = high(p1) ^ c1 ^ k0, w1 = low(p1), w2 = high(p0) ^ c3 ^ k1 and w3 = low(p0). */
 INLINE void philox_blocks(const philox_stream *s, uint32_t block, const int groups, u64v w[4][6]) {
     const u64v m0 = u64_all(PHILOX_M0), m1 = u64_all(PHILOX_M1);

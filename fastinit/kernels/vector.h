@@ -89,11 +89,20 @@ INLINE f64v f64_select(u64v mask, f64v a, f64v b) { return (f64v)u64_select(mask
 INLINE u32v u32_top_bit(u32v x) { return (u32v)((i32v)x >> 31); }
 INLINE u64v u64_top_bit(u64v x) { return (u64v)((i64v)x >> 63); }
 
+#if defined(FASTINIT_X86_V4)
+/* The lanes where this bit is clear. */
+INLINE __mmask16 u32_clear_bit(u32v x, const int bit) {
+    return _mm512_testn_epi32_mask((__m512i)x, (__m512i)u32_all(1u << bit));
+}
+INLINE __mmask8 u64_clear_bit(u64v x, const int bit) {
+    return _mm512_testn_epi64_mask((__m512i)x, (__m512i)u64_all(1ull << bit));
+}
+#endif
+
 /* a where this bit of x is set, else b. */
 INLINE f32v f32_select_by_bit(u32v x, const int bit, f32v a, f32v b) {
 #if defined(FASTINIT_X86_V4)
-    const __mmask16 clear = _mm512_testn_epi32_mask((__m512i)x, _mm512_set1_epi32((int)(1u << bit)));
-    return (f32v)_mm512_mask_blend_ps(clear, (__m512)a, (__m512)b);
+    return (f32v)_mm512_mask_blend_ps(u32_clear_bit(x, bit), (__m512)a, (__m512)b);
 #elif defined(FASTINIT_X86_V3)
     return (f32v)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)(x << (31 - bit)));
 #elif defined(FASTINIT_BASELINE)
@@ -105,8 +114,7 @@ INLINE f32v f32_select_by_bit(u32v x, const int bit, f32v a, f32v b) {
 
 INLINE f64v f64_select_by_bit(u64v x, const int bit, f64v a, f64v b) {
 #if defined(FASTINIT_X86_V4)
-    const __mmask8 clear = _mm512_testn_epi64_mask((__m512i)x, _mm512_set1_epi64((long long)(1ull << bit)));
-    return (f64v)_mm512_mask_blend_pd(clear, (__m512d)a, (__m512d)b);
+    return (f64v)_mm512_mask_blend_pd(u64_clear_bit(x, bit), (__m512d)a, (__m512d)b);
 #else
     return f64_select(u64_top_bit(x << (63 - bit)), a, b);
 #endif
@@ -115,8 +123,7 @@ INLINE f64v f64_select_by_bit(u64v x, const int bit, f64v a, f64v b) {
 /* 0 where this bit of x is set, else a. */
 INLINE u32v u32_unless_bit(u32v x, const int bit, u32v a) {
 #if defined(FASTINIT_X86_V4)
-    const __mmask16 clear = _mm512_testn_epi32_mask((__m512i)x, _mm512_set1_epi32((int)(1u << bit)));
-    return (u32v)_mm512_maskz_mov_epi32(clear, (__m512i)a);
+    return (u32v)_mm512_maskz_mov_epi32(u32_clear_bit(x, bit), (__m512i)a);
 #else
     return a & ~u32_top_bit(x << (31 - bit));
 #endif
