@@ -30,7 +30,7 @@ DISTRIBUTIONS = {
     "truncated +-2 sigma": fastinit.TruncatedNormal(0.0, 0.02),
     "truncated +-3 sigma": fastinit.TruncatedNormal(0.0, 0.02, -3.0, 3.0),
 }
-TARGETS = ["x86_v4", "x86_v3", "baseline", "neon", "generic"]
+TARGETS = ["x86_v4_intel", "x86_v4", "x86_v3", "baseline", "neon", "generic"]
 COMMON = ["uniform", "normal", "truncated +-2 sigma"]
 ALL = os.environ.get("FASTINIT_BENCH") == "all"
 

@@ -36,8 +36,8 @@ DIGESTS = {
 def compiled() -> tuple[str, ...]:
     """Names of the targets that this build holds, the best one first.
 
-    ``x86_v4`` needs AVX-512, ``x86_v3`` AVX2, ``baseline`` SSE4.2 (x86-64-v2), ``neon`` any 64-bit Arm; ``generic`` is
-    plain C.
+    ``x86_v4`` needs AVX-512, ``x86_v4_intel`` that of an Intel processor, ``x86_v3`` AVX2, ``baseline`` SSE4.2
+    (x86-64-v2), ``neon`` any 64-bit Arm; ``generic`` is plain C.
     """
     return tuple(name for name, _ in _core.targets())
 

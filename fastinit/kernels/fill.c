@@ -8,6 +8,12 @@
 /* Groups of LANES blocks in flight at once: six hide the latency of the multiplications; two serve the rest of a run. */
 enum { GROUPS = 6, FEW_GROUPS = 2 };
 
+/* Batches whose words are all drawn before the first is transformed: few enough for the first cache, many enough that what the
+ * processor cannot overlap, the end of one loop and the start of the other, is rare. */
+enum { BATCHES = 8 };
+
+_Static_assert(GROUPS % N == 0, "a batch must be a whole number of transforms");
+
 /* What every batch of a run needs, in the precision of its arithmetic. */
 typedef struct {
     philox_stream stream;
@@ -33,76 +39,94 @@ INLINE void finish_f64(const job *job, char *out, f64v *z, const int n) {
     store_f64(out, job->dtype, z, n);
 }
 
-/* One batch: 4 * groups * LANES elements of a 32-bit kind, from `block` on. */
-INLINE void batch32(const job *job, const int kind, uint32_t block, char *out, const size_t itemsize, const int groups) {
-    const int n = groups < N ? groups : N;
-    const size_t vector_bytes = 2 * LANES * itemsize;
+/* The words of one batch as the transforms of a 32-bit kind want them: two vectors a group. For normals those of the radius and of the
+ * angle, else all words in natural order; for a window, the cells that they choose. */
+INLINE void draw32(const job *job, const int kind, uint32_t block, u32v *word, const int groups) {
     u64v w[4][GROUPS];
     philox_blocks(&job->stream, block, groups, w);
-    _Pragma("GCC unroll 6") for (int g = 0; g < groups; g += n) {
-        f32v z[2 * N];
-        u32v word[2 * N];
+    SIDE_BY_SIDE(g, groups) {
+        u64v a, b;
         if (kind == FASTINIT_NORMAL) {
-            u32v a[N], b[N];
-            f32v z0[N], z1[N];
-            SIDE_BY_SIDE(j, n) {
-                a[j] = philox_words_0_2(&job->stream, w, g + j);
-                b[j] = philox_words_1_3(w, g + j);
-            }
-            normal_pairs(a, b, z0, z1, n);
-            SIDE_BY_SIDE(j, n) {
-                z[2 * j] = unpack_lower32(z0[j], z1[j]);
-                z[2 * j + 1] = unpack_upper32(z0[j], z1[j]);
-            }
-        } else {
-            /* natural order: blocks 0 .. LANES/2 - 1 of the group first */
-            SIDE_BY_SIDE(j, n) {
-                u64v a, b;
-                if (kind == FASTINIT_TRUNCATED) { /* the window's cells: first + the high halves of word * count */
-                    const u64v count = u64_all(job->sampling->count);
-                    const uint32_t first = (uint32_t)job->sampling->first;
-                    const u64v w0 = philox_word_0(&job->stream, w, g + j), w2 = philox_word_2(&job->stream, w, g + j);
-                    a = (u64v)(merge_high_halves(mul_even32(w0, count), mul_even32(w[0][g + j], count)) + first);
-                    b = (u64v)(merge_high_halves(mul_even32(w2, count), mul_even32(w[2][g + j], count)) + first);
-                } else {
-                    a = in_memory_order(philox_draw_0(&job->stream, w, g + j));
-                    b = in_memory_order(philox_draw_1(&job->stream, w, g + j));
-                }
-                word[2 * j] = (u32v)unpack_even64(a, b);
-                word[2 * j + 1] = (u32v)unpack_odd64(a, b);
-            }
-        }
-        char *place = out + 2 * g * vector_bytes;
-        if (kind == FASTINIT_WORDS) {
-            SIDE_BY_SIDE(j, 2 * n) memcpy(place + j * vector_bytes, &word[j], sizeof word[j]);
+            word[2 * g] = philox_words_0_2(&job->stream, w, g);
+            word[2 * g + 1] = philox_words_1_3(w, g);
             continue;
         }
-        if (kind == FASTINIT_UNIFORM_SYMMETRIC) SIDE_BY_SIDE(j, 2 * n) z[j] = uniform_symmetric(word[j]);
-        if (kind == FASTINIT_UNIFORM) SIDE_BY_SIDE(j, 2 * n) z[j] = uniform_unit(word[j]);
-        if (kind == FASTINIT_TRUNCATED_2) {
-            truncated_2(word, z, n);
-            truncated_2(word + n, z + n, n);
+        if (kind == FASTINIT_TRUNCATED) { /* the window's cells: first + the high halves of word * count */
+            const u64v count = u64_all(job->sampling->count);
+            const uint32_t first = (uint32_t)job->sampling->first;
+            const u64v w0 = philox_word_0(&job->stream, w, g), w2 = philox_word_2(&job->stream, w, g);
+            a = (u64v)(merge_high_halves(mul_even32(w0, count), mul_even32(w[0][g], count)) + first);
+            b = (u64v)(merge_high_halves(mul_even32(w2, count), mul_even32(w[2][g], count)) + first);
+        } else {
+            a = in_memory_order(philox_draw_0(&job->stream, w, g));
+            b = in_memory_order(philox_draw_1(&job->stream, w, g));
         }
-        if (kind == FASTINIT_TRUNCATED) {
-            truncated(word, z, n);
-            truncated(word + n, z + n, n);
-        }
-        finish_f32(job, place, z, 2 * n);
+        /* natural order: blocks 0 .. LANES/2 - 1 of the group first */
+        word[2 * g] = (u32v)unpack_even64(a, b);
+        word[2 * g + 1] = (u32v)unpack_odd64(a, b);
     }
 }
 
-/* One batch: 2 * groups * LANES elements of a 64-bit kind, from `block` on. */
-INLINE void batch64(const job *job, const int kind, uint32_t block, char *out, const size_t itemsize, const int groups) {
-    const fastinit_sampling *sampling = job->sampling;
-    const int n = groups < N_64 ? groups : N_64;
+/* `batches` batches of 4 * groups * LANES elements of a 32-bit kind, from `block` on. First all words, then all values: either loop is
+ * short enough for the registers, and for the processor to work on several of its iterations at once. */
+INLINE void batches32(const job *job, const int kind, uint32_t block, const int batches, char *out, const size_t itemsize,
+                      const int groups) {
+    const int per_batch = 2 * groups, most = kind == FASTINIT_TRUNCATED_2 || kind == FASTINIT_TRUNCATED ? N : 2 * N;
+    const int vectors = batches * per_batch, n = per_batch < most ? per_batch : most;
+    u32v word[BATCHES * 2 * GROUPS];
+    truncated_2_roots roots;
+    for (int b = 0; b < batches; b++) draw32(job, kind, block + b * groups * LANES, word + b * per_batch, groups);
+    if (kind == FASTINIT_WORDS) {
+        SIDE_BY_SIDE(j, per_batch) memcpy(out + j * sizeof *word, &word[j], sizeof *word); /* one batch */
+        return;
+    }
+    if (kind == FASTINIT_TRUNCATED_2) SIDE_BY_SIDE(j, n) truncated_2_root(&roots, word, j);
+    for (int g = 0; g < vectors; g += n) {
+        f32v z[2 * N];
+        if (kind == FASTINIT_UNIFORM_SYMMETRIC) SIDE_BY_SIDE(j, n) z[j] = uniform_symmetric(word[g + j]);
+        if (kind == FASTINIT_UNIFORM) SIDE_BY_SIDE(j, n) z[j] = uniform_unit(word[g + j]);
+        if (kind == FASTINIT_NORMAL) {
+            u32v a[N], b[N];
+            f32v z0[N], z1[N];
+            SIDE_BY_SIDE(j, n / 2) {
+                a[j] = word[g + 2 * j];
+                b[j] = word[g + 2 * j + 1];
+            }
+            normal_pairs(a, b, z0, z1, n / 2);
+            SIDE_BY_SIDE(j, n / 2) {
+                z[2 * j] = unpack_lower32(z0[j], z1[j]);
+                z[2 * j + 1] = unpack_upper32(z0[j], z1[j]);
+            }
+        }
+        if (kind == FASTINIT_TRUNCATED_2) truncated_2(&roots, g + n < vectors ? word + g + n : word, z, n);
+        if (kind == FASTINIT_TRUNCATED) truncated(word + g, z, n);
+        finish_f32(job, out + g * 2 * LANES * itemsize, z, n);
+    }
+}
+
+/* The draws of one batch for a 64-bit kind: of group g those of the first halves of the blocks at 2g, of the second at 2g + 1. */
+INLINE void draw64(const job *job, uint32_t block, u64v *draw, const int groups) {
     u64v w[4][GROUPS];
     philox_blocks(&job->stream, block, groups, w);
-    _Pragma("GCC unroll 6") for (int g = 0; g < groups; g += n) {
-        u64v a[N_64], b[N_64];
-        f64v z0[N_64], z1[N_64], z[2 * N_64];
+    SIDE_BY_SIDE(g, groups) {
+        draw[2 * g] = philox_draw_0(&job->stream, w, g);
+        draw[2 * g + 1] = philox_draw_1(&job->stream, w, g);
+    }
+}
+
+/* `batches` batches of 2 * groups * LANES elements of a 64-bit kind, as batches32. */
+INLINE void batches64(const job *job, const int kind, uint32_t block, const int batches, char *out, const size_t itemsize,
+                      const int groups) {
+    const fastinit_sampling *sampling = job->sampling;
+    const int n = groups < N ? groups : N;
+    u64v draw[BATCHES * 2 * GROUPS];
+    for (int b = 0; b < batches; b++) draw64(job, block + b * groups * LANES, draw + 2 * b * groups, groups);
+    for (int g = 0; g < batches * groups; g += n) {
+        u64v a[N], b[N];
+        f64v z0[N], z1[N], z[2 * N];
         SIDE_BY_SIDE(j, n) {
-            a[j] = philox_draw_0(&job->stream, w, g + j);
-            b[j] = philox_draw_1(&job->stream, w, g + j);
+            a[j] = draw[2 * (g + j)];
+            b[j] = draw[2 * (g + j) + 1];
         }
         if (kind == FASTINIT_NORMAL_64) {
             normal_pairs64(a, b, z0, z1, n);
@@ -137,14 +161,17 @@ static size_t size_of(int32_t dtype) {
 /* Elements [index, index + count) of the global tensor to consecutive memory. */
 INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *out) {
     const int wide = kind >= FASTINIT_UNIFORM_SYMMETRIC_64;
+    /* a uniform's transform is too short for a loop of its own */
+    const int at_once = kind == FASTINIT_WORDS || kind == FASTINIT_UNIFORM_SYMMETRIC || kind == FASTINIT_UNIFORM
+                        || kind == FASTINIT_UNIFORM_SYMMETRIC_64 || kind == FASTINIT_UNIFORM_64;
     const uint64_t per_block = wide ? 2 : 4;
     const uint64_t many = GROUPS * LANES * per_block, few = FEW_GROUPS * LANES * per_block;
     const size_t itemsize = size_of(job->sampling->dtype);
     const int32_t streamed = job->streamable && itemsize >= 4 ? job->sampling->dtype + STREAMED : job->sampling->dtype;
     _Alignas(64) char scratch[FEW_GROUPS * LANES * 4 * 4];
-#define BATCH(groups)                                                                    \
-    (wide ? batch64(job, kind, (uint32_t)block, place, itemsize, groups)                 \
-          : batch32(job, kind, (uint32_t)block, place, itemsize, groups))
+#define FILL(batches, groups)                                                            \
+    (wide ? batches64(job, kind, (uint32_t)block, batches, place, itemsize, groups)      \
+          : batches32(job, kind, (uint32_t)block, batches, place, itemsize, groups))
 
     while (count > 0) {
         uint64_t block = index / per_block, skipped = index % per_block;
@@ -161,8 +188,10 @@ INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *
             uint64_t step = many, back = 0;
             char *place = out;
             if (skipped == 0 && left >= many && (lined || to_line == 0)) {
+                const int batches = at_once ? 1 : left < BATCHES * many ? (int)(left / many) : BATCHES;
+                step = batches * many;
                 if (to_line == 0) job->dtype = streamed;
-                BATCH(GROUPS);
+                FILL(batches, GROUPS);
                 job->dtype = job->sampling->dtype;
             } else {
                 if (skipped == 0 && left >= many) {
@@ -176,7 +205,7 @@ INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *
                     place = skipped == 0 && back + step == few ? out - back * itemsize : scratch;
                 }
                 block -= back / per_block;
-                BATCH(FEW_GROUPS);
+                FILL(1, FEW_GROUPS);
                 if (place == scratch) memcpy(out, scratch + skipped * itemsize, step * itemsize);
             }
             block += (skipped + back + step) / per_block; /* only the last step is no whole number of blocks */
@@ -186,7 +215,7 @@ INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *
             left -= step;
         }
     }
-#undef BATCH
+#undef FILL
 }
 
 typedef void run_function(job *, uint64_t index, uint64_t count, char *out);
@@ -234,7 +263,7 @@ static run_function *const runs[] = {
 
 /* A run to memory that is not consecutive, through a scratch that stays in the first cache. */
 static void scatter(run_function *run, job *job, uint64_t index, uint64_t count, char *out, int64_t stride) {
-    enum { PIECE = 256 };
+    enum { PIECE = BATCHES * GROUPS * LANES * 4 };
     char scratch[PIECE * 8];
     const size_t itemsize = size_of(job->sampling->dtype);
     while (count > 0) {

@@ -118,7 +118,7 @@ INLINE void store_f64(char *out, int32_t dtype, const f64v *x, const int n) {
     }
     typedef VECTOR(float, LANES) f32half;
     union { f32half half[2]; f32v whole; } pair;
-    f32v single[N_64];
+    f32v single[N];
     SIDE_BY_SIDE(j, n) {
         pair.half[0] = __builtin_convertvector(x[2 * j], f32half);
         pair.half[1] = __builtin_convertvector(x[2 * j + 1], f32half);

@@ -13,7 +13,9 @@
 #include "orthogonal.h"
 #include "vector.h"
 
-#if defined(FASTINIT_X86_V4)
+#if defined(FASTINIT_X86_V4_INTEL)
+#define TARGET x86_v4_intel
+#elif defined(FASTINIT_X86_V4)
 #define TARGET x86_v4
 #elif defined(FASTINIT_X86_V3)
 #define TARGET x86_v3

@@ -72,9 +72,9 @@ INLINE void philox_blocks(const philox_stream *s, uint32_t block, const int grou
                 w[2][g] = p0;
                 continue;
             }
-            w[0][g] = (p1 >> 32) ^ w[1][g] ^ s->k0[r];
+            w[0][g] = high_halves(&p1) ^ w[1][g] ^ s->k0[r];
             w[1][g] = p1;
-            w[2][g] = (p0 >> 32) ^ w[3][g] ^ s->k1[r];
+            w[2][g] = high_halves(&p0) ^ w[3][g] ^ s->k1[r];
             w[3][g] = p0;
         }
     }

@@ -16,6 +16,8 @@ static int supports_v4(void) {
            && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx2")
            && __builtin_cpu_supports("bmi2");
 }
+/* The same instructions, in the order that Intel's ports want; elsewhere the other one is faster. */
+static int supports_v4_intel(void) { return supports_v4() && __builtin_cpu_is("intel"); }
 /* The conversion of float16 came before AVX2, but has a bit of its own, which not every compiler knows by name. */
 static int supports_f16c(void) {
     unsigned eax, ebx, ecx, edx;
@@ -25,7 +27,7 @@ static int supports_v3(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && supports_f16c();
 }
 static int supports_v2(void) { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
-extern fastinit_fill_function fastinit_fill_x86_v4, fastinit_fill_x86_v3, fastinit_fill_baseline;
+extern fastinit_fill_function fastinit_fill_x86_v4_intel, fastinit_fill_x86_v4, fastinit_fill_x86_v3, fastinit_fill_baseline;
 #endif
 #ifdef FASTINIT_HAS_NEON
 extern fastinit_fill_function fastinit_fill_neon;
@@ -34,6 +36,7 @@ extern fastinit_fill_function fastinit_fill_generic;
 
 const fastinit_target fastinit_targets[] = {
 #ifdef FASTINIT_HAS_X86
+    {"x86_v4_intel", supports_v4_intel, fastinit_fill_x86_v4_intel, &fastinit_orthogonal_x86_v4_intel},
     {"x86_v4", supports_v4, fastinit_fill_x86_v4, &fastinit_orthogonal_x86_v4},
     {"x86_v3", supports_v3, fastinit_fill_x86_v3, &fastinit_orthogonal_x86_v3},
     {"baseline", supports_v2, fastinit_fill_baseline, &fastinit_orthogonal_baseline},

@@ -41,15 +41,31 @@ INLINE void normal_pairs(const u32v *a, const u32v *b, f32v *z0, f32v *z1, const
     }
 }
 
-/* The normal truncated to +-2 standard deviations: its inverse distribution function, smooth in a square root. */
-INLINE void truncated_2(const u32v *word, f32v *z, const int n) {
+/* The normal truncated to +-2 standard deviations: its inverse distribution function, smooth in a square root. The unit for roots
+ * takes as long for one vector as the polynomial does, and beside it: so while the polynomials of n vectors are computed, it works on
+ * the roots of the next n. */
+typedef struct {
     f32v v[N], q[N];
-    SIDE_BY_SIDE(j, n) {
-        v[j] = __builtin_convertvector((i32v)word[j] | 1, f32v) * 0x1p-31f;
-        q[j] = f32_sqrt(1.0f - (v[j] * v[j]) * FASTINIT_TRUNC2_SCALE) - FASTINIT_TRUNC2_SHIFT;
+} truncated_2_roots;
+
+INLINE void truncated_2_root(truncated_2_roots *roots, const u32v *word, const int j) {
+    f32v v = __builtin_convertvector((i32v)word[j] | 1, f32v) * 0x1p-31f;
+    roots->v[j] = v;
+    roots->q[j] = f32_sqrt(1.0f - (v * v) * FASTINIT_TRUNC2_SCALE) - FASTINIT_TRUNC2_SHIFT;
+}
+
+INLINE void truncated_2(truncated_2_roots *roots, const u32v *next, f32v *z, const int n) {
+    truncated_2_roots next_roots;
+    f32v p[N];
+    const int highest = LENGTH(fastinit_trunc2_p) - 1;
+    _Static_assert(2 * N <= LENGTH(fastinit_trunc2_p), "every second step begins a root");
+    SIDE_BY_SIDE(j, n) p[j] = f32_all(fastinit_trunc2_p[highest]);
+    _Pragma("GCC unroll 32") for (int step = 0; step < highest; step++) {
+        SIDE_BY_SIDE(j, n) p[j] = p[j] * roots->q[j] + fastinit_trunc2_p[highest - 1 - step];
+        if (step % 2 == 0 && step / 2 < n) truncated_2_root(&next_roots, next, step / 2);
     }
-    POLYNOMIAL(z, q, fastinit_trunc2_p);
-    SIDE_BY_SIDE(j, n) z[j] = z[j] * v[j];
+    SIDE_BY_SIDE(j, n) z[j] = p[j] * roots->v[j];
+    *roots = next_roots;
 }
 
 /* The inverse normal distribution function on 32 octaves of the tail probability, each a polynomial of degree 8. */

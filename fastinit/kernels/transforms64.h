@@ -19,7 +19,7 @@ INLINE f64v uniform_unit64(u64v draw) { return f64_from_i64((i64v)(draw >> 11));
 
 /* -2 ln(1 - y) + k 2 ln 2 for y in [0, 1/2]. */
 INLINE void twice_neg_log(const f64v *y, const f64v *k, f64v *result, const int n) {
-    f64v p[N_64];
+    f64v p[N];
     POLYNOMIAL(p, y, fastinit_normal64_l);
     SIDE_BY_SIDE(j, n) result[j] = p[j] * y[j] + k[j] * FASTINIT_TWO_LN2;
 }
@@ -32,7 +32,7 @@ INLINE void split(f64v m, int64_t exponent, f64v *y, f64v *k) {
 
 /* Box and Muller (1958), as normal_pairs. */
 INLINE void normal_pairs64(const u64v *a, const u64v *b, f64v *z0, f64v *z1, const int n) {
-    f64v y[N_64], k[N_64], r[N_64], x[N_64], t[N_64], s[N_64], c[N_64];
+    f64v y[N], k[N], r[N], x[N], t[N], s[N], c[N];
     SIDE_BY_SIDE(j, n) {
         f64v v = f64_from_i64((i64v)a[j]) + 0.5;
         split(v, 1086, &y[j], &k[j]);
@@ -66,8 +66,8 @@ INLINE u64v window_draw(u64v draw, uint64_t first, uint64_t count) {
 /* The inverse normal distribution function AS 241 (Wichura, "The percentage points of the normal distribution", Applied
  * Statistics 37, 1988), with the logarithm and the square root of this file. */
 INLINE void truncated64(const u64v *draw, f64v *z, uint64_t first, uint64_t count, const int n) {
-    f64v y[N_64], k[N_64], q[N_64], x[N_64], r[N_64], t[N_64], u[N_64], numerator[N_64], denominator[N_64], tail[N_64];
-    u64v upper[N_64];
+    f64v y[N], k[N], q[N], x[N], r[N], t[N], u[N], numerator[N], denominator[N], tail[N];
+    u64v upper[N];
     SIDE_BY_SIDE(j, n) {
         u64v w = window_draw(draw[j], first, count);
         upper[j] = u64_top_bit(w);
@@ -101,7 +101,7 @@ INLINE void truncated64(const u64v *draw, f64v *z, uint64_t first, uint64_t coun
 /* The normal beyond `low` >= 4: solves ln(Q(low) / Q(x)) = -ln(1 - U share), with Q(x) = phi(x) N(1/x^2) / x the upper tail, by
  * three steps of Newton's method from sqrt(low^2 + 2s). */
 INLINE void truncated_tail64(const u64v *draw, f64v *z, double low, double share, const int n) {
-    f64v y[N_64], k[N_64], target[N_64], x[N_64], t[N_64], mills[N_64], mills_low[N_64], excess[N_64];
+    f64v y[N], k[N], target[N], x[N], t[N], mills[N], mills_low[N], excess[N];
     SIDE_BY_SIDE(j, n) {
         f64v u = (f64_from_i64((i64v)(draw[j] >> 12)) + 0.5) * 0x1p-52 * share;
         u64v upper = (u64v)(u > 0.5);

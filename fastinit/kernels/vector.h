@@ -1,7 +1,7 @@
 /* The vector types of one target, and the few primitives that differ between targets.
  *
  * Everything else in this room is written once, in GCC/Clang vector extensions. The build defines exactly one of
- * FASTINIT_X86_V4, FASTINIT_X86_V3, FASTINIT_BASELINE, FASTINIT_NEON and FASTINIT_GENERIC.
+ * FASTINIT_X86_V4_INTEL, FASTINIT_X86_V4, FASTINIT_X86_V3, FASTINIT_BASELINE, FASTINIT_NEON and FASTINIT_GENERIC.
  *
  * LANES is the number of 64-bit lanes of a vector; a vector of 32-bit values has 2 * LANES. Every operation is lanewise and
  * correctly rounded, so the width of the vectors never shows in a result.
@@ -16,6 +16,9 @@
 #error "fastinit promises the same bytes everywhere: its kernels must be built without -ffast-math"
 #endif
 
+#if defined(FASTINIT_X86_V4_INTEL)
+#define FASTINIT_X86_V4
+#endif
 #if defined(FASTINIT_X86_V4)
 #include <immintrin.h>
 #define LANES 8
@@ -60,9 +63,8 @@ typedef VECTOR(uint8_t, 2 * LANES) u8v;
 #define SHUFFLE(index_type, a, b, ...) __builtin_shuffle(a, b, (index_type){__VA_ARGS__})
 #endif
 
-/* How many vectors a transform works on side by side: enough to keep the multipliers busy. More fit the longer polynomials of
- * float64, where the latency is longer too, at the cost of registers that float32 has better uses for. */
-enum { N = 3, N_64 = 6 };
+/* How many vectors a transform works on side by side: enough that the latency of a step of one polynomial hides behind the others'. */
+enum { N = 6 };
 
 #define LENGTH(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
@@ -141,6 +143,18 @@ INLINE u64v mul_even32(u64v a, u64v b) {
     return (u64v)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b));
 #else
     return (a & 0xffffffff) * (b & 0xffffffff);
+#endif
+}
+
+/* The high halves of the lanes, in the low ones. Intel's processors shift wide vectors on one of the two ports that compute with
+ * them; a third port loads and duplicates odd elements at once, so that the way through memory takes nothing from the two. */
+INLINE u64v high_halves(const u64v *x) {
+#if defined(FASTINIT_X86_V4_INTEL)
+    u64v result;
+    __asm__("vmovshdup %1, %0" : "=v"(result) : "m"(*x));
+    return result;
+#else
+    return *x >> 32;
 #endif
 }
 

@@ -80,8 +80,10 @@ static void inverse(const char *name, int all_cells, float limit) {
             truncated(w, z, N);
             truncated(mirrored, opposite, N);
         } else {
-            truncated_2(w, z, N);
-            truncated_2(mirrored, opposite, N);
+            truncated_2_roots roots;
+            for (int j = 0; j < N; j++) truncated_2_root(&roots, w, j);
+            truncated_2(&roots, mirrored, z, N);
+            truncated_2(&roots, w, opposite, N);
         }
         for (int j = 0; j < N; j++)
             for (int lane = 0; lane < 2 * LANES && step + j * 2 * LANES + lane < 0x100000000; lane++) {

@@ -180,6 +180,7 @@ def test_every_word(tmp_path):
     if compiler is None or not KERNELS.exists():
         pytest.skip("needs a C compiler and the kernels' sources")
     best = {
+        "x86_v4_intel": ["-march=x86-64-v4", "-DFASTINIT_X86_V4_INTEL"],
         "x86_v4": ["-march=x86-64-v4", "-DFASTINIT_X86_V4"],
         "x86_v3": ["-march=x86-64-v3", "-mno-fma", "-DFASTINIT_X86_V3"],
     }
