@@ -1,8 +1,8 @@
 /* Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11), GROUPS * LANES blocks
  * at a time.
  *
- * Each 32-bit state word sits in the low half of a 64-bit lane, so a round is two widening multiplications, two shifts and
- * two three-way exclusive ors, without a shuffle. The high halves carry rubbish that no multiplication reads.
+ * Each 32-bit state word sits in the low half of a 64-bit lane, so a round is two widening multiplications, the high halves of two
+ * products and two three-way exclusive ors. The high halves of the words carry rubbish that no multiplication reads.
  *
  * c1, c2 and c3 do not change while the low half of the block number does not wrap. So the products of the first two rounds
  * that depend on them alone are computed once, and the other product of round 1 is linear in c0: 17 of 20 multiplications remain.

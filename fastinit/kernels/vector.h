@@ -17,7 +17,7 @@
 #endif
 
 #if defined(FASTINIT_X86_V4_INTEL)
-#define FASTINIT_X86_V4
+#define FASTINIT_X86_V4 /* all but high_halves() */
 #endif
 #if defined(FASTINIT_X86_V4)
 #include <immintrin.h>
