@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n")
     if options.markdown:
-        options.markdown.write_text("# The race\n\n" + report.markdown(found, [*lines[:1], "", *lines[1:]]) + "\n")
+        options.markdown.write_text("# The race\n\n" + report.markdown(found, ["\n\n".join(lines)]) + "\n")
     if options.chart:
         race_chart.draw(record, options.chart)
 

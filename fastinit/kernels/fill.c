@@ -12,7 +12,7 @@ enum { GROUPS = 6, FEW_GROUPS = 2 };
  * processor cannot overlap, the end of one loop and the start of the other, is rare. */
 enum { BATCHES = 8 };
 
-_Static_assert(GROUPS % N == 0, "a batch must be a whole number of transforms");
+_Static_assert((int)GROUPS == (int)N, "a transform of pairs takes one batch");
 
 /* What every batch of a run needs, in the precision of its arithmetic. */
 typedef struct {
@@ -39,16 +39,16 @@ INLINE void finish_f64(const job *job, char *out, f64v *z, const int n) {
     store_f64(out, job->dtype, z, n);
 }
 
-/* The words of one batch as the transforms of a 32-bit kind want them: two vectors a group. For normals those of the radius and of the
- * angle, else all words in natural order; for a window, the cells that they choose. */
+/* The words of one batch as the transforms of a 32-bit kind want them, two vectors a group. For normals first those of all radii, then
+ * those of all angles; else all words in natural order; for a window, the cells that they choose. */
 INLINE void draw32(const job *job, const int kind, uint32_t block, u32v *word, const int groups) {
     u64v w[4][GROUPS];
     philox_blocks(&job->stream, block, groups, w);
     SIDE_BY_SIDE(g, groups) {
         u64v a, b;
         if (kind == FASTINIT_NORMAL) {
-            word[2 * g] = philox_words_0_2(&job->stream, w, g);
-            word[2 * g + 1] = philox_words_1_3(w, g);
+            word[g] = philox_words_0_2(&job->stream, w, g);
+            word[groups + g] = philox_words_1_3(w, g);
             continue;
         }
         if (kind == FASTINIT_TRUNCATED) { /* the window's cells: first + the high halves of word * count */
@@ -76,23 +76,19 @@ INLINE void batches32(const job *job, const int kind, uint32_t block, const int 
     u32v word[BATCHES * 2 * GROUPS];
     truncated_2_roots roots;
     for (int b = 0; b < batches; b++) draw32(job, kind, block + b * groups * LANES, word + b * per_batch, groups);
-    if (kind == FASTINIT_WORDS) {
-        SIDE_BY_SIDE(j, per_batch) memcpy(out + j * sizeof *word, &word[j], sizeof *word); /* one batch */
-        return;
-    }
     if (kind == FASTINIT_TRUNCATED_2) SIDE_BY_SIDE(j, n) truncated_2_root(&roots, word, j);
     for (int g = 0; g < vectors; g += n) {
+        char *const place = out + g * 2 * LANES * itemsize;
         f32v z[2 * N];
+        if (kind == FASTINIT_WORDS) {
+            SIDE_BY_SIDE(j, n) memcpy(place + j * sizeof *word, &word[g + j], sizeof *word);
+            continue;
+        }
         if (kind == FASTINIT_UNIFORM_SYMMETRIC) SIDE_BY_SIDE(j, n) z[j] = uniform_symmetric(word[g + j]);
         if (kind == FASTINIT_UNIFORM) SIDE_BY_SIDE(j, n) z[j] = uniform_unit(word[g + j]);
         if (kind == FASTINIT_NORMAL) {
-            u32v a[N], b[N];
             f32v z0[N], z1[N];
-            SIDE_BY_SIDE(j, n / 2) {
-                a[j] = word[g + 2 * j];
-                b[j] = word[g + 2 * j + 1];
-            }
-            normal_pairs(a, b, z0, z1, n / 2);
+            normal_pairs(word + g, word + g + n / 2, z0, z1, n / 2);
             SIDE_BY_SIDE(j, n / 2) {
                 z[2 * j] = unpack_lower32(z0[j], z1[j]);
                 z[2 * j + 1] = unpack_upper32(z0[j], z1[j]);
@@ -100,17 +96,17 @@ INLINE void batches32(const job *job, const int kind, uint32_t block, const int 
         }
         if (kind == FASTINIT_TRUNCATED_2) truncated_2(&roots, g + n < vectors ? word + g + n : word, z, n);
         if (kind == FASTINIT_TRUNCATED) truncated(word + g, z, n);
-        finish_f32(job, out + g * 2 * LANES * itemsize, z, n);
+        finish_f32(job, place, z, n);
     }
 }
 
-/* The draws of one batch for a 64-bit kind: of group g those of the first halves of the blocks at 2g, of the second at 2g + 1. */
-INLINE void draw64(const job *job, uint32_t block, u64v *draw, const int groups) {
+/* The draws of one batch for a 64-bit kind: of the first halves of its blocks and of the second. */
+INLINE void draw64(const job *job, uint32_t block, u64v *a, u64v *b, const int groups) {
     u64v w[4][GROUPS];
     philox_blocks(&job->stream, block, groups, w);
     SIDE_BY_SIDE(g, groups) {
-        draw[2 * g] = philox_draw_0(&job->stream, w, g);
-        draw[2 * g + 1] = philox_draw_1(&job->stream, w, g);
+        a[g] = philox_draw_0(&job->stream, w, g);
+        b[g] = philox_draw_1(&job->stream, w, g);
     }
 }
 
@@ -118,34 +114,29 @@ INLINE void draw64(const job *job, uint32_t block, u64v *draw, const int groups)
 INLINE void batches64(const job *job, const int kind, uint32_t block, const int batches, char *out, const size_t itemsize,
                       const int groups) {
     const fastinit_sampling *sampling = job->sampling;
-    const int n = groups < N ? groups : N;
-    u64v draw[BATCHES * 2 * GROUPS];
-    for (int b = 0; b < batches; b++) draw64(job, block + b * groups * LANES, draw + 2 * b * groups, groups);
-    for (int g = 0; g < batches * groups; g += n) {
-        u64v a[N], b[N];
+    u64v draws[2][BATCHES * GROUPS];
+    for (int g = 0; g < batches * groups; g += groups) draw64(job, block + g * LANES, draws[0] + g, draws[1] + g, groups);
+    for (int g = 0; g < batches * groups; g += groups) {
+        const u64v *a = draws[0] + g, *b = draws[1] + g;
         f64v z0[N], z1[N], z[2 * N];
-        SIDE_BY_SIDE(j, n) {
-            a[j] = draw[2 * (g + j)];
-            b[j] = draw[2 * (g + j) + 1];
-        }
         if (kind == FASTINIT_NORMAL_64) {
-            normal_pairs64(a, b, z0, z1, n);
+            normal_pairs64(a, b, z0, z1, groups);
         } else if (kind == FASTINIT_UNIFORM_SYMMETRIC_64) {
-            SIDE_BY_SIDE(j, n) z0[j] = uniform_symmetric64(a[j]), z1[j] = uniform_symmetric64(b[j]);
+            SIDE_BY_SIDE(j, groups) z0[j] = uniform_symmetric64(a[j]), z1[j] = uniform_symmetric64(b[j]);
         } else if (kind == FASTINIT_UNIFORM_64) {
-            SIDE_BY_SIDE(j, n) z0[j] = uniform_unit64(a[j]), z1[j] = uniform_unit64(b[j]);
+            SIDE_BY_SIDE(j, groups) z0[j] = uniform_unit64(a[j]), z1[j] = uniform_unit64(b[j]);
         } else if (kind == FASTINIT_TRUNCATED_64) {
-            truncated64(a, z0, sampling->first, sampling->count, n);
-            truncated64(b, z1, sampling->first, sampling->count, n);
+            truncated64(a, z0, sampling->first, sampling->count, groups);
+            truncated64(b, z1, sampling->first, sampling->count, groups);
         } else {
-            truncated_tail64(a, z0, sampling->tail_low, sampling->tail_share, n);
-            truncated_tail64(b, z1, sampling->tail_low, sampling->tail_share, n);
+            truncated_tail64(a, z0, sampling->tail_low, sampling->tail_share, groups);
+            truncated_tail64(b, z1, sampling->tail_low, sampling->tail_share, groups);
         }
-        SIDE_BY_SIDE(j, n) {
+        SIDE_BY_SIDE(j, groups) {
             z[2 * j] = (f64v)unpack_even64((u64v)z0[j], (u64v)z1[j]);
             z[2 * j + 1] = (f64v)unpack_odd64((u64v)z0[j], (u64v)z1[j]);
         }
-        finish_f64(job, out + 2 * g * LANES * itemsize, z, n);
+        finish_f64(job, out + 2 * g * LANES * itemsize, z, groups);
     }
 }
 
@@ -185,7 +176,7 @@ INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *
         int lined = left < 4 * many; /* whether the run goes on at a cache line, or is too short to mind */
         while (left > 0) {
             const uint64_t to_line = -(uintptr_t)out & 63;
-            uint64_t step = many, back = 0;
+            uint64_t step, back = 0;
             char *place = out;
             if (skipped == 0 && left >= many && (lined || to_line == 0)) {
                 const int batches = at_once ? 1 : left < BATCHES * many ? (int)(left / many) : BATCHES;

@@ -13,9 +13,9 @@
 #include "orthogonal.h"
 #include "vector.h"
 
-#if defined(FASTINIT_X86_V4_INTEL)
-#define TARGET x86_v4_intel
-#elif defined(FASTINIT_X86_V4)
+#if !defined(FASTINIT_X86_V4_INTEL) /* it takes those of x86_v4: there is nothing to be told apart here */
+
+#if defined(FASTINIT_X86_V4)
 #define TARGET x86_v4
 #elif defined(FASTINIT_X86_V3)
 #define TARGET x86_v3
@@ -67,3 +67,5 @@ static void invert(double *gram, const double *tau, int64_t width) {
 const fastinit_orthogonal JOIN(fastinit_orthogonal, TARGET) = {
     reflectors_float32, columns_float32, reflectors_float64, columns_float64,
 };
+
+#endif

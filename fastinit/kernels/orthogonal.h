@@ -65,7 +65,7 @@ typedef struct {
     fastinit_columns_float64 *columns_float64;
 } fastinit_orthogonal;
 
-extern const fastinit_orthogonal fastinit_orthogonal_x86_v4_intel, fastinit_orthogonal_x86_v4, fastinit_orthogonal_x86_v3,
-    fastinit_orthogonal_baseline, fastinit_orthogonal_neon, fastinit_orthogonal_generic;
+extern const fastinit_orthogonal fastinit_orthogonal_x86_v4, fastinit_orthogonal_x86_v3, fastinit_orthogonal_baseline,
+    fastinit_orthogonal_neon, fastinit_orthogonal_generic;
 
 #endif

@@ -36,7 +36,7 @@ extern fastinit_fill_function fastinit_fill_generic;
 
 const fastinit_target fastinit_targets[] = {
 #ifdef FASTINIT_HAS_X86
-    {"x86_v4_intel", supports_v4_intel, fastinit_fill_x86_v4_intel, &fastinit_orthogonal_x86_v4_intel},
+    {"x86_v4_intel", supports_v4_intel, fastinit_fill_x86_v4_intel, &fastinit_orthogonal_x86_v4},
     {"x86_v4", supports_v4, fastinit_fill_x86_v4, &fastinit_orthogonal_x86_v4},
     {"x86_v3", supports_v3, fastinit_fill_x86_v3, &fastinit_orthogonal_x86_v3},
     {"baseline", supports_v2, fastinit_fill_baseline, &fastinit_orthogonal_baseline},

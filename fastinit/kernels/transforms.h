@@ -57,13 +57,8 @@ INLINE void truncated_2_root(truncated_2_roots *roots, const u32v *word, const i
 INLINE void truncated_2(truncated_2_roots *roots, const u32v *next, f32v *z, const int n) {
     truncated_2_roots next_roots;
     f32v p[N];
-    const int highest = LENGTH(fastinit_trunc2_p) - 1;
     _Static_assert(2 * N <= LENGTH(fastinit_trunc2_p), "every second step begins a root");
-    SIDE_BY_SIDE(j, n) p[j] = f32_all(fastinit_trunc2_p[highest]);
-    _Pragma("GCC unroll 32") for (int step = 0; step < highest; step++) {
-        SIDE_BY_SIDE(j, n) p[j] = p[j] * roots->q[j] + fastinit_trunc2_p[highest - 1 - step];
-        if (step % 2 == 0 && step / 2 < n) truncated_2_root(&next_roots, next, step / 2);
-    }
+    POLYNOMIAL(p, roots->q, fastinit_trunc2_p, if (step % 2 == 0 && step / 2 < n) truncated_2_root(&next_roots, next, step / 2));
     SIDE_BY_SIDE(j, n) z[j] = p[j] * roots->v[j];
     *roots = next_roots;
 }
