@@ -53,6 +53,21 @@ class Region:
 def fill(
     target: int, sampling: Sampling, key_words: tuple[int, ...], region: Region, position: int, count: int
 ) -> None: ...
+
+class SharedFill:
+    def __init__(
+        self,
+        target: int,
+        sampling: Sampling,
+        key_words: tuple[int, ...],
+        region: Region,
+        size: int,
+        threads: int,
+        largest: int,
+    ) -> None: ...
+    def take(self) -> bool: ...
+    def end(self) -> None: ...
+
 def fill_run(
     target: int, sampling: Sampling, key_words: tuple[int, ...], address: int, start: int, count: int, itemsize: int
 ) -> None: ...

@@ -42,6 +42,13 @@ cdef extern from "kernels/fastinit.h" nogil:
     void fastinit_leave_environment(uint64_t saved)
     void fastinit_fill(int target, const fastinit_sampling *, const uint32_t *key, const fastinit_region *,
                        uint64_t position, uint64_t count)
+    ctypedef struct fastinit_pieces:
+        pass
+
+    void fastinit_begin_pieces(fastinit_pieces *, uint64_t size, uint64_t threads, uint64_t largest)
+    bint fastinit_fill_pieces(fastinit_pieces *, int target, const fastinit_sampling *, const uint32_t *key,
+                              const fastinit_region *, uint64_t most)
+    void fastinit_end_pieces(fastinit_pieces *)
     void fastinit_reflectors(int target, int dtype, const void *normals, int64_t m, int64_t n, int64_t piece, void *factors,
                              void *scratch)
     void fastinit_columns(int target, int dtype, const void *factors, int64_t m, int64_t n, int64_t piece, double gain,
@@ -112,6 +119,35 @@ def fill(int target, Sampling sampling not None, tuple key_words, Region region 
     cdef uint32_t[4] key = [key_words[0], key_words[1], key_words[2], key_words[3]]
     with nogil:
         fastinit_fill(target, &sampling.c, key, &region.c, position, count)
+
+
+cdef class SharedFill:
+    """A fill of a region's `size` elements that `threads` threads share, in pieces of up to `largest` elements."""
+
+    cdef int target
+    cdef Sampling sampling
+    cdef uint32_t[4] key
+    cdef Region region
+    cdef uint64_t largest
+    cdef fastinit_pieces pieces
+
+    def __init__(self, int target, Sampling sampling not None, tuple key_words, Region region not None, uint64_t size,
+                 uint64_t threads, uint64_t largest):
+        self.target, self.sampling, self.region, self.largest = target, sampling, region, largest
+        self.key = [key_words[0], key_words[1], key_words[2], key_words[3]]
+        fastinit_begin_pieces(&self.pieces, size, threads, largest)
+
+    def take(self):
+        """Fills pieces, of up to two times `largest` elements in all; returns whether there may be more."""
+        cdef bint more
+        with nogil:
+            more = fastinit_fill_pieces(&self.pieces, self.target, &self.sampling.c, self.key, &self.region.c, self.largest)
+        return more
+
+    def end(self):
+        """Lets no piece begin any more; when it returns, nobody is at work."""
+        with nogil:
+            fastinit_end_pieces(&self.pieces)
 
 
 def fill_run(int target, Sampling sampling not None, tuple key_words, size_t address, uint64_t start, uint64_t count,

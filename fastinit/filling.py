@@ -16,16 +16,15 @@ from fastinit.fans import integer
 from fastinit.initializers import Initializer, Part, StructuredInitializer
 from fastinit.keys import Key
 from fastinit.sampling import compiled
-from fastinit.threads import default_num_threads, for_each
+from fastinit.threads import default_num_threads, together
 
 __all__ = ["fill", "fill_buffer", "fill_memory", "plan", "sample", "words"]
 
 # A thread is worth starting for this many elements: about 0.1 ms of work.
 ELEMENTS_PER_THREAD = 2**18
-# Each thread gets so many pieces of the work, to even out the threads' speed, each of which takes from a tenth of a
-# millisecond to a few: short enough to answer Ctrl-C at once. Multiples of 64.
-PIECES_PER_THREAD = 16
-LEAST_PIECE, LARGEST_PIECE = 2**16, 2**20
+# Bytes of the largest pieces: a huge page, which two threads would else touch first at the same time; short enough to
+# answer Ctrl-C at once.
+LARGEST_PIECE = 2**21
 # A region of so many bytes is not found in a cache later, so its stores go past them.
 STREAMED = 2**25
 # From this many bytes on, fresh memory is worth huge pages.
@@ -60,14 +59,8 @@ def _run(
             _core.fill(target, sampling, key_words, region, 0, size)
             continue
         threads = min(num_threads, -(-size // ELEMENTS_PER_THREAD))
-        step = -(-size // (PIECES_PER_THREAD * threads) // 64) * 64
-        step = min(max(step, LEAST_PIECE), LARGEST_PIECE)
-
-        def piece(number: int, region: _core.Region = region, size: int = size, step: int = step) -> None:
-            position = number * step
-            _core.fill(target, sampling, key_words, region, position, min(step, size - position))
-
-        for_each(-(-size // step), piece, threads)
+        work = _core.SharedFill(target, sampling, key_words, region, size, threads, LARGEST_PIECE // itemsize)
+        together(work, threads)
 
 
 @lru_cache(maxsize=4096)

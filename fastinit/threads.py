@@ -1,8 +1,9 @@
 """Spreads independent pieces of work over threads.
 
-The pieces release the GIL; which thread takes which piece never shows in the values. Threads are started when the first
-call needs them and wait a moment for the next call, since starting one takes as long as drawing 10^5 values; then they
-end. A forked child starts its own.
+The pieces release the GIL; which thread takes which piece never shows in the values. Those of a fill are dealt out by
+the core (``kernels/pieces.c``), those of everything else are calls of a function of Python. Threads are started when
+the first call needs them and wait a moment for the next call, since starting one takes as long as drawing 10^5 values;
+then they end. A forked child starts its own.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import queue
 import threading
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Protocol
 
-__all__ = ["default_num_threads", "for_each"]
+__all__ = ["Work", "default_num_threads", "for_each", "together"]
 
 
 @lru_cache(maxsize=1)
@@ -61,53 +63,56 @@ def _cgroup_quota() -> float:
         return float("inf")
 
 
-class _Call:
-    """The pieces of one call, and who is at work on them."""
+class Work(Protocol):
+    """What several threads can do together."""
+
+    def take(self) -> bool:
+        """Does some of it, in whichever thread asks; returns whether there may be more. Raises nothing."""
+
+    def end(self) -> None:
+        """Lets nothing begin any more; when it returns, nobody is at work."""
+
+
+class _Tasks:
+    """Calls of task(0), ..., task(count - 1)."""
 
     def __init__(self, count: int, task: Callable[[int], None]) -> None:
         self.task = task
         self.remaining = iter(range(count))
         self.lock = threading.Lock()
         self.failures: list[BaseException] = []
-        self.helpers = 0
+        self.at_work: set[int] = set()  # threads
         self.is_over = False
-        self.left = threading.Semaphore(0)  # released when the last helper leaves a call that is over
+        self.left = threading.Semaphore(0)  # released when the last task ends of those that had begun at the end
 
-    def work(self) -> None:
-        """Takes pieces until there are none, or one has failed."""
-        while not self.failures:
-            with self.lock:
-                number = next(self.remaining, None)
-            if number is None:
-                return
-            self.task(number)
-
-    def help(self) -> None:
-        """:meth:`work` in a helper's thread, unless the call is over."""
-        with self.lock:
-            if self.is_over:
-                return
-            self.helpers += 1
+    def take(self) -> bool:
+        this = threading.get_ident()
         try:
-            self.work()
+            with self.lock:
+                number = None if self.is_over or self.failures else next(self.remaining, None)
+                if number is None:
+                    return False
+                self.at_work.add(this)
+            self.task(number)
         except BaseException as failure:  # raised in the caller's thread
             self.failures.append(failure)
         finally:
             with self.lock:
-                self.helpers -= 1
-                if self.is_over and not self.helpers:
+                self.at_work.discard(this)
+                if self.is_over and not self.at_work:
                     self.left.release()
+        return True
 
     def end(self) -> None:
-        """Waits until no helper is at work: after that nobody writes any more."""
         with self.lock:
             self.is_over = True
-            waits = self.helpers > 0
+            self.at_work.discard(threading.get_ident())  # Ctrl-C may have ended take() anywhere
+            waits = bool(self.at_work)
         while waits:
             try:
                 self.left.acquire()
                 waits = False
-            except BaseException as failure:  # Ctrl-C while the last pieces end
+            except BaseException as failure:  # Ctrl-C while the last tasks end
                 self.failures.append(failure)
 
 
@@ -123,38 +128,39 @@ class _Helpers:
     def forget(self) -> None:
         """Begins anew: a forked child has none of its parent's threads."""
         self.lock = threading.Lock()
-        self.calls: queue.SimpleQueue[_Call] = queue.SimpleQueue()
-        self.waiting = 0  # threads that have no call, of those that are promised none
+        self.works: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self.waiting = 0  # threads that have nothing to do, of those that are promised nothing
 
-    def ask(self, call: _Call, count: int) -> None:
-        """Has so many threads help with a call."""
+    def ask(self, work: Work, count: int) -> None:
+        """Has so many threads help with it."""
         with self.lock:
             promised = min(count, self.waiting)
             self.waiting -= promised
             for _ in range(promised):
-                self.calls.put(call)
+                self.works.put(work)
         for _ in range(count - promised):
             try:
-                threading.Thread(target=self._serve, args=(call,), name="fastinit", daemon=True).start()
+                threading.Thread(target=self._serve, args=(work,), name="fastinit", daemon=True).start()
             except RuntimeError:  # no thread to be had: at the interpreter's end, or at a limit
                 return
 
-    def _serve(self, call: _Call | None) -> None:
-        while call is not None:
-            call.help()
-            call = None  # and with it goes the memory that it belongs to
+    def _serve(self, work: Work | None) -> None:
+        while work is not None:
+            while work.take():
+                pass
+            work = None  # and with it goes the memory that it belongs to
             with self.lock:
                 self.waiting += 1
-            call = self._next()
+            work = self._next()
 
-    def _next(self) -> _Call | None:
-        """The call that this thread is to help with, or None after nobody has asked for a while."""
+    def _next(self) -> Work | None:
+        """What this thread is to help with, or None after nobody has asked for a while."""
         while True:
             try:
-                return self.calls.get(timeout=self.PATIENCE)
+                return self.works.get(timeout=self.PATIENCE)
             except queue.Empty:
                 with self.lock:
-                    if self.calls.empty():  # else somebody counts on this thread, or on another
+                    if self.works.empty():  # else somebody counts on this thread, or on another
                         self.waiting -= 1
                         return None
 
@@ -166,20 +172,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_helpers.forget)
 
 
+def together(work: Work, num_threads: int) -> None:
+    """Does it on up to `num_threads` threads, of which the caller's is one; when this ends, nobody is at work."""
+    try:
+        _helpers.ask(work, num_threads - 1)
+        while work.take():
+            pass
+    finally:
+        work.end()
+
+
 def for_each(count: int, task: Callable[[int], None], num_threads: int) -> None:
     """Calls task(0), ..., task(count - 1), on up to `num_threads` threads of which the caller's is one.
 
     An exception in any task, or Ctrl-C in the caller's thread, ends the work after the tasks that have begun, and is
     raised here.
     """
-    call = _Call(count, task)
-    try:
-        _helpers.ask(call, max(min(num_threads, count) - 1, 0))
-        call.work()
-    except BaseException as failure:
-        call.failures.append(failure)
-        raise
-    finally:
-        call.end()
-    if call.failures:
-        raise call.failures[0]
+    tasks = _Tasks(count, task)
+    together(tasks, max(min(num_threads, count), 1))
+    if tasks.failures:
+        raise tasks.failures[0]

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import fastinit
-from fastinit import Key
+from fastinit import Key, _core, targets
 from fastinit.filling import ELEMENTS_PER_THREAD, LARGEST_PIECE
 from fastinit.threads import for_each
 
 KEY = Key("threads")
-EDGES = [n + d for n in (ELEMENTS_PER_THREAD, 2 * ELEMENTS_PER_THREAD, LARGEST_PIECE) for d in (-1, 0, 1, 67)]
+LARGEST = LARGEST_PIECE // 4  # elements of float32
+EDGES = [n + d for n in (ELEMENTS_PER_THREAD, 2 * ELEMENTS_PER_THREAD, LARGEST) for d in (-1, 0, 1, 67)]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_all_distributions_and_dtypes(distributions, filled, raw, dtype):
 
 
 def test_many_pieces(filled):
-    size = 5 * LARGEST_PIECE + 12345
+    size = 10 * LARGEST + 12345
     one = filled(size, fastinit.Uniform(), KEY, "bfloat16", num_threads=1)
     for num_threads in range(2, 9):
         assert filled(size, fastinit.Uniform(), KEY, "bfloat16", num_threads=num_threads).tobytes() == one.tobytes()
@@ -77,6 +78,60 @@ def test_small_fills_start_no_thread(monkeypatch, filled):
     filled(4 * ELEMENTS_PER_THREAD, fastinit.Normal(), KEY, num_threads=1)
     with pytest.raises(AssertionError, match="a thread was started"):
         filled(ELEMENTS_PER_THREAD + 1, fastinit.Normal(), KEY, num_threads=8)
+
+
+# Pieces of one fill
+
+
+def shared(out, threads, largest):
+    """A fill of consecutive float32 normals that nobody has begun."""
+    sampling = fastinit.filling.plan(fastinit.Normal(), out.shape, "float32")
+    region = _core.Region(out.ctypes.data, 0, out.shape, (1,), (4,))
+    return _core.SharedFill(targets.current_index(), sampling, KEY.words, region, out.size, threads, largest)
+
+
+@pytest.mark.parametrize("size", [1, 12287, 12288, 12289, 100_000])
+@pytest.mark.parametrize("threads, largest", [(1, 1), (2, 2**20), (64, 20_000)])
+def test_pieces_cover_a_fill_and_no_more(filled, size, threads, largest):
+    memory = np.full(size + 1, 7, np.float32)
+    work = shared(memory[:size], threads, largest)
+    while work.take():
+        pass
+    assert not work.take()
+    work.end()
+    assert memory[:size].tobytes() == filled(size, fastinit.Normal(), KEY).tobytes()
+    assert memory[size] == 7
+
+
+def test_threads_that_come_and_go(filled):
+    """However many take pieces, and whenever: each is taken once, and after the end nobody writes."""
+    whole = filled(2**20, fastinit.Normal(), KEY)
+    for _ in range(20):
+        out = np.zeros(2**20, np.float32)
+        work = shared(out, 3, 30_000)
+
+        def come(work=work):
+            while work.take():
+                pass
+
+        threads = [threading.Thread(target=come) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        come()
+        work.end()
+        assert out.tobytes() == whole.tobytes()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_fill_that_is_ended_goes_no_further():
+    out = np.zeros(2**20, np.float32)
+    work = shared(out, 1, 1)
+    assert work.take()
+    work.end()
+    before = out.copy()
+    assert not work.take()
+    assert out.tobytes() == before.tobytes() and not out[-1]
 
 
 # for_each

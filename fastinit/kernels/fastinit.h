@@ -5,6 +5,7 @@
 #ifndef FASTINIT_H
 #define FASTINIT_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -77,6 +78,23 @@ void fastinit_leave_environment(uint64_t saved);
 /* fill on a target, in that environment. */
 void fastinit_fill(int target, const fastinit_sampling *, const uint32_t key[4], const fastinit_region *,
                    uint64_t position, uint64_t count);
+
+/* A fill that threads share: how many elements there are, how many threads may come, how large a piece may be, and, of the moment, how
+ * many elements are taken and how many threads are at work. */
+typedef struct {
+    uint64_t size, threads, largest;
+    _Atomic uint64_t taken, at_work;
+} fastinit_pieces;
+
+void fastinit_begin_pieces(fastinit_pieces *, uint64_t size, uint64_t threads, uint64_t largest);
+
+/* Takes pieces and fills them until none is left, or until it has filled `most` elements; returns whether there may be more. Any number
+ * of threads may call it at once. */
+int fastinit_fill_pieces(fastinit_pieces *, int target, const fastinit_sampling *, const uint32_t key[4], const fastinit_region *,
+                         uint64_t most);
+
+/* Lets no piece begin any more, and returns when those that have begun are filled: after that nobody writes. */
+void fastinit_end_pieces(fastinit_pieces *);
 
 /* The two phases of orthogonal.h in that environment, for FASTINIT_FLOAT32 or FASTINIT_FLOAT64. */
 void fastinit_reflectors(int target, int dtype, const void *normals, int64_t m, int64_t n, int64_t piece, void *factors,

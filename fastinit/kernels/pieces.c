@@ -1,0 +1,48 @@
+/* One fill for any number of threads: whoever comes takes the next piece, as long as there is one. */
+#include "fastinit.h"
+#include <sched.h>
+
+/* Pieces become smaller towards the end, so that all threads end together; each is some whole stretches of every target, which
+ * begin and end with no small batch then. */
+enum { STRETCH = 1536, LEAST = 8 * STRETCH };
+
+static uint64_t next_piece(const fastinit_pieces *pieces, uint64_t left) {
+    uint64_t piece = left / (4 * pieces->threads);
+    if (piece > pieces->largest) piece = pieces->largest;
+    if (piece < LEAST) piece = LEAST;
+    piece -= piece % STRETCH;
+    return piece < left ? piece : left;
+}
+
+void fastinit_begin_pieces(fastinit_pieces *pieces, uint64_t size, uint64_t threads, uint64_t largest) {
+    pieces->size = size;
+    pieces->threads = threads;
+    pieces->largest = largest;
+    atomic_init(&pieces->taken, 0);
+    atomic_init(&pieces->at_work, 0);
+}
+
+int fastinit_fill_pieces(fastinit_pieces *pieces, int target, const fastinit_sampling *sampling, const uint32_t key[4],
+                         const fastinit_region *region, uint64_t most) {
+    int more = 1;
+    atomic_fetch_add(&pieces->at_work, 1); /* before a piece is taken: whoever finds all taken then knows of it */
+    while (most > 0) {
+        uint64_t position = atomic_load(&pieces->taken), piece;
+        do {
+            piece = next_piece(pieces, pieces->size - position);
+            more = piece > 0;
+        } while (more && !atomic_compare_exchange_weak(&pieces->taken, &position, position + piece));
+        if (!more) break;
+        fastinit_fill(target, sampling, key, region, position, piece);
+        most -= piece < most ? piece : most;
+    }
+    atomic_fetch_sub(&pieces->at_work, 1);
+    return more;
+}
+
+void fastinit_end_pieces(fastinit_pieces *pieces) {
+    atomic_store(&pieces->taken, pieces->size);
+    /* To sleep until then would take longer, but a thread that has no processor must get one. */
+    for (int turn = 0; atomic_load(&pieces->at_work) > 0; turn++)
+        if (turn >= 100) sched_yield();
+}
