@@ -21,20 +21,24 @@ from numba.extending import lower_builtin, register_jitable, type_callable
 
 __all__ = [
     "add",
+    "at_least",
+    "at_most",
+    "bfloat16_pair",
     "bits32",
     "bits64",
     "div",
     "double",
     "exact",
+    "float16_pair",
     "float32_of_bits",
     "float32_of_int",
     "float64_of_bits",
     "float64_of_int",
-    "is_less",
     "mul",
     "negated",
     "polynomial",
     "product32",
+    "shifted32",
     "single",
     "sqrt",
     "sub",
@@ -119,15 +123,18 @@ def _difference(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
     return _sum(builder, [arguments[0], _negated(builder, arguments[1:])])
 
 
-def _ordered(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
-    """Comparison; on a GPU of float32 as integers, since that of floats may take a subnormal for 0."""
-    if not (_is_gpu(builder) and arguments[0].type == _f32):
-        return builder.fcmp_ordered("<", *arguments)
-    keys = []
-    for value in arguments:
-        bits = builder.bitcast(value, _i32)
-        keys.append(builder.select(builder.icmp_signed("<", bits, _i32(0)), builder.sub(_i32(-(2**31)), bits), bits))
-    return builder.icmp_signed("<", *keys)
+def _bound(comparison: str, name: str) -> Lower:
+    """x, or the limit where x is beyond it: a comparison, and its name in PTX."""
+
+    def lower(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
+        x, limit = arguments
+        if not (_is_gpu(builder) and x.type == _f32):
+            return builder.select(builder.fcmp_ordered(comparison, x, limit), limit, x)
+        # by name: a comparison under fastmath may take a subnormal for 0
+        text = f"{{.reg .pred p; setp.{name}.f32 p, $1, $2; selp.f32 $0, $2, $1, p;}}"
+        return builder.call(ir.InlineAsm(ir.FunctionType(_f32, [_f32, _f32]), text, "=f,f,f"), arguments)
+
+    return lower
 
 
 def _widened(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
@@ -141,6 +148,20 @@ def _narrowed(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
     if not _is_gpu(builder):
         return builder.fptrunc(arguments[0], _f32)
     return _call(builder, "llvm.nvvm.d2f.rn", _f32, arguments)
+
+
+def _pair(name: str) -> Lower:
+    """Two float32 rounded to a format of 16 bits, by the instruction that a GPU has for it."""
+
+    def lower(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
+        instruction = ir.InlineAsm(ir.FunctionType(_i32, [_f32, _f32]), f"cvt.rn.{name}.f32 $0, $2, $1;", "=r,f,f")
+        return builder.zext(builder.call(instruction, arguments), _i64)
+
+    return lower
+
+
+def _shifted(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
+    return builder.zext(builder.ashr(*(builder.trunc(value, _i32) for value in arguments)), _i64)
 
 
 def _wide_product(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
@@ -192,10 +213,16 @@ def negated(x: Any) -> Any:
     return -x
 
 
-@_compiled(types.boolean, types.Float, types.Float)(_ordered)
-def is_less(a: Any, b: Any) -> Any:
-    """Whether a < b, neither of them NaN."""
-    return a < b
+@_compiled(None, types.Float, types.Float)(_bound("<", "lt"))
+def at_least(x: Any, limit: Any) -> Any:
+    """The limit where x is less, else x; neither is NaN."""
+    return limit if x < limit else x
+
+
+@_compiled(None, types.Float, types.Float)(_bound(">", "gt"))
+def at_most(x: Any, limit: Any) -> Any:
+    """The limit where x is greater, else x."""
+    return limit if x > limit else x
 
 
 @_compiled(types.uint64, types.Integer, types.Integer)(
@@ -204,6 +231,12 @@ def is_less(a: Any, b: Any) -> Any:
 def product32(a: Any, b: Any) -> Any:
     """The product of two uint64 below 2**32."""
     return a * b
+
+
+@_compiled(types.uint64, types.Integer, types.Integer)(_shifted)
+def shifted32(w: Any, count: Any) -> Any:
+    """The lower half of a uint64 as a signed integer, shifted right: the lower half of the result, with zeros above."""
+    return np.uint64((np.int64(np.int32(w & np.uint64(0xFFFFFFFF))) >> np.int64(count)) & 0xFFFFFFFF)
 
 
 def polynomial(coefficients: Sequence[float], real: Any) -> Callable[[Any], Any]:
@@ -279,3 +312,20 @@ def float32_of_bits(w: Any) -> Any:
 def float64_of_bits(w: Any) -> Any:
     """The float64 with these bits."""
     return w.view(np.float64)
+
+
+# Two values at once, on GPUs of compute capability 8.0 and more
+
+
+@_compiled(types.uint64, types.Float, types.Float)(_pair("f16x2"))
+def float16_pair(a: Any, b: Any) -> Any:
+    """The bits of two float32 rounded to float16, which are finite: the first in the lower half of 32."""
+    low, high = (np.uint64(np.float16(x).view(np.uint16)) for x in (a, b))
+    return low | (high << np.uint64(16))
+
+
+@_compiled(types.uint64, types.Float, types.Float)(_pair("bf16x2"))
+def bfloat16_pair(a: Any, b: Any) -> Any:
+    """The same in bfloat16."""
+    low, high = (bits + np.uint64(0x7FFF) + ((bits >> np.uint64(16)) & np.uint64(1)) for bits in (bits32(a), bits32(b)))
+    return (low >> np.uint64(16)) | (high & np.uint64(0xFFFF0000))

@@ -10,9 +10,9 @@ from numba import config, cuda
 
 import fastinit
 from fastinit import Initializer, Key, StructuredInitializer, shards
-from fastinit.adapters.numba.arithmetic import exact
+from fastinit.adapters.numba.arithmetic import bfloat16_pair, exact, float16_pair, single
 from fastinit.adapters.numba.filling import elements, pieces
-from fastinit.adapters.numba.quads import parameters, quad, storage
+from fastinit.adapters.numba.quads import parameters, quad, storage, values
 from fastinit.buffers import Buffer, row_major_strides
 from fastinit.dtypes import DTYPES, DType, dtype_named
 from fastinit.filling import plan
@@ -130,7 +130,7 @@ def fill(
             if quads:
                 size, row = part.dtype.itemsize, _Row(part.dtype.itemsize)
                 memory = _Memory(part.address, (quads, row.words), (4 * size, row.dtype.itemsize), row.dtype, others)
-                launch = dense_kernel(kind, name)[_grid(quads), THREADS, stream]
+                launch = dense_kernel(kind, name, _rounds_pairs())[_grid(quads), THREADS, stream]
                 launch(memory.array(), first >> u64(2), words, tuple(given))
             rest = _after(part, 4 * quads)
             if rest.size:
@@ -178,30 +178,54 @@ def _whole_quads(part: Buffer, first: int) -> int:
     return run // 4 if is_one_run and first % 4 == 0 and part.address % _Row(itemsize).dtype.itemsize == 0 else 0
 
 
-@cache
-def _packed(itemsize: int) -> Any:
-    """A function of a quad's four values that gives the words of its row, first word first."""
-    bits = u64(8 * itemsize)
-    if itemsize == 8:
-        return exact(lambda b0, b1, b2, b3: (b0, b1, b2, b3))
-    if itemsize == 4:
-        return exact(lambda b0, b1, b2, b3: (b0 | (b1 << bits), b2 | (b3 << bits)))
-    return exact(lambda b0, b1, b2, b3: (b0 | (b1 << bits) | (b2 << (bits + bits)) | (b3 << (bits + bits + bits)),))
+def _rounds_pairs() -> bool:
+    """Whether the device has an instruction that rounds two float32 to a format of 16 bits."""
+    return bool(config.ENABLE_CUDASIM or cuda.get_current_device().compute_capability >= (8, 0))
+
+
+_PAIRS: Final = {"float16": float16_pair, "bfloat16": bfloat16_pair}
 
 
 @cache
-def dense_kernel(kind: str, dtype: str) -> Any:
-    """The kernel that fills rows of whole quads, see :class:`_Row`, from quad `first` on."""
+def _rows(kind: str, dtype: str, in_pairs: bool) -> Any:
+    """The function that gives the words of a quad's row, first word first; it takes what :func:`quads.quad` does."""
+    if in_pairs and dtype in _PAIRS and kind != "constant":
+        of, pair = values(kind), _PAIRS[dtype]
+
+        @exact
+        def of_pairs(number: Any, key: Any, p: Any) -> Any:
+            x0, x1, x2, x3 = of(number, key, p)
+            return (pair(single(x0), single(x1)) | (pair(single(x2), single(x3)) << u64(32)),)
+
+        return of_pairs
+
     four, itemsize = quad(kind, dtype), DTYPES[dtype].itemsize
-    packed, words = _packed(itemsize), _Row(itemsize).words
+    bits = u64(8 * itemsize)
+
+    @exact
+    def of_bits(number: Any, key: Any, p: Any) -> Any:
+        b0, b1, b2, b3 = four(number, key, p)
+        if itemsize == 8:
+            return b0, b1, b2, b3
+        if itemsize == 4:
+            return b0 | (b1 << bits), b2 | (b3 << bits)
+        return (b0 | (b1 << bits) | (b2 << (bits + bits)) | (b3 << (bits + bits + bits)),)
+
+    return of_bits
+
+
+@cache
+def dense_kernel(kind: str, dtype: str, in_pairs: bool) -> Any:
+    """The kernel that fills rows of whole quads, see :class:`_Row`, from quad `first` on; see :func:`_rounds_pairs`."""
+    row_of, words = _rows(kind, dtype, in_pairs), _Row(DTYPES[dtype].itemsize).words
 
     @cuda.jit
     def filled(out: Any, first: Any, key: Any, p: Any) -> None:
-        threads = np.int64(cuda.gridDim.x) * np.int64(cuda.blockDim.x)
-        task = np.int64(cuda.blockIdx.x) * np.int64(cuda.blockDim.x) + np.int64(cuda.threadIdx.x)
-        while task < out.shape[0]:
-            b0, b1, b2, b3 = four(first + u64(task), key, p)
-            row = packed(b0, b1, b2, b3)
+        # unsigned: a negative index would count from the end
+        threads = u64(cuda.gridDim.x) * u64(cuda.blockDim.x)
+        task = u64(cuda.blockIdx.x) * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
+        while task < u64(out.shape[0]):
+            row = row_of(first + task, key, p)
             for word in range(words):
                 out[task, word] = row[word]
             task += threads

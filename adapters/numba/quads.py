@@ -8,15 +8,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from fastinit.adapters.numba import samplers
-from fastinit.adapters.numba.arithmetic import exact
-from fastinit.adapters.numba.samplers import ENCODERS, block_draws, block_words, finish
+from fastinit.adapters.numba.arithmetic import add, at_least, at_most, exact, mul
+from fastinit.adapters.numba.samplers import ENCODERS, block_draws, block_words
 from fastinit.dtypes import DTYPES
 
-__all__ = ["KINDS", "Parameters", "parameters", "quad", "storage"]
+__all__ = ["KINDS", "Parameters", "parameters", "quad", "storage", "values"]
 
 f32, f64, u64 = np.float32, np.float64, np.uint64
 
-ONE: Final = u64(1)
+ZERO, ONE = u64(0), u64(1)
 
 KINDS: Final = (
     "constant",
@@ -47,6 +47,7 @@ class Parameters(NamedTuple):
     tail_low: Any
     tail_share: Any
     bits: Any
+    is_clamped: Any
 
 
 def storage(dtype: str) -> np.dtype:
@@ -58,18 +59,18 @@ def parameters(given: dict[str, int | float]) -> tuple[str, Parameters]:
     """The kind of a sampling of the core, and its parameters as :func:`quad` takes them."""
     kind = KINDS[int(given["kind"])]
     real: Any = f64 if kind.endswith("_64") else f32
-    low, high = (given["low"], given["high"]) if given["clamped"] else (-np.inf, np.inf)
     shift = real(given["shift"])
     return kind, Parameters(
         real(given["scale"]),
         shift if shift != 0 else real(-0.0),  # which adds nothing to any number
-        real(low),
-        real(high),
+        real(given["low"]),
+        real(given["high"]),
         u64(given["first"]),
         u64(given["count"]),
         f64(given["tail_low"]),
         f64(given["tail_share"]),
         u64(given["bits"]),
+        u64(bool(given["clamped"])),
     )
 
 
@@ -109,25 +110,20 @@ def _pair_of(kind: str) -> Any:
 
 
 @cache
-def quad(kind: str, dtype: str) -> Any:
-    """The function that gives the bits of four elements.
+def values(kind: str) -> Any:
+    """The function that gives four elements, before they are rounded to a dtype; for all kinds but constants.
 
-    It takes the number of the quad, the four words of a key and :class:`Parameters` as a plain tuple, and gives four
-    uint64: elements 4 number to 4 number + 3.
+    It takes the number of the quad, the four words of a key and :class:`Parameters` as a plain tuple, and gives
+    elements 4 number to 4 number + 3, in the precision that the sampler works in.
     """
-    if kind == "constant":
-
-        @exact
-        def constant(number: Any, key: Any, p: Any) -> Any:
-            return p[8], p[8], p[8], p[8]
-
-        return constant
-
-    pair, encoded = _pair_of(kind), ENCODERS[dtype]
+    pair = _pair_of(kind)
 
     @exact
-    def bits_of(z: Any, p: Any) -> Any:
-        return encoded(finish(z, p[0], p[1], p[2], p[3]))
+    def finished(z: Any, p: Any) -> Any:
+        x = add(mul(z, p[0]), p[1])
+        if p[9] != ZERO:  # the same for all elements: a device jumps over it
+            x = at_most(at_least(x, p[2]), p[3])
+        return x
 
     if kind.endswith("_64"):
 
@@ -137,7 +133,7 @@ def quad(kind: str, dtype: str) -> Any:
             d2, d3 = block_draws(key, (number << ONE) | ONE)
             z0, z1 = pair(d0, d1, p)
             z2, z3 = pair(d2, d3, p)
-            return bits_of(z0, p), bits_of(z1, p), bits_of(z2, p), bits_of(z3, p)
+            return finished(z0, p), finished(z1, p), finished(z2, p), finished(z3, p)
 
         return of_two_blocks
 
@@ -146,6 +142,27 @@ def quad(kind: str, dtype: str) -> Any:
         w0, w1, w2, w3 = block_words(key, number)
         z0, z1 = pair(w0, w1, p)
         z2, z3 = pair(w2, w3, p)
-        return bits_of(z0, p), bits_of(z1, p), bits_of(z2, p), bits_of(z3, p)
+        return finished(z0, p), finished(z1, p), finished(z2, p), finished(z3, p)
 
     return of_one_block
+
+
+@cache
+def quad(kind: str, dtype: str) -> Any:
+    """The function that gives the bits of four elements in a dtype, as uint64; it takes what :func:`values` does."""
+    if kind == "constant":
+
+        @exact
+        def constant(number: Any, key: Any, p: Any) -> Any:
+            return p[8], p[8], p[8], p[8]
+
+        return constant
+
+    four, encoded = values(kind), ENCODERS[dtype]
+
+    @exact
+    def bits(number: Any, key: Any, p: Any) -> Any:
+        x0, x1, x2, x3 = four(number, key, p)
+        return encoded(x0), encoded(x1), encoded(x2), encoded(x3)
+
+    return bits

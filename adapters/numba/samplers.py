@@ -14,6 +14,8 @@ import numpy as np
 from fastinit import coefficients as table
 from fastinit.adapters.numba.arithmetic import (
     add,
+    at_least,
+    at_most,
     bits32,
     bits64,
     div,
@@ -22,11 +24,11 @@ from fastinit.adapters.numba.arithmetic import (
     float32_of_int,
     float64_of_bits,
     float64_of_int,
-    is_less,
     mul,
     negated,
     polynomial,
     product32,
+    shifted32,
     single,
     sqrt,
     sub,
@@ -107,8 +109,7 @@ def block_draws(key: Any, block: Any) -> Any:
 @exact
 def uniform_symmetric(w: Any) -> Any:
     """An odd integer in (-2**24, 2**24)."""
-    # the shift is arithmetic: copies of the sign come in from above
-    return float32_of_int((w >> u64(7)) | (w >> u64(31)) * u64(0xFE000000) | ONE)
+    return float32_of_int(shifted32(w, u64(7)) | ONE)
 
 
 @exact
@@ -152,8 +153,7 @@ def truncated(w: Any, first: Any, count: Any) -> Any:
     cell = (w * count >> u64(32)) + first
     is_upper = cell >= u64(0x80000000)
     m = add(float32_of_int(LOW32 - cell if is_upper else cell), f32(0.5))
-    largest = f32(2.0**31 - 128)
-    bits = bits32(m if is_less(m, largest) else largest)
+    bits = bits32(at_most(m, f32(2.0**31 - 128)))
     octave = np.intp((bits >> u64(23)) - u64(126))
     s = sub(float32_of_bits((bits & u64(0x7FFFFF)) | u64(0x3F800000)), f32(2))
     z = ICDF[ICDF.shape[0] - 1, octave]
@@ -271,33 +271,44 @@ def finish(z: Any, scale: Any, shift: Any, low: Any, high: Any) -> Any:
 
     -0.0 for `shift` adds nothing, and infinities clamp nothing.
     """
-    x = add(mul(z, scale), shift)
-    x = low if is_less(x, low) else x
-    return high if is_less(high, x) else x
+    return at_most(at_least(add(mul(z, scale), shift), low), high)
 
 
 def _narrower(exponent_bits: int, fraction_bits: int) -> Any:
-    """The function that rounds a float32 to a narrower format, to nearest, ties to even."""
-    lost = u64(23 - fraction_bits)
-    rebias = u64(127 - (2 ** (exponent_bits - 1) - 1))
-    width = u64(exponent_bits + fraction_bits)
-    fraction = u64(fraction_bits)
+    """The function that rounds a float32 to a narrower format, to nearest, ties to even. The result is finite."""
+    lost, fraction = u64(23 - fraction_bits), u64(fraction_bits)
+    below_half = u64(2 ** (22 - fraction_bits) - 1)
+    sign, sign_shift = u64(1 << 31), u64(31 - exponent_bits - fraction_bits)
+
+    @exact
+    def rounded(bits: Any) -> Any:
+        """A carry out of the significand adds one to the exponent."""
+        return ((bits + below_half + ((bits >> lost) & ONE)) & LOW32) >> lost  # of 32 bits, as the compiler shall know
+
+    if exponent_bits == 8:  # subnormals too have float32's exponent
+
+        @exact
+        def of_all(x: Any) -> Any:
+            return rounded(bits32(x))
+
+        return of_all
+
+    bias = 2 ** (exponent_bits - 1) - 1
+    rebias = u64(127 - bias)
+    least_normal = (rebias + ONE) << u64(23)
+    # a float32 whose last bit is worth as much as that of the subnormals: adding it rounds as they do
+    aligned = f32(2.0 ** (24 - bias - fraction_bits))
+    aligned_bits = u64(np.float32(aligned).view(np.uint32))
 
     @exact
     def narrowed(x: Any) -> Any:
         bits = bits32(x)
-        exponent, significand = (bits >> u64(23)) & u64(0xFF), bits & u64(0x7FFFFF)
-        significand = significand | u64(0x800000) if exponent > ZERO else significand
-        exponent = exponent if exponent > ONE else ONE  # |x| = significand * 2**(exponent - 150)
-        # up to `rebias` the result is subnormal: it has one exponent, and loses more of the significand
-        missing = rebias + ONE - exponent if exponent <= rebias else ZERO
-        surplus = lost + missing if lost + missing < u64(30) else u64(30)
-        kept, rest = significand >> surplus, significand & ((ONE << surplus) - ONE)
-        half = ONE << (surplus - ONE)
-        kept += ONE if rest > half or (rest == half and kept & ONE == ONE) else ZERO
-        # the leading bit of kept, where there is one, adds the last one to the exponent; a carry does too
-        raised = exponent - rebias - ONE if exponent > rebias else ZERO
-        return ((bits >> u64(31)) << width) | ((raised << fraction) + kept)
+        magnitude = bits & (sign - ONE)
+        if magnitude < least_normal:
+            kept = bits32(add(float32_of_bits(magnitude), aligned)) - aligned_bits
+        else:
+            kept = rounded(magnitude) - (rebias << fraction)
+        return kept | ((bits & sign) >> sign_shift)
 
     return narrowed
 

@@ -188,14 +188,15 @@ from fastinit.dtypes import DTYPES
 narrow = ["float16"] if fastmath else ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 for kind in quads.KINDS:
     real = types.float64 if kind.endswith("_64") else types.float32
-    parameters = types.Tuple((*[real] * 4, *[types.uint64] * 2, *[types.float64] * 2, types.uint64))
+    parameters = types.Tuple((*[real] * 4, *[types.uint64] * 2, *[types.float64] * 2, *[types.uint64] * 2))
     for dtype in ["float32", "float64", *narrow]:
         if kind != "words" and (dtype != "float64" or kind.endswith("_64")):
             bits = types.Array(getattr(types, f"uint{8 * DTYPES[dtype].itemsize}"), 3, "A")
             signature = (bits, types.uint64, types.uint64, types.uint64, key, parameters)
             compiled(devices.kernel(kind, dtype).py_func, signature)
             row = types.Array(getattr(types, devices._Row(DTYPES[dtype].itemsize).dtype.name), 2, "A")
-            compiled(devices.dense_kernel(kind, dtype).py_func, (row, types.uint64, key, parameters))
+            for in_pairs in (False, True):
+                compiled(devices.dense_kernel(kind, dtype, in_pairs).py_func, (row, types.uint64, key, parameters))
 """
 
 USER_KERNEL = """
@@ -233,7 +234,7 @@ compiled(kernel, (types.float32[:], types.float32, types.float32))
 # are missing: the assembler may fuse them.
 EXACT = re.compile(
     r"(?:add|mul|div|sqrt|rcp)\.rn\.f(?:32|64)|neg\.f(?:32|64)"
-    r"|cvt\.rn\.f32\.s(?:32|64)|cvt\.rn\.f64\.[su](?:32|64)|cvt\.rn\.f32\.f64|cvt\.f64\.f32"
+    r"|cvt\.rn\.b?f16x2\.f32|cvt\.rn\.f32\.s(?:32|64)|cvt\.rn\.f64\.[su](?:32|64)|cvt\.rn\.f32\.f64|cvt\.f64\.f32"
     r"|(?:ld|st)\.[a-z.]*f(?:32|64)|(?:mov|selp)\.f(?:32|64)|setp\.[a-z]+\.f(?:32|64)"
 )
 OPERATION = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z][a-z0-9]*\.[a-z0-9.]*\bf(?:16|32|64)\b[a-z0-9.]*)", re.MULTILINE)
