@@ -1,63 +1,118 @@
 """Cycles per value of the kernels in cache, on one thread: `python benchmarks/cycles.py` prints them for every target.
 
-Virtual machines seldom show their counters (`counters.Counter` reads them where they do), and their clock changes with
-what the neighbours do. So the clock is measured as well, beside each fill: by a chain of 64-bit multiplications, each
-of which waits for the one before. On every x86-64 processor of the last decade one takes 3 cycles. Needs Numba.
+Virtual machines seldom show their counters (`counters.Counter` reads them where they do), and a processor's clock
+changes with what it does: wide vectors slow it down, and two microseconds after the last of them it stops for one and
+is fast again. So the clock is measured right after fills, for half a microsecond, by a chain of 64-bit multiplications,
+each of which waits for the one before: on every x86-64 processor of the last decade one takes 3 cycles. Needs Numba.
 """
 
 from __future__ import annotations
 
+import ctypes
 import platform
-from collections.abc import Callable
+import statistics
+import time
 from typing import Any
 
+import numpy as np
+
 import fastinit
+from fastinit import _core
+from fastinit.filling import plan
 
 if __package__:
-    from .in_cache import CASES, ELEMENTS, filling
-    from .side_by_side import optional, seconds_of, without_garbage_collection
+    from .in_cache import CASES, KEY
+    from .side_by_side import optional, without_garbage_collection
 else:  # run as a script
-    from in_cache import CASES, ELEMENTS, filling
-    from side_by_side import optional, seconds_of, without_garbage_collection
+    from in_cache import CASES, KEY
+    from side_by_side import optional, without_garbage_collection
 
-STEPS = 2**15
+STEPS = 500
 CYCLES_PER_STEP = 3
-ROUNDS = 100
+# Fills in a row: the first 20 us are slow, until the processor has its voltage for wide vectors.
+FILLS = 32
+BYTES = 2**19  # of each: the second cache holds them
+ROUNDS = 40
+CLOCK_MONOTONIC = 1  # what time.perf_counter_ns() reads as well
 
 
-def chain() -> Callable[[], object]:
-    """What takes STEPS * CYCLES_PER_STEP cycles.
+class Chain:
+    """Multiplications that wait for each other, and when they began and ended, by the clock of the system.
 
     Raises
     ------
     NotImplementedError
-        If Numba is not installed, or the processor is of another kind.
+        If Numba is not installed, or the processor or the system is of another kind.
     """
-    if platform.machine() not in ("x86_64", "AMD64"):
-        raise NotImplementedError(f"how long a multiplication takes is not known of {platform.machine()}")
-    numba = optional("numba")
 
-    @numba.njit
-    def product(x: Any) -> Any:
-        for _ in range(STEPS):
-            x *= x
-        return x
+    def __init__(self) -> None:
+        if platform.machine() not in ("x86_64", "AMD64"):
+            raise NotImplementedError(f"how long a multiplication takes is not known of {platform.machine()}")
+        numba = optional("numba")
+        read = getattr(ctypes.CDLL(None), "clock_gettime", None)
+        if read is None:
+            raise NotImplementedError("this system has no clock_gettime")
+        read.argtypes, read.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_int
 
-    odd = 3
-    product(odd)
-    return lambda: product(odd)
+        @numba.njit
+        def product(x: Any, steps: Any, start: Any, end: Any) -> Any:
+            read(CLOCK_MONOTONIC, start.ctypes)
+            for _ in range(steps):
+                x *= x
+            read(CLOCK_MONOTONIC, end.ctypes)
+            return x
+
+        self.start, self.end = np.zeros(2, np.int64), np.zeros(2, np.int64)  # seconds and nanoseconds
+        self.of = product
+        self.reading = 0.0
+        self.nanoseconds(10**6)  # until the processor is awake
+        self.reading = statistics.median(self.nanoseconds(0) for _ in range(1000))
+
+    def nanoseconds(self, steps: int) -> float:
+        """How long so many steps take now."""
+        self.of(3, steps, self.start, self.end)
+        return self.last()
+
+    def last(self) -> float:
+        """How long the last steps took."""
+        seconds, rest = (self.end - self.start).tolist()
+        return 1e9 * seconds + rest - self.reading
+
+    def began(self) -> float:
+        """When they did, in the nanoseconds of time.perf_counter_ns()."""
+        return int(self.start[0]) * 10**9 + int(self.start[1])
 
 
-def cycles_per_value(fill: Callable[[], object], clock: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """The lower quartile of the ratios of neighbours: what disturbs a fill makes it slower, never faster."""
+def cycles_per_value(case: str, target: str, chain: Chain) -> tuple[float, float]:
+    """Cycles, and the clock in GHz. The lower quartile of times: what disturbs a fill makes it slower, never faster."""
+    initializer, dtype = CASES[case]
+    itemsize = fastinit.dtypes.dtype_named(dtype).itemsize
+    memory, count, words = np.zeros(BYTES, np.uint8), BYTES // itemsize, KEY.words
+    sampling, index, address = plan(initializer, None, dtype), fastinit.targets.index_of(target), _core.address(memory)
+
+    def run() -> None:
+        for _ in range(FILLS):
+            _core.fill_run(index, sampling, words, address, 0, count, itemsize)
+
+    times, steps = [], []
+    multiply, start, end = chain.of, chain.start, chain.end
     with without_garbage_collection():
-        fill()
-        ratios = sorted(seconds_of(fill) / seconds_of(clock) for _ in range(rounds))
-    return ratios[rounds // 4] * STEPS * CYCLES_PER_STEP / ELEMENTS
+        run()
+        for _ in range(ROUNDS):
+            begin = time.perf_counter_ns()
+            run()
+            multiply(3, STEPS, start, end)  # at once: not even a call of Python lies between
+            times.append((chain.began() - begin) / (FILLS * count))
+            steps.append(chain.last())
+    ghz = STEPS * CYCLES_PER_STEP / statistics.median(steps)
+    return statistics.quantiles(times)[0] * ghz, ghz
 
 
 if __name__ == "__main__":
-    targets, clock = fastinit.targets.supported(), chain()
+    targets, chain = fastinit.targets.supported(), Chain()
+    found = {name: [cycles_per_value(name, target, chain) for target in targets] for name in CASES}
     print("| cycles per value |", " | ".join(targets), "|\n|---|" + "---|" * len(targets))
-    for name in CASES:
-        print(f"| {name} |", " | ".join(f"{cycles_per_value(filling(name, t), clock):.2f}" for t in targets), "|")
+    for name, row in found.items():
+        print(f"| {name} |", " | ".join(f"{cycles:.2f}" for cycles, _ in row), "|")
+    clocks = [statistics.median(ghz for _, ghz in column) for column in zip(*found.values(), strict=True)]
+    print("| clock, GHz |", " | ".join(f"{ghz:.2f}" for ghz in clocks), "|")

@@ -249,6 +249,50 @@ def test_cycles_are_counted_or_skipped():
         counter.close()
 
 
+MCA_TABLE = """
+Resources:
+[0]   - SPRPort00
+[1]   - SPRPort01
+[2]   - SPRPort02
+[3]   - SPRPort05
+
+Resource pressure per iteration:
+[0]    [1]    [2]    [3]
+9.00   9.00   9.00   9.00
+
+Resource pressure by instruction:
+[0]    [1]    [2]    [3]    Instructions:
+0.50    -     0.33   0.50   vpxorq	(%rax), %zmm1, %zmm3
+1.00    -      -      -     vptestnmd	%zmm1, %zmm2, %k1
+0.33   0.33    -     0.33   movaps	%xmm1, %xmm2
+0.25   0.25    -     0.25   addq	$8, %rax
+ -      -     0.50    -     vmovups	(%rax), %ymm2
+"""
+
+
+def test_vector_operations_are_counted():
+    """Those of vectors and masks, on ports that compute: no loads, no scalars, no moves that are only renamings."""
+    assert suite("floors").vector_operations(MCA_TABLE) == 2.0
+
+
+def test_a_stretch_is_what_repeats():
+    loop = list(range(100, 300))
+    addresses = [1, 2, 3, *loop * 2, 4, 5, *loop * 2, 4, 5, *loop * 2, 4, 5, *loop * 2, 4, 5, 6]
+    found = suite("floors").one_stretch(addresses, 4)
+    assert len(found) == 402 and sorted(set(found)) == [4, 5, *loop]
+
+
+@pytest.mark.skipif("x86_v3" not in fastinit.targets.supported(), reason="AVX2 is of another processor")
+def test_the_floor_of_a_kernel():
+    floors = suite("floors")
+    try:
+        floors.llvm_mca()
+    except NotImplementedError as reason:
+        pytest.skip(str(reason))
+    ports, modelled = floors.floor("uniform, float32", "x86_v3")
+    assert 1.5 < ports < modelled < 2.5  # 17 multiplications for 16 values, and what is around them
+
+
 def test_ratios_and_rates():
     counters = suite("counters")
 

@@ -1,0 +1,193 @@
+"""The least cycles per value that the kernels' instructions take on a Sapphire Rapids: `python benchmarks/floors.py`.
+
+A fill is run an instruction at a time, and those of one stretch, loops, branches and all, are handed to llvm-mca, which
+knows into how many operations this processor takes each apart, and which ports can do them. Two tables:
+
+- the floor: operations of the vector units over their ports, two of 512 bits and three of fewer; no order of these
+  instructions is faster;
+- what llvm-mca's model of the processor takes for them in their order, all loads from the first cache. Of 512 bits it
+  believes that one port multiplies, which holds for other processors of the family, so it is not asked.
+
+Needs Linux on x86-64, binutils and llvm-mca of LLVM 17 or later (Debian: llvm-19). Takes two minutes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+import fastinit
+from fastinit import _core
+from fastinit.filling import plan
+
+if __package__:
+    from .in_cache import CASES, KEY
+else:  # run as a script
+    from in_cache import CASES, KEY
+
+PROCESSOR = "sapphirerapids"
+# Values of a stretch, the words of which are drawn before the first is transformed, where words are of 32 bits; a
+# uniform's is an eighth of it.
+STRETCH = {"x86_v4_intel": 1536, "x86_v4": 1536, "x86_v3": 768, "baseline": 384}
+STRETCHES = 4
+WIDE = ("x86_v4_intel", "x86_v4")
+VECTOR_PORTS = ("SPRPort00", "SPRPort01", "SPRPort05")
+VECTOR = re.compile(r"%([xyz]mm|k[0-7])")
+RENAMED = re.compile(r"v?mov(?:[au]p[sd]|dq[au]\d*)\s+%[xyz]mm\d+,\s*%[xyz]mm\d+$")
+PTRACE_TRACEME, PTRACE_SINGLESTEP, PTRACE_GETREGS = 0, 9, 12
+INSTRUCTION_POINTER = 16  # of the 27 registers of struct user_regs_struct
+
+
+class Floor(NamedTuple):
+    """Cycles per value."""
+
+    ports: float
+    modelled: float
+
+
+@cache
+def llvm_mca() -> str:
+    """The command.
+
+    Raises
+    ------
+    NotImplementedError
+        If there is none that knows the processor's ports; before LLVM 17 it knew the name, and another one's ports.
+    """
+    for name in ("llvm-mca", *(f"llvm-mca-{version}" for version in range(29, 16, -1))):
+        if shutil.which(name):
+            asked = [name, f"-mcpu={PROCESSOR}", "-instruction-tables"]
+            said = subprocess.run(asked, input="nop\n", capture_output=True, text=True, check=False).stdout
+            if VECTOR_PORTS[0] in said:
+                return name
+    raise NotImplementedError("llvm-mca of LLVM 17 or later is not installed")
+
+
+def values_per_stretch(case: str, target: str) -> int:
+    """How many values the part of a kernel gives that is repeated."""
+    values = STRETCH[target] // (8 if case.startswith("uniform") else 1)
+    return values // 2 if case.endswith("float64") else values
+
+
+def executed(case: str, target: str, count: int) -> list[int]:
+    """Addresses of the instructions of a fill in the file of the core, in the order in which they were run."""
+    initializer, dtype = CASES[case]
+    itemsize = fastinit.dtypes.dtype_named(dtype).itemsize
+    memory = np.zeros(count * itemsize + 64, np.uint8)
+    address = -(-_core.address(memory) // 64) * 64
+    sampling, index = plan(initializer, None, dtype), fastinit.targets.index_of(target)
+    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+    ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    child = os.fork()
+    if child == 0:
+        ptrace(PTRACE_TRACEME, 0, None, None)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        _core.fill_run(index, sampling, KEY.words, address, 0, count, itemsize)
+        os._exit(0)
+    os.waitpid(child, 0)
+    with open(f"/proc/{child}/maps") as maps:
+        mapped = [re.match(r"(\w+)-(\w+) (\S+)", line) for line in maps if os.path.basename(_core.__file__) in line]
+    places = [(int(found[1], 16), int(found[2], 16), found[3]) for found in mapped if found]
+    base = places[0][0]
+    begin, end = next((first, last) for first, last, rights in places if "x" in rights)
+    registers, found = (ctypes.c_ulong * 27)(), []
+    while ptrace(PTRACE_SINGLESTEP, child, None, None) == 0:
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            break
+        ptrace(PTRACE_GETREGS, child, None, registers)
+        if begin <= registers[INSTRUCTION_POINTER] < end:
+            found.append(registers[INSTRUCTION_POINTER] - base)
+    return found
+
+
+def one_stretch(addresses: list[int], stretches: int) -> list[int]:
+    """What lies between two visits of an instruction that every stretch runs once, at equal distances."""
+    for address, visits in Counter(addresses).items():
+        if stretches - 1 <= visits <= stretches:
+            places = [place for place, found in enumerate(addresses) if found == address]
+            distances = [b - a for a, b in pairwise(places)]
+            if len(set(distances[1:-1])) == 1 and distances[1] == max(distances[1:-1]) and distances[1] > 100:
+                return addresses[places[1] : places[2]]
+    raise RuntimeError("the fill repeats nothing")
+
+
+@cache
+def _listing() -> dict[int, str]:
+    """The instructions of the core by their addresses."""
+    command = ["objdump", "-d", "--no-show-raw-insn", str(_core.__file__)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = re.findall(r"^\s*([0-9a-f]+):\s+(\S[^#<\n]*)", listing, re.MULTILINE)
+    return {int(address, 16): instruction.strip() for address, instruction in lines}
+
+
+def assembly(addresses: list[int]) -> list[str]:
+    """The instructions at these addresses, without labels: a branch goes on with what followed it."""
+    found = []
+    for address in addresses:
+        instruction = _listing()[address].replace("(%rip)", "(%r15)")
+        if instruction.startswith("j"):
+            instruction = "nop" if instruction.startswith("jmp") else "jne 1f\n1:"
+        found.append("nop" if instruction.startswith(("call", "ret")) else instruction)
+    return found
+
+
+def vector_operations(table: str) -> float:
+    """Operations of the vector ports in a table of llvm-mca's, of those instructions that use vectors or masks.
+
+    A move from register to register takes none: the processor renames the register.
+    """
+    names = dict(re.findall(r"^\[(\S+)\]\s+- (\S+)", table, re.MULTILINE))
+    head, *rows = table[table.index("Resource pressure by instruction") :].splitlines()[1:]
+    columns = [names[number] for number in re.findall(r"\[(\S+?)\]", head)]
+    operations = 0.0
+    for row in rows:
+        cells = row.split(None, len(columns))
+        if len(cells) > len(columns) and VECTOR.search(cells[-1]) and not RENAMED.match(cells[-1]):
+            for name, cell in zip(columns, cells, strict=False):
+                operations += float(cell) if name in VECTOR_PORTS and cell != "-" else 0.0
+    return operations
+
+
+def floor(case: str, target: str) -> Floor:
+    """The floor of one kernel, and what the processor's model says of it; that is nan for vectors of 512 bits."""
+    values = values_per_stretch(case, target)
+    addresses = executed(case, target, STRETCHES * values)
+    text = "\n".join(assembly(one_stretch(addresses, STRETCHES))) + "\n"
+
+    def asked(*options: str) -> str:
+        command = [llvm_mca(), f"-mcpu={PROCESSOR}", "-all-views=false", *options]
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+    table = asked("-instruction-tables", "-resource-pressure")
+    ports = vector_operations(table) / (2 if target in WIDE else 3) / values
+    if target in WIDE:
+        return Floor(ports, float("nan"))
+    rounds = 10
+    cycles = re.search(r"Total Cycles:\s+(\d+)", asked("-summary-view", f"-iterations={rounds}"))
+    assert cycles is not None
+    return Floor(ports, int(cycles[1]) / rounds / values)
+
+
+if __name__ == "__main__":
+    if not sys.platform.startswith("linux"):
+        raise SystemExit("instructions are counted by ptrace of Linux")
+    targets = [target for target in STRETCH if target in fastinit.targets.supported()]
+    cases = [case for case in CASES if not case.endswith("float64") or case.startswith("normal")]
+    found = {case: [floor(case, target) for target in targets] for case in cases}
+    for title, part in (("floor, cycles per value", 0), ("in the model of the processor", 1)):
+        print(f"| {title} |", " | ".join(targets), "|\n|---|" + "---|" * len(targets))
+        for case, row in found.items():
+            print(f"| {case} |", " | ".join("" if f[part] != f[part] else f"{f[part]:.2f}" for f in row), "|")
+        print()
