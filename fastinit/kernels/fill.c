@@ -159,6 +159,8 @@ INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *
     const uint64_t many = GROUPS * LANES * per_block, few = FEW_GROUPS * LANES * per_block;
     const size_t itemsize = size_of(job->sampling->dtype);
     const int32_t streamed = job->streamable && itemsize >= 4 ? job->sampling->dtype + STREAMED : job->sampling->dtype;
+    /* Then no cache line may be both streamed and stored to in a cache: it would make two trips to memory. */
+    const int past_caches = streamed != job->sampling->dtype;
     _Alignas(64) char scratch[FEW_GROUPS * LANES * 4 * 4];
 #define FILL(batches, groups)                                                            \
     (wide ? batches64(job, kind, (uint32_t)block, batches, place, itemsize, groups)      \
@@ -172,6 +174,9 @@ INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *
         index += left;
         count -= left;
         if (job->stream.c1 != block >> 32) philox_set_high(&job->stream, (uint32_t)(block >> 32));
+        if (past_caches) /* the lines at the end, which streamed stores behind would have to wait for */
+            for (uint64_t byte = 1; byte <= few * itemsize && byte <= left * itemsize; byte += 64)
+                __builtin_prefetch(out + left * itemsize - byte, 1);
         uint64_t written = 0;
         int lined = left < 4 * many; /* whether the run goes on at a cache line, or is too short to mind */
         while (left > 0) {
@@ -189,10 +194,11 @@ INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *
                     /* to the line, or where blocks do not meet it, anywhere; the next batch overlaps the rest of this one */
                     lined = 1;
                     step = to_line < few * itemsize && to_line % (per_block * itemsize) == 0 ? to_line / itemsize : few;
+                    if (past_caches && step < few) place = scratch;
                 } else {
                     step = few - skipped < left ? few - skipped : left;
                     /* the end of a run: again what lies before it, rather than beyond it */
-                    back = skipped == 0 && step % per_block == 0 && written >= few - step ? few - step : 0;
+                    if (!past_caches && skipped == 0 && step % per_block == 0 && written >= few - step) back = few - step;
                     place = skipped == 0 && back + step == few ? out - back * itemsize : scratch;
                 }
                 block -= back / per_block;
