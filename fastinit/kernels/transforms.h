@@ -20,10 +20,16 @@ INLINE void normal_pairs(const u32v *a, const u32v *b, f32v *z0, f32v *z1, const
     f32v y[N], k[N], p[N], r[N], x[N], t[N], s[N], c[N];
     SIDE_BY_SIDE(j, n) {
         f32v v = __builtin_convertvector((i32v)a[j], f32v) + 0.5f;
+#if defined(FASTINIT_X86_V4)
         u32v bits = (u32v)v;
         f32v mantissa = (f32v)((bits & 0x7fffff) | 0x3f000000);
         y[j] = f32_select_by_bit(bits, 31, v * -0x1p-32f, 1.0f - mantissa);
         k[j] = __builtin_convertvector((i32v)u32_unless_bit(bits, 31, 158 - (bits >> 23)), f32v);
+#else /* without masks the same from v * 2^(k - 32), the mantissa or v 2^-32; k is a difference that stops at 0 where v < 0 */
+        u32v bits = (u32v)v - (32u << 23), difference = u32_above_0(126, bits >> 23);
+        y[j] = (f32v)(~u32_top_bit(bits) & 0x3f800000) - (f32v)(bits + (difference << 23));
+        k[j] = __builtin_convertvector((i32v)difference, f32v);
+#endif
     }
     POLYNOMIAL(p, y, fastinit_normal_l);
     SIDE_BY_SIDE(j, n) r[j] = f32_sqrt(p[j] * y[j] + k[j] * FASTINIT_TWO_LN2_F);
@@ -36,8 +42,9 @@ INLINE void normal_pairs(const u32v *a, const u32v *b, f32v *z0, f32v *z1, const
     SIDE_BY_SIDE(j, n) {
         f32v sine = s[j] * x[j], cosine = c[j] * t[j] + 1.0f;
         cosine = (f32v)((u32v)cosine ^ (b[j] & 0x80000000));
-        z0[j] = f32_select_by_bit(b[j], 30, sine, cosine) * r[j];
-        z1[j] = f32_select_by_bit(b[j], 30, cosine, sine) * r[j];
+        f32_exchange_unless_bit(b[j], 30, &sine, &cosine);
+        z0[j] = sine * r[j];
+        z1[j] = cosine * r[j];
     }
 }
 
