@@ -83,8 +83,11 @@ class Chain:
         return int(self.start[0]) * 10**9 + int(self.start[1])
 
 
-def cycles_per_value(case: str, target: str, chain: Chain) -> tuple[float, float]:
-    """Cycles, and the clock in GHz. The lower quartile of times: what disturbs a fill makes it slower, never faster."""
+def time_and_clock(case: str, target: str, chain: Chain) -> tuple[float, float]:
+    """Nanoseconds per value, and the clock in GHz.
+
+    The lower quartile of the times: what disturbs a fill makes it slower, never faster.
+    """
     initializer, dtype = CASES[case]
     itemsize = fastinit.dtypes.dtype_named(dtype).itemsize
     memory, count, words = np.zeros(BYTES, np.uint8), BYTES // itemsize, KEY.words
@@ -104,15 +107,16 @@ def cycles_per_value(case: str, target: str, chain: Chain) -> tuple[float, float
             multiply(3, STEPS, start, end)  # at once: not even a call of Python lies between
             times.append((chain.began() - begin) / (FILLS * count))
             steps.append(chain.last())
-    ghz = STEPS * CYCLES_PER_STEP / statistics.median(steps)
-    return statistics.quantiles(times)[0] * ghz, ghz
+    return statistics.quantiles(times)[0], STEPS * CYCLES_PER_STEP / statistics.median(steps)
 
 
 if __name__ == "__main__":
     targets, chain = fastinit.targets.supported(), Chain()
-    found = {name: [cycles_per_value(name, target, chain) for target in targets] for name in CASES}
+    found = {name: [time_and_clock(name, target, chain) for target in targets] for name in CASES}
+    # it depends on the width of the vectors alone
+    clocks = [statistics.median(ghz for _, ghz in column) for column in zip(*found.values(), strict=True)]
     print("| cycles per value |", " | ".join(targets), "|\n|---|" + "---|" * len(targets))
     for name, row in found.items():
-        print(f"| {name} |", " | ".join(f"{cycles:.2f}" for cycles, _ in row), "|")
-    clocks = [statistics.median(ghz for _, ghz in column) for column in zip(*found.values(), strict=True)]
+        cycles = [nanoseconds * ghz for (nanoseconds, _), ghz in zip(row, clocks, strict=True)]
+        print(f"| {name} |", " | ".join(f"{each:.2f}" for each in cycles), "|")
     print("| clock, GHz |", " | ".join(f"{ghz:.2f}" for ghz in clocks), "|")
