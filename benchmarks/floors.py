@@ -8,7 +8,7 @@ knows into how many operations this processor takes each apart, and which ports 
 - what llvm-mca's model of the processor takes for them in their order, all loads from the first cache. Of 512 bits it
   believes that one port multiplies, which holds for other processors of the family, so it is not asked.
 
-Needs Linux on x86-64, binutils and llvm-mca of LLVM 17 or later (Debian: llvm-19). Takes two minutes.
+Needs Linux on x86-64, binutils and llvm-mca of LLVM 17 or later (Debian: llvm-19). Takes three minutes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PROCESSOR = "sapphirerapids"
 # Values of a stretch, the words of which are drawn before the first is transformed, where words are of 32 bits; a
 # uniform's is an eighth of it.
 STRETCH = {"x86_v4_intel": 1536, "x86_v4": 1536, "x86_v3": 768, "baseline": 384}
-STRETCHES = 4
+STRETCHES = 5
 WIDE = ("x86_v4_intel", "x86_v4")
 VECTOR_PORTS = ("SPRPort00", "SPRPort01", "SPRPort05")
 VECTOR = re.compile(r"%([xyz]mm|k[0-7])")

@@ -67,7 +67,7 @@ class Work(Protocol):
     """What several threads can do together."""
 
     def take(self) -> bool:
-        """Does some of it, in whichever thread asks; returns whether there may be more. Raises nothing."""
+        """Does some of it, in any thread; returns whether there may be more. Nothing but Ctrl-C ends it early."""
 
     def end(self) -> None:
         """Lets nothing begin any more; when it returns, nobody is at work."""
@@ -117,9 +117,9 @@ class _Tasks:
 
 
 class _Helpers:
-    """Threads that help with calls. Which of them does, and whether one comes too late, changes nothing."""
+    """Threads that help with work. Which of them does, and whether one comes too late, changes nothing."""
 
-    # Seconds that a thread waits for another call: longer than what lies between the tensors of a model.
+    # Seconds that a thread waits for more: longer than what lies between the tensors of a model.
     PATIENCE = 0.5
 
     def __init__(self) -> None:

@@ -79,8 +79,8 @@ void fastinit_leave_environment(uint64_t saved);
 void fastinit_fill(int target, const fastinit_sampling *, const uint32_t key[4], const fastinit_region *,
                    uint64_t position, uint64_t count);
 
-/* A fill that threads share: how many elements there are, how many threads may come, how large a piece may be, and, of the moment, how
- * many elements are taken and how many threads are at work. */
+/* A fill that threads share: how many elements there are, how many threads may come, how large a piece may be where it need not be
+ * larger to be worth the while, and, of the moment, how many elements are taken and how many threads are at work. */
 typedef struct {
     uint64_t size, threads, largest;
     _Atomic uint64_t taken, at_work;
