@@ -83,7 +83,7 @@ class Chain:
         return int(self.start[0]) * 10**9 + int(self.start[1])
 
 
-def time_and_clock(case: str, target: str, chain: Chain) -> tuple[float, float]:
+def nanoseconds_and_clock(case: str, target: str, chain: Chain) -> tuple[float, float]:
     """Nanoseconds per value, and the clock in GHz.
 
     The lower quartile of the times: what disturbs a fill makes it slower, never faster.
@@ -112,7 +112,7 @@ def time_and_clock(case: str, target: str, chain: Chain) -> tuple[float, float]:
 
 if __name__ == "__main__":
     targets, chain = fastinit.targets.supported(), Chain()
-    found = {name: [time_and_clock(name, target, chain) for target in targets] for name in CASES}
+    found = {name: [nanoseconds_and_clock(name, target, chain) for target in targets] for name in CASES}
     # it depends on the width of the vectors alone
     clocks = [statistics.median(ghz for _, ghz in column) for column in zip(*found.values(), strict=True)]
     print("| cycles per value |", " | ".join(targets), "|\n|---|" + "---|" * len(targets))

@@ -89,6 +89,7 @@ def executed(case: str, target: str, count: int) -> list[int]:
     sampling, index = plan(initializer, None, dtype), fastinit.targets.index_of(target)
     ptrace = ctypes.CDLL(None, use_errno=True).ptrace
     ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    file = os.path.realpath(str(_core.__file__))
     child = os.fork()
     if child == 0:
         ptrace(PTRACE_TRACEME, 0, None, None)
@@ -97,7 +98,7 @@ def executed(case: str, target: str, count: int) -> list[int]:
         os._exit(0)
     os.waitpid(child, 0)
     with open(f"/proc/{child}/maps") as maps:
-        mapped = [re.match(r"(\w+)-(\w+) (\S+)", line) for line in maps if os.path.basename(_core.__file__) in line]
+        mapped = [re.match(r"(\w+)-(\w+) (\S+)", line) for line in maps if line.rstrip().endswith(file)]
     places = [(int(found[1], 16), int(found[2], 16), found[3]) for found in mapped if found]
     base = places[0][0]
     begin, end = next((first, last) for first, last, rights in places if "x" in rights)
