@@ -119,7 +119,7 @@ def one_stretch(addresses: list[int], stretches: int) -> list[int]:
         if stretches - 1 <= visits <= stretches:
             places = [place for place, found in enumerate(addresses) if found == address]
             distances = [b - a for a, b in pairwise(places)]
-            if len(set(distances[1:-1])) == 1 and distances[1] == max(distances[1:-1]) and distances[1] > 100:
+            if len(set(distances[1:-1])) == 1 and distances[1] > 100:
                 return addresses[places[1] : places[2]]
     raise RuntimeError("the fill repeats nothing")
 

@@ -47,7 +47,7 @@ cdef extern from "kernels/fastinit.h" nogil:
 
     void fastinit_begin_pieces(fastinit_pieces *, uint64_t size, uint64_t threads, uint64_t largest)
     bint fastinit_fill_pieces(fastinit_pieces *, int target, const fastinit_sampling *, const uint32_t *key,
-                              const fastinit_region *, uint64_t most)
+                              const fastinit_region *)
     void fastinit_end_pieces(fastinit_pieces *)
     void fastinit_reflectors(int target, int dtype, const void *normals, int64_t m, int64_t n, int64_t piece, void *factors,
                              void *scratch)
@@ -128,12 +128,11 @@ cdef class SharedFill:
     cdef Sampling sampling
     cdef uint32_t[4] key
     cdef Region region
-    cdef uint64_t largest
     cdef fastinit_pieces pieces
 
     def __init__(self, int target, Sampling sampling not None, tuple key_words, Region region not None, uint64_t size,
                  uint64_t threads, uint64_t largest):
-        self.target, self.sampling, self.region, self.largest = target, sampling, region, largest
+        self.target, self.sampling, self.region = target, sampling, region
         self.key = [key_words[0], key_words[1], key_words[2], key_words[3]]
         fastinit_begin_pieces(&self.pieces, size, threads, largest)
 
@@ -141,7 +140,7 @@ cdef class SharedFill:
         """Fills pieces, of up to two times `largest` elements in all; returns whether there may be more."""
         cdef bint more
         with nogil:
-            more = fastinit_fill_pieces(&self.pieces, self.target, &self.sampling.c, self.key, &self.region.c, self.largest)
+            more = fastinit_fill_pieces(&self.pieces, self.target, &self.sampling.c, self.key, &self.region.c)
         return more
 
     def end(self):

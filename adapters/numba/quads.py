@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from fastinit.adapters.numba import samplers
-from fastinit.adapters.numba.arithmetic import add, at_least, at_most, exact, mul
-from fastinit.adapters.numba.samplers import ENCODERS, block_draws, block_words
+from fastinit.adapters.numba.arithmetic import add, exact, mul
+from fastinit.adapters.numba.samplers import ENCODERS, block_draws, block_words, finish
 from fastinit.dtypes import DTYPES
 
 __all__ = ["KINDS", "Parameters", "parameters", "quad", "storage", "values"]
@@ -120,10 +120,9 @@ def values(kind: str) -> Any:
 
     @exact
     def finished(z: Any, p: Any) -> Any:
-        x = add(mul(z, p[0]), p[1])
-        if p[9] != ZERO:  # the same for all elements: a device jumps over it
-            x = at_most(at_least(x, p[2]), p[3])
-        return x
+        if p[9] != ZERO:  # the same for all elements: a device jumps over the bounds
+            return finish(z, p[0], p[1], p[2], p[3])
+        return add(mul(z, p[0]), p[1])
 
     if kind.endswith("_64"):
 

@@ -88,10 +88,9 @@ typedef struct {
 
 void fastinit_begin_pieces(fastinit_pieces *, uint64_t size, uint64_t threads, uint64_t largest);
 
-/* Takes pieces and fills them until none is left, or until it has filled `most` elements; returns whether there may be more. Any number
- * of threads may call it at once. */
-int fastinit_fill_pieces(fastinit_pieces *, int target, const fastinit_sampling *, const uint32_t key[4], const fastinit_region *,
-                         uint64_t most);
+/* Takes pieces and fills them until none is left, or until it has filled as much as the largest has; returns whether there may be more.
+ * Any number of threads may call it at once. */
+int fastinit_fill_pieces(fastinit_pieces *, int target, const fastinit_sampling *, const uint32_t key[4], const fastinit_region *);
 
 /* Lets no piece begin any more, and returns when those that have begun are filled: after that nobody writes. */
 void fastinit_end_pieces(fastinit_pieces *);

@@ -23,10 +23,11 @@ void fastinit_begin_pieces(fastinit_pieces *pieces, uint64_t size, uint64_t thre
 }
 
 int fastinit_fill_pieces(fastinit_pieces *pieces, int target, const fastinit_sampling *sampling, const uint32_t key[4],
-                         const fastinit_region *region, uint64_t most) {
+                         const fastinit_region *region) {
     int more = 1;
+    uint64_t filled = 0;
     atomic_fetch_add(&pieces->at_work, 1); /* before a piece is taken: whoever finds all taken then knows of it */
-    while (most > 0) {
+    while (filled < pieces->largest) {
         uint64_t position = atomic_load(&pieces->taken), piece;
         do {
             piece = next_piece(pieces, pieces->size - position);
@@ -34,7 +35,7 @@ int fastinit_fill_pieces(fastinit_pieces *pieces, int target, const fastinit_sam
         } while (more && !atomic_compare_exchange_weak(&pieces->taken, &position, position + piece));
         if (!more) break;
         fastinit_fill(target, sampling, key, region, position, piece);
-        most -= piece < most ? piece : most;
+        filled += piece;
     }
     atomic_fetch_sub(&pieces->at_work, 1);
     return more;
