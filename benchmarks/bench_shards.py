@@ -119,3 +119,20 @@ class Layouts:
 
     def time_fill(self, layout, distribution):
         fastinit.fill(self.out, self.initializer, self.key)
+
+
+class OverRowMajor:
+    """The time that another order takes over that of the usual one: 1 at best."""
+
+    params = (Layouts.params[0][1:], Layouts.params[1])
+    param_names = Layouts.param_names
+
+    def setup(self, layout, distribution):
+        self.other, self.usual = Layouts(), Layouts()
+        self.other.setup(layout, distribution)
+        self.usual.setup("row-major", distribution)
+
+    def track_time_over_row_major(self, *params):
+        return over(lambda: self.other.time_fill(*params), lambda: self.usual.time_fill("row-major", params[1]))
+
+    track_time_over_row_major.unit = "times the row-major one's"

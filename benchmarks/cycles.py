@@ -2,8 +2,10 @@
 
 Virtual machines seldom show their counters (`counters.Counter` reads them where they do), and a processor's clock
 changes with what it does: wide vectors slow it down, and two microseconds after the last of them it stops for one and
-is fast again. So the clock is measured right after fills, for half a microsecond, by a chain of 64-bit multiplications,
-each of which waits for the one before: on every x86-64 processor of the last decade one takes 3 cycles. Needs Numba.
+is fast again. So the clock is measured right after fills, within half a microsecond, by chains of 64-bit
+multiplications, each of which waits for the one before: on every x86-64 processor of the last decade one takes 3
+cycles. A short chain and a long one take turns, and only what lies between them counts: right after fills it takes some
+50 ns more to read the time. Needs Numba.
 """
 
 from __future__ import annotations
@@ -27,12 +29,12 @@ else:  # run as a script
     from in_cache import CASES, KEY
     from side_by_side import optional, without_garbage_collection
 
-STEPS = 500
+STEPS = (200, 600)  # of the short chain, and of the long one
 CYCLES_PER_STEP = 3
 # Fills in a row: the first 20 us are slow, until the processor has its voltage for wide vectors.
-FILLS = 32
-BYTES = 2**19  # of each: the second cache holds them
-ROUNDS = 40
+FILLS = 64
+BYTES = 2**18  # of each: the second cache holds them
+ROUNDS = 100
 CLOCK_MONOTONIC = 1  # what time.perf_counter_ns() reads as well
 
 
@@ -86,7 +88,8 @@ class Chain:
 def nanoseconds_and_clock(case: str, target: str, chain: Chain) -> tuple[float, float]:
     """Nanoseconds per value, and the clock in GHz.
 
-    The lower quartile of the times: what disturbs a fill makes it slower, never faster.
+    The time that a twentieth of the rounds stay below: what disturbs a fill makes it slower, never faster, and where
+    another machine's thread shares the core most rounds are disturbed.
     """
     initializer, dtype = CASES[case]
     itemsize = fastinit.dtypes.dtype_named(dtype).itemsize
@@ -97,17 +100,20 @@ def nanoseconds_and_clock(case: str, target: str, chain: Chain) -> tuple[float, 
         for _ in range(FILLS):
             _core.fill_run(index, sampling, words, address, 0, count, itemsize)
 
-    times, steps = [], []
+    times: list[float] = []
+    chains: tuple[list[float], list[float]] = [], []
     multiply, start, end = chain.of, chain.start, chain.end
     with without_garbage_collection():
         run()
-        for _ in range(ROUNDS):
+        for turn in range(ROUNDS):
+            steps = STEPS[turn % 2]
             begin = time.perf_counter_ns()
             run()
-            multiply(3, STEPS, start, end)  # at once: not even a call of Python lies between
+            multiply(3, steps, start, end)  # at once: not even a call of Python lies between
             times.append((chain.began() - begin) / (FILLS * count))
-            steps.append(chain.last())
-    return statistics.quantiles(times)[0], STEPS * CYCLES_PER_STEP / statistics.median(steps)
+            chains[turn % 2].append(chain.last())
+    short, long = map(statistics.median, chains)
+    return statistics.quantiles(times, n=20)[0], (STEPS[1] - STEPS[0]) * CYCLES_PER_STEP / (long - short)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""The least cycles per value that the kernels' instructions take on a Sapphire Rapids: `python benchmarks/floors.py`.
+"""The least cycles per value that the kernels' instructions take: `python benchmarks/floors.py [PROCESSOR]`.
 
 A fill is run an instruction at a time, and those of one stretch, loops, branches and all, are handed to llvm-mca, which
-knows into how many operations this processor takes each apart, and which ports can do them. Two tables:
+knows into how many operations a processor takes each apart, and which ports can do them. PROCESSOR is one that llvm-mca
+knows and PROCESSORS below, by default the one of the maker of this one. Two tables:
 
-- the floor: operations of the vector units over their ports, two of 512 bits and three of fewer; no order of these
-  instructions is faster;
+- the floor: of every set of the vector units' ports, the operations that only these can do, over their number; the
+  largest of them. No order of these instructions is faster;
 - what llvm-mca's model of the processor takes for them in their order, all loads from the first cache. Of 512 bits it
-  believes that one port multiplies, which holds for other processors of the family, so it is not asked.
+  believes that one port multiplies, which holds for other processors of the family, so there all operations are put
+  over two ports, and the model is not asked.
 
 Needs Linux on x86-64, binutils and llvm-mca of LLVM 17 or later (Debian: llvm-19). Takes three minutes.
 """
@@ -22,7 +24,7 @@ import subprocess
 import sys
 from collections import Counter
 from functools import cache
-from itertools import pairwise
+from itertools import chain, combinations, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -36,13 +38,18 @@ if __package__:
 else:  # run as a script
     from in_cache import CASES, KEY
 
-PROCESSOR = "sapphirerapids"
+# The ports that compute with vectors of up to 256 bits.
+PROCESSORS = {
+    "sapphirerapids": ("SPRPort00", "SPRPort01", "SPRPort05"),
+    "znver3": ("Zn3FP0", "Zn3FP1", "Zn3FP2", "Zn3FP3"),
+}
+MAKERS = {"GenuineIntel": "sapphirerapids", "AuthenticAMD": "znver3"}
+PORTS_OF_512_BITS = 2
 # Values of a stretch, the words of which are drawn before the first is transformed, where words are of 32 bits; a
 # uniform's is an eighth of it.
 STRETCH = {"x86_v4_intel": 1536, "x86_v4": 1536, "x86_v3": 768, "baseline": 384}
 STRETCHES = 5
 WIDE = ("x86_v4_intel", "x86_v4")
-VECTOR_PORTS = ("SPRPort00", "SPRPort01", "SPRPort05")
 VECTOR = re.compile(r"%([xyz]mm|k[0-7])")
 RENAMED = re.compile(r"v?mov(?:[au]p[sd]|dq[au]\d*)\s+%[xyz]mm\d+,\s*%[xyz]mm\d+$")
 PTRACE_TRACEME, PTRACE_SINGLESTEP, PTRACE_GETREGS = 0, 9, 12
@@ -56,20 +63,27 @@ class Floor(NamedTuple):
     modelled: float
 
 
+def processor_here() -> str:
+    """The processor of PROCESSORS that was made by this one's maker."""
+    with open("/proc/cpuinfo") as file:
+        found = re.search(r"^vendor_id\s*: (\w+)", file.read(), re.MULTILINE)
+    return MAKERS.get(found[1] if found else "", "sapphirerapids")
+
+
 @cache
-def llvm_mca() -> str:
+def llvm_mca(processor: str) -> str:
     """The command.
 
     Raises
     ------
     NotImplementedError
-        If there is none that knows the processor's ports; before LLVM 17 it knew the name, and another one's ports.
+        If there is none that knows the processor's ports; before LLVM 17 it knew some by name, and another one's ports.
     """
     for name in ("llvm-mca", *(f"llvm-mca-{version}" for version in range(29, 16, -1))):
         if shutil.which(name):
-            asked = [name, f"-mcpu={PROCESSOR}", "-instruction-tables"]
+            asked = [name, f"-mcpu={processor}", "-instruction-tables"]
             said = subprocess.run(asked, input="nop\n", capture_output=True, text=True, check=False).stdout
-            if VECTOR_PORTS[0] in said:
+            if PROCESSORS[processor][0] in said:
                 return name
     raise NotImplementedError("llvm-mca of LLVM 17 or later is not installed")
 
@@ -144,50 +158,65 @@ def assembly(addresses: list[int]) -> list[str]:
     return found
 
 
-def vector_operations(table: str) -> float:
-    """Operations of the vector ports in a table of llvm-mca's, of those instructions that use vectors or masks.
+def vector_operations(table: str, ports: tuple[str, ...]) -> Counter[frozenset[str]]:
+    """How many operations of instructions with vectors or masks go to which of the ports.
 
-    A move from register to register takes none: the processor renames the register.
+    `table` is llvm-mca's of the instructions and of the pressure that each puts on each port. A move from register to
+    register takes no port: the processor renames the register. A root takes one for the one operation that it is, as
+    long as it may keep the unit behind the port busy.
     """
     names = dict(re.findall(r"^\[(\S+)\]\s+- (\S+)", table, re.MULTILINE))
-    head, *rows = table[table.index("Resource pressure by instruction") :].splitlines()[1:]
+    information, pressure = table.split("Resource pressure by instruction")
+    operations = [int(count) for count in re.findall(r"^ (\d+) +\d+ +\d+\.\d+ ", information, re.MULTILINE)]
+    head, *rows = pressure.splitlines()[1:]
     columns = [names[number] for number in re.findall(r"\[(\S+?)\]", head)]
-    operations = 0.0
-    for row in rows:
-        cells = row.split(None, len(columns))
-        if len(cells) > len(columns) and VECTOR.search(cells[-1]) and not RENAMED.match(cells[-1]):
-            for name, cell in zip(columns, cells, strict=False):
-                operations += float(cell) if name in VECTOR_PORTS and cell != "-" else 0.0
-    return operations
+    rows = [row for row in rows if len(row.split(None, len(columns))) > len(columns)]
+    found: Counter[frozenset[str]] = Counter()
+    for row, most in zip(rows, operations, strict=True):
+        *cells, instruction = row.split(None, len(columns))
+        if VECTOR.search(instruction) and not RENAMED.match(instruction):
+            used = {
+                name: float(cell) for name, cell in zip(columns, cells, strict=True) if name in ports and cell != "-"
+            }
+            found[frozenset(used)] += min(sum(used.values()), most)  # type: ignore[assignment]
+    return found
 
 
-def floor(case: str, target: str) -> Floor:
+def least_cycles(operations: Counter[frozenset[str]], ports: tuple[str, ...]) -> float:
+    """Until these ports have done them, if nothing else delays them."""
+    sets = chain.from_iterable(combinations(ports, size) for size in range(1, len(ports) + 1))
+    return max(sum(count for used, count in operations.items() if used <= set(some)) / len(some) for some in sets)
+
+
+def floor(case: str, target: str, processor: str) -> Floor:
     """The floor of one kernel, and what the processor's model says of it; that is nan for vectors of 512 bits."""
-    values = values_per_stretch(case, target)
+    values, ports = values_per_stretch(case, target), PROCESSORS[processor]
     addresses = executed(case, target, STRETCHES * values)
     text = "\n".join(assembly(one_stretch(addresses, STRETCHES))) + "\n"
 
     def asked(*options: str) -> str:
-        command = [llvm_mca(), f"-mcpu={PROCESSOR}", "-all-views=false", *options]
+        command = [llvm_mca(processor), f"-mcpu={processor}", "-all-views=false", *options]
         return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 
-    table = asked("-instruction-tables", "-resource-pressure")
-    ports = vector_operations(table) / (2 if target in WIDE else 3) / values
+    operations = vector_operations(asked("-instruction-tables", "-instruction-info", "-resource-pressure"), ports)
     if target in WIDE:
-        return Floor(ports, float("nan"))
+        return Floor(operations.total() / PORTS_OF_512_BITS / values, float("nan"))
     rounds = 10
     cycles = re.search(r"Total Cycles:\s+(\d+)", asked("-summary-view", f"-iterations={rounds}"))
     assert cycles is not None
-    return Floor(ports, int(cycles[1]) / rounds / values)
+    return Floor(least_cycles(operations, ports) / values, int(cycles[1]) / rounds / values)
 
 
 if __name__ == "__main__":
     if not sys.platform.startswith("linux"):
         raise SystemExit("instructions are counted by ptrace of Linux")
+    processor = sys.argv[1] if len(sys.argv) > 1 else processor_here()
+    if processor not in PROCESSORS:
+        raise SystemExit(f"the processor must be one of {', '.join(PROCESSORS)}, got {processor}")
     targets = [target for target in STRETCH if target in fastinit.targets.supported()]
     cases = [case for case in CASES if not case.endswith("float64") or case.startswith("normal")]
-    found = {case: [floor(case, target) for target in targets] for case in cases}
-    for title, part in (("floor, cycles per value", 0), ("in the model of the processor", 1)):
+    found = {case: [floor(case, target, processor) for target in targets] for case in cases}
+    for title, part in ((f"floor of {processor}, cycles per value", 0), (f"in the model of {processor}", 1)):
         print(f"| {title} |", " | ".join(targets), "|\n|---|" + "---|" * len(targets))
         for case, row in found.items():
             print(f"| {case} |", " | ".join("" if f[part] != f[part] else f"{f[part]:.2f}" for f in row), "|")

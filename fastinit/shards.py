@@ -257,11 +257,18 @@ def _overlap(indices: range, low: int, high: int) -> tuple[int, range]:
 def tiled(lattice: Lattice, itemsize: int) -> list[tuple[int, Lattice]]:
     """The lattice in an order that is kind to the caches, as (byte offset, lattice) pieces.
 
-    Consecutive runs stay as they are. Strided ones, of a transposed or channels-last buffer, are cut into columns of
+    Consecutive runs stay as they are. Of strided ones, of a transposed or channels-last buffer, those that lie side by
+    side in memory follow each other, since the kernels write several of them at once; and they are cut into columns of
     TILE elements that are filled one after the other.
     """
     run, stride = lattice.extents[-1], lattice.byte_strides[-1]
-    if stride == itemsize or run <= TILE or len(lattice.extents) == 1:
+    if stride == itemsize or len(lattice.extents) == 1:
+        return [(0, lattice)]
+    axes = list(zip(*lattice[1:], strict=True))
+    nearest = min(range(len(axes) - 1), key=lambda axis: abs(lattice.byte_strides[axis]))
+    axes.insert(-1, axes.pop(nearest))
+    lattice = Lattice(lattice.start, *zip(*axes, strict=True))
+    if run <= TILE:
         return [(0, lattice)]
     columns, rest = divmod(run, TILE)
     start, extents, index_strides, byte_strides = lattice

@@ -87,10 +87,12 @@ def test_any_view_of_any_array(filled, raw, storage, data):
 @pytest.mark.parametrize(
     "layout", [fortran, strided, reversed_axes, channels_last, padded_rows], ids=lambda f: f.__name__
 )
-@pytest.mark.parametrize("shape", [(700, 1031), (3, 1031, 700), (259, 2, 513)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(700, 1031), (3, 1031, 700), (259, 2, 513), (130, 301, 3, 3), (6, 47, 5, 257)], ids=str
+)
 def test_large_odd_layouts(layout, shape, filled):
-    """Long strided runs are cut into columns, and these are shared among threads."""
-    for kind, threads in (("float32", 1), ("float32", 3), ("float64", 2)):
+    """Long strided runs are cut into columns, short ones are written several at a time, and threads share both."""
+    for kind, threads in (("float32", 1), ("float32", 3), ("float64", 2), ("float16", 2)):
         out = layout(shape, kind)
         fastinit.fill(out, NORMAL, KEY, num_threads=threads)
         assert np.array_equal(out, filled(shape, NORMAL, KEY, kind))

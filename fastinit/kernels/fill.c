@@ -2,6 +2,7 @@
 #include "fastinit.h"
 #include "narrow.h"
 #include "philox.h"
+#include "scatter.h"
 #include "transforms.h"
 #include "transforms64.h"
 
@@ -258,19 +259,36 @@ static run_function *const runs[] = {
     [FASTINIT_TRUNCATED_TAIL_64] = run_truncated_tail_64,
 };
 
-/* A run to memory that is not consecutive, through a scratch that stays in the first cache. */
-static void scatter(run_function *run, job *job, uint64_t index, uint64_t count, char *out, int64_t stride) {
-    enum { PIECE = BATCHES * GROUPS * LANES * 4 };
-    char scratch[PIECE * 8];
+/* Runs of `length` elements to memory that is not consecutive, through a scratch: the one that begins at `out`, and those after it, of up
+ * to `count` elements, that scatter.h writes with it. Returns how many. */
+static uint64_t strided_runs(run_function *run, job *job, const fastinit_region *region, const int64_t *at, uint64_t index,
+                             uint64_t length, uint64_t count, char *out) {
+    char scratch[SCRATCH];
     const size_t itemsize = size_of(job->sampling->dtype);
-    while (count > 0) {
-        uint64_t piece = count < PIECE ? count : PIECE;
+    const int64_t last = region->axes - 1, stride = region->byte_stride[last];
+    if (last > 0 && length == (uint64_t)region->extent[last]) {
+        const int64_t row_stride = region->byte_stride[last - 1], step = region->index_stride[last - 1];
+        const uint64_t on_axis = (uint64_t)(region->extent[last - 1] - at[last - 1]), whole = count / length;
+        const uint64_t rows = rows_at_once(out, row_stride, stride, on_axis < whole ? on_axis : whole, length, itemsize);
+        if (rows > 1) {
+            if (step == (int64_t)length) /* they continue each other in the tensor */
+                run(job, index, rows * length, scratch);
+            else
+                for (uint64_t row = 0; row < rows; row++)
+                    run(job, index + row * (uint64_t)step, length, scratch + row * length * itemsize);
+            scatter(out, row_stride, stride, scratch, rows, length, itemsize);
+            return rows;
+        }
+    }
+    while (length > 0) {
+        const uint64_t piece = length < SCRATCH / itemsize ? length : SCRATCH / itemsize;
         run(job, index, piece, scratch);
-        for (uint64_t j = 0; j < piece; j++) memcpy(out + (int64_t)j * stride, scratch + j * itemsize, itemsize);
+        scatter(out, stride, 0, scratch, piece, 1, itemsize); /* as one column */
         index += piece;
-        count -= piece;
+        length -= piece;
         out += (int64_t)piece * stride;
     }
+    return 1;
 }
 
 #define NAME_(target) fastinit_fill_##target
@@ -301,16 +319,22 @@ void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key
     }
     while (count > 0) {
         uint64_t length = (uint64_t)(region->extent[last] - at[last]);
+        uint64_t rows = 1;
         if (length > count) length = count;
         if (consecutive)
             run(&job, index, length, out);
         else
-            scatter(run, &job, index, length, out, region->byte_stride[last]);
-        count -= length;
+            rows = strided_runs(run, &job, region, at, index, length, count, out);
+        count -= rows * length;
         /* to the start of the next run: carry through the axes */
         index -= (uint64_t)(at[last] * region->index_stride[last]);
         out -= at[last] * region->byte_stride[last];
         at[last] = 0;
+        if (rows > 1) { /* to the last of those that are written */
+            at[last - 1] += (int64_t)rows - 1;
+            index += (rows - 1) * (uint64_t)region->index_stride[last - 1];
+            out += ((int64_t)rows - 1) * region->byte_stride[last - 1];
+        }
         for (int64_t axis = last - 1; axis >= 0; axis--) {
             index += (uint64_t)region->index_stride[axis];
             out += region->byte_stride[axis];
