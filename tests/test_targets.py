@@ -100,11 +100,11 @@ def test_far_starts(sampler, target, bits_of):
 def test_the_check_sees_a_wrong_byte(all_samplers, bits_of):
     sampling = all_samplers["normal-float32"]
     bits = bits_of(sampling, 0, 100).copy()
-    guarded = Guarded(4, 100)
-    assert guarded.wrong(0, sampling, 0, bits, 0) is None
+    guarded, number = Guarded(4, 100), targets.current_index()
+    assert guarded.wrong(number, sampling, 0, bits, 0) is None
     bits[77] ^= 1
-    assert "bytes 308 to 308 differ" in guarded.wrong(0, sampling, 0, bits, 0)
-    assert guarded.wrong(0, sampling, 1, bits_of(sampling, 0, 100), 0)
+    assert "bytes 308 to 308 differ" in guarded.wrong(number, sampling, 0, bits, 0)
+    assert guarded.wrong(number, sampling, 1, bits_of(sampling, 0, 100), 0)
 
 
 def test_a_write_past_the_end_is_seen(all_samplers, bits_of, monkeypatch):
@@ -115,14 +115,16 @@ def test_a_write_past_the_end_is_seen(all_samplers, bits_of, monkeypatch):
         Guarded.last + GUARD, 0, (101,), (1,), (4,)), 0, 101))  # fmt: skip
     guarded = Guarded(4, 101)
     monkeypatch.setattr(Guarded, "last", guarded.address, raising=False)
-    assert "bytes 400 to 403 differ" in guarded.wrong(0, sampling, 0, bits[:100], 0)
+    assert "bytes 400 to 403 differ" in guarded.wrong(targets.current_index(), sampling, 0, bits[:100], 0)
 
 
+@pytest.mark.parametrize("index_strides", [(1000, 50, 1), (1000, 37, 1)], ids=["apart", "continued"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (0, 2, 1)], ids=str)
 @pytest.mark.parametrize("target", targets.supported())
-def test_parts_of_a_region(target, all_samplers, expected):
-    """Any [position, position + count) of a lattice, as the threads cut it."""
-    sampling, shape, index_strides = all_samplers["normal-float32"], (3, 5, 37), (1000, 50, 1)
-    out = np.zeros((3, 5, 40), np.float32)
+def test_parts_of_a_region(target, order, index_strides, all_samplers, expected):
+    """Any [position, position + count) of a lattice, as the threads cut it, in memory of any order of the axes."""
+    sampling, shape = all_samplers["normal-float32"], (3, 5, 37)
+    out = np.zeros([(3, 5, 40)[axis] for axis in order], np.float32).transpose(np.argsort(order))
     region = _core.Region(_core.address(out), 11, shape, index_strides, out.strides)
     coordinates = np.indices(shape, np.int64)
     index = 11 + sum(axis * stride for axis, stride in zip(coordinates, index_strides, strict=True))

@@ -6,8 +6,8 @@
 #include "transforms.h"
 #include "transforms64.h"
 
-/* Groups of LANES blocks in flight at once: six hide the latency of the multiplications; two serve the rest of a run. */
-enum { GROUPS = 6, FEW_GROUPS = 2 };
+/* Groups of a small batch, for the rest of a run. */
+enum { FEW_GROUPS = 2 };
 
 /* Batches whose words are all drawn before the first is transformed: few enough for the first cache, many enough that what the
  * processor cannot overlap, the end of one loop and the start of the other, is rare. */

@@ -18,6 +18,9 @@
 #define PHILOX_W1 0xBB67AE85u
 #define PHILOX_ROUNDS 10
 
+/* Groups of LANES blocks in flight at once, at most: six hide the latency of the multiplications. */
+enum { GROUPS = 6 };
+
 typedef struct {
     uint64_t k0[PHILOX_ROUNDS], k1[PHILOX_ROUNDS]; /* the round keys */
     uint32_t c1, c2, c3;
@@ -52,7 +55,7 @@ static void philox_set_high(philox_stream *s, uint32_t c1) {
 
 /* Blocks block + g * LANES + LANE_BLOCK[j] in the lanes j of w[.][g], but for the last step of the last round, which the
  * functions below take: p1, c1, p0 and c3, where w0 = high(p1) ^ c1 ^ k0, w1 = low(p1), w2 = high(p0) ^ c3 ^ k1 and w3 = low(p0). */
-INLINE void philox_blocks(const philox_stream *s, uint32_t block, const int groups, u64v w[4][6]) {
+INLINE void philox_blocks(const philox_stream *s, uint32_t block, const int groups, u64v w[4][GROUPS]) {
     const u64v m0 = u64_all(PHILOX_M0), m1 = u64_all(PHILOX_M1);
     u64v first = mul_even32((u64v)LANE_BLOCK + block, m0);
     SIDE_BY_SIDE(g, groups) {
@@ -81,24 +84,24 @@ INLINE void philox_blocks(const philox_stream *s, uint32_t block, const int grou
 }
 
 /* Words 0 and 2 alone in the low halves of their lanes; words 1 and 3 are there already. */
-INLINE u64v philox_word_0(const philox_stream *s, u64v w[4][6], int g) {
+INLINE u64v philox_word_0(const philox_stream *s, u64v w[4][GROUPS], int g) {
     return (w[0][g] >> 32) ^ w[1][g] ^ s->k0[PHILOX_ROUNDS - 1];
 }
-INLINE u64v philox_word_2(const philox_stream *s, u64v w[4][6], int g) {
+INLINE u64v philox_word_2(const philox_stream *s, u64v w[4][GROUPS], int g) {
     return (w[2][g] >> 32) ^ w[3][g] ^ s->k1[PHILOX_ROUNDS - 1];
 }
 
 /* Words 0 and 2 side by side in the order of memory, and words 1 and 3. */
-INLINE u32v philox_words_0_2(const philox_stream *s, u64v w[4][6], int g) {
+INLINE u32v philox_words_0_2(const philox_stream *s, u64v w[4][GROUPS], int g) {
     return merge_high_halves(w[0][g], w[2][g]) ^ merge_low_halves(w[1][g], w[3][g]) ^ (u32v)u64_all(s->last_k0_k1);
 }
-INLINE u32v philox_words_1_3(u64v w[4][6], int g) { return merge_low_halves(w[0][g], w[2][g]); }
+INLINE u32v philox_words_1_3(u64v w[4][GROUPS], int g) { return merge_low_halves(w[0][g], w[2][g]); }
 
 /* Words 0 and 1 as the low and the high half of a 64-bit value, and words 2 and 3. */
-INLINE u64v philox_draw_0(const philox_stream *s, u64v w[4][6], int g) {
+INLINE u64v philox_draw_0(const philox_stream *s, u64v w[4][GROUPS], int g) {
     return mix_low_halves(swap_halves(w[0][g]), w[1][g], s->k0[PHILOX_ROUNDS - 1]);
 }
-INLINE u64v philox_draw_1(const philox_stream *s, u64v w[4][6], int g) {
+INLINE u64v philox_draw_1(const philox_stream *s, u64v w[4][GROUPS], int g) {
     return mix_low_halves(swap_halves(w[2][g]), w[3][g], s->k1[PHILOX_ROUNDS - 1]);
 }
 
