@@ -136,6 +136,13 @@ def median(row: Mapping[str, Any]) -> float:
     return float(statistics.median(row["samples"]) if value is None else value)
 
 
+def _machine(name: str, known: dict[str, str]) -> str:
+    """A machine of asv's in words: its processor, or its name where asv was told no more."""
+    if not known.get("cpu"):
+        return name
+    return f"{known['cpu']}, {known['num_cpu']} CPUs" if known.get("num_cpu") else known["cpu"]
+
+
 def read_site(folder: Path, thresholds: Mapping[str, float] | None = None) -> Site:
     """Everything that has a value in asv's html folder.
 
@@ -195,7 +202,7 @@ def read_site(folder: Path, thresholds: Mapping[str, float] | None = None) -> Si
                     tuple(by_revision[revision] for revision in revisions),
                 )
             )
-    machines = [f"{one['cpu']}, {one['num_cpu']} CPUs" for one in index["machines"].values()]
+    machines = [_machine(name, known) for name, known in index["machines"].items()]
     dates = index["revision_to_date"]
     return Site(
         tuple(sorted(series, key=lambda one: one.name)),  # and as the suite has them within a name

@@ -229,6 +229,7 @@ def test_asv_publishes_what_the_page_reads(modules, tmp_path, monkeypatch, branc
             subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
     commit = dashboard.git("rev-parse", "HEAD", root=tmp_path)
     asv = [sys.executable, "-m", "asv"]
+    monkeypatch.setenv("HOME", str(tmp_path))  # where asv writes down machines
     for arguments in (
         ["machine", "--yes", "--machine", "m"],
         ["run", "--machine", "m", "--python=same", "--set-commit-hash", commit],
@@ -240,7 +241,9 @@ def test_asv_publishes_what_the_page_reads(modules, tmp_path, monkeypatch, branc
     monkeypatch.setattr(dashboard, "configuration", lambda: settings)
     front = dashboard.build(tmp_path / "out", tmp_path / "none.json")
     assert "track_one" in front.read_text() and (front.parent / "asv" / "index.html").exists()
-    (one,) = data.read_site(front.parent / "asv").series
+    site = data.read_site(front.parent / "asv")
+    assert site.machine == "m"  # of one that is given by name asv knows nothing else
+    (one,) = site.series
     assert (one.name, one.values, one.unit, one.commits) == ("bench_tiny.track_one", (3,), "things", (commit,))
 
 
