@@ -22,7 +22,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from functools import cache
 from itertools import chain, combinations, pairwise
 from typing import NamedTuple
@@ -158,7 +159,7 @@ def assembly(addresses: list[int]) -> list[str]:
     return found
 
 
-def vector_operations(table: str, ports: tuple[str, ...]) -> Counter[frozenset[str]]:
+def vector_operations(table: str, ports: tuple[str, ...]) -> Mapping[frozenset[str], float]:
     """How many operations of instructions with vectors or masks go to which of the ports.
 
     `table` is llvm-mca's of the instructions and of the pressure that each puts on each port. A move from register to
@@ -170,19 +171,20 @@ def vector_operations(table: str, ports: tuple[str, ...]) -> Counter[frozenset[s
     operations = [int(count) for count in re.findall(r"^ (\d+) +\d+ +\d+\.\d+ ", information, re.MULTILINE)]
     head, *rows = pressure.splitlines()[1:]
     columns = [names[number] for number in re.findall(r"\[(\S+?)\]", head)]
-    rows = [row for row in rows if len(row.split(None, len(columns))) > len(columns)]
-    found: Counter[frozenset[str]] = Counter()
-    for row, most in zip(rows, operations, strict=True):
-        *cells, instruction = row.split(None, len(columns))
-        if VECTOR.search(instruction) and not RENAMED.match(instruction):
-            used = {
-                name: float(cell) for name, cell in zip(columns, cells, strict=True) if name in ports and cell != "-"
-            }
-            found[frozenset(used)] += min(sum(used.values()), most)  # type: ignore[assignment]
+    cells = [row.split(None, len(columns)) for row in rows]
+    found: dict[frozenset[str], float] = defaultdict(float)
+    for (*pressures, instruction), most in zip(
+        (row for row in cells if len(row) > len(columns)), operations, strict=True
+    ):
+        used = {
+            name: float(cell) for name, cell in zip(columns, pressures, strict=True) if name in ports and cell != "-"
+        }
+        if used and VECTOR.search(instruction) and not RENAMED.match(instruction):
+            found[frozenset(used)] += min(sum(used.values()), most)
     return found
 
 
-def least_cycles(operations: Counter[frozenset[str]], ports: tuple[str, ...]) -> float:
+def least_cycles(operations: Mapping[frozenset[str], float], ports: tuple[str, ...]) -> float:
     """Until these ports have done them, if nothing else delays them."""
     sets = chain.from_iterable(combinations(ports, size) for size in range(1, len(ports) + 1))
     return max(sum(count for used, count in operations.items() if used <= set(some)) / len(some) for some in sets)
@@ -200,7 +202,7 @@ def floor(case: str, target: str, processor: str) -> Floor:
 
     operations = vector_operations(asked("-instruction-tables", "-instruction-info", "-resource-pressure"), ports)
     if target in WIDE:
-        return Floor(operations.total() / PORTS_OF_512_BITS / values, float("nan"))
+        return Floor(sum(operations.values()) / PORTS_OF_512_BITS / values, float("nan"))
     rounds = 10
     cycles = re.search(r"Total Cycles:\s+(\d+)", asked("-summary-view", f"-iterations={rounds}"))
     assert cycles is not None

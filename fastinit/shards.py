@@ -26,8 +26,8 @@ Box = tuple[range, ...]
 
 LARGEST_INDEX = 2**63
 
-# Elements of one piece of a strided run: 256 cache lines stay in the first cache while the neighbouring runs fill them
-# up.
+# Elements of one piece of a strided run: a cache line of each, which neighbouring runs share, fits the scratch that the
+# kernels write from (kernels/scatter.h).
 TILE = 256
 
 

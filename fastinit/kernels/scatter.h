@@ -4,9 +4,9 @@
 #ifndef FASTINIT_SCATTER_H
 #define FASTINIT_SCATTER_H
 
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "vector.h"
 
 /* Bytes of the scratch: half of the first cache. A cache line of every column of a tile of shards.py fits. */
 enum { SCRATCH = 1 << 14 };
@@ -22,9 +22,8 @@ static uint64_t rows_at_once(const char *out, int64_t row_stride, int64_t stride
     return row_stride == (int64_t)itemsize && rows > beyond ? rows - beyond : rows;
 }
 
-static inline __attribute__((always_inline)) void scatter_items(char *out, int64_t row_stride, int64_t column_stride,
-                                                                const char *scratch, uint64_t rows, uint64_t columns,
-                                                                const size_t itemsize) {
+INLINE void scatter_items(char *out, int64_t row_stride, int64_t column_stride, const char *scratch, uint64_t rows, uint64_t columns,
+                          const size_t itemsize) {
     for (uint64_t column = 0; column < columns; column++)
         for (uint64_t row = 0; row < rows; row++)
             memcpy(out + (int64_t)row * row_stride + (int64_t)column * column_stride,
