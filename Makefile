@@ -57,24 +57,30 @@ rehearsal: $(VENV)/.test  ## a few of the 1024 ranks that would initialize Llama
 
 lint: $(VENV)/.lint  ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@# as it is installed: the sources have their adapters elsewhere
-	cd docs && ../$(BIN)/mypy --config-file ../pyproject.toml
+	$(BIN)/mypy
 
 wheel: $(BIN)/python  ## a wheel for this platform, in dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## everything that was made here
-	rm -rf $(VENV) build dist .asv
+	rm -rf $(VENV) build dist .asv fastinit/_core*.so
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# The compiled core also where the sources look for it, so that `import fastinit` works in the checkout.
+LINK_CORE = $(BIN)/python -I -c 'import os, pathlib, fastinit._core as core; \
+    here = pathlib.Path("fastinit", pathlib.Path(core.__file__).name); here.unlink(missing_ok=True); \
+    here.symlink_to(os.path.relpath(core.__file__, "fastinit"))'
+
 $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo]'
+	@$(LINK_CORE)
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) tests/requirements.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo,test]' -r tests/requirements.txt
+	@$(LINK_CORE)
 	@touch $(VENV)/.demo $@
 
 # Peers that nobody else needs; one that has no build for this machine is skipped.

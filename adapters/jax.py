@@ -46,8 +46,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import fastinit
 from fastinit import Axes, Key, StructuredInitializer
-from fastinit.buffers import new_memory
-from fastinit.dtypes import DTYPES
+from fastinit.extending import DTYPES, new_memory
 
 __all__ = [
     "Initializer", "constant", "delta_orthogonal", "dirac", "filled", "glorot_normal", "glorot_uniform",

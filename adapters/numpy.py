@@ -35,8 +35,7 @@ import numpy as np
 
 import fastinit
 from fastinit import Key
-from fastinit.buffers import checked_shape
-from fastinit.dtypes import dtype_named
+from fastinit.extending import checked_shape, dtype_named
 
 # Making an initializer checks its parameters, which takes longer than a small fill.
 _cached = functools.lru_cache(maxsize=4096, typed=True)(lambda factory, **own: factory(**own))

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import fastinit
-from fastinit.recipes import Parameter, assigned
+from fastinit.models.recipes import Parameter, assigned
 
 if __package__:
     from . import growth

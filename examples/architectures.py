@@ -31,7 +31,7 @@ __all__ = ["MODELS", "Model", "Parameter", "parameters"]
 class Parameter:
     """One trained tensor of a model.
 
-    `layout` names the axes for `fastinit.fans.fans`; it is None where there are no fans: biases, norms, class tokens.
+    `layout` names the axes for `fastinit.fans`; it is None where there are no fans: biases, norms, class tokens.
     `groups` is that of a grouped convolution; `blocks` counts the matrices packed side by side along the output axis,
     as in a fused query-key-value projection.
     """

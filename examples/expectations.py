@@ -12,7 +12,7 @@ import numpy as np
 from architectures import Parameter
 
 from fastinit import Initializer, Normal, TruncatedNormal, Uniform, VarianceScaling
-from fastinit.fans import Fans, fans
+from fastinit.layouts import Fans, fans
 
 
 @dataclass(frozen=True)

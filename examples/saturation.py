@@ -69,7 +69,7 @@ def stack(activation: str, initializer: fastinit.Initializer, width: int, depth:
     return fastinit.propagate([width] * (depth + 1), activation, initializer, key=fastinit.Key(0))
 
 
-def shares(layer: fastinit.propagation.Layer) -> dict[str, float]:
+def shares(layer: fastinit.audits.propagation.Layer) -> dict[str, float]:
     return {"linear": layer.linear, "useful": 1.0 - layer.linear - layer.saturated, "saturated": layer.saturated}
 
 

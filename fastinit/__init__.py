@@ -9,15 +9,34 @@ every bit.
 >>> weight = fastinit.fill(weight, fastinit.he_normal(), fastinit.Key(0).fold_in("mlp.up"))
 
 ``fastinit.adapters.numpy`` has every initializer as a function that returns an array.
+
+Where things are, each line standing on those below it:
+
+adapters      NumPy, torch, Keras, JAX, Numba: a framework's words, translated
+reports       pages and pictures of what was found
+audits        is it right? values, scales, the signal through a stack of layers
+models        whole models: rules, recipes, records
+advice        which initializer: gains, recommendations
+composites, structured, presets, initializers    what to fill a tensor with
+filling, shards, buffers, threads                who fills which elements of which memory
+sampling, truncation, layouts, dtypes, keys      what stream v1 defines; ``reference`` is the same in plain NumPy
+_core, kernels                                   the compiled core
 """
 
+try:
+    from fastinit import _core as _core
+except ImportError as problem:
+    raise ImportError(
+        "fastinit's compiled core is missing here: run `make demo` in a checkout, or install the package with pip"
+    ) from problem
+
 from fastinit import targets
-from fastinit.advice import Recommendation, recommend
-from fastinit.audits import Audit, Finding
+from fastinit.advice.gains import backward_gain, gain
+from fastinit.advice.recommending import Recommendation, recommend
+from fastinit.audits.judging import Audit, Finding
+from fastinit.audits.propagation import Propagation, propagate
 from fastinit.composites import Blocks, Composite, ZeroRow
-from fastinit.fans import Axes, Fans, fans
 from fastinit.filling import fill, sample, words
-from fastinit.gains import backward_gain, gain
 from fastinit.initializers import (
     Constant,
     Initializer,
@@ -31,6 +50,12 @@ from fastinit.initializers import (
     Zeros,
 )
 from fastinit.keys import Key, canonical_name
+from fastinit.layouts import Axes, Fans, fans
+from fastinit.models.configs import initializer_config, initializer_from_config
+from fastinit.models.digests import digest
+from fastinit.models.recipes import AUTO, RECIPES, TORCH, assigned, recipe_named
+from fastinit.models.records import Entry, Record, expected_std
+from fastinit.models.rules import Parameter, Recipe, Rule, UnmatchedParameter
 from fastinit.presets import (
     PRESETS,
     Preset,
@@ -54,19 +79,7 @@ from fastinit.presets import (
     xavier_truncated_normal,
     xavier_uniform,
 )
-from fastinit.propagation import Propagation, propagate
-from fastinit.recipes import AUTO, RECIPES, TORCH, assigned, recipe_named
-from fastinit.records import (
-    STREAM_VERSION,
-    Entry,
-    Record,
-    digest,
-    expected_std,
-    initializer_config,
-    initializer_from_config,
-)
-from fastinit.rules import Parameter, Recipe, Rule, UnmatchedParameter
-from fastinit.sampling import Sampling
+from fastinit.sampling import STREAM_VERSION, Sampling
 from fastinit.structured import ICNR, DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse, ZerO
 from fastinit.threads import default_num_threads
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from fastinit import _core
 from fastinit.dtypes import DTYPES, DType, dtype_named
-from fastinit.fans import integers
 
-__all__ = ["Buffer", "buffer_of", "checked_shape", "new_memory", "row_major_strides"]
+__all__ = ["Buffer", "buffer_of", "new_memory", "row_major_strides"]
 
 _NATIVE = {np.dtype(name): DTYPES[name] for name in ("float32", "float64", "float16")}
 # A cache line: what XLA and TensorFlow ask of memory that they use as it is.
@@ -76,16 +75,6 @@ def new_memory(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
     first = -_core.address(memory) % ALIGNMENT
     own = dtype.name if dtype in _NATIVE.values() else f"u{dtype.itemsize}"
     return memory[first : first + size].view(own).reshape(shape)
-
-
-def checked_shape(value: Any, what: str = "shape") -> tuple[int, ...]:
-    """A shape, or one number for a shape of one axis, as a tuple of integers >= 0."""
-    if isinstance(value, (str, bytes)):
-        raise TypeError(f"{what} must be a sequence of integers, got {value!r}")
-    shape = integers(what, value)
-    if any(size < 0 for size in shape):
-        raise ValueError(f"{what} must not be negative, got {shape}")
-    return shape
 
 
 def buffer_of(out: Any, dtype: Any) -> Buffer:

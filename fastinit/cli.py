@@ -26,10 +26,11 @@ from contextlib import ExitStack, suppress
 from typing import Any, Final, NoReturn
 
 import fastinit
-from fastinit.activations import activation_named
-from fastinit.advice import LAYERS
-from fastinit.pages import advised, named, replacing, write_page
+from fastinit.advice.activations import activation_named
+from fastinit.advice.recommending import LAYERS
+from fastinit.files import replacing
 from fastinit.presets import ALIASES, PRESETS
+from fastinit.reports.pages import advised, named, write_page
 
 __all__ = ["initializer_named", "main"]
 
@@ -191,7 +192,7 @@ def _check(options: argparse.Namespace) -> int:
             path and files.enter_context(replacing(path)) for path in (options.page, options.picture, options.json)
         )
         if picture:
-            from fastinit.pictures import draw, picture_format
+            from fastinit.reports.pictures import draw, picture_format
 
             picture_format(picture)
         found = fastinit.propagate(widths, name, initializer, key=fastinit.Key(options.seed), batch=options.batch)

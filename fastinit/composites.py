@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastinit.fans import integer
+from fastinit.checks import integer
 from fastinit.filling import fill
 from fastinit.initializers import Constant, Initializer, Part, StructuredInitializer
 from fastinit.keys import Key

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, SupportsIndex, TypeVar
 import numpy as np
 
 from fastinit import _core, shards, targets
-from fastinit.buffers import Buffer, buffer_of, checked_shape, row_major_strides
+from fastinit.buffers import Buffer, buffer_of, row_major_strides
+from fastinit.checks import at_least, checked_shape, integer
 from fastinit.dtypes import DTYPES, dtype_named
-from fastinit.fans import integer
 from fastinit.initializers import Initializer, Part, StructuredInitializer
 from fastinit.keys import Key
 from fastinit.sampling import compiled
@@ -34,10 +34,7 @@ HUGE = 2**22
 def _num_threads(num_threads: SupportsIndex | None) -> int:
     if num_threads is None:
         return default_num_threads()
-    number = integer("num_threads", num_threads)
-    if number < 1:
-        raise ValueError(f"num_threads must be at least 1, got {number}")
-    return number
+    return at_least(1, "num_threads", num_threads)
 
 
 def _run(

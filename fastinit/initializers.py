@@ -17,8 +17,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from fastinit import truncation
-from fastinit.fans import Axes, Fans, fans, integer, integers
+from fastinit.checks import any_number, finite_number, integer, integers
 from fastinit.keys import Key
+from fastinit.layouts import Axes, Fans, fans
 from fastinit.sampling import Sampling
 
 __all__ = [
@@ -36,26 +37,6 @@ __all__ = [
 
 MODES: Final = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 DISTRIBUTIONS: Final = ("uniform", "normal", "truncated_normal")
-
-
-def any_number(value: float, what: str) -> float:
-    """A number as a float: not a text of one, not an array of them."""
-    try:
-        if not isinstance(value, (str, bytes, bytearray)) and not getattr(value, "ndim", 0):
-            return float(value)
-    except OverflowError:
-        raise ValueError(f"{what} must be within the range of float64, got {value!r:.40}...") from None
-    except (TypeError, ValueError):
-        pass
-    raise TypeError(f"{what} must be a number, not {type(value).__name__} ({value!r})")
-
-
-def finite_number(value: float, what: str) -> float:
-    """A number as a float, neither infinite nor NaN."""
-    number = any_number(value, what)
-    if not math.isfinite(number):
-        raise ValueError(f"{what} must be finite, got {number}")
-    return number
 
 
 def _std(value: float, what: str = "std") -> float:
@@ -321,7 +302,7 @@ class VarianceScaling(Initializer):
         With the standard deviation sqrt(scale / fan): U(-sqrt(3 scale / fan), sqrt(3 scale / fan)), the untruncated
         normal, or the normal cut at +-2 of its own standard deviations, whose variance after the cut is scale / fan.
     layout, groups, transposed, stride, blocks
-        How the fans follow from the shape; see :func:`fastinit.fans.fans`.
+        How the fans follow from the shape; see :func:`fastinit.fans`.
 
     Raises
     ------

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, Final, NamedTuple
 
-from fastinit.initializers import Normal, Uniform, VarianceScaling, finite_number
+from fastinit.checks import finite_number
+from fastinit.initializers import Normal, Uniform, VarianceScaling
 
 __all__ = [
     "ALIASES",

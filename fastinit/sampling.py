@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from fastinit import _core, truncation
 from fastinit.dtypes import DTYPES, DType
 
-__all__ = ["Sampling", "compiled"]
+__all__ = ["STREAM_VERSION", "Sampling", "compiled"]
+
+STREAM_VERSION: Final = 1
+"""The version of the definition of the values. The bytes of a version never change."""
+
 
 # A window of the unit interval with fewer different arguments of the 32-bit sampler is drawn from 64 bits.
 FEWEST_ARGUMENTS = 2**23

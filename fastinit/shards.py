@@ -16,8 +16,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, SupportsIndex
 
-from fastinit.buffers import Buffer, checked_shape, row_major_strides
-from fastinit.fans import integer
+from fastinit.buffers import Buffer, row_major_strides
+from fastinit.checks import checked_shape, integer
 
 __all__ = ["Held", "Lattice", "Ranges", "boxes", "clipped", "held", "lattices", "overlaps_itself", "tiled"]
 

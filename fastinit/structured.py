@@ -12,10 +12,11 @@ from fractions import Fraction
 
 import numpy as np
 
-from fastinit.fans import Axes, axis_roles, integer
+from fastinit.checks import at_least, finite_number, integer
 from fastinit.filling import fill, words
-from fastinit.initializers import Initializer, Normal, StructuredInitializer, finite_number
+from fastinit.initializers import Initializer, Normal, StructuredInitializer
 from fastinit.keys import Key
+from fastinit.layouts import Axes, axis_roles
 from fastinit.orthogonal import write_orthogonal
 
 __all__ = ["ICNR", "DeltaOrthogonal", "Dirac", "Identity", "Orthogonal", "Sparse", "ZerO"]
@@ -32,13 +33,6 @@ def _output_input_spatial(shape: tuple[int, ...], layout: str | Axes, what: str)
 def _check_layout(layout: str | Axes) -> None:
     if not isinstance(layout, (str, Axes)):
         raise TypeError(f"layout must be a str or Axes, got {layout!r}")
-
-
-def _positive(name: str, value: int) -> int:
-    number = integer(name, value)
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
-    return number
 
 
 def _centre(weight: np.ndarray) -> np.ndarray:
@@ -80,7 +74,7 @@ class Dirac(StructuredInitializer):
     gain : float
         The value at the centre.
     layout : str or Axes
-        Where the axes of the output and input channels are, as in :func:`fastinit.fans.fans`.
+        Where the axes of the output and input channels are, as in :func:`fastinit.fans`.
 
     Raises
     ------
@@ -93,7 +87,7 @@ class Dirac(StructuredInitializer):
     layout: str | Axes = "...IO"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", _positive("groups", self.groups))
+        object.__setattr__(self, "groups", at_least(1, "groups", self.groups))
         object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
         _check_layout(self.layout)
 
@@ -313,7 +307,7 @@ class ICNR(StructuredInitializer):
     def __post_init__(self) -> None:
         if not isinstance(self.initializer, (Initializer, StructuredInitializer)):
             raise TypeError(f"initializer must be an Initializer, not {self.initializer!r}")
-        object.__setattr__(self, "factor", _positive("factor", self.factor))
+        object.__setattr__(self, "factor", at_least(1, "factor", self.factor))
         _check_layout(self.layout)
         if self.order not in ("channel", "subpixel"):
             raise ValueError(f"order must be 'channel' or 'subpixel', got {self.order!r}")

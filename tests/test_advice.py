@@ -7,8 +7,8 @@ import pytest
 
 import fastinit
 from fastinit import Normal, Orthogonal, VarianceScaling, gain, recommend
-from fastinit.activations import ACTIVATIONS, ALIASES
-from fastinit.advice import LAYERS
+from fastinit.advice.activations import ACTIVATIONS, ALIASES
+from fastinit.advice.recommending import LAYERS
 
 TABLE = {
     "sigmoid": (fastinit.glorot_uniform(), "Glorot"),

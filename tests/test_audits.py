@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import fastinit
-from fastinit.audits import Audit, Finding, Measured, judge_chain, judge_parameters
-from fastinit.rules import Parameter
-from fastinit.values import Held
+from fastinit.audits.judging import Audit, Finding, Measured, judge_chain, judge_parameters
+from fastinit.audits.values import Held
+from fastinit.models.rules import Parameter
 
 KEY = fastinit.Key(0)
 DENSE = {"types": ("Linear",), "layout": "OI"}

@@ -18,7 +18,11 @@ ADAPTERS = ["numpy", "torch"] + [
 ]  # fmt: skip
 MODULES = [
     "fastinit",
-    *(f"fastinit.{found.name}" for found in pkgutil.iter_modules(fastinit.__path__) if not found.name.startswith("_")),
+    *(
+        found.name
+        for found in pkgutil.walk_packages(fastinit.__path__, "fastinit.")
+        if not found.name.startswith(("fastinit._", "fastinit.adapters"))
+    ),
     *(f"fastinit.adapters.{name}" for name in ADAPTERS),
 ]
 
@@ -56,10 +60,10 @@ def test_examples_of_other_adapters(name, run_python):
 
 
 def test_the_modules_were_found():
-    assert {"fastinit.keys", "fastinit.fans", "fastinit.filling", "fastinit.initializers"} <= set(MODULES)
+    assert {"fastinit.keys", "fastinit.layouts", "fastinit.filling", "fastinit.initializers"} <= set(MODULES)
 
 
-@pytest.mark.parametrize("name", ["fastinit", "fastinit.keys", "fastinit.fans", "fastinit.filling"])
+@pytest.mark.parametrize("name", ["fastinit", "fastinit.keys", "fastinit.layouts", "fastinit.filling"])
 def test_there_are_examples(name):
     finder = doctest.DocTestFinder()
     assert sum(len(test.examples) for test in finder.find(importlib.import_module(name)))

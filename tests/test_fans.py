@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fastinit.fans import Axes, Fans, fans
+from fastinit.layouts import Axes, Fans, fans
 
 
 def pair(*args, **kwargs):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastinit import gain
-from fastinit.activations import ACTIVATIONS, ALIASES
+from fastinit.advice.activations import ACTIVATIONS, ALIASES
 
 # The figures that issue trackers and papers quote, to their five decimals.
 KNOWN = {

@@ -10,8 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 import fastinit
-from fastinit import charts
-from fastinit.pages import advised, named, page, replacing, write_page
+from fastinit.files import replacing
+from fastinit.reports import charts
+from fastinit.reports.pages import advised, named, page, write_page
 
 STACKS = {
     "healthy": {},

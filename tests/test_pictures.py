@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastinit
-from fastinit.pictures import VERDICTS, draw, picture_format
+from fastinit.reports.pictures import VERDICTS, draw, picture_format
 
 try:
     import matplotlib
@@ -125,7 +125,7 @@ def test_what_an_audit_gives_can_be_drawn(tmp_path):
 
 HEADLESS = """
 import sys, fastinit
-from fastinit.pictures import draw
+from fastinit.reports.pictures import draw
 assert "matplotlib" not in sys.modules
 found = fastinit.propagate([8] * 5, "relu", fastinit.he_normal(), key=fastinit.Key(0), batch=8)
 draw(found, sys.argv[1])

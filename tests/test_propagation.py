@@ -9,9 +9,9 @@ import pytest
 
 import fastinit
 from fastinit import Constant, Key, Normal, Orthogonal, Zeros, gain, propagate
-from fastinit.activations import ACTIVATIONS, derivative
-from fastinit.gains import second_moment
-from fastinit.propagation import judged
+from fastinit.advice.activations import ACTIVATIONS, derivative
+from fastinit.advice.gains import second_moment
+from fastinit.audits.propagation import judged
 
 KEY = Key(0)
 DEEP = [256] * 51

@@ -37,7 +37,8 @@ from fastinit import (
     initializer_config,
     initializer_from_config,
 )
-from fastinit.records import CHUNK, CLASSES
+from fastinit.models.configs import CLASSES
+from fastinit.models.digests import CHUNK
 
 INITIALIZERS = [
     Constant(-0.0),

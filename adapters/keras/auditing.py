@@ -17,13 +17,19 @@ import numpy as np
 from keras import layers
 
 import fastinit
-from fastinit import Key, Normal, Parameter, Record, digest
+from fastinit import Audit, Key, Normal, Parameter, Record, digest
 from fastinit.adapters.keras.layers import Place, parameters
 from fastinit.adapters.keras.tensors import memory_of
-from fastinit.audits import Audit, Measured, UnitVariance, Unscalable, judge_chain, judge_parameters
-from fastinit.models import read_record
-from fastinit.scales import is_linear_map
-from fastinit.values import Held
+from fastinit.extending import (
+    Held,
+    Measured,
+    UnitVariance,
+    Unscalable,
+    is_linear_map,
+    judge_chain,
+    judge_parameters,
+    read_record,
+)
 
 __all__ = ["audit", "lsuv"]
 

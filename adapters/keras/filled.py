@@ -16,8 +16,7 @@ import keras
 import fastinit
 from fastinit import STREAM_VERSION, Key, Sampling, StructuredInitializer
 from fastinit.adapters.keras.tensors import drawn
-from fastinit.buffers import checked_shape
-from fastinit.dtypes import DTYPES
+from fastinit.extending import DTYPES, checked_shape
 
 __all__ = ["AnyInitializer", "Filled", "Fixed", "Random", "Scaled"]
 

@@ -25,7 +25,7 @@ class Place(NamedTuple):
     variable: Any
 
 
-# Keras's names of activations, where they are not those of fastinit.activations
+# Keras's names of activations, where they are not those of fastinit.advice.activations
 _NAMES: Final = {
     "linear": None, "swish": "silu", "hard_swish": "hardswish", "hard_silu": "hardswish", "hard_sigmoid": "hardsigmoid",
     "hard_tanh": "hardtanh", "log_sigmoid": "logsigmoid", "tanh_shrink": "tanhshrink",

@@ -18,8 +18,7 @@ import fastinit
 from fastinit import Entry, Recipe, Record, digest, recipe_named
 from fastinit.adapters.keras.layers import Place, parameters, statistics
 from fastinit.adapters.keras.tensors import assign, memory_of
-from fastinit.dtypes import DTYPES
-from fastinit.models import check_entry, compare_digests, planned, read_record, recorded_entries
+from fastinit.extending import DTYPES, check_entry, compare_digests, planned, read_record, recorded_entries
 
 __all__ = ["initialize", "replay"]
 

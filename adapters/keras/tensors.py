@@ -15,8 +15,7 @@ import numpy as np
 
 import fastinit
 from fastinit import Initializer, Key, StructuredInitializer
-from fastinit.buffers import new_memory
-from fastinit.dtypes import DTYPES
+from fastinit.extending import DTYPES, new_memory
 
 __all__ = ["assign", "drawn", "key_of", "memory_of"]
 

@@ -9,13 +9,11 @@ import numpy as np
 from numba import config, cuda
 
 import fastinit
-from fastinit import Initializer, Key, StructuredInitializer, shards
+from fastinit import Initializer, Key, StructuredInitializer
 from fastinit.adapters.numba.arithmetic import bfloat16_pair, exact, float16_pair, single
 from fastinit.adapters.numba.filling import elements, pieces
 from fastinit.adapters.numba.quads import parameters, quad, storage, values
-from fastinit.buffers import Buffer, row_major_strides
-from fastinit.dtypes import DTYPES, DType, dtype_named
-from fastinit.filling import plan
+from fastinit.extending import DTYPES, Buffer, DType, dtype_named, plan, row_major_strides, shards
 
 __all__ = ["dense_kernel", "fill", "kernel"]
 

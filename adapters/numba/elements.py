@@ -26,7 +26,7 @@ from fastinit.adapters.numba.arithmetic import (
     sub,
 )
 from fastinit.adapters.numba.samplers import block_draws, block_words, finish
-from fastinit.truncation import window
+from fastinit.extending import window
 
 __all__ = [
     "normal",

@@ -12,12 +12,9 @@ import numpy as np
 from numba import njit
 
 import fastinit
-from fastinit import Initializer, Key, StructuredInitializer, shards
+from fastinit import Initializer, Key, StructuredInitializer, default_num_threads
 from fastinit.adapters.numba.quads import parameters, quad, storage
-from fastinit.buffers import Buffer, buffer_of
-from fastinit.fans import integer
-from fastinit.filling import plan
-from fastinit.threads import default_num_threads, for_each
+from fastinit.extending import Buffer, at_least, buffer_of, for_each, plan, shards
 
 __all__ = ["elements", "fill", "pieces"]
 
@@ -108,9 +105,7 @@ def fill(
     if isinstance(initializer, StructuredInitializer):
         return fastinit.fill(out, initializer, key, **place, dtype=dtype, num_threads=num_threads)  # type: ignore[arg-type]
     buffer = buffer_of(out, dtype)
-    threads = default_num_threads() if num_threads is None else integer("num_threads", num_threads)
-    if threads < 1:
-        raise ValueError(f"num_threads must be at least 1, got {threads}")
+    threads = default_num_threads() if num_threads is None else at_least(1, "num_threads", num_threads)
     held = elements(buffer, place)
     kind, given = parameters(plan(initializer, held.shape, buffer.dtype.name).parameters)
     loop = _loop(kind, buffer.dtype.name)

@@ -10,7 +10,7 @@ import numpy as np
 from fastinit.adapters.numba import samplers
 from fastinit.adapters.numba.arithmetic import add, exact, mul
 from fastinit.adapters.numba.samplers import ENCODERS, block_draws, block_words, finish
-from fastinit.dtypes import DTYPES
+from fastinit.extending import DTYPES
 
 __all__ = ["KINDS", "Parameters", "parameters", "quad", "storage", "values"]
 

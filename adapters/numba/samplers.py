@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from fastinit import coefficients as table
 from fastinit.adapters.numba.arithmetic import (
     add,
     at_least,
@@ -33,7 +32,8 @@ from fastinit.adapters.numba.arithmetic import (
     sqrt,
     sub,
 )
-from fastinit.dtypes import DTYPES, DType
+from fastinit.extending import DTYPES, DType
+from fastinit.extending import coefficients as table
 
 __all__ = [
     "ENCODERS",

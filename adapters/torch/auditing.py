@@ -14,13 +14,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from fastinit import Record, digest
+from fastinit import Audit, Record, digest
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
 from fastinit.adapters.torch.measuring import arguments_of, left_as_it_was, measured, run
 from fastinit.adapters.torch.tensors import DTYPES, is_distributed
-from fastinit.audits import Audit, UnitVariance, judge_chain, judge_parameters
-from fastinit.models import read_record
-from fastinit.values import Held
+from fastinit.extending import Held, UnitVariance, judge_chain, judge_parameters, read_record
 
 __all__ = ["audit", "lsuv_"]
 

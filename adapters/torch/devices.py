@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastinit import Initializer, Key, StructuredInitializer, Zeros
-from fastinit.dtypes import dtype_named
+from fastinit.extending import dtype_named
 
 __all__ = ["fill_on_device", "fills_on_device"]
 

@@ -1,9 +1,9 @@
 """What a rule needs to know of each parameter of a torch model: its layer, its layout, the activation that follows.
 
-:func:`parameters` turns a model into facts (:class:`fastinit.recipes.Parameter`) and draws nothing. An activation
-counts as following a layer only where the model says so: in an ``nn.Sequential``, in the layer itself (``nn.RNN``), or
-in the naming that transformers, timm, torchvision and torch's own Transformer share, an attribute such as ``act_fn``
-beside a layer such as ``fc1``. Everything else is None, which rules read as "unknown".
+:func:`parameters` turns a model into facts (:class:`fastinit.Parameter`) and draws nothing. An activation counts as
+following a layer only where the model says so: in an ``nn.Sequential``, in the layer itself (``nn.RNN``), or in the
+naming that transformers, timm, torchvision and torch's own Transformer share, an attribute such as ``act_fn`` beside a
+layer such as ``fc1``. Everything else is None, which rules read as "unknown".
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastinit import canonical_name
-from fastinit.keys import WRAPPER_COMPONENTS
-from fastinit.recipes import Parameter
+from fastinit import Parameter, canonical_name
+from fastinit.extending import WRAPPER_COMPONENTS
 
 if TYPE_CHECKING:
     from fastinit.adapters.torch.shards import Piece

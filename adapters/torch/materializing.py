@@ -20,12 +20,10 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fastinit import Key, canonical_name
+from fastinit import Entry, Key, Recipe, Record, canonical_name, recipe_named
 from fastinit.adapters.torch.layers import Place, originals, parameters
 from fastinit.adapters.torch.models import drawing_from, fill_place, planned, recorded, reset_norms, statistics_of
 from fastinit.adapters.torch.tensors import DTYPES, is_distributed
-from fastinit.recipes import Recipe, recipe_named
-from fastinit.records import Entry, Record
 
 __all__ = ["materialize", "on_meta"]
 

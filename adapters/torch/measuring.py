@@ -14,8 +14,7 @@ from torch.nn.utils import parametrize
 from fastinit import Key, Normal, Parameter, canonical_name
 from fastinit.adapters.torch.layers import Place
 from fastinit.adapters.torch.tensors import fill_
-from fastinit.audits import Measured, Unscalable
-from fastinit.scales import is_linear_map
+from fastinit.extending import Measured, Unscalable, is_linear_map
 
 __all__ = ["arguments_of", "left_as_it_was", "measured", "run"]
 

@@ -18,12 +18,10 @@ import torch
 from torch import nn
 
 import fastinit
-from fastinit import Key
+from fastinit import Entry, Key, Recipe, Record, assigned, digest, recipe_named
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
 from fastinit.adapters.torch.tensors import DTYPES, fill_, is_distributed
-from fastinit.models import check_entry, compare_digests, read_record, recorded_entries
-from fastinit.recipes import Recipe, assigned, recipe_named
-from fastinit.records import Entry, Record, digest
+from fastinit.extending import check_entry, compare_digests, read_record, recorded_entries
 
 __all__ = ["initialize_", "replay"]
 
@@ -55,7 +53,7 @@ def initialize_(
         communication, to the bytes of the whole.
     recipe : str or Recipe
         ``"auto"`` (true fans and the gain of the activation that follows), ``"torch"`` (torch's own layer defaults), or
-        a :class:`fastinit.recipes.Recipe`.
+        a :class:`fastinit.Recipe`.
     seed : int or str
         Of all keys.
     digests : bool

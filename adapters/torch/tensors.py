@@ -14,9 +14,8 @@ from torch.utils._device import DeviceContext
 
 from fastinit import Initializer, Key, StructuredInitializer
 from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
-from fastinit.buffers import Buffer
-from fastinit.dtypes import DTYPES as FORMATS
-from fastinit.filling import fill_buffer, fill_memory, plan
+from fastinit.extending import DTYPES as FORMATS
+from fastinit.extending import Buffer, fill_buffer, fill_memory, plan
 
 __all__ = ["DTYPES", "draw_", "drawn_key", "fill_", "is_distributed", "is_plain"]
 

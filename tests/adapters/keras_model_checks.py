@@ -11,7 +11,7 @@ import fastinit
 from fastinit import Rule
 from fastinit.adapters.keras import initialize, replay
 from fastinit.adapters.keras.layers import activation_after
-from fastinit.rules import UnmatchedParameter
+from fastinit.models.rules import UnmatchedParameter
 
 
 def array(tensor):

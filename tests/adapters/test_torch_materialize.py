@@ -11,7 +11,7 @@ from torch import nn  # noqa: E402
 import fastinit  # noqa: E402
 from fastinit.adapters.torch.materializing import materialize, on_meta  # noqa: E402
 from fastinit.adapters.torch.models import initialize_  # noqa: E402
-from fastinit.recipes import Recipe, Rule, UnmatchedParameter  # noqa: E402
+from fastinit.models.recipes import Recipe, Rule, UnmatchedParameter  # noqa: E402
 
 
 class Model(nn.Module):

@@ -13,8 +13,9 @@ import fastinit  # noqa: E402
 from fastinit.adapters.torch.layers import parameters  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
 from fastinit.adapters.torch.tensors import fill_  # noqa: E402
-from fastinit.recipes import RECIPES, Recipe, Rule, UnmatchedParameter  # noqa: E402
-from fastinit.records import Record, digest  # noqa: E402
+from fastinit.models.digests import digest  # noqa: E402
+from fastinit.models.recipes import RECIPES, Recipe, Rule, UnmatchedParameter  # noqa: E402
+from fastinit.models.records import Record  # noqa: E402
 
 
 class Everything(nn.Module):

@@ -8,8 +8,8 @@ torch = pytest.importorskip("torch", reason="needs torch")
 from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
-from fastinit.activations import ACTIVATIONS  # noqa: E402
 from fastinit.adapters.torch.layers import Activation, activation_of, parameters  # noqa: E402
+from fastinit.advice.activations import ACTIVATIONS  # noqa: E402
 
 
 def facts(model):

@@ -12,7 +12,7 @@ import fastinit  # noqa: E402
 from fastinit.adapters.torch.layers import parameters  # noqa: E402
 from fastinit.adapters.torch.materializing import materialize  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
-from fastinit.recipes import RECIPES, Rule, UnmatchedParameter  # noqa: E402
+from fastinit.models.recipes import RECIPES, Rule, UnmatchedParameter  # noqa: E402
 
 
 def plain(*shape):

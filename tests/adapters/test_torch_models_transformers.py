@@ -12,7 +12,7 @@ import fastinit  # noqa: E402
 from fastinit.adapters.torch.layers import parameters  # noqa: E402
 from fastinit.adapters.torch.materializing import materialize, on_meta  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
-from fastinit.recipes import RECIPES, Rule  # noqa: E402
+from fastinit.models.recipes import RECIPES, Rule  # noqa: E402
 
 SMALL = {
     "hidden_size": 64,
@@ -122,8 +122,8 @@ def test_the_activations_of_transformers():
 
 
 def test_every_activation_of_transformers_that_is_recognized_is_the_one_of_that_name():
-    from fastinit.activations import ACTIVATIONS
     from fastinit.adapters.torch.layers import activation_of
+    from fastinit.advice.activations import ACTIVATIONS
 
     points = torch.linspace(-4, 4, 81, dtype=torch.float64)
     recognized = 0

@@ -1,7 +1,11 @@
 """The arrows: who imports whom. Frameworks stay out, adapters see the public door, and C knows nothing of Python."""
 
 import ast
+import importlib
 import re
+import subprocess
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -9,30 +13,52 @@ import pytest
 import fastinit
 
 ROOT = Path(__file__).parents[2]
-LIBRARY = sorted((ROOT / "fastinit").glob("*.py"))
+PACKAGE = ROOT / "fastinit"
+WINGS = ("advice", "models", "audits", "reports")  # each stands on those before it
+LIBRARY = sorted(PACKAGE.glob("*.py")) + sorted(path for wing in WINGS for path in (PACKAGE / wing).glob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
-KERNELS = sorted(path for path in (ROOT / "fastinit/kernels").iterdir() if path.suffix in (".c", ".h"))
+KERNELS = sorted(path for path in (PACKAGE / "kernels").iterdir() if path.suffix in (".c", ".h"))
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "numba", "scipy", "ml_dtypes", "rich", "matplotlib")
 
 # Each floor imports from floors below it only; what stands side by side does not see each other.
-FLOORS = [
-    {"_core", "coefficients", "truncation", "dtypes", "fans", "keys", "threads", "activations", "charts"},
-    {"buffers", "gains"},
-    {"sampling", "targets", "shards"},
-    {"initializers"},
+HEART = [
+    {"_core", "checks", "coefficients", "truncation", "threads", "files"},
+    {"dtypes", "layouts", "keys"},
+    {"buffers", "sampling"},
+    {"targets", "shards", "initializers"},
     {"filling"},
-    {"presets", "orthogonal", "composites", "rules"},
+    {"presets", "orthogonal", "composites"},
     {"structured"},
-    {"records", "advice"},
-    {"recipes"},
-    {"models", "propagation", "scales"},
-    {"pages", "values"},
-    {"pictures", "audits"},
-    {"__init__"},
+]
+FLOORS = [
+    *HEART,
+    {"advice.activations"},
+    {"advice.gains"},
+    {"advice.recommending"},
+    {"models.rules", "models.configs", "models.digests"},
+    {"models.records"},
+    {"models.recipes"},
+    {"models.planning"},
+    {"audits.scales", "audits.propagation"},
+    {"audits.values"},
+    {"audits.judging"},
+    {"reports.charts"},
+    {"reports.pages"},
+    {"reports.pictures"},
+    {"__init__", "extending"},
     {"cli"},
 ]
-# The executable specification: it reads the coefficients, and nobody reads it.
+# The executable specification: it reads the coefficients, and no module reads it.
 SPECIFICATION = {"reference", "reference_orthogonal"}
+
+
+def module(path):
+    """The module of a file of the library, without the package's name: "keys", "advice.gains", "advice.__init__"."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {module(path): path for path in LIBRARY}
+DOORS = {f"{wing}.__init__" for wing in WINGS}
 
 
 def imports(source):
@@ -48,22 +74,28 @@ def imports(source):
 
 def room(name):
     """The module of the library that an imported name is, or is in; None for names of other packages."""
-    parts = name.split(".")
-    if parts[0] != "fastinit":
+    first, *parts = name.split(".")
+    if first != "fastinit":
         return None
-    known = {path.stem for path in LIBRARY} | {"_core", "adapters"}
-    return parts[1] if len(parts) > 1 and parts[1] in known else "__init__"
+    if parts[:1] == ["adapters"]:
+        return "adapters"
+    known = set(MODULES) | {"_core"}
+    candidates = (".".join(parts[:2]), ".".join([*parts[:1], "__init__"]), *parts[:1], "__init__")
+    return next(found for found in candidates if found in known)
 
 
 def floor_violations(sources):
     floor_of = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-    for module, source in sources.items():
+    for here, source in sources.items():
         for target in filter(None, map(room, imports(source))):
-            if module in SPECIFICATION:
-                if target != "coefficients":
-                    yield f"{module} imports {target}"
-            elif target not in floor_of or floor_of[target] >= floor_of[module]:
-                yield f"{module} imports {target}"
+            if here in SPECIFICATION:
+                right = target == "coefficients"
+            elif here in DOORS:
+                right = target.partition(".")[0] == here.partition(".")[0]
+            else:
+                right = target in floor_of and floor_of[target] < floor_of[here]
+            if not right:
+                yield f"{here} imports {target}"
 
 
 # An adapter whose framework's tensors are another's: Keras's backends, and CUDA memory, which Numba's adapter fills.
@@ -73,42 +105,46 @@ STANDS_ON = {"keras": {"torch", "jax"}, "torch": {"numba"}}
 def adapter_violations(sources):
     """Of adapters by their place in the folder, "numpy.py" or "torch/init.py": one package may import within itself.
 
-    The Numba adapter alone reads the coefficients: compilers need the samplers as source, so their text exists there
-    once more.
+    Beyond that there are two doors, the public names of fastinit and fastinit.extending.
     """
     for path, source in sources.items():
         package = path.split("/")[0] if "/" in path else None
         below = {package} | STANDS_ON.get(package, set())
-        closed = SPECIFICATION | ({"coefficients"} if package != "numba" else set())
         for name in imports(source):
-            other = name == "fastinit.adapters" or (room(name) == "adapters" and name.split(".")[2] not in below)
-            if (
-                name.startswith(".")
-                or (name.split(".")[0] == "fastinit" and any(part.startswith("_") for part in name.split(".")))
-                or other
-                or room(name) in closed
-            ):
+            first, *parts = name.split(".")
+            if first not in ("", "fastinit"):
+                continue
+            public = not parts or (len(parts) == 1 and parts[0] in fastinit.__all__)
+            if parts[:1] == ["adapters"]:
+                right = len(parts) > 1 and parts[1] in below and not any(part.startswith("_") for part in parts)
+            else:
+                right = first == "fastinit" and (public or (parts[0] == "extending" and len(parts) == 2))
+            if not right:
                 yield f"{path} imports {name}"
-
-
-def sources(paths):
-    return {path.stem: path.read_text() for path in paths}
 
 
 def adapter_sources():
     return {path.relative_to(ROOT / "adapters").as_posix(): path.read_text() for path in ADAPTERS}
 
 
+def sources():
+    return {name: path.read_text() for name, path in MODULES.items()}
+
+
 def test_the_library_imports_downwards_only():
-    assert not list(floor_violations(sources(LIBRARY)))
+    assert not list(floor_violations(sources()))
 
 
 def test_every_module_has_its_floor():
-    stems = {path.stem for path in LIBRARY}
-    assert set().union(*FLOORS, SPECIFICATION) == stems | {"_core"}
+    assert set().union(*FLOORS, SPECIFICATION, DOORS) == set(MODULES) | {"_core"}
 
 
-def test_adapters_see_public_modules_only():
+def test_every_folder_of_the_package_is_a_wing():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and list(path.glob("*.py"))}
+    assert folders == {*WINGS, "adapters", "kernels"}  # the adapters by a link to the folder beside the package
+
+
+def test_adapters_see_the_two_doors_only():
     assert ADAPTERS
     assert not list(adapter_violations(adapter_sources()))
 
@@ -118,8 +154,6 @@ def test_there_is_no_regular_package_called_adapters():
 
 
 def test_the_library_needs_numpy_and_the_standard_library_alone():
-    import sys
-
     allowed = sys.stdlib_module_names | {"numpy", "fastinit"}
     for path in LIBRARY:
         extra = {"matplotlib"} if path.stem == "pictures" else set()  # within functions: see the frameworks below
@@ -128,26 +162,36 @@ def test_the_library_needs_numpy_and_the_standard_library_alone():
 
 
 def test_the_checks_of_the_arrows_can_fail():
-    good = sources(LIBRARY)
-    for module, line in [
+    good = sources()
+    for here, line in [
         ("keys", "from fastinit import filling"),
-        ("keys", "import fastinit.fans"),  # side by side
+        ("keys", "import fastinit.layouts"),  # side by side
         ("filling", "from fastinit.adapters import numpy"),
         ("structured", "import fastinit"),
         ("sampling", "def late():\n    from fastinit import reference"),
         ("reference", "from fastinit import _core"),
-        ("rules", "from fastinit.recipes import AUTO"),
-        ("records", "from fastinit import rules, recipes"),
+        ("filling", "from fastinit.advice.gains import gain"),
+        ("advice.gains", "from fastinit.models import rules"),
+        ("advice.gains", "import fastinit.audits"),
+        ("advice.__init__", "from fastinit.filling import fill"),
+        ("models.rules", "from fastinit.models.recipes import AUTO"),
+        ("models.records", "from fastinit import models"),
+        ("audits.values", "from fastinit.reports.charts import curves"),
     ]:
-        assert list(floor_violations(good | {module: good[module] + "\n" + line})), line
+        assert list(floor_violations(good | {here: good[here] + "\n" + line})), line
     for line in [
         "from fastinit import _core",
         "import fastinit._core",
         "from . import other",
         "from fastinit.filling import _run",
+        "from fastinit.filling import plan",
+        "from fastinit import shards",
+        "from fastinit.models import planned",
+        "import fastinit.extending",
     ]:
         assert list(adapter_violations({"numpy.py": line})), line
         assert list(adapter_violations({"torch/init.py": line})), line
+    assert not list(adapter_violations({"numpy.py": "import fastinit\nfrom fastinit.extending import plan"}))
 
 
 def test_an_adapter_may_import_within_its_own_package_only():
@@ -173,18 +217,15 @@ def test_an_adapter_may_import_within_its_own_package_only():
         assert list(adapter_violations({"torch/init.py": line})), line
 
 
-def test_the_numba_adapter_reads_the_coefficients_and_serves_pytorch():
-    coefficients, kernels = "from fastinit import coefficients", "from fastinit.adapters.numba import fill"
-    assert not list(adapter_violations({"numba/samplers.py": coefficients, "torch/tensors.py": kernels}))
+def test_the_numba_adapter_serves_pytorch():
+    assert not list(adapter_violations({"torch/tensors.py": "from fastinit.adapters.numba import fill"}))
     for path, line in [
         ("numba/samplers.py", "from fastinit import reference"),
         ("numba/samplers.py", "from fastinit.adapters import torch"),
         ("numba/samplers.py", "from fastinit.adapters.torch import fill_"),
-        ("torch/tensors.py", coefficients),
         ("torch/tensors.py", "from fastinit.adapters.numba import _private"),
-        ("numpy.py", coefficients),
-        ("numpy.py", kernels),
-        ("keras/layers.py", kernels),
+        ("numpy.py", "from fastinit.adapters.numba import fill"),
+        ("keras/layers.py", "from fastinit.adapters.numba import fill"),
     ]:
         assert list(adapter_violations({path: line})), (path, line)
 
@@ -210,11 +251,14 @@ def loaded(run_python, statement):
 
 
 def test_import_fastinit_leaves_frameworks_out(run_python):
-    packages, modules = loaded(run_python, "import fastinit, fastinit.adapters.numpy, fastinit.cli, fastinit.pictures")
+    packages, modules = loaded(
+        run_python, "import fastinit, fastinit.adapters.numpy, fastinit.cli, fastinit.reports.pictures"
+    )
     assert not packages & set(FRAMEWORKS)
     assert "fastinit._core" in modules
-    assert not modules & {"fastinit.reference", "fastinit.reference_orthogonal", "fastinit.coefficients"}
-    assert "fastinit.adapters.numpy" not in loaded(run_python, "import fastinit")[1]
+    assert not modules & {"fastinit.reference", "fastinit.reference_orthogonal"}
+    alone = loaded(run_python, "import fastinit")[1]
+    assert not alone & {"fastinit.adapters.numpy", "fastinit.extending", "fastinit.coefficients"}
 
 
 def test_a_fill_leaves_frameworks_out(run_python):
@@ -255,22 +299,27 @@ def test_the_check_of_kernels_can_fail():
 
 
 def test_all_is_what_is_public():
-    modules = {path.stem for path in LIBRARY} | {"adapters"}
+    modules = {name.partition(".")[0] for name in MODULES} | {"adapters"}
     public = {name for name in vars(fastinit) if not name.startswith("_")}
     assert public - (modules - set(fastinit.__all__)) == set(fastinit.__all__)
     assert len(set(fastinit.__all__)) == len(fastinit.__all__)
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
-def test_every_name_in_all_is_there_and_has_a_docstring(path):
-    if path.stem in SPECIFICATION | {"coefficients"}:
+def test_no_public_name_hides_a_module():
+    for name in set(fastinit.__all__) & {name.partition(".")[0] for name in MODULES}:
+        assert isinstance(getattr(fastinit, name), types.ModuleType), name
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_name_in_all_is_there_and_has_a_docstring(name):
+    if name in SPECIFICATION | {"coefficients"}:
         pytest.skip("not for callers")
-    module = fastinit if path.stem == "__init__" else __import__(f"fastinit.{path.stem}", fromlist=["_"])
-    assert module.__doc__
-    for name in getattr(module, "__all__", ()):
-        value = getattr(module, name)
+    found = importlib.import_module(f"fastinit.{name}".removesuffix(".__init__"))
+    assert found.__doc__
+    for public in getattr(found, "__all__", ()):
+        value = getattr(found, public)
         if callable(value) and not isinstance(value, fastinit.Preset):
-            assert value.__doc__, name
+            assert value.__doc__, public
 
 
 def test_one_version():
@@ -280,6 +329,12 @@ def test_one_version():
 
 
 def test_every_file_is_installed():
-    build = (ROOT / "meson.build").read_text()
-    for path in [*LIBRARY, *ADAPTERS, ROOT / "fastinit/_core.pyi", ROOT / "fastinit/py.typed"]:
-        assert f"'{path.relative_to(ROOT)}'" in build, path
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/list_sources.py"], capture_output=True, text=True, check=True, cwd="/"
+    )
+    wanted = {path.relative_to(ROOT).as_posix() for path in [*LIBRARY, *ADAPTERS, PACKAGE / "_core.pyi"]}
+    assert set(done.stdout.split()) == wanted
+    installed = Path(fastinit.__file__).parent
+    if installed != PACKAGE:
+        for name in wanted:
+            assert (installed.parent / "fastinit" / name.removeprefix("fastinit/")).is_file(), name

@@ -38,8 +38,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import prod
-from operator import index
-from typing import Any
+
+from fastinit.checks import integer, integers
 
 __all__ = ["Axes", "Fans", "fans"]
 
@@ -248,18 +248,3 @@ def _divided(axis: str, size: int, name: str, count: int) -> int:
     if size % count:
         raise ValueError(f"{name} must divide the {axis} features, got {name} {count} and {size} features")
     return size // count
-
-
-def integers(name: str, value: Any) -> tuple[int, ...]:
-    """An integer or an iterable of them as a tuple of ints."""
-    return tuple(integer(name, v) for v in value) if isinstance(value, Iterable) else (integer(name, value),)
-
-
-def integer(name: str, value: Any) -> int:
-    """Anything that is an integer, except a bool, as an int."""
-    try:
-        if not isinstance(value, bool):  # index(True) is 1, and never what was meant
-            return index(value)
-    except TypeError:
-        pass
-    raise TypeError(f"{name}: expected an integer, got {value!r}")

@@ -6,44 +6,23 @@ which version of the stream it vouches for; a record of another version is refus
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from fractions import Fraction
-from typing import Any, Final, SupportsIndex
+from typing import Any
 
-import numpy as np
-
+from fastinit import checks
+from fastinit.checks import integers
 from fastinit.composites import Blocks, ZeroRow
-from fastinit.fans import Axes, Fans, integer, integers
-from fastinit.initializers import (
-    Constant,
-    Initializer,
-    Normal,
-    StructuredInitializer,
-    TruncatedNormal,
-    Uniform,
-    VarianceScaling,
-)
+from fastinit.initializers import Initializer, StructuredInitializer
 from fastinit.keys import Key
-from fastinit.structured import ICNR, DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse, ZerO
-from fastinit.threads import default_num_threads, for_each
+from fastinit.layouts import Fans
+from fastinit.models.configs import brief, decoded, encoded
+from fastinit.sampling import STREAM_VERSION
+from fastinit.structured import Orthogonal
 
-__all__ = [
-    "STREAM_VERSION",
-    "Entry",
-    "Record",
-    "digest",
-    "expected_std",
-    "initializer_config",
-    "initializer_from_config",
-]
-
-STREAM_VERSION: Final = 1
-"""The version of the definition of the values. The bytes of a version never change."""
-
+__all__ = ["Entry", "Record", "expected_std"]
 
 ANY, NONE = (Initializer, StructuredInitializer), type(None)
 
@@ -132,7 +111,7 @@ class Record:
         for what in ("recipe", "version"):
             if not isinstance(getattr(self, what), str):
                 raise TypeError(f"{what} of a record must be a str, got {getattr(self, what)!r}")
-        object.__setattr__(self, "seed", checked_seed(self.seed))
+        object.__setattr__(self, "seed", checks.seed(self.seed))
         object.__setattr__(self, "entries", tuple(self.entries))
         names = [entry.name for entry in self.entries]
         if len(set(names)) < len(names):
@@ -159,7 +138,7 @@ class Record:
         import json  # not needed to fill a tensor
 
         head = {name: getattr(self, name) for name in ("stream_version", "version", "seed", "recipe")}
-        entries = [{f.name: _encoded(getattr(entry, f.name)) for f in fields(Entry)} for entry in self.entries]
+        entries = [{f.name: encoded(getattr(entry, f.name)) for f in fields(Entry)} for entry in self.entries]
         return json.dumps({**head, "entries": entries}, indent=1, allow_nan=False)
 
     @classmethod
@@ -182,7 +161,7 @@ class Record:
                 _expect(found, {field.name for field in fields(cls)}, "a record")
                 for entry in found["entries"]:
                     _expect(entry, {field.name for field in fields(Entry)}, "an entry")
-                read = ({name: _decoded(value) for name, value in entry.items()} for entry in found["entries"])
+                read = ({name: decoded(value) for name, value in entry.items()} for entry in found["entries"])
                 return cls(**{**found, "entries": tuple(Entry(**own) for own in read)})
         except (TypeError, ValueError) as problem:
             raise ValueError(f"not a record: {problem}") from None
@@ -215,109 +194,14 @@ class Record:
         return "\n".join((head, *lines))
 
 
-def checked_seed(seed: SupportsIndex | str) -> int | str:
-    """A seed that a record can hold: an int or a str. Raises TypeError for anything else."""
-    return seed if isinstance(seed, str) else integer("seed", seed)
-
-
 def _other_version(found: Any) -> str:
     return f"a record of stream version {found!r} cannot be used here: version {STREAM_VERSION} has other bytes"
-
-
-# Configurations: what JSON holds of an initializer
-
-CLASSES: Final[Mapping[str, Any]] = {
-    kind.__name__: kind
-    for kind in (
-        *(Axes, Blocks, Constant, DeltaOrthogonal, Dirac, Fans, ICNR, Identity, Normal, Orthogonal, Sparse),
-        *(TruncatedNormal, Uniform, VarianceScaling, ZerO, ZeroRow),
-    )
-}  # fmt: skip
-
-
-def _encoded(value: Any) -> Any:
-    """A field's value as JSON holds it. Objects are told apart by their one special key."""
-    if CLASSES.get(type(value).__name__) is type(value):
-        return {"class": type(value).__name__} | {f.name: _encoded(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Key):
-        return {"key": list(value.words)}
-    if isinstance(value, Fraction):
-        return {"fraction": [value.numerator, value.denominator]}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": repr(value)}
-    if isinstance(value, tuple):
-        return [_encoded(one) for one in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"{value!r} cannot be written to a record: {type(value).__name__} is no class of the library")
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_decoded(one) for one in value)
-    if not isinstance(value, dict):
-        return value
-    match value:
-        case {"class": name, **own}:
-            kind = CLASSES.get(name)
-            if kind is None:
-                raise ValueError(f"unknown class {name!r}; the library has {', '.join(CLASSES)}")
-            unknown = sorted(set(own) - {field.name for field in fields(kind)})
-            if unknown:
-                raise ValueError(f"{name} has no field {', '.join(unknown)}")
-            return kind(**{field: _decoded(one) for field, one in own.items()})
-        case {"key": [*words], **others} if not others:
-            return Key.from_words(*words)
-        case {"fraction": [int(numerator), int(denominator)], **others} if not others and denominator:
-            return Fraction(numerator, denominator)
-        case {"float": ("inf" | "-inf" | "nan") as text, **others} if not others:
-            return float(text)
-    raise ValueError(f"expected a class, a key, a fraction or a float, got {value!r}")
 
 
 def _expect(found: Any, names: set[str], what: str) -> None:
     if not isinstance(found, dict) or set(found) != names:
         came = sorted(found) if isinstance(found, dict) else repr(found)
         raise ValueError(f"{what} has the fields {sorted(names)}, got {came}")
-
-
-def initializer_config(initializer: Initializer | StructuredInitializer) -> dict[str, Any]:
-    """An initializer as a dict for JSON: ``{"class": "Normal", "mean": 0.0, "std": 0.02}``.
-
-    Raises
-    ------
-    TypeError
-        If it, or one within it, is no initializer of the library.
-    """
-    if not isinstance(initializer, ANY):
-        raise TypeError(f"initializer must be an Initializer, not {initializer!r}")
-    config: dict[str, Any] = _encoded(initializer)
-    return config
-
-
-def initializer_from_config(config: Mapping[str, Any]) -> Initializer | StructuredInitializer:
-    """The initializer of an :func:`initializer_config`. Fields that are missing have their defaults.
-
-    Raises
-    ------
-    ValueError
-        If the class is unknown or no initializer, or a field is unknown, missing or out of range.
-    """
-    try:
-        found = _decoded(dict(config))
-    except TypeError as problem:
-        raise ValueError(f"{config!r} describes no initializer: {problem}") from None
-    if not isinstance(found, ANY):
-        raise ValueError(f"{config!r} describes no initializer")
-    return found
-
-
-def brief(value: Any) -> str:
-    """The repr of an initializer without the fields that have their defaults."""
-    if CLASSES.get(type(value).__name__) is not type(value):
-        return f"({', '.join(map(brief, value))})" if isinstance(value, tuple) else repr(value)
-    given = [f"{f.name}={brief(getattr(value, f.name))}" for f in fields(value) if getattr(value, f.name) != f.default]
-    return f"{type(value).__name__}({', '.join(given)})"
 
 
 # Figures
@@ -356,41 +240,3 @@ def _moments(initializer: Initializer | StructuredInitializer, shape: tuple[int,
                 mean, square = (sum(one) / len(parts) for one in zip(*parts, strict=True))
                 return mean, square
     return None
-
-
-# Digests
-
-CHUNK = 2**20
-
-
-def digest(buffer: Any, *, num_threads: int | None = None) -> str:
-    """A digest of a buffer's bytes: the SHA-256, in hexadecimal, of the SHA-256 of each mebibyte one after the other.
-
-    Parameters
-    ----------
-    buffer : numpy.ndarray or buffer
-        C-contiguous, of any dtype.
-    num_threads : int, optional
-        At most so many threads, by default :func:`fastinit.default_num_threads`. The digest does not depend on it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no buffer or not C-contiguous, or num_threads is not at least 1.
-    """
-    # Chunks of 1 MiB of a buffer of 256 MiB, hashed by two threads of an idle AMD EPYC: SHA-256 3.7 GB/s (OpenSSL's, by
-    # the processor's own instructions), BLAKE2b 2.6, SHA-512 2.2, BLAKE2s 1.5; on one thread half of that.
-    threads = default_num_threads() if num_threads is None else integer("num_threads", num_threads)
-    if threads < 1:
-        raise ValueError(f"num_threads must be at least 1, got {threads}")
-    array = buffer if isinstance(buffer, np.ndarray) else np.asarray(memoryview(buffer))
-    if not array.flags.c_contiguous:
-        raise ValueError(f"a digest needs C-contiguous memory, got shape {array.shape} and strides {array.strides}")
-    data: Any = array.reshape(-1).view(np.uint8)  # bfloat16 has no buffer protocol
-    leaves = [b""] * -(-data.size // CHUNK)
-
-    def leaf(number: int) -> None:
-        leaves[number] = hashlib.sha256(data[number * CHUNK : (number + 1) * CHUNK]).digest()
-
-    for_each(len(leaves), leaf, threads)
-    return hashlib.sha256(b"".join(leaves)).hexdigest()

@@ -14,13 +14,14 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from fastinit.advice import recommend
+from fastinit.advice.gains import gain
+from fastinit.advice.recommending import recommend
 from fastinit.composites import Blocks
-from fastinit.gains import gain
 from fastinit.initializers import VarianceScaling
-from fastinit.recipes import AUTO, TORCH
-from fastinit.records import Entry, brief, expected_std
-from fastinit.rules import Parameter, Recipe, UnmatchedParameter
+from fastinit.models.configs import brief
+from fastinit.models.recipes import AUTO, TORCH
+from fastinit.models.records import Entry, expected_std
+from fastinit.models.rules import Parameter, Recipe, UnmatchedParameter
 from fastinit.structured import Orthogonal
 
 __all__ = ["Sampled", "advised", "is_embedding", "is_linear_map", "is_weight", "remedy", "wrong_scales"]

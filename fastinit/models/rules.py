@@ -1,7 +1,7 @@
 """Rules: which parameters of a model, and how to fill them.
 
 An adapter describes each parameter (:class:`Parameter`), and the first rule of a :class:`Recipe` that matches it says
-what fills it. Nothing here knows a framework; the recipes themselves are in :mod:`fastinit.recipes`.
+what fills it. Nothing here knows a framework; the recipes themselves are in :mod:`fastinit.models.recipes`.
 
 >>> import fastinit
 >>> weight = Parameter("mlp.up.weight", (64, 16), types=("Linear", "Module"))
@@ -19,9 +19,10 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Any
 
-from fastinit.fans import Axes, Fans, fans, integers
+from fastinit.checks import integers
 from fastinit.initializers import Initializer, StructuredInitializer
 from fastinit.keys import canonical_name
+from fastinit.layouts import Axes, Fans, fans
 
 __all__ = ["Parameter", "Recipe", "Rule", "UnmatchedParameter"]
 
@@ -41,12 +42,12 @@ class Parameter:
     role : str
         Its name within the layer, ``"weight"`` or ``"weight_hh_l0"``; by default the last component of `name`.
     layout, groups, transposed, stride, blocks
-        What its axes are, see :func:`fastinit.fans.fans`; layout None for a tensor that is no linear map. `blocks`
+        What its axes are, see :func:`fastinit.fans`; layout None for a tensor that is no linear map. `blocks`
         also counts the equal blocks of a packed bias.
     weight_shape : tuple of int, optional
         The shape of the layer's main weight: what a bias is scaled by in torch.
     activation : str, optional
-        What follows the layer, by a name of :mod:`fastinit.activations`; None if nothing does or nobody knows.
+        What follows the layer, by a name of :mod:`fastinit.advice.activations`; None if nothing does or nobody knows.
     negative_slope : float
         Of that activation, if it is a leaky rectifier.
     zero_row : int, optional

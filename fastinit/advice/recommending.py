@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final, SupportsIndex
 
-from fastinit.activations import Activation, activation_named
-from fastinit.fans import integer
-from fastinit.gains import gain
+from fastinit.advice.activations import Activation, activation_named
+from fastinit.advice.gains import gain
+from fastinit.checks import at_least
 from fastinit.initializers import Initializer, Normal, StructuredInitializer, VarianceScaling
 from fastinit.presets import glorot_uniform, he_normal, lecun_normal
 from fastinit.structured import Orthogonal
@@ -100,9 +100,7 @@ def recommend(
     found = _of_activation(activation, negative_slope, weight)
     if depth is None:
         return found
-    branches = integer("depth", depth)
-    if branches < 1:
-        raise ValueError(f"depth must be at least 1, got {branches}")
+    branches = at_least(1, "depth", depth)
     assert isinstance(found.initializer, VarianceScaling)
     return Recommendation(
         replace(found.initializer, scale=found.initializer.scale / branches),

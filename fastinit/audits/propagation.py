@@ -24,10 +24,10 @@ from typing import Any, Final, SupportsIndex
 
 import numpy as np
 
-from fastinit.activations import Activation, activation_named, derivative
-from fastinit.fans import integer, integers
+from fastinit.advice.activations import Activation, activation_named, derivative
+from fastinit.advice.gains import second_moment
+from fastinit.checks import at_least, integers
 from fastinit.filling import fill
-from fastinit.gains import second_moment
 from fastinit.initializers import Initializer, Normal, StructuredInitializer
 from fastinit.keys import Key
 
@@ -240,9 +240,7 @@ def propagate(
 
 def _inputs(batch: SupportsIndex | Array, width: int, key: Key) -> Array:
     if not isinstance(batch, np.ndarray):
-        size = integer("batch", batch)
-        if size < 1:
-            raise ValueError(f"batch must be at least 1, got {size}")
+        size = at_least(1, "batch", batch)
         return fill(np.empty((size, width)), Normal(), key.fold_in("inputs"))
     if batch.ndim != 2 or batch.shape[1] != width or not len(batch):
         raise ValueError(f"inputs must be of shape (examples, {width}), got {batch.shape}")

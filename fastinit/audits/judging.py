@@ -16,7 +16,7 @@ constant rows       units of a weight that have one value everywhere
 identical rows      units with the same weights, which will learn the same for ever
 identical tensors   two weights with the same values, both to be trained
 tied                one tensor in two layers of the same type, neither of which is an embedding
-scale               see :func:`fastinit.scales.wrong_scales`
+scale               see :func:`fastinit.audits.scales.wrong_scales`
 ==================  =================================================================================================
 
 A layer that ran can be ``dead``, and the layer that breaks the chain is found as ``vanishing``, ``exploding`` or
@@ -31,11 +31,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from fastinit.propagation import judged
-from fastinit.records import Record
-from fastinit.rules import Parameter
-from fastinit.scales import is_weight, remedy, wrong_scales
-from fastinit.values import Held, Seen, seen
+from fastinit.audits.propagation import judged
+from fastinit.audits.scales import is_weight, remedy, wrong_scales
+from fastinit.audits.values import Held, Seen, seen
+from fastinit.models.records import Record
+from fastinit.models.rules import Parameter
 
 __all__ = ["Audit", "Finding", "Held", "Measured", "UnitVariance", "Unscalable", "judge_chain", "judge_parameters"]
 
@@ -161,7 +161,7 @@ class Audit:
 def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -> list[Finding]:
     """What is wrong with the parameters of a model: of each at most one thing about its values, in the model's order.
 
-    Scales are judged by :func:`fastinit.scales.wrong_scales`.
+    Scales are judged by :func:`fastinit.audits.scales.wrong_scales`.
 
     Parameters
     ----------
@@ -211,10 +211,9 @@ def judge_chain(layers: Sequence[Measured]) -> tuple[str, str, list[Finding]]:
     """The verdict on layers that ran, why, and the findings: the layer that breaks the chain, and dead layers.
 
     The chain is the linear maps, in the order of execution. Forward, the verdict is that of
-    :func:`fastinit.propagation.judged` on the variances of their outputs; what norms multiply by is no explosion.
-    Backward, it is judged how much `response`
-    reaches the first of all layers, and as a branch of a network may have little, as an attention's queries have, what
-    counts is the largest up to each place. What breaks the chain is the largest single jump in the direction of the
+    :func:`fastinit.audits.propagation.judged` on the variances of their outputs; what norms multiply by is no
+    explosion. The backward verdict uses the running maximum of `response`, because a single branch (attention queries)
+    may legitimately have little. What breaks the chain is the largest single jump in the direction of the
     verdict from one to the next. A layer is dead where nine in ten units get no gradient, though the next layer gets
     some and no weight of zeros lies between; or nothing comes out of the next layer.
     """

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastinit.activations import SLOPES, Activation, Array, activation_named, derivative, name_of
+from fastinit.advice.activations import SLOPES, Activation, Array, activation_named, derivative, name_of
 
 __all__ = ["backward_gain", "gain", "second_moment"]
 
@@ -37,8 +37,8 @@ def gain(activation: str | Activation, **parameters: float) -> float:
     Parameters
     ----------
     activation : str or callable
-        One of :data:`fastinit.activations.ACTIVATIONS` or an alias (``"swish"``, ``"linear"``), or any function of a
-        number or of an array.
+        One of :data:`fastinit.advice.activations.ACTIVATIONS` or an alias (``"swish"``, ``"linear"``), or any function
+        of a number or of an array.
     **parameters : float
         Of the activation: ``negative_slope`` of leaky_relu and prelu, ``alpha`` of elu and celu, ``beta`` of softplus,
         ``threshold`` of softshrink and hardshrink; those of a callable are passed on.

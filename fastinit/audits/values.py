@@ -10,12 +10,13 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from fastinit.audits.scales import Sampled, advised, is_embedding, is_weight
 from fastinit.composites import Blocks, ZeroRow
-from fastinit.fans import axis_roles
 from fastinit.initializers import Constant, Initializer
-from fastinit.records import Entry, digest
-from fastinit.rules import Parameter
-from fastinit.scales import Sampled, advised, is_embedding, is_weight
+from fastinit.layouts import axis_roles
+from fastinit.models.digests import digest
+from fastinit.models.records import Entry
+from fastinit.models.rules import Parameter
 from fastinit.structured import Orthogonal
 
 __all__ = ["Held", "Seen", "seen"]

@@ -19,7 +19,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, Final
 
-from fastinit.advice import recommend
+from fastinit import checks
+from fastinit.advice.recommending import recommend
 from fastinit.composites import Blocks, ZeroRow
 from fastinit.initializers import (
     Constant,
@@ -31,9 +32,9 @@ from fastinit.initializers import (
     Zeros,
 )
 from fastinit.keys import Key
+from fastinit.models.records import Entry, expected_std
+from fastinit.models.rules import AnyInitializer, Parameter, Recipe, Rule, UnmatchedParameter
 from fastinit.presets import glorot_normal, glorot_uniform, lecun_normal, torch_default_uniform
-from fastinit.records import Entry, checked_seed, expected_std
-from fastinit.rules import AnyInitializer, Parameter, Recipe, Rule, UnmatchedParameter
 from fastinit.structured import Orthogonal
 
 __all__ = ["AUTO", "RECIPES", "TORCH", "Parameter", "Recipe", "Rule", "UnmatchedParameter", "assigned", "recipe_named"]
@@ -255,7 +256,7 @@ def assigned(parameters: Iterable[Parameter], recipe: str | Recipe, seed: int | 
         If no rule matches a parameter, two have the same name, an initializer refuses the shape, or the rules
         contradict each other.
     """
-    chosen, key = recipe_named(recipe), Key(checked_seed(seed))
+    chosen, key = recipe_named(recipe), Key(checks.seed(seed))
     entries: dict[str, Entry] = {}
     for parameter in parameters:
         if parameter.name in entries:

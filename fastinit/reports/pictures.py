@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fastinit.charts import Curve, cropped, curves, decades, steps
-from fastinit.pages import SIGNS, named, replacing
-from fastinit.propagation import LIMIT
+from fastinit.audits.propagation import LIMIT
+from fastinit.files import replacing
+from fastinit.reports.charts import Curve, cropped, curves, decades, steps
+from fastinit.reports.pages import SIGNS, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from fastinit.filling import fill
-from fastinit.recipes import Recipe, assigned
-from fastinit.records import Entry, Record
-from fastinit.rules import Parameter
+from fastinit.models.recipes import Recipe, assigned
+from fastinit.models.records import Entry, Record
+from fastinit.models.rules import Parameter
 
 __all__ = ["check_entry", "compare_digests", "planned", "read_record", "recorded_entries"]
 

@@ -8,22 +8,22 @@ True
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from html import escape
 from typing import Any, Final
 
-from fastinit.advice import recommend
-from fastinit.charts import LEVELS, curves, heat_chart, share_chart, variance_chart
+from fastinit.advice.recommending import recommend
+from fastinit.audits.propagation import LIMIT, Layer, Propagation
+from fastinit.files import replacing
 from fastinit.initializers import Constant, Normal, TruncatedNormal, Uniform
+from fastinit.models.configs import brief
 from fastinit.presets import PRESETS
-from fastinit.propagation import LIMIT, Layer, Propagation
-from fastinit.records import STREAM_VERSION, brief
+from fastinit.reports.charts import LEVELS, curves, heat_chart, share_chart, variance_chart
+from fastinit.sampling import STREAM_VERSION
 
-__all__ = ["advised", "named", "page", "replacing", "write_page"]
+__all__ = ["advised", "named", "page", "write_page"]
 
 # A sign and a word each, so that nothing hangs on the colour.
 SIGNS: Final = {"healthy": "✓", "vanishing": "↘", "exploding": "↗", "symmetric": "="}
@@ -99,34 +99,6 @@ COLUMNS: Final[Sequence[tuple[str, str, str]]] = (
 )
 DISTRIBUTIONS: Final = (Constant, Uniform, Normal, TruncatedNormal)
 SHARES: Final = ("dead", "saturated", "linear")
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """The name of a new file beside `path`, which takes its place when the block ends, and is removed if it fails.
-
-    Raises
-    ------
-    OSError
-        With the path, before the block is entered, if its folder is missing or read-only or it is a folder itself.
-    """
-    name = os.path.realpath(path)
-    if os.path.isdir(name):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    stem, suffix = os.path.splitext(name)
-    temporary = f"{stem}.{os.getpid()}.part{suffix}"  # of the same suffix: it may say the format
-    try:
-        with open(temporary, "w"):  # with the permissions that any new file would have
-            pass
-    except OSError as problem:
-        raise type(problem)(problem.errno, problem.strerror, os.fspath(path)) from None
-    try:
-        yield temporary
-        os.replace(temporary, name)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def write_page(

@@ -1,0 +1,57 @@
+"""The door for adapter authors: everything that an adapter may use beyond the public names of ``fastinit``.
+
+What stands here keeps its meaning from one minor version to the next. An adapter imports from ``fastinit`` and from
+here only; a test holds those of this repository to it.
+
+memory      `Buffer`, `buffer_of`, `new_memory`, `row_major_strides`: where elements lie
+formats     `DTYPES`, `DType`, `dtype_named`: what they are
+filling     `plan`, `fill_memory`, `fill_buffer`, `for_each`: who writes them
+checks      `at_least`, `checked_shape`: what a caller may give
+models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
+audits      `Held`, `Measured`, `judge_parameters`, `judge_chain`, `UnitVariance`: what was seen, and what is judged
+"""
+
+from fastinit import coefficients, shards
+from fastinit.audits.judging import Measured, UnitVariance, Unscalable, judge_chain, judge_parameters
+from fastinit.audits.scales import is_linear_map
+from fastinit.audits.values import Held
+from fastinit.buffers import Buffer, buffer_of, new_memory, row_major_strides
+from fastinit.checks import at_least, checked_shape
+from fastinit.dtypes import DTYPES, DType, dtype_named
+from fastinit.filling import fill_buffer, fill_memory, plan
+from fastinit.keys import WRAPPER_COMPONENTS
+from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
+from fastinit.threads import for_each
+from fastinit.truncation import window
+
+__all__ = [
+    "DTYPES",
+    "WRAPPER_COMPONENTS",
+    "Buffer",
+    "DType",
+    "Held",
+    "Measured",
+    "UnitVariance",
+    "Unscalable",
+    "at_least",
+    "buffer_of",
+    "check_entry",
+    "checked_shape",
+    "coefficients",
+    "compare_digests",
+    "dtype_named",
+    "fill_buffer",
+    "fill_memory",
+    "for_each",
+    "is_linear_map",
+    "judge_chain",
+    "judge_parameters",
+    "new_memory",
+    "plan",
+    "planned",
+    "read_record",
+    "recorded_entries",
+    "row_major_strides",
+    "shards",
+    "window",
+]

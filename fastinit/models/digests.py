@@ -1,0 +1,46 @@
+"""Digests of bytes, computed on all threads: what a record keeps of a parameter's values."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from fastinit.checks import at_least
+from fastinit.threads import default_num_threads, for_each
+
+__all__ = ["CHUNK", "digest"]
+
+CHUNK = 2**20
+
+
+def digest(buffer: Any, *, num_threads: int | None = None) -> str:
+    """A digest of a buffer's bytes: the SHA-256, in hexadecimal, of the SHA-256 of each mebibyte one after the other.
+
+    Parameters
+    ----------
+    buffer : numpy.ndarray or buffer
+        C-contiguous, of any dtype.
+    num_threads : int, optional
+        At most so many threads, by default :func:`fastinit.default_num_threads`. The digest does not depend on it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no buffer or not C-contiguous, or num_threads is not at least 1.
+    """
+    # Chunks of 1 MiB of a buffer of 256 MiB, hashed by two threads of an idle AMD EPYC: SHA-256 3.7 GB/s (OpenSSL's, by
+    # the processor's own instructions), BLAKE2b 2.6, SHA-512 2.2, BLAKE2s 1.5; on one thread half of that.
+    threads = default_num_threads() if num_threads is None else at_least(1, "num_threads", num_threads)
+    array = buffer if isinstance(buffer, np.ndarray) else np.asarray(memoryview(buffer))
+    if not array.flags.c_contiguous:
+        raise ValueError(f"a digest needs C-contiguous memory, got shape {array.shape} and strides {array.strides}")
+    data: Any = array.reshape(-1).view(np.uint8)  # bfloat16 has no buffer protocol
+    leaves = [b""] * -(-data.size // CHUNK)
+
+    def leaf(number: int) -> None:
+        leaves[number] = hashlib.sha256(data[number * CHUNK : (number + 1) * CHUNK]).digest()
+
+    for_each(len(leaves), leaf, threads)
+    return hashlib.sha256(b"".join(leaves)).hexdigest()
