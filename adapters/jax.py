@@ -45,7 +45,7 @@ from jax.nn.initializers import Initializer, constant, ones, zeros
 from jax.sharding import NamedSharding, PartitionSpec
 
 import fastinit
-from fastinit import Axes, Key, StructuredInitializer
+from fastinit import Axes, Key
 from fastinit.extending import DTYPES, new_memory
 
 __all__ = [
@@ -56,7 +56,7 @@ __all__ = [
     "variance_scaling", "xavier_normal", "xavier_uniform", "xavier_untruncated_normal", "zero", "zeros",
 ]  # fmt: skip
 
-AnyInitializer = fastinit.Initializer | StructuredInitializer
+AnyInitializer = fastinit.Initializer
 EVERYWHERE = PartitionSpec()  # type: ignore[no-untyped-call]
 
 
@@ -225,7 +225,7 @@ def _init(of: Callable[[tuple[int, ...]], AnyInitializer], default: Any) -> Init
 
 def initializer(own: AnyInitializer, dtype: Any = None) -> Initializer:
     """Any initializer of fastinit, such as ``fastinit.Sparse(0.9)``, in JAX's form."""
-    if not isinstance(own, (fastinit.Initializer, StructuredInitializer)):
+    if not isinstance(own, Initializer):
         raise TypeError(f"expected an initializer of fastinit, got {own!r}")
     return _init(lambda shape: own, dtype)
 

@@ -53,8 +53,8 @@ def _key(key: Any) -> Key:
 
 
 def _new(shape: Any, dtype: Any) -> np.ndarray:
-    name = dtype_named(dtype).name
-    if name.startswith(("bfloat", "float8")):
+    name, storage = dtype_named(dtype).name, dtype_named(dtype).storage
+    if name != storage:
         try:
             import ml_dtypes
         except ImportError:

@@ -32,7 +32,7 @@ import numpy as np
 
 import fastinit
 from fastinit import _core
-from fastinit.filling import plan
+from fastinit.initializers import plan
 
 if __package__:
     from .in_cache import CASES, KEY

@@ -34,7 +34,7 @@ class Row(NamedTuple):
     formula: str
     std: Callable[[int, int], float]
     bound: Callable[[int, int], float] | None
-    initializer: fastinit.Initializer | fastinit.StructuredInitializer
+    initializer: fastinit.Initializer
     kernel: int = 1  # the side of a convolution
 
 

@@ -39,6 +39,7 @@ from fastinit.composites import Blocks, Composite, ZeroRow
 from fastinit.filling import fill, sample, words
 from fastinit.initializers import (
     Constant,
+    ElementwiseInitializer,
     Initializer,
     Normal,
     Ones,
@@ -48,13 +49,14 @@ from fastinit.initializers import (
     Uniform,
     VarianceScaling,
     Zeros,
+    expected_std,
 )
 from fastinit.keys import Key, canonical_name
 from fastinit.layouts import Axes, Fans, fans
 from fastinit.models.configs import initializer_config, initializer_from_config
 from fastinit.models.digests import digest
 from fastinit.models.recipes import AUTO, RECIPES, TORCH, assigned, recipe_named
-from fastinit.models.records import Entry, Record, expected_std
+from fastinit.models.records import Entry, Record
 from fastinit.models.rules import Parameter, Recipe, Rule, UnmatchedParameter
 from fastinit.presets import (
     PRESETS,
@@ -99,6 +101,7 @@ __all__ = [
     "Constant",
     "DeltaOrthogonal",
     "Dirac",
+    "ElementwiseInitializer",
     "Entry",
     "Fans",
     "Finding",

@@ -114,15 +114,8 @@ cdef class Region:
             self.c.byte_stride[axis] = byte_strides[axis]
 
 
-def fill(int target, Sampling sampling not None, tuple key_words, Region region not None, uint64_t position, uint64_t count):
-    """Writes local elements [position, position + count) of the region."""
-    cdef uint32_t[4] key = [key_words[0], key_words[1], key_words[2], key_words[3]]
-    with nogil:
-        fastinit_fill(target, &sampling.c, key, &region.c, position, count)
-
-
-cdef class SharedFill:
-    """A fill of a region's `size` elements that `threads` threads share, in pieces of up to `largest` elements."""
+cdef class Fill:
+    """A fill of a region, by the calling thread or by several that share it. Keeps no reference to the memory."""
 
     cdef int target
     cdef Sampling sampling
@@ -130,10 +123,18 @@ cdef class SharedFill:
     cdef Region region
     cdef fastinit_pieces pieces
 
-    def __init__(self, int target, Sampling sampling not None, tuple key_words, Region region not None, uint64_t size,
-                 uint64_t threads, uint64_t largest):
+    def __init__(self, int target, Sampling sampling not None, tuple key_words, Region region not None):
         self.target, self.sampling, self.region = target, sampling, region
         self.key = [key_words[0], key_words[1], key_words[2], key_words[3]]
+        fastinit_begin_pieces(&self.pieces, 0, 1, 1)
+
+    def run(self, uint64_t position, uint64_t count):
+        """Writes local elements [position, position + count) of the region, by the calling thread."""
+        with nogil:
+            fastinit_fill(self.target, &self.sampling.c, self.key, &self.region.c, position, count)
+
+    def share(self, uint64_t size, uint64_t threads, uint64_t largest):
+        """Deals out the region's first `size` elements to `threads` threads, in pieces of up to `largest` elements."""
         fastinit_begin_pieces(&self.pieces, size, threads, largest)
 
     def take(self):
@@ -144,7 +145,7 @@ cdef class SharedFill:
         return more
 
     def end(self):
-        """Lets no piece begin any more; when it returns, nobody is at work."""
+        """Lets no piece begin any more; when it returns, no thread is at work."""
         with nogil:
             fastinit_end_pieces(&self.pieces)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from fastinit import _core
 from fastinit.dtypes import DTYPES, DType, dtype_named
 
-__all__ = ["Buffer", "buffer_of", "new_memory", "row_major_strides"]
+__all__ = ["NATIVE", "Buffer", "buffer_of", "new_memory", "row_major_strides"]
 
-_NATIVE = {np.dtype(name): DTYPES[name] for name in ("float32", "float64", "float16")}
+NATIVE: Final = {np.dtype(dtype.name): dtype for dtype in DTYPES.values() if dtype.storage == dtype.name}
+"""The formats that NumPy has itself, by its dtype."""
+
 # A cache line: what XLA and TensorFlow ask of memory that they use as it is.
 ALIGNMENT = 64
 
@@ -66,15 +68,14 @@ def row_major_strides(shape: tuple[int, ...], itemsize: int = 1) -> tuple[int, .
 
 
 def new_memory(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
-    """Memory for a new tensor, that frameworks can take over without a copy: consecutive, from a cache line on.
+    """Memory for a new tensor that frameworks can take over without a copy: consecutive, from a cache line on.
 
-    In the dtype, or, where NumPy itself has none of that name, in unsigned integers of its size.
+    Its dtype is the format's `storage`.
     """
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + ALIGNMENT - 1, np.uint8)
     first = -_core.address(memory) % ALIGNMENT
-    own = dtype.name if dtype in _NATIVE.values() else f"u{dtype.itemsize}"
-    return memory[first : first + size].view(own).reshape(shape)
+    return memory[first : first + size].view(dtype.storage).reshape(shape)
 
 
 def buffer_of(out: Any, dtype: Any) -> Buffer:
@@ -92,7 +93,7 @@ def buffer_of(out: Any, dtype: Any) -> Buffer:
             array = np.asarray(memoryview(out))
         except TypeError:
             raise TypeError(f"out must be a NumPy array or a writable buffer, not {type(out).__name__}") from None
-    found = _NATIVE.get(array.dtype) if dtype is None else dtype_named(dtype)
+    found = NATIVE.get(array.dtype) if dtype is None else dtype_named(dtype)
     if found is None:
         found = DTYPES.get(array.dtype.name)
         if found is None:

@@ -16,14 +16,15 @@ True
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fastinit.checks import integer
+from fastinit.checks import at_least, integer
 from fastinit.filling import fill
-from fastinit.initializers import Constant, Initializer, Part, StructuredInitializer
+from fastinit.initializers import Constant, Initializer, Moments, Part, StructuredInitializer, checked_initializer
 from fastinit.keys import Key
 
 __all__ = ["Blocks", "Composite", "ZeroRow"]
@@ -44,20 +45,18 @@ class Composite(StructuredInitializer):
         """
         raise NotImplementedError
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        self.parts(shape)
+
+    def check(self, shape: tuple[int, ...], dtype: str = "float32") -> None:
         for part in self.parts(shape):
-            if isinstance(part.initializer, StructuredInitializer):
-                part.initializer.check(part.shape)
-            else:
-                part.initializer.sampling(part.shape)
+            part.initializer.check(part.shape, dtype)
+
+    def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
+        return max((part.initializer.reach(part.shape, dtype) for part in self.parts(shape)), default=0.0)
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         fill(out, self, key, num_threads=num_threads, target=target)  # by the parts, all of them checked first
-
-
-def _checked(initializer: object) -> None:
-    if not isinstance(initializer, (Initializer, StructuredInitializer)):
-        raise TypeError(f"initializer must be an Initializer such as fastinit.he_normal(), not {initializer!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +82,26 @@ class Blocks(Composite):
         if `count` does not divide it, or if an initializer refuses the shape of a block.
     """
 
-    initializers: Initializer | StructuredInitializer | tuple[Initializer | StructuredInitializer, ...]
+    initializers: Initializer | tuple[Initializer, ...]
     count: int | None = None
     axis: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axis", integer("axis", self.axis))
-        count = None if self.count is None else integer("count", self.count)
-        if isinstance(self.initializers, (Initializer, StructuredInitializer)):
+        count = None if self.count is None else at_least(1, "count", self.count)
+        if isinstance(self.initializers, Initializer):
             if count is None:
                 raise TypeError("count must say how many blocks share one initializer")
         elif isinstance(self.initializers, (tuple, list)):
             object.__setattr__(self, "initializers", tuple(self.initializers))
             if count not in (None, len(self.initializers)):
                 raise ValueError(f"{len(self.initializers)} initializers cannot fill {count} blocks")
-            count = len(self.initializers)
-        if count is not None and count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
+            count = at_least(1, "count", len(self.initializers))
         for initializer in self.each():
-            _checked(initializer)
+            checked_initializer(initializer)
         object.__setattr__(self, "count", count)
 
-    def each(self) -> tuple[Initializer | StructuredInitializer, ...]:
+    def each(self) -> tuple[Initializer, ...]:
         """The initializers as a tuple; a single one stands for all."""
         return self.initializers if isinstance(self.initializers, tuple) else (self.initializers,)
 
@@ -122,6 +119,15 @@ class Blocks(Composite):
             for b, initializer in enumerate(initializers)
         ]
 
+    def moments(self, shape: tuple[int, ...]) -> Moments | None:
+        found = [part.initializer.moments(part.shape) for part in self.parts(shape)]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found):
+            return None
+        mean = math.fsum(one.mean for one in known) / len(known)
+        variance = math.fsum(one.std * one.std + (one.mean - mean) * (one.mean - mean) for one in known) / len(known)
+        return Moments(mean, math.sqrt(variance))
+
 
 @dataclass(frozen=True, slots=True)
 class ZeroRow(Composite):
@@ -131,7 +137,7 @@ class ZeroRow(Composite):
 
     Parameters
     ----------
-    initializer : Initializer or StructuredInitializer
+    initializer : Initializer
         Of the whole tensor.
     row : int, >= 0
         The row that is zero.
@@ -142,14 +148,12 @@ class ZeroRow(Composite):
         If `row` is negative; when filling, if the shape has no such row.
     """
 
-    initializer: Initializer | StructuredInitializer
+    initializer: Initializer
     row: int
 
     def __post_init__(self) -> None:
-        _checked(self.initializer)
-        object.__setattr__(self, "row", integer("row", self.row))
-        if self.row < 0:
-            raise ValueError(f"row must be at least 0, got {self.row}")
+        checked_initializer(self.initializer)
+        object.__setattr__(self, "row", at_least(0, "row", self.row))
 
     def parts(self, shape: tuple[int, ...]) -> Sequence[Part]:
         if not shape or self.row >= shape[0]:
@@ -159,3 +163,12 @@ class ZeroRow(Composite):
             Part(first, shape, self.initializer, None),
             Part((self.row, *first[1:]), (1, *shape[1:]), Constant(0.0), None),
         ]
+
+    def moments(self, shape: tuple[int, ...]) -> Moments | None:
+        self.check_shape(shape)
+        found = self.initializer.moments(shape)
+        if found is None:
+            return None
+        share = 1 - 1 / shape[0]  # of the elements that are drawn
+        variance = share * found.std * found.std + share * (1 - share) * found.mean * found.mean
+        return Moments(share * found.mean, math.sqrt(variance))

@@ -36,6 +36,26 @@ class DType:
     min_exponent: int
     max: float
 
+    @property
+    def precision(self) -> int:
+        """Bits of the significand, the one before the binary point included."""
+        return self.fraction + 1
+
+    @property
+    def raw(self) -> str:
+        """NumPy's dtype of the bits: unsigned integers of its size."""
+        return f"u{self.itemsize}"
+
+    @property
+    def storage(self) -> str:
+        """NumPy's own dtype that holds the values: the format itself, or that of the bits where NumPy has none."""
+        return self.name if self.name in ("float32", "float64", "float16") else self.raw
+
+    @property
+    def working(self) -> str:
+        """The format that structured tensors are computed in before they are narrowed to this one."""
+        return "float64" if self.name == "float64" else "float32"
+
     def _grid(self, x: float) -> float:
         """The distance between neighbouring values at x."""
         exponent = math.frexp(x)[1] - 1 if x else self.min_exponent

@@ -4,38 +4,51 @@ What stands here keeps its meaning from one minor version to the next. An adapte
 here only; a test holds those of this repository to it.
 
 memory      `Buffer`, `buffer_of`, `new_memory`, `row_major_strides`: where elements lie
-formats     `DTYPES`, `DType`, `dtype_named`: what they are
-filling     `plan`, `fill_memory`, `fill_buffer`, `for_each`: who writes them
-checks      `at_least`, `checked_shape`: what a caller may give
+formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
+samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for who compiles it once more
+shards      `Shard`, `lattices`, `tiled`, `check_distinct`: which elements of the global tensor a buffer holds
+filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who writes them
+checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`: what a caller may give
 models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
 audits      `Held`, `Measured`, `judge_parameters`, `judge_chain`, `UnitVariance`: what was seen, and what is judged
 """
 
-from fastinit import coefficients, shards
+from fastinit import coefficients
 from fastinit.audits.judging import Measured, UnitVariance, Unscalable, judge_chain, judge_parameters
 from fastinit.audits.scales import is_linear_map
 from fastinit.audits.values import Held
-from fastinit.buffers import Buffer, buffer_of, new_memory, row_major_strides
+from fastinit.buffers import NATIVE, Buffer, buffer_of, new_memory, row_major_strides
 from fastinit.checks import at_least, checked_shape
 from fastinit.dtypes import DTYPES, DType, dtype_named
-from fastinit.filling import fill_buffer, fill_memory, plan
-from fastinit.keys import WRAPPER_COMPONENTS
+from fastinit.filling import check_fill, fill_buffer, fill_memory
+from fastinit.initializers import checked_initializer, plan
+from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
+from fastinit.sampling import KINDS
+from fastinit.shards import Ranges, Shard, check_distinct, lattices, tiled
 from fastinit.threads import for_each
 from fastinit.truncation import window
 
 __all__ = [
     "DTYPES",
+    "KINDS",
+    "NATIVE",
     "WRAPPER_COMPONENTS",
     "Buffer",
     "DType",
     "Held",
     "Measured",
+    "Ranges",
+    "Shard",
     "UnitVariance",
     "Unscalable",
     "at_least",
     "buffer_of",
+    "check_distinct",
     "check_entry",
+    "check_fill",
+    "checked_initializer",
+    "checked_key",
     "checked_shape",
     "coefficients",
     "compare_digests",
@@ -46,12 +59,13 @@ __all__ = [
     "is_linear_map",
     "judge_chain",
     "judge_parameters",
+    "lattices",
     "new_memory",
     "plan",
     "planned",
     "read_record",
     "recorded_entries",
     "row_major_strides",
-    "shards",
+    "tiled",
     "window",
 ]

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 import numpy as np
 
 from fastinit import _core, shards, targets
-from fastinit.buffers import Buffer, buffer_of, row_major_strides
+from fastinit.buffers import Buffer, buffer_of, new_memory, row_major_strides
 from fastinit.checks import at_least, checked_shape, integer
 from fastinit.dtypes import DTYPES, dtype_named
-from fastinit.initializers import Initializer, Part, StructuredInitializer
-from fastinit.keys import Key
-from fastinit.sampling import compiled
+from fastinit.initializers import (
+    ElementwiseInitializer,
+    Initializer,
+    Part,
+    StructuredInitializer,
+    checked_initializer,
+    plan,
+)
+from fastinit.keys import Key, checked_key
+from fastinit.shards import Shard
 from fastinit.threads import default_num_threads, together
 
-__all__ = ["fill", "fill_buffer", "fill_memory", "plan", "sample", "words"]
+__all__ = ["fill", "fill_buffer", "fill_memory", "sample", "words"]
 
 # A thread is worth starting for this many elements: about 0.1 ms of work.
 ELEMENTS_PER_THREAD = 2**18
@@ -31,10 +37,8 @@ STREAMED = 2**25
 HUGE = 2**22
 
 
-def _num_threads(num_threads: SupportsIndex | None) -> int:
-    if num_threads is None:
-        return default_num_threads()
-    return at_least(1, "num_threads", num_threads)
+def _threads(num_threads: SupportsIndex | None) -> int:
+    return default_num_threads() if num_threads is None else at_least(1, "num_threads", num_threads)
 
 
 def _run(
@@ -49,26 +53,15 @@ def _run(
     """Fills a lattice of memory that stays alive and has been checked."""
     for offset, (start, extents, index_strides, byte_strides) in shards.tiled(lattice, itemsize):
         size = math.prod(extents)
-        region = _core.Region(
-            address + offset, start, extents, index_strides, byte_strides, size * itemsize >= STREAMED
-        )
+        streamed = size * itemsize >= STREAMED
+        region = _core.Region(address + offset, start, extents, index_strides, byte_strides, streamed)
+        work = _core.Fill(target, sampling, key_words, region)
         if size <= ELEMENTS_PER_THREAD:
-            _core.fill(target, sampling, key_words, region, 0, size)
+            work.run(0, size)
             continue
         threads = min(num_threads, -(-size // ELEMENTS_PER_THREAD))
-        work = _core.SharedFill(target, sampling, key_words, region, size, threads, LARGEST_PIECE // itemsize)
+        work.share(size, threads, LARGEST_PIECE // itemsize)
         together(work, threads)
-
-
-@lru_cache(maxsize=4096)
-def plan(initializer: Initializer, shape: tuple[int, ...] | None, dtype: str) -> _core.Sampling:
-    """What the kernels draw for a tensor of this shape and dtype: made once, for :func:`fill_memory`."""
-    # parameters must not depend on the caller's rounding mode either
-    environment = _core.enter_environment()
-    try:
-        return compiled(initializer.sampling(shape), dtype)
-    finally:
-        _core.leave_environment(environment)
 
 
 def fill_memory(
@@ -79,9 +72,9 @@ def fill_memory(
     words: tuple[int, int, int, int],
     num_threads: int | None = None,
 ) -> None:
-    """Fills consecutive memory with a whole tensor, without a check: what is left of :func:`fill` for adapters.
+    """The unchecked fast path of :func:`fill` for adapters: consecutive memory gets a whole tensor.
 
-    `words` are those of the key.
+    `sampling` is a :func:`plan`, and `words` are those of the key.
     """
     target = targets.current_index()
     if size <= ELEMENTS_PER_THREAD:
@@ -90,7 +83,7 @@ def fill_memory(
     if size * itemsize >= HUGE:
         _core.advise_huge_pages(address, size * itemsize)
     lattice = shards.Lattice(0, (size,), (1,), (itemsize,))
-    _run(sampling, words, address, lattice, itemsize, _num_threads(num_threads), target)
+    _run(sampling, words, address, lattice, itemsize, _threads(num_threads), target)
 
 
 Out = TypeVar("Out")
@@ -98,7 +91,7 @@ Out = TypeVar("Out")
 
 def fill(
     out: Out,
-    initializer: Initializer | StructuredInitializer,
+    initializer: Initializer,
     key: Key,
     *,
     global_shape: Sequence[SupportsIndex] | None = None,
@@ -116,7 +109,7 @@ def fill(
     out : numpy.ndarray or writable buffer
         Memory that the caller owns, of any layout whose elements do not overlap: transposed, strided, memory-mapped,
         unaligned. Its logical (row-major) elements get the values.
-    initializer : Initializer or StructuredInitializer
+    initializer : Initializer
         What to draw; see :mod:`fastinit.initializers` and :mod:`fastinit.structured`.
     key : Key
         The stream.
@@ -156,57 +149,17 @@ def fill(
     >>> bool((right == whole[:, 4:]).all())
     True
     """
-    _checked_key(key)
+    checked_key(key)
     buffer = buffer_of(out, dtype)
-    if isinstance(initializer, Initializer) and target is None and buffer.size <= ELEMENTS_PER_THREAD:
-        whole = global_shape is None and offsets is None and ranges is None and start is None
-        if whole and buffer.is_contiguous:  # nothing is left to check, and small tensors are many
-            sampling = plan(initializer, buffer.shape, buffer.dtype.name)
-            _num_threads(num_threads)
-            fill_memory(buffer.address, buffer.size, buffer.dtype.itemsize, sampling, key.words)
-            return out
-    fill_buffer(
-        buffer,
-        initializer,
-        key,
-        global_shape=global_shape,
-        offsets=offsets,
-        ranges=ranges,
-        start=start,
-        num_threads=num_threads,
-        target=target,
-    )
+    whole = global_shape is None and offsets is None and ranges is None and start is None
+    if whole and target is None and isinstance(initializer, ElementwiseInitializer) and buffer.is_contiguous:
+        # nothing is left to check, and small tensors are many
+        sampling, threads = plan(initializer, buffer.shape, buffer.dtype.name), _threads(num_threads)
+        fill_memory(buffer.address, buffer.size, buffer.dtype.itemsize, sampling, key.words, threads)
+        return out
+    shard = Shard.of(buffer.shape, global_shape, offsets, ranges, start)
+    fill_buffer(buffer, initializer, key, shard, num_threads=num_threads, target=target)
     return out
-
-
-def _checked_key(key: Any) -> None:
-    if not isinstance(key, Key):
-        raise TypeError(f"key must be a fastinit.Key, not {type(key).__name__}; Key(seed) makes one")
-
-
-def fill_buffer(
-    buffer: Buffer,
-    initializer: Initializer | StructuredInitializer,
-    key: Key,
-    *,
-    global_shape: Sequence[SupportsIndex] | None = None,
-    offsets: Sequence[SupportsIndex] | None = None,
-    ranges: Sequence[Sequence[range]] | None = None,
-    start: SupportsIndex | None = None,
-    num_threads: int | None = None,
-    target: str | None = None,
-) -> None:
-    """:func:`fill` for memory given by its address, for adapters."""
-    _checked_key(key)
-    itemsize = buffer.dtype.itemsize
-    held = shards.held(buffer, global_shape, offsets, ranges, start)
-    if not buffer.is_contiguous and shards.overlaps_itself(buffer.shape, buffer.byte_strides, itemsize):
-        raise BufferError(f"the elements of out overlap: shape {buffer.shape}, strides {buffer.byte_strides} bytes")
-    how = _How(
-        _num_threads(num_threads), target, targets.current_index() if target is None else targets.index_of(target)
-    )
-    for task in list(_tasks(buffer, initializer, key, held, how)):  # all of them are checked before one of them writes
-        task()
 
 
 class _How(NamedTuple):
@@ -217,84 +170,89 @@ class _How(NamedTuple):
     target_index: int
 
 
-def _tasks(
-    buffer: Buffer, initializer: Initializer | StructuredInitializer, key: Key, held: shards.Held, how: _How
-) -> Iterator[Callable[[], None]]:
-    """Checks an initializer against a tensor, and yields what is left to do."""
-    if isinstance(initializer, Initializer):
-        sampling = plan(initializer, held.shape, buffer.dtype.name)
-        if buffer.size:
-            yield partial(_fill_elements, buffer, sampling, key, held, how)
-    elif isinstance(initializer, StructuredInitializer):
-        if held.shape is None:
-            raise ValueError(f"{initializer!r} depends on the shape of the whole tensor: pass global_shape with start")
-        initializer.check(held.shape)
-        if not buffer.size:
-            return
-        parts = initializer.parts(held.shape) if held.start is None or buffer.is_contiguous else None
-        if parts is None:
-            gain, largest = getattr(initializer, "gain", 0.0), DTYPES[_working(buffer)].max
-            if abs(gain) > largest:
-                raise ValueError(
-                    f"the gain of {initializer!r} is beyond the largest finite {_working(buffer)} {largest:.6g}"
-                )
-            yield partial(_fill_structured, buffer, initializer, key, held, how)
-            return
-        for part in parts:
-            yield from _part_tasks(buffer, part, key, held, how)
+def fill_buffer(
+    buffer: Buffer,
+    initializer: Initializer,
+    key: Key,
+    shard: Shard,
+    *,
+    num_threads: SupportsIndex | None = None,
+    target: str | None = None,
+) -> None:
+    """:func:`fill` for adapters: memory given by its address, and the shard that it holds."""
+    checked_key(key)
+    check_fill(buffer, initializer, shard)
+    index = targets.current_index() if target is None else targets.index_of(target)
+    how = _How(_threads(num_threads), target, index)
+    if buffer.size:
+        _fill(buffer, initializer, key, shard, how)
+
+
+def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
+    """Raises what filling a buffer would raise, before a byte is written."""
+    shards.check_distinct(buffer)
+    checked_initializer(initializer)
+    if shard.shape is not None:
+        initializer.check(shard.shape, buffer.dtype.name)
+    elif isinstance(initializer, ElementwiseInitializer):
+        initializer.check(None, buffer.dtype.name)
     else:
-        raise TypeError(f"initializer must be an Initializer such as fastinit.he_normal(), not {initializer!r}")
+        raise ValueError(f"{initializer!r} depends on the shape of the whole tensor: pass global_shape with start")
 
 
-def _part_tasks(buffer: Buffer, part: Part, key: Key, held: shards.Held, how: _How) -> Iterator[Callable[[], None]]:
-    """The tasks of the elements of a part that the buffer holds."""
+def _fill(buffer: Buffer, initializer: Initializer, key: Key, shard: Shard, how: _How) -> None:
+    """Fills a buffer that has passed the check."""
+    if isinstance(initializer, ElementwiseInitializer):
+        _fill_elements(buffer, plan(initializer, shard.shape, buffer.dtype.name), key, shard, how)
+        return
+    assert isinstance(initializer, StructuredInitializer) and shard.shape is not None
+    parts = initializer.parts(shard.shape)
+    if parts is None:
+        _fill_structured(buffer, initializer, key, shard, how)
+    elif shard.start is None or buffer.is_contiguous:
+        for part in parts:
+            _fill_part(buffer, part, key, shard, how)
+    else:  # a flat range has boxes only in consecutive memory
+        memory = new_memory(buffer.shape, buffer.dtype)
+        _fill(buffer_of(memory, buffer.dtype), initializer, key, shard, how)
+        np.copyto(buffer.array(memory.dtype), memory)
+
+
+def _fill_part(buffer: Buffer, part: Part, key: Key, shard: Shard, how: _How) -> None:
+    """The elements of a part that the buffer holds."""
     own = key if part.key_data is None else key.fold_in(part.key_data)
-    for piece, box in shards.clipped(buffer, held, part.offsets, part.shape):
-        inside = shards.Held(part.shape, tuple((indices,) for indices in box), None)
-        yield from _tasks(piece, part.initializer, own, inside, how)
+    for piece, box in shards.clipped(buffer, shard, part.offsets, part.shape):
+        _fill(piece, part.initializer, own, Shard(part.shape, tuple((indices,) for indices in box)), how)
 
 
-def _fill_elements(buffer: Buffer, sampling: _core.Sampling, key: Key, held: shards.Held, how: _How) -> None:
+def _fill_elements(buffer: Buffer, sampling: _core.Sampling, key: Key, shard: Shard, how: _How) -> None:
     itemsize = buffer.dtype.itemsize
     if buffer.size * itemsize >= HUGE and buffer.is_dense:
         _core.advise_huge_pages(buffer.address, buffer.size * itemsize)
-    for offset, lattice in shards.lattices(buffer, held):
+    for offset, lattice in shards.lattices(buffer, shard):
         _run(sampling, key.words, buffer.address + offset, lattice, itemsize, how.num_threads, how.target_index)
 
 
-def _working(buffer: Buffer) -> str:
-    """The dtype that structured tensors of a dtype are computed in."""
-    return "float64" if buffer.dtype.name == "float64" else "float32"
-
-
-def _fill_structured(
-    buffer: Buffer, initializer: StructuredInitializer, key: Key, held: shards.Held, how: _How
-) -> None:
+def _fill_structured(buffer: Buffer, initializer: StructuredInitializer, key: Key, shard: Shard, how: _How) -> None:
     """A structured tensor is computed whole, in float32 or float64, and its local part copied out."""
-    assert held.shape is not None
-    work, dtype = np.dtype(_working(buffer)), buffer.dtype
-    if buffer.shape == held.shape and dtype.name == work.name and buffer.is_contiguous:
+    assert shard.shape is not None
+    work, dtype = np.dtype(buffer.dtype.working), buffer.dtype
+    if buffer.shape == shard.shape and dtype.name == work.name and buffer.is_contiguous:
         out = buffer.array(work)
         if out.flags.aligned:
             initializer.write(out, key, how.num_threads, how.target)
             return
-    whole = np.empty(held.shape, work)
+    whole = np.empty(shard.shape, work)
     initializer.write(whole, key, how.num_threads, how.target)
     local = np.empty(buffer.shape, work)
-    source = Buffer(
-        _core.address(local), buffer.shape, row_major_strides(buffer.shape, work.itemsize), DTYPES[work.name]
-    )
-    for offset, lattice in shards.lattices(source, held):
-        strides = tuple(stride * work.itemsize for stride in lattice.index_strides)
-        values = np.lib.stride_tricks.as_strided(whole.reshape(-1)[lattice.start :], lattice.extents, strides)
+    strides = row_major_strides(buffer.shape, work.itemsize)
+    source = Buffer(_core.address(local), buffer.shape, strides, DTYPES[work.name])
+    for offset, lattice in shards.lattices(source, shard):
+        steps = tuple(stride * work.itemsize for stride in lattice.index_strides)
+        values = np.lib.stride_tricks.as_strided(whole.reshape(-1)[lattice.start :], lattice.extents, steps)
         np.copyto(_core.array_at(source.address + offset, lattice.extents, lattice.byte_strides, work.num), values)
-    if dtype.name not in ("float32", "float64"):
-        largest = float(np.abs(local).max())
-        if largest > dtype.max:
-            raise ValueError(
-                f"{initializer!r} has the value {largest:.6g}, beyond the largest finite {dtype.name} {dtype.max:.6g}"
-            )
-        narrow = np.empty(local.shape, f"u{dtype.itemsize}")
+    if dtype.name != work.name:
+        narrow = np.empty(local.shape, dtype.raw)
         _core.narrow(_core.address(local), local.size, dtype.tag, _core.address(narrow))
         local = narrow
     np.copyto(buffer.array(local.dtype), local)
@@ -316,9 +274,9 @@ def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: 
     -----
     J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11.
     """
-    _checked_key(key)
+    checked_key(key)
     first, size = integer("start", start), integer("count", count)
-    threads = _num_threads(num_threads)
+    threads = _threads(num_threads)
     if first < 0 or size < 0 or first + size > shards.LARGEST_INDEX:
         raise ValueError(f"words [{first}, {first + size}) are not within [0, 2**63)")
     out = np.empty(size, np.uint32)  # NumPy asks for huge pages itself
@@ -334,7 +292,7 @@ _WORDS = _core.Sampling(kind=_core.WORDS, dtype=_core.UINT32)
 def sample(
     key: Key,
     index: SupportsIndex,
-    initializer: Initializer,
+    initializer: ElementwiseInitializer,
     *,
     shape: Sequence[SupportsIndex] | None = None,
     dtype: Any = "float32",
@@ -349,9 +307,9 @@ def sample(
         As :func:`fill`; structured initializers have no elements of their own.
     """
     found = dtype_named(dtype)
-    if not isinstance(initializer, Initializer):
+    if not isinstance(initializer, ElementwiseInitializer):
         raise TypeError(f"sample needs an elementwise initializer, and {initializer!r} is none")
     whole = None if shape is None else checked_shape(shape)
-    bits = np.empty(1, f"u{found.itemsize}")
+    bits = np.empty(1, found.raw)
     fill(bits, initializer, key, start=integer("index", index), global_shape=whole, dtype=found.name, num_threads=1)
     return found.value(int(bits[0]))

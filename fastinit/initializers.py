@@ -1,7 +1,7 @@
-"""Elementwise initializers: what to draw, as a function of the tensor's shape alone.
+"""Initializers: the two kinds, and the elementwise ones.
 
-An initializer is a value. It draws nothing: it turns a shape into a :class:`~fastinit.sampling.Sampling`, and
-:func:`fastinit.fill` turns that into bytes.
+An initializer is a value. It draws nothing: an elementwise one turns a shape into a
+:class:`~fastinit.sampling.Sampling`, and :func:`fastinit.fill` turns that into bytes.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from fastinit import truncation
+from fastinit import _core, truncation
 from fastinit.checks import any_number, finite_number, integer, integers
+from fastinit.dtypes import DTYPES
 from fastinit.keys import Key
 from fastinit.layouts import Axes, Fans, fans
-from fastinit.sampling import Sampling
+from fastinit.sampling import Sampling, compiled
 
 __all__ = [
     "Constant",
+    "ElementwiseInitializer",
     "Initializer",
+    "Moments",
     "Normal",
     "Ones",
     "Part",
@@ -33,6 +37,9 @@ __all__ = [
     "Uniform",
     "VarianceScaling",
     "Zeros",
+    "checked_initializer",
+    "expected_std",
+    "plan",
 ]
 
 MODES: Final = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
@@ -46,17 +53,79 @@ def _std(value: float, what: str = "std") -> float:
     return number
 
 
+class Moments(NamedTuple):
+    """The mean and the standard deviation of all values of a tensor together."""
+
+    mean: float
+    std: float
+
+
 class Initializer:
-    """An elementwise initializer. Equal ones are interchangeable, and all can be hashed, compared and pickled."""
+    """What a tensor is filled with: a value that draws nothing, and that can be hashed, compared and pickled.
+
+    There are two kinds: an :class:`ElementwiseInitializer` says what each element is drawn from, and a
+    :class:`StructuredInitializer` makes a tensor whose elements depend on each other. Equal ones are interchangeable.
+    """
+
+    __slots__ = ()
+
+    def check(self, shape: tuple[int, ...], dtype: str = "float32") -> None:
+        """Raises ValueError if a tensor of this (global) shape and dtype cannot be filled. Nothing is drawn."""
+        raise NotImplementedError
+
+    def moments(self, shape: tuple[int, ...]) -> Moments | None:
+        """The moments that the values of a tensor are expected to have; None where no formula says.
+
+        Raises ValueError if the shape does not fit.
+        """
+        raise NotImplementedError
+
+    def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
+        """A magnitude, in [0, inf], that no value goes beyond before it is rounded to the dtype.
+
+        Raises ValueError if the shape does not fit.
+        """
+        raise NotImplementedError
+
+
+class ElementwiseInitializer(Initializer):
+    """An initializer whose elements are independent draws from one distribution. Subclasses say which: `sampling`."""
 
     __slots__ = ()
 
     def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
-        """What each element of a tensor of this shape is drawn from.
+        """The distribution that each element of a tensor of this shape is drawn from.
 
         `shape` may be None, of a tensor known only by a flat range of its elements, where the initializer ignores it.
         """
         raise NotImplementedError
+
+    def check(self, shape: tuple[int, ...] | None, dtype: str = "float32") -> None:
+        plan(self, shape, dtype)
+
+    def moments(self, shape: tuple[int, ...]) -> Moments:
+        sampling = self.sampling(shape)
+        return Moments(sampling.expected_mean, sampling.expected_std)
+
+    def reach(self, shape: tuple[int, ...] | None, dtype: str = "float32") -> float:
+        return self.sampling(shape).reach(dtype)
+
+
+@lru_cache(maxsize=4096)
+def plan(initializer: ElementwiseInitializer, shape: tuple[int, ...] | None, dtype: str) -> _core.Sampling:
+    """The numbers that the kernels take for a tensor of this shape and dtype: made once.
+
+    Raises
+    ------
+    ValueError
+        If the shape does not fit, or the dtype cannot hold what would be drawn.
+    """
+    # parameters must not depend on the caller's rounding mode either
+    environment = _core.enter_environment()
+    try:
+        return compiled(initializer.sampling(shape), dtype)
+    finally:
+        _core.leave_environment(environment)
 
 
 class Part(NamedTuple):
@@ -64,19 +133,32 @@ class Part(NamedTuple):
 
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
-    initializer: Initializer | StructuredInitializer
+    initializer: Initializer
     key_data: int | str | bytes | None
     """What is folded into the tensor's key; None for the key itself."""
 
 
-class StructuredInitializer:
-    """An initializer of a whole tensor, whose elements depend on each other; see :mod:`fastinit.structured`."""
+class StructuredInitializer(Initializer):
+    """An initializer of a whole tensor, whose elements depend on each other; see :mod:`fastinit.structured`.
+
+    Subclasses say which shapes they take (`check_shape`), how far their values reach, and write the tensor.
+    """
 
     __slots__ = ()
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError if a tensor of this shape cannot be initialized so."""
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError if a tensor of this shape cannot be initialized so, in any dtype."""
         raise NotImplementedError
+
+    def check(self, shape: tuple[int, ...], dtype: str = "float32") -> None:
+        self.check_shape(shape)
+        reach, largest = self.reach(shape, dtype), DTYPES[dtype].max
+        if not reach <= largest:
+            raise ValueError(f"{self!r} reaches {reach:.6g}, beyond the largest finite {dtype} value {largest:.6g}")
+
+    def moments(self, shape: tuple[int, ...]) -> Moments | None:
+        self.check_shape(shape)
+        return None
 
     def parts(self, shape: tuple[int, ...]) -> Sequence[Part] | None:
         """The parts that make up the tensor, painted one over the other; None if it can only be made whole."""
@@ -87,8 +169,27 @@ class StructuredInitializer:
         raise NotImplementedError
 
 
+def checked_initializer(value: Any, what: str = "initializer") -> Initializer:
+    """An initializer. Raises TypeError for anything else, a class of one or a function that makes one among them."""
+    if not isinstance(value, Initializer):
+        raise TypeError(f"{what} must be an Initializer such as fastinit.he_normal(), not {value!r}")
+    return value
+
+
+def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | None:
+    """The standard deviation that all values of a tensor together are expected to have; None where no formula says.
+
+    Raises
+    ------
+    ValueError
+        If a tensor of this shape cannot be initialized so.
+    """
+    found = checked_initializer(initializer).moments(shape)
+    return None if found is None else found.std
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Constant(Initializer):
+class Constant(ElementwiseInitializer):
     """Every element is `value`, rounded to the dtype; infinities, NaN and -0.0 where the dtype has them.
 
     Raises
@@ -129,7 +230,7 @@ def Ones() -> Constant:
 
 
 @dataclass(frozen=True, slots=True)
-class Uniform(Initializer):
+class Uniform(ElementwiseInitializer):
     """The uniform distribution.
 
     Parameters
@@ -164,7 +265,7 @@ class Uniform(Initializer):
 
 
 @dataclass(frozen=True, slots=True)
-class Normal(Initializer):
+class Normal(ElementwiseInitializer):
     """The normal distribution, untruncated.
 
     Parameters
@@ -194,7 +295,7 @@ class Normal(Initializer):
 
 
 @dataclass(frozen=True, slots=True)
-class TruncatedNormal(Initializer):
+class TruncatedNormal(ElementwiseInitializer):
     """The normal distribution cut to an interval, by its inverse distribution function: one draw per element.
 
     Parameters
@@ -289,7 +390,7 @@ def _parent_std(mean: float, std: float, low: float, high: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class VarianceScaling(Initializer):
+class VarianceScaling(ElementwiseInitializer):
     """Scales the variance by the fans, so that a signal keeps its size from layer to layer: Var(W) = scale / fan.
 
     Parameters

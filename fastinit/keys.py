@@ -7,12 +7,13 @@ they have no state, and deriving one from another leaves both as they were.
 from __future__ import annotations
 
 import hashlib
-import operator
 import struct
 from collections.abc import Callable
-from typing import Final, SupportsIndex
+from typing import Any, Final, SupportsIndex
 
-__all__ = ["Key", "canonical_name"]
+from fastinit.checks import at_least, integer
+
+__all__ = ["Key", "canonical_name", "checked_key"]
 
 KeyData = SupportsIndex | str | bytes
 
@@ -42,18 +43,12 @@ def _encode(data: KeyData, what: str) -> bytes:
         return b"s" + data.encode("utf-8", "surrogatepass")
     if isinstance(data, (bytes, bytearray, memoryview)):
         return b"b" + bytes(data)
-    integer = _integer(data, f"{what} must be an int, a str or bytes")
+    try:
+        number = integer(what, data)
+    except TypeError:
+        raise TypeError(f"{what} must be an int, a str or bytes, not {type(data).__name__} ({data!r})") from None
     # two's complement, little-endian, with a byte for every eight bits and the sign's
-    return b"i" + integer.to_bytes(integer.bit_length() // 8 + 1, "little", signed=True)
-
-
-def _integer(value: object, expected: str) -> int:
-    if not isinstance(value, bool):
-        try:
-            return operator.index(value)  # type: ignore[arg-type]
-        except TypeError:
-            pass
-    raise TypeError(f"{expected}, not {type(value).__name__} ({value!r})")
+    return b"i" + number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
 
 
 def _digest(person: bytes, parent: bytes, data: bytes) -> bytes:
@@ -121,11 +116,28 @@ class Key:
         """
         words = []
         for name, value in (("k0", k0), ("k1", k1), ("c2", c2), ("c3", c3)):
-            word = value if type(value) is int else _integer(value, f"{name} must be an int")
+            word = integer(name, value)
             if not 0 <= word < 2**32:
                 raise ValueError(f"{name} must be in [0, 2**32), got {word}")
             words.append(word)
         return cls._of(WORDS.pack(*words))
+
+    @classmethod
+    def of(cls, value: Key | SupportsIndex) -> Key:
+        """A key as it is, or that of an integer seed: what functions take that accept either.
+
+        Raises
+        ------
+        TypeError
+            If `value` is neither.
+        """
+        if isinstance(value, Key):
+            return value
+        try:
+            return cls(integer("key", value))
+        except TypeError:
+            kind = type(value).__name__
+            raise TypeError(f"key must be a fastinit.Key or an int, not {kind} ({value!r})") from None
 
     def fold_in(self, data: KeyData) -> Key:
         """The key of `data` under this key: the way to name a layer, a parameter, an expert, a step.
@@ -143,9 +155,7 @@ class Key:
 
     def split(self, n: int = 2) -> tuple[Key, ...]:
         """`n` keys independent of each other and of every folded one. The first m of them do not depend on n."""
-        count = _integer(n, "the number of keys must be an int")
-        if count < 0:
-            raise ValueError(f"the number of keys must be at least 0, got {count}")
+        count = at_least(0, "n", n)
         parts = (i.to_bytes(8, "little") for i in range(count))
         return tuple(Key._of(_digest(b"fastinit v1 part", self._bytes, part)) for part in parts)
 
@@ -166,3 +176,10 @@ class Key:
 
     def __repr__(self) -> str:
         return "Key.from_words({:#010x}, {:#010x}, {:#010x}, {:#010x})".format(*self.words)
+
+
+def checked_key(key: Any) -> Key:
+    """A key. Raises TypeError for anything else, integer seeds among them."""
+    if not isinstance(key, Key):
+        raise TypeError(f"key must be a fastinit.Key, not {type(key).__name__}; Key(seed) makes one")
+    return key

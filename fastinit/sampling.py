@@ -13,11 +13,20 @@ from typing import Any, Final
 from fastinit import _core, truncation
 from fastinit.dtypes import DTYPES, DType
 
-__all__ = ["STREAM_VERSION", "Sampling", "compiled"]
+__all__ = ["KINDS", "STREAM_VERSION", "Sampling", "compiled"]
 
 STREAM_VERSION: Final = 1
 """The version of the definition of the values. The bytes of a version never change."""
 
+
+KINDS: Final = {
+    getattr(_core, name.upper()): name
+    for name in (
+        *("constant", "words", "uniform_symmetric", "uniform", "normal", "truncated_2", "truncated"),
+        *("uniform_symmetric_64", "uniform_64", "normal_64", "truncated_64", "truncated_tail_64"),
+    )
+}
+"""The name of each of the core's samplers, by its number in ``kernels/fastinit.h``."""
 
 # A window of the unit interval with fewer different arguments of the 32-bit sampler is drawn from 64 bits.
 FEWEST_ARGUMENTS = 2**23
@@ -74,6 +83,20 @@ class Sampling:
             return self.std * truncation.standard_deviation(self.low_sigma, self.high_sigma)
         return self.std
 
+    def reach(self, dtype: str) -> float:
+        """A magnitude, in [0, inf], that no draw for a dtype goes beyond before it is rounded."""
+        if self.distribution == "uniform":
+            return max(abs(self.low), abs(self.high))
+        if self.distribution == "constant" or self.std == 0.0:
+            return abs(self.mean)
+        if self.distribution == "normal" or (self.low_sigma == -math.inf and self.high_sigma == math.inf):
+            return abs(self.mean) + MAX_NORMAL[8 if dtype == "float64" else 4] * self.std
+        # A draw goes beyond the nearer bound, or the mean, by less than this many standard deviations.
+        farthest = MAX_NORMAL[8]
+        top = min(self.high, self.mean + math.hypot(max(self.low_sigma, 0.0), farthest) * self.std)
+        bottom = max(self.low, self.mean - math.hypot(max(-self.high_sigma, 0.0), farthest) * self.std)
+        return max(abs(top), abs(bottom))
+
 
 def _check_reach(reach: float, sampling: Sampling, dtype: DType, verb: str = "reaches") -> None:
     """Raises ValueError if `reach` is beyond the largest value of a dtype."""
@@ -98,7 +121,7 @@ def _interval(low: float, high: float, sampling: Sampling, dtype: DType) -> dict
 def _uniform(sampling: Sampling, dtype: DType) -> dict[str, Any]:
     low, high = sampling.low, sampling.high
     symmetric = low == -high
-    _check_reach(max(abs(low), abs(high)), sampling, dtype)
+    _check_reach(sampling.reach(dtype.name), sampling, dtype)
     # steps that float32 cannot hold in full are taken in float64
     double = dtype.name == "float64" or math.ldexp(high if symmetric else high - low, -24) < SMALLEST_NORMAL
     inside = _interval(dtype.above(low) if symmetric else dtype.ceil(low), dtype.below(high), sampling, dtype)
@@ -118,7 +141,7 @@ def _uniform(sampling: Sampling, dtype: DType) -> dict[str, Any]:
 
 def _normal(sampling: Sampling, dtype: DType) -> dict[str, Any]:
     double = dtype.name == "float64"
-    _check_reach(abs(sampling.mean) + MAX_NORMAL[8 if double else 4] * sampling.std, sampling, dtype)
+    _check_reach(sampling.reach(dtype.name), sampling, dtype)
     return {"kind": _core.NORMAL_64 if double else _core.NORMAL, "scale": sampling.std, "shift": sampling.mean}
 
 
@@ -139,11 +162,7 @@ def _truncated_normal(sampling: Sampling, dtype: DType) -> dict[str, Any]:
     low, high = sampling.low_sigma, sampling.high_sigma
     if low == -math.inf and high == math.inf:
         return _normal(sampling, dtype)
-    # A draw goes beyond the nearer bound, or the mean, by less than this many standard deviations.
-    farthest = MAX_NORMAL[8]
-    top = min(sampling.high, sampling.mean + math.hypot(max(low, 0.0), farthest) * sampling.std)
-    bottom = max(sampling.low, sampling.mean - math.hypot(max(-high, 0.0), farthest) * sampling.std)
-    _check_reach(max(abs(top), abs(bottom)), sampling, dtype)
+    _check_reach(sampling.reach(dtype.name), sampling, dtype)
     inside = _interval(dtype.ceil(sampling.low), dtype.floor(sampling.high), sampling, dtype)
     affine = {"scale": sampling.std, "shift": sampling.mean, **inside}
     near, far = (low, high) if low > 0 else (-high, -low)

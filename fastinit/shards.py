@@ -19,7 +19,7 @@ from typing import NamedTuple, SupportsIndex
 from fastinit.buffers import Buffer, row_major_strides
 from fastinit.checks import checked_shape, integer
 
-__all__ = ["Held", "Lattice", "Ranges", "boxes", "clipped", "held", "lattices", "overlaps_itself", "tiled"]
+__all__ = ["Lattice", "Ranges", "Shard", "boxes", "check_distinct", "clipped", "lattices", "tiled"]
 
 Ranges = tuple[tuple[range, ...], ...]
 Box = tuple[range, ...]
@@ -132,79 +132,89 @@ def checked_ranges(global_shape: tuple[int, ...], ranges: Sequence[Sequence[rang
     return tuple(tuple(piece for piece in pieces if piece) for pieces in ranges)
 
 
-class Held(NamedTuple):
-    """The elements of a tensor that a buffer holds: those of the ranges, or, of the flattened tensor, from start on."""
+class Shard(NamedTuple):
+    """The elements of a global tensor that a buffer holds: those of the ranges, or of the flattened tensor from start.
+
+    A shard is built once, where a caller says what a buffer holds (:meth:`of`), and travels as one value.
+    """
 
     shape: tuple[int, ...] | None
+    """The shape of the global tensor; None where a flat range says nothing of it."""
     ranges: Ranges | None
-    start: int | None
+    start: int | None = None
+
+    @classmethod
+    def whole(cls, shape: tuple[int, ...]) -> Shard:
+        """All elements of a tensor."""
+        return cls(shape, tuple((range(extent),) for extent in shape))
+
+    @classmethod
+    def of(
+        cls,
+        local_shape: tuple[int, ...],
+        global_shape: Sequence[SupportsIndex] | None = None,
+        offsets: Sequence[SupportsIndex] | None = None,
+        ranges: Sequence[Sequence[range]] | None = None,
+        start: SupportsIndex | None = None,
+    ) -> Shard:
+        """What a caller says that a buffer of `local_shape` holds, checked; the whole tensor unless told otherwise.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the arguments contradict each other or the local shape, or leave the tensor.
+        """
+        if sum(given is not None for given in (offsets, ranges, start)) > 1:
+            raise ValueError("a shard is given by offsets, by ranges or by start, not by more")
+        shape = None if global_shape is None else checked_shape(global_shape, "global_shape")
+        if start is not None:
+            first, size = integer("start", start), math.prod(local_shape)
+            whole = LARGEST_INDEX if shape is None else math.prod(shape)
+            if not 0 <= first <= first + size <= whole:
+                raise ValueError(
+                    f"elements [{first}, {first + size}) are not within [0, {whole}) of the flattened tensor"
+                )
+            found = cls(shape, None, first)
+        elif shape is None:
+            if offsets is not None or ranges is not None:
+                raise ValueError(f"{'ranges' if offsets is None else 'offsets'} need the global_shape that they lie in")
+            found = cls.whole(local_shape)
+        elif ranges is not None:
+            found = cls(shape, checked_ranges(shape, ranges, local_shape))
+        else:
+            begin = (0,) * len(shape) if offsets is None else checked_shape(offsets, "offsets")
+            found = cls(shape, slice_ranges(shape, begin, local_shape))
+        if found.shape is not None and math.prod(found.shape) > LARGEST_INDEX:
+            raise ValueError(f"a tensor of shape {found.shape} has more than 2**63 elements")
+        return found
 
 
-def held(
-    buffer: Buffer,
-    global_shape: Sequence[SupportsIndex] | None,
-    offsets: Sequence[SupportsIndex] | None,
-    ranges: Sequence[Sequence[range]] | None,
-    start: SupportsIndex | None,
-) -> Held:
-    """What the caller says that a buffer holds, checked; the whole tensor unless told otherwise.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the arguments contradict each other or the buffer, or leave the tensor.
-    """
-    if sum(given is not None for given in (offsets, ranges, start)) > 1:
-        raise ValueError("a shard is given by offsets, by ranges or by start, not by more")
-    shape = None if global_shape is None else checked_shape(global_shape, "global_shape")
-    if start is not None:
-        first = integer("start", start)
-        whole = LARGEST_INDEX if shape is None else math.prod(shape)
-        if not 0 <= first <= first + buffer.size <= whole:
-            raise ValueError(
-                f"elements [{first}, {first + buffer.size}) are not within [0, {whole}) of the flattened tensor"
-            )
-        found = Held(shape, None, first)
-    elif shape is None:
-        if offsets is not None or ranges is not None:
-            raise ValueError(f"{'ranges' if offsets is None else 'offsets'} need the global_shape that they lie in")
-        shape = buffer.shape
-        found = Held(shape, tuple((range(extent),) for extent in shape), None)
-    elif ranges is not None:
-        found = Held(shape, checked_ranges(shape, ranges, buffer.shape), None)
-    else:
-        begin = (0,) * len(shape) if offsets is None else checked_shape(offsets, "offsets")
-        found = Held(shape, slice_ranges(shape, begin, buffer.shape), None)
-    if shape is not None and math.prod(shape) > LARGEST_INDEX:
-        raise ValueError(f"a tensor of shape {shape} has more than 2**63 elements")
-    return found
-
-
-def lattices(buffer: Buffer, held: Held) -> Iterator[tuple[int, Lattice]]:
+def lattices(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
     """What to fill: lattices of elements, and where in the buffer each begins, in bytes."""
-    if held.start is not None:
-        yield 0, flat_lattice(held.start, buffer.shape, buffer.byte_strides, buffer.dtype.itemsize)
+    if shard.start is not None:
+        yield 0, flat_lattice(shard.start, buffer.shape, buffer.byte_strides, buffer.dtype.itemsize)
         return
-    assert held.shape is not None
-    for piece, box in boxes(buffer, held):
-        yield piece.address - buffer.address, box_lattice(held.shape, box, piece.byte_strides, buffer.dtype.itemsize)
+    assert shard.shape is not None
+    for piece, box in boxes(buffer, shard):
+        yield piece.address - buffer.address, box_lattice(shard.shape, box, piece.byte_strides, buffer.dtype.itemsize)
 
 
-def boxes(buffer: Buffer, held: Held) -> Iterator[tuple[Buffer, Box]]:
+def boxes(buffer: Buffer, shard: Shard) -> Iterator[tuple[Buffer, Box]]:
     """Each box of the elements that a buffer holds, and the piece of the buffer that holds it."""
-    if held.ranges is not None:
+    if shard.ranges is not None:
         placed = [
-            list(zip(itertools.accumulate(map(len, pieces), initial=0), pieces, strict=False)) for pieces in held.ranges
+            list(zip(itertools.accumulate(map(len, pieces), initial=0), pieces, strict=False))
+            for pieces in shard.ranges
         ]
         for chosen in itertools.product(*placed):
             box = tuple(indices for _, indices in chosen)
             begin = sum(first * stride for (first, _), stride in zip(chosen, buffer.byte_strides, strict=True))
             yield Buffer(buffer.address + begin, tuple(map(len, box)), buffer.byte_strides, buffer.dtype), box
         return
-    assert held.shape is not None and held.start is not None
-    for first, box in flat_boxes(held.shape, held.start, held.start + buffer.size):
+    assert shard.shape is not None and shard.start is not None
+    for first, box in flat_boxes(shard.shape, shard.start, shard.start + buffer.size):
         shape, itemsize = tuple(map(len, box)), buffer.dtype.itemsize
-        address = buffer.address + (first - held.start) * itemsize
+        address = buffer.address + (first - shard.start) * itemsize
         yield Buffer(address, shape, row_major_strides(shape, itemsize), buffer.dtype), box
 
 
@@ -233,10 +243,10 @@ def flat_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[
 
 
 def clipped(
-    buffer: Buffer, held: Held, offsets: tuple[int, ...], shape: tuple[int, ...]
+    buffer: Buffer, shard: Shard, offsets: tuple[int, ...], shape: tuple[int, ...]
 ) -> Iterator[tuple[Buffer, Box]]:
     """The boxes of :func:`boxes` within the box of `shape` at `offsets`, counted from there."""
-    for piece, box in boxes(buffer, held):
+    for piece, box in boxes(buffer, shard):
         address, inside = piece.address, []
         for indices, offset, extent, stride in zip(box, offsets, shape, piece.byte_strides, strict=True):
             skipped, kept = _overlap(indices, offset, offset + extent)
@@ -289,13 +299,14 @@ def tiled(lattice: Lattice, itemsize: int) -> list[tuple[int, Lattice]]:
     return pieces
 
 
-def overlaps_itself(shape: tuple[int, ...], byte_strides: tuple[int, ...], itemsize: int) -> bool:
-    """Whether two elements may share memory: strides that do not step over all smaller ones."""
-    reach = itemsize
+def check_distinct(buffer: Buffer) -> None:
+    """Raises BufferError if two elements of a buffer may share memory: a stride that steps over too little."""
+    if buffer.is_contiguous:
+        return
+    reach = buffer.dtype.itemsize
     for stride, extent in sorted(
-        (abs(stride), extent) for extent, stride in zip(shape, byte_strides, strict=True) if extent > 1
+        (abs(stride), extent) for extent, stride in zip(buffer.shape, buffer.byte_strides, strict=True) if extent > 1
     ):
         if stride < reach:
-            return True
+            raise BufferError(f"the elements of out overlap: shape {buffer.shape}, strides {buffer.byte_strides} bytes")
         reach = stride * (extent - 1) + reach
-    return False

@@ -13,8 +13,9 @@ from fractions import Fraction
 import numpy as np
 
 from fastinit.checks import at_least, finite_number, integer
+from fastinit.dtypes import DTYPES
 from fastinit.filling import fill, words
-from fastinit.initializers import Initializer, Normal, StructuredInitializer
+from fastinit.initializers import Initializer, Moments, Normal, StructuredInitializer, checked_initializer
 from fastinit.keys import Key
 from fastinit.layouts import Axes, axis_roles
 from fastinit.orthogonal import write_orthogonal
@@ -52,9 +53,12 @@ class Identity(StructuredInitializer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 2:
             raise ValueError(f"an identity needs 2 axes, got shape {shape}")
+
+    def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
+        return abs(self.gain)
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         out[...] = 0.0
@@ -91,12 +95,15 @@ class Dirac(StructuredInitializer):
         object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
         _check_layout(self.layout)
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
         if not 3 <= len(shape) <= 5:
             raise ValueError(f"a dirac needs the 3 to 5 axes of a convolution, got shape {shape}")
         output = shape[_output_input_spatial(shape, self.layout, "a dirac")[0]]
         if output % self.groups:
             raise ValueError(f"{self.groups} groups do not divide the {output} output channels of shape {shape}")
+
+    def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
+        return abs(self.gain)
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         out[...] = 0.0
@@ -139,11 +146,22 @@ class Orthogonal(StructuredInitializer):
         object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
         object.__setattr__(self, "column_axis", integer("column_axis", self.column_axis))
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
         if len(shape) < 2:
             raise ValueError(f"an orthogonal matrix needs at least 2 axes, got shape {shape}")
         if not -len(shape) <= self.column_axis < len(shape):
             raise ValueError(f"column_axis {self.column_axis} is no axis of shape {shape}")
+
+    def moments(self, shape: tuple[int, ...]) -> Moments | None:
+        self.check_shape(shape)
+        size, columns = math.prod(shape), shape[self.column_axis]
+        if not size:
+            return None
+        # unit vectors, as many as the shorter side has
+        return Moments(0.0, abs(self.gain) * math.sqrt(min(columns, size // columns) / size))
+
+    def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
+        return abs(self.gain)
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         axis = self.column_axis % out.ndim
@@ -185,7 +203,7 @@ class DeltaOrthogonal(StructuredInitializer):
         object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
         _check_layout(self.layout)
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
         if not 3 <= len(shape) <= 5:
             raise ValueError(f"a delta-orthogonal kernel needs the 3 to 5 axes of a convolution, got shape {shape}")
         output, input_, *_ = _output_input_spatial(shape, self.layout, "a delta-orthogonal kernel")
@@ -194,6 +212,9 @@ class DeltaOrthogonal(StructuredInitializer):
                 f"a delta-orthogonal kernel needs at least as many output as input channels, got {shape[output]} < "
                 f"{shape[input_]} in shape {shape}"
             )
+
+    def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
+        return abs(self.gain)
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         out[...] = 0.0
@@ -256,9 +277,12 @@ class Sparse(StructuredInitializer):
     def __hash__(self) -> int:
         return hash((self._share(), self.std, self.axis))
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 2:
             raise ValueError(f"a sparse matrix needs 2 axes, got shape {shape}")
+
+    def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
+        return Normal(0.0, self.std).reach(shape, dtype)
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         fill(out, Normal(0.0, self.std), key, num_threads=num_threads, target=target)
@@ -279,7 +303,7 @@ class ICNR(StructuredInitializer):
 
     Parameters
     ----------
-    initializer : Initializer or StructuredInitializer
+    initializer : Initializer
         Of the kernel before it is repeated, whose shape has O / factor^d output channels, for d spatial axes.
     factor : int
         By how much each spatial axis grows.
@@ -299,31 +323,36 @@ class ICNR(StructuredInitializer):
     A. Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017.
     """
 
-    initializer: Initializer | StructuredInitializer
+    initializer: Initializer
     factor: int = 2
     layout: str | Axes = "...IO"
     order: str = "channel"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.initializer, (Initializer, StructuredInitializer)):
-            raise TypeError(f"initializer must be an Initializer, not {self.initializer!r}")
+        checked_initializer(self.initializer)
         object.__setattr__(self, "factor", at_least(1, "factor", self.factor))
         _check_layout(self.layout)
         if self.order not in ("channel", "subpixel"):
             raise ValueError(f"order must be 'channel' or 'subpixel', got {self.order!r}")
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
         if not 3 <= len(shape) <= 5:
             raise ValueError(f"ICNR needs the 3 to 5 axes of a convolution, got shape {shape}")
         output = shape[_output_input_spatial(shape, self.layout, "ICNR")[0]]
         copies = self.factor ** (len(shape) - 2)
         if output % copies:
             raise ValueError(f"{copies} sub-pixels do not divide the {output} output channels of shape {shape}")
-        kernel = self._kernel_shape(shape)
-        if isinstance(self.initializer, StructuredInitializer):
-            self.initializer.check(kernel)
-        else:
-            self.initializer.sampling(kernel)
+
+    def check(self, shape: tuple[int, ...], dtype: str = "float32") -> None:
+        StructuredInitializer.check(self, shape, dtype)
+        self.initializer.check(self._kernel_shape(shape), DTYPES[dtype].working)
+
+    def moments(self, shape: tuple[int, ...]) -> Moments | None:
+        self.check_shape(shape)
+        return self.initializer.moments(self._kernel_shape(shape))
+
+    def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
+        return self.initializer.reach(self._kernel_shape(shape), DTYPES[dtype].working)
 
     def _kernel_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         output = _output_input_spatial(shape, self.layout, "ICNR")[0]
@@ -362,10 +391,13 @@ class ZerO(StructuredInitializer):
     def __post_init__(self) -> None:
         _check_layout(self.layout)
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
         if not 2 <= len(shape) <= 5:
             raise ValueError(f"ZerO needs 2 to 5 axes, got shape {shape}")
         _output_input_spatial(shape, self.layout, "ZerO")
+
+    def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
+        return 1.0
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         out[...] = 0.0

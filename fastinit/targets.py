@@ -101,8 +101,9 @@ def digest(name: str, sampler: str) -> str:
     sampling = _core.Sampling(
         kind=getattr(_core, sampler), dtype=dtype, scale=0.75, shift=0.25, first=first, count=count
     )
-    region = _core.Region(_core.address(array), VERIFIED_START, (VERIFIED,), (1,), (array.itemsize,))
-    _core.fill(index_of(name), sampling, VERIFIED_WORDS, region, 0, VERIFIED)
+    _core.fill_run(
+        index_of(name), sampling, VERIFIED_WORDS, _core.address(array), VERIFIED_START, VERIFIED, array.itemsize
+    )
     little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return hashlib.blake2b(little_endian.tobytes(), digest_size=8).hexdigest()
 

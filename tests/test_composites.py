@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import fastinit
 from fastinit import Blocks, Key, Normal, Orthogonal, Uniform, ZeroRow, Zeros, fill, glorot_uniform, he_normal
+from fastinit.dtypes import DTYPES
 
 KEY = Key("composites")
 
@@ -193,3 +194,55 @@ def test_nothing_is_written_where_a_part_fails(initializer, shape, message):
     with pytest.raises(ValueError, match=message):
         fill(out, initializer, KEY)
     assert (out == 7.0).all()
+
+
+def structured(size):
+    """Every structured class with values up to `size`, each with a shape that it takes."""
+    kernel = (4, 4, 3)  # out, in, spatial
+    return {
+        "Identity": (fastinit.Identity(size), (4, 6)),
+        "Dirac": (fastinit.Dirac(gain=size, layout="OI..."), kernel),
+        "Orthogonal": (Orthogonal(-size), (4, 6)),
+        "DeltaOrthogonal": (fastinit.DeltaOrthogonal(size, "OI..."), kernel),
+        "Sparse": (fastinit.Sparse(0.5, size / 4), (4, 6)),
+        "ICNR": (fastinit.ICNR(fastinit.Constant(-size), 2, "OI..."), kernel),
+        "Blocks": (Blocks(fastinit.Identity(size), 2), (4, 6)),
+        "ZeroRow": (ZeroRow(Normal(size), 0), (4, 6)),
+    }
+
+
+def test_every_structured_class_is_tried():
+    kinds = {name for name in fastinit.__all__ if isinstance(getattr(fastinit, name), type)}
+    kinds = {name for name in kinds if issubclass(getattr(fastinit, name), fastinit.StructuredInitializer)}
+    assert set(structured(1.0)) == kinds - {"StructuredInitializer", "Composite", "ZerO"}  # ZerO reaches 1
+
+
+@pytest.mark.parametrize("name", structured(1.0))
+def test_a_second_part_beyond_the_dtype_leaves_the_first_unwritten(name, dtype, storage):
+    largest = DTYPES[dtype].max
+    fits, shape = structured(largest / 16)[name]
+    twice = (2 * shape[0], *shape[1:])
+    fill(np.zeros(twice, storage(dtype)), Blocks((Normal(), fits)), KEY, dtype=dtype)
+    if dtype == "float64":
+        pytest.skip("no finite parameter of these lies beyond float64")
+    too_large, _ = structured(2 * largest)[name]
+    out = np.full(twice, 7, storage(dtype))
+    with pytest.raises(ValueError, match=r"beyond the largest finite|has no finite"):
+        fill(out, Blocks((Normal(), too_large)), KEY, dtype=dtype)
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize("name", structured(1.0))
+def test_no_value_goes_beyond_the_reach(name, dtype):
+    initializer, shape = structured(1.0)[name]
+    out = fill(np.zeros(shape, DTYPES[dtype].raw), initializer, KEY, dtype=dtype).ravel()
+    largest = max(abs(DTYPES[dtype].value(int(bits))) for bits in out)
+    assert 0 < largest <= initializer.reach(shape, dtype) * (1 + 2 ** -DTYPES[dtype].fraction)
+
+
+def test_a_flat_range_in_strided_memory_is_rounded_once():
+    # the parts are drawn in the dtype itself, not narrowed from float32, whose rounding may reach an excluded end
+    initializer = Blocks(Uniform(0.0, 1.0), 2)
+    wanted = fill(np.zeros((64, 64), np.float16), initializer, KEY).ravel()[100:2148]
+    out = fill(np.zeros((2048, 2), np.float16)[:, 0], initializer, KEY, global_shape=(64, 64), start=100)
+    assert (out == wanted).all() and out.max() < 1

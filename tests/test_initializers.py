@@ -356,7 +356,7 @@ def test_an_initializer_ignores_what_it_does_not_need():
 
 
 def test_a_class_of_ones_own_is_an_initializer():
-    class Halves(fastinit.Initializer):
+    class Halves(fastinit.ElementwiseInitializer):
         def sampling(self, shape=None):
             return fastinit.Sampling("normal", std=0.5)
 

@@ -116,9 +116,8 @@ def questions(all_samplers):
         numbers = p["kind"], p["dtype"], size, int(p["clamped"]), *affine, *own, *KEY, start, length, offset
         out = np.zeros(length, f"u{size}")
         if length:
-            _core.fill(
-                index, sampling, KEY, _core.Region(_core.address(out), start, (length,), (1,), (size,)), 0, length
-            )
+            region = _core.Region(_core.address(out), start, (length,), (1,), (size,))
+            _core.Fill(index, sampling, KEY, region).run(0, length)
         yield " ".join(["fill", *map(str, numbers)]), out
     for m, n in MATRICES:
         for name in ("float32", "float64"):

@@ -29,7 +29,7 @@ def block(target, counter, key):
     out = np.zeros(4, np.uint32)
     number = c0 | c1 << 32
     region = _core.Region(_core.address(out), number * 4 % 2**64, (4,), (1,), (4,))
-    _core.fill(targets.index_of(target), SAMPLING, (*key, c2, c3), region, 0, 4)
+    _core.Fill(targets.index_of(target), SAMPLING, (*key, c2, c3), region).run(0, 4)
     return tuple(out.tolist())
 
 

@@ -92,12 +92,8 @@ def test_a_config_gives_the_initializer_back(initializer):
 
 def test_every_class_of_the_library_has_a_config():
     names = {name for name in fastinit.__all__ if isinstance(getattr(fastinit, name), type)}
-    bases = {"Initializer", "StructuredInitializer", "Composite"}
-    kinds = {
-        name
-        for name in names - bases
-        if issubclass(getattr(fastinit, name), (fastinit.Initializer, fastinit.StructuredInitializer))
-    }
+    bases = {"Initializer", "ElementwiseInitializer", "StructuredInitializer", "Composite"}
+    kinds = {name for name in names - bases if issubclass(getattr(fastinit, name), fastinit.Initializer)}
     assert set(CLASSES) == kinds | {"Axes", "Fans"}
     assert kinds == {type(initializer).__name__ for initializer in INITIALIZERS}
 

@@ -40,7 +40,7 @@ class Guarded:
         self.memory[:used] = self.clean[:used]
         first = GUARD + offset
         region = _core.Region(self.address + first, start, (bits.size,), (1,), (self.itemsize,), streamed)
-        _core.fill(number, sampling, KEY, region, 0, bits.size)
+        _core.Fill(number, sampling, KEY, region).run(0, bits.size)
         wanted = self.clean[:used].copy()
         wanted[first : first + bits.nbytes] = bits.view(np.uint8)
         if self.memory[:used].tobytes() == wanted.tobytes():
@@ -110,9 +110,15 @@ def test_the_check_sees_a_wrong_byte(all_samplers, bits_of):
 def test_a_write_past_the_end_is_seen(all_samplers, bits_of, monkeypatch):
     sampling = all_samplers["normal-float32"]
     bits = bits_of(sampling, 0, 101)
-    real = _core.fill
-    monkeypatch.setattr(_core, "fill", lambda *call: real(*call[:3], _core.Region(
-        Guarded.last + GUARD, 0, (101,), (1,), (4,)), 0, 101))  # fmt: skip
+
+    class TooFar(_core.Fill):
+        def __init__(self, number, sampling, key, region):
+            super().__init__(number, sampling, key, _core.Region(Guarded.last + GUARD, 0, (101,), (1,), (4,)))
+
+        def run(self, position, count):
+            super().run(position, count + 1)
+
+    monkeypatch.setattr(_core, "Fill", TooFar)
     guarded = Guarded(4, 101)
     monkeypatch.setattr(Guarded, "last", guarded.address, raising=False)
     assert "bytes 400 to 403 differ" in guarded.wrong(targets.current_index(), sampling, 0, bits[:100], 0)
@@ -133,7 +139,7 @@ def test_parts_of_a_region(target, order, index_strides, all_samplers, expected)
     for _ in range(200):
         position, end = sorted(int(x) for x in rng.integers(0, index.size + 1, 2))
         out[...] = 7.0
-        _core.fill(targets.index_of(target), sampling, KEY, region, position, end - position)
+        _core.Fill(targets.index_of(target), sampling, KEY, region).run(position, end - position)
         wanted = np.full((3, 5, 40), 7.0, np.float32)
         inner = wanted[:, :, :37].reshape(-1)
         inner[position:end] = bits.reshape(-1)[position:end].view(np.float32)
@@ -217,7 +223,7 @@ def test_the_environment_of_the_caller_does_not_matter(foreign, target, all_samp
     regions = [_core.Region(_core.address(out), 5, (300,), (1,), (out.itemsize,)) for out in outs]
     environment.change(bits)
     for sampling, region in zip(samplings, regions, strict=True):
-        _core.fill(number, sampling, KEY, region, 0, 300)
+        _core.Fill(number, sampling, KEY, region).run(0, 300)
     after = environment.control()
     environment.restore()
     assert after == bits, "the caller's environment was not restored"
@@ -229,7 +235,7 @@ def test_the_environment_of_the_caller_does_not_matter(foreign, target, all_samp
 def test_fill_in_a_foreign_environment(foreign, distributions, filled, raw):
     """The whole road: parameters that are first computed there, and threads that inherit it."""
     environment, bits = foreign
-    from fastinit.filling import plan
+    from fastinit.initializers import plan
 
     key, shape = Key("environment"), (700, 800)
     cases = [(initializer, dtype) for initializer in distributions.values() for dtype in DTYPES]

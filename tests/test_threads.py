@@ -85,9 +85,11 @@ def test_small_fills_start_no_thread(monkeypatch, filled):
 
 def shared(out, threads, largest):
     """A fill of consecutive float32 normals that nobody has begun."""
-    sampling = fastinit.filling.plan(fastinit.Normal(), out.shape, "float32")
+    sampling = fastinit.initializers.plan(fastinit.Normal(), out.shape, "float32")
     region = _core.Region(out.ctypes.data, 0, out.shape, (1,), (4,))
-    return _core.SharedFill(targets.current_index(), sampling, KEY.words, region, out.size, threads, largest)
+    work = _core.Fill(targets.current_index(), sampling, KEY.words, region)
+    work.share(out.size, threads, largest)
+    return work
 
 
 @pytest.mark.parametrize("size", [1, 12287, 12288, 12289, 100_000])

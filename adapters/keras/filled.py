@@ -14,20 +14,20 @@ from typing import Any, Final
 import keras
 
 import fastinit
-from fastinit import STREAM_VERSION, Key, Sampling, StructuredInitializer
+from fastinit import STREAM_VERSION, Key, Sampling
 from fastinit.adapters.keras.tensors import drawn
 from fastinit.extending import DTYPES, checked_shape
 
 __all__ = ["AnyInitializer", "Filled", "Fixed", "Random", "Scaled"]
 
-AnyInitializer = fastinit.Initializer | StructuredInitializer
+AnyInitializer = fastinit.Initializer
 
 
 @dataclass(frozen=True, slots=True)
-class AsOfShape(fastinit.Initializer):
+class AsOfShape(fastinit.ElementwiseInitializer):
     """What another initializer draws for a tensor of another shape: one that has the fans that Keras says."""
 
-    initializer: fastinit.Initializer
+    initializer: fastinit.ElementwiseInitializer
     shape: tuple[int, ...]
 
     def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:

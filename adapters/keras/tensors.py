@@ -14,12 +14,12 @@ import keras
 import numpy as np
 
 import fastinit
-from fastinit import Initializer, Key, StructuredInitializer
+from fastinit import Initializer, Key
 from fastinit.extending import DTYPES, new_memory
 
 __all__ = ["assign", "drawn", "key_of", "memory_of"]
 
-AnyInitializer = Initializer | StructuredInitializer
+AnyInitializer = Initializer
 
 
 def key_of(seed: Any) -> Any:

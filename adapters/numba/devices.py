@@ -8,14 +8,25 @@ from typing import Any, Final
 import numpy as np
 from numba import config, cuda
 
-import fastinit
-from fastinit import Initializer, Key, StructuredInitializer
+from fastinit import ElementwiseInitializer, Initializer, Key
 from fastinit.adapters.numba.arithmetic import bfloat16_pair, exact, float16_pair, single
-from fastinit.adapters.numba.filling import elements, pieces
-from fastinit.adapters.numba.quads import parameters, quad, storage, values
-from fastinit.extending import DTYPES, Buffer, DType, dtype_named, plan, row_major_strides, shards
+from fastinit.adapters.numba.filling import pieces
+from fastinit.adapters.numba.quads import parameters, quad, values
+from fastinit.extending import (
+    DTYPES,
+    NATIVE,
+    Buffer,
+    DType,
+    Shard,
+    dtype_named,
+    fill_buffer,
+    new_memory,
+    plan,
+    row_major_strides,
+)
+from fastinit.extending import buffer_of as buffer_on_host
 
-__all__ = ["dense_kernel", "fill", "kernel"]
+__all__ = ["buffer_of", "dense_kernel", "fill", "kernel"]
 
 u64 = np.uint64
 
@@ -24,8 +35,6 @@ THREADS: Final = 128
 # but in the simulator, as many as Numba wants to see without a warning.
 LEAST_GRID: Final = 1 if config.ENABLE_CUDASIM else 128
 LARGEST_GRID: Final = 2**16
-
-_NATIVE: Final = {np.dtype(name): DTYPES[name] for name in ("float32", "float64", "float16")}
 
 
 class _Memory:
@@ -49,7 +58,7 @@ class _Memory:
     @classmethod
     def of(cls, part: Buffer, stream: Any = None) -> _Memory:
         """The elements of a buffer as raw bits."""
-        return cls(part.address, part.shape, part.byte_strides, storage(part.dtype.name), stream)
+        return cls(part.address, part.shape, part.byte_strides, np.dtype(part.dtype.raw), stream)
 
     def array(self) -> Any:
         """What a kernel takes."""
@@ -69,10 +78,10 @@ def _described(out: Any) -> dict[str, Any]:
 def _format(held: np.dtype, dtype: Any) -> DType:
     """The format to write into elements of a dtype."""
     if dtype is None:
-        if held in _NATIVE:
-            return _NATIVE[held]
+        if held in NATIVE:
+            return NATIVE[held]
         raise TypeError(
-            f"out must have one of the dtypes {', '.join(map(str, _NATIVE))}, or dtype= must say what its raw memory "
+            f"out must have one of the dtypes {', '.join(map(str, NATIVE))}, or dtype= must say what its raw memory "
             f"holds; got an out of dtype {held}"
         )
     found = dtype_named(dtype)
@@ -84,8 +93,8 @@ def _format(held: np.dtype, dtype: Any) -> DType:
     return found
 
 
-def _buffer(out: Any, dtype: Any) -> Buffer:
-    """The memory of a device array, checked as :func:`fastinit.buffers.buffer_of` checks that of the host."""
+def buffer_of(out: Any, dtype: Any) -> Buffer:
+    """The memory of a device array, checked as :func:`fastinit.extending.buffer_of` checks that of the host."""
     description = _described(out)
     held = np.dtype(description["typestr"])
     found = _format(held, dtype)
@@ -107,23 +116,14 @@ def _buffer(out: Any, dtype: Any) -> Buffer:
     return Buffer(address, shape, strides, found, out)
 
 
-def fill(
-    out: Any,
-    initializer: Initializer | StructuredInitializer,
-    key: Key,
-    place: dict[str, Any],
-    dtype: Any,
-    stream: Any,
-) -> None:
-    """:func:`fastinit.adapters.numba.fill` for device arrays, `place` being the elements that they hold."""
-    buffer = _buffer(out, dtype)
-    name, others = buffer.dtype.name, _described(out).get("stream")
-    held = elements(buffer, place)
+def fill(buffer: Buffer, initializer: Initializer, key: Key, shard: Shard, stream: Any) -> None:
+    """:func:`fastinit.adapters.numba.fill` for memory of a device, all of it checked."""
+    name, others = buffer.dtype.name, _described(buffer.owner).get("stream")
     stream = 0 if stream is None else stream
-    if isinstance(initializer, Initializer):
-        kind, given = parameters(plan(initializer, held.shape, name).parameters)
+    if isinstance(initializer, ElementwiseInitializer):
+        kind, given = parameters(plan(initializer, shard.shape, name).parameters)
         words = tuple(map(u64, key.words))
-        for part, first, steps in pieces(buffer, held):
+        for part, first, steps in pieces(buffer, shard):
             quads = _whole_quads(part, int(first))
             if quads:
                 size, row = part.dtype.itemsize, _Row(part.dtype.itemsize)
@@ -135,11 +135,11 @@ def fill(
                 launch = kernel(kind, name)[_grid(_quads(rest)), THREADS, stream]
                 launch(_Memory.of(rest, others).array(), first + u64(4 * quads), *steps, words, tuple(given))
         return
-    host = np.empty(buffer.shape, storage(name))
-    fastinit.fill(host, initializer, key, **place, dtype=name)
+    host = new_memory(buffer.shape, buffer.dtype)
+    fill_buffer(buffer_on_host(host, buffer.dtype), initializer, key, shard)
     if buffer.size:
-        source = cuda.to_device(host.reshape(-1), stream=stream)
-        for part, first, steps in pieces(buffer, shards.Held(None, None, 0)):  # elements of the host's array
+        source = cuda.to_device(host.view(buffer.dtype.raw).reshape(-1), stream=stream)
+        for part, first, steps in pieces(buffer, Shard(None, None, 0)):  # elements of the host's array
             _copy[_grid(_quads(part)), THREADS, stream](_Memory.of(part, others).array(), first, *steps, source)
 
 

@@ -11,12 +11,25 @@ from typing import Any, SupportsIndex, TypeVar
 import numpy as np
 from numba import njit
 
-import fastinit
-from fastinit import Initializer, Key, StructuredInitializer, default_num_threads
-from fastinit.adapters.numba.quads import parameters, quad, storage
-from fastinit.extending import Buffer, at_least, buffer_of, for_each, plan, shards
+from fastinit import ElementwiseInitializer, Initializer, Key, default_num_threads
+from fastinit.adapters.numba.quads import parameters, quad
+from fastinit.extending import (
+    DTYPES,
+    Buffer,
+    Shard,
+    at_least,
+    buffer_of,
+    check_fill,
+    checked_initializer,
+    checked_key,
+    fill_buffer,
+    for_each,
+    lattices,
+    plan,
+    tiled,
+)
 
-__all__ = ["elements", "fill", "pieces"]
+__all__ = ["fill", "pieces"]
 
 u64 = np.uint64
 
@@ -30,7 +43,7 @@ Out = TypeVar("Out")
 
 def fill(
     out: Out,
-    initializer: Initializer | StructuredInitializer,
+    initializer: Initializer,
     key: Key,
     *,
     global_shape: Sequence[SupportsIndex] | None = None,
@@ -49,7 +62,7 @@ def fill(
         Device arrays are those with ``__cuda_array_interface__``, such as Numba's, CuPy's and CUDA tensors of torch;
         their memory must be on Numba's current device (``with numba.cuda.gpus[1]:``), each of their elements aligned.
         Any layout whose elements do not overlap.
-    initializer : Initializer or StructuredInitializer
+    initializer : Initializer
         What to draw. Structured ones are computed by the core on the host and, for a device, copied.
     key : Key
         The stream.
@@ -88,29 +101,31 @@ def fill(
     >>> bool((ours == core).all())
     True
     """
-    if not isinstance(key, Key):
-        raise TypeError(f"key must be a fastinit.Key, not {type(key).__name__}; Key(seed) makes one")
-    if not isinstance(initializer, (Initializer, StructuredInitializer)):
-        raise TypeError(f"initializer must be an Initializer such as fastinit.he_normal(), not {initializer!r}")
-    place: dict[str, Any] = {"global_shape": global_shape, "offsets": offsets, "ranges": ranges, "start": start}
+    checked_key(key)
+    checked_initializer(initializer)
     if hasattr(out, "__cuda_array_interface__") or hasattr(out, "__cuda_ndarray__"):
         from fastinit.adapters.numba import devices
 
         if num_threads is not None:
             raise ValueError(f"num_threads is for memory of the host, not for a device array; got {num_threads!r}")
-        devices.fill(out, initializer, key, place, dtype, stream)
+        buffer = devices.buffer_of(out, dtype)
+        shard = Shard.of(buffer.shape, global_shape, offsets, ranges, start)
+        check_fill(buffer, initializer, shard)
+        devices.fill(buffer, initializer, key, shard, stream)
         return out
     if stream is not None:
         raise ValueError(f"a stream is for device arrays, not for memory of the host; got {stream!r}")
-    if isinstance(initializer, StructuredInitializer):
-        return fastinit.fill(out, initializer, key, **place, dtype=dtype, num_threads=num_threads)  # type: ignore[arg-type]
     buffer = buffer_of(out, dtype)
+    shard = Shard.of(buffer.shape, global_shape, offsets, ranges, start)
+    if not isinstance(initializer, ElementwiseInitializer):
+        fill_buffer(buffer, initializer, key, shard, num_threads=num_threads)
+        return out
+    check_fill(buffer, initializer, shard)
     threads = default_num_threads() if num_threads is None else at_least(1, "num_threads", num_threads)
-    held = elements(buffer, place)
-    kind, given = parameters(plan(initializer, held.shape, buffer.dtype.name).parameters)
+    kind, given = parameters(plan(initializer, shard.shape, buffer.dtype.name).parameters)
     loop = _loop(kind, buffer.dtype.name)
-    for part, first, strides in pieces(buffer, held, in_tiles=True):
-        array = part.array(storage(buffer.dtype.name))
+    for part, first, strides in pieces(buffer, shard, in_tiles=True):
+        array = part.array(buffer.dtype.raw)
         count = math.prod(array.shape[:2]) * -(-array.shape[2] // TILE)
 
         def work(
@@ -123,21 +138,7 @@ def fill(
     return out
 
 
-def elements(buffer: Buffer, place: dict[str, Any]) -> shards.Held:
-    """Which elements of a tensor the buffer holds.
-
-    Raises
-    ------
-    TypeError, ValueError, BufferError
-        If what the caller says of them contradicts itself or the buffer, or elements of the buffer overlap.
-    """
-    held = shards.held(buffer, **place)
-    if buffer.size and shards.overlaps_itself(buffer.shape, buffer.byte_strides, buffer.dtype.itemsize):
-        raise BufferError(f"the elements of out overlap: shape {buffer.shape}, strides {buffer.byte_strides} bytes")
-    return held
-
-
-def pieces(buffer: Buffer, held: shards.Held, in_tiles: bool = False) -> Iterator[tuple[Buffer, Any, tuple[Any, Any]]]:
+def pieces(buffer: Buffer, shard: Shard, in_tiles: bool = False) -> Iterator[tuple[Buffer, Any, tuple[Any, Any]]]:
     """What to fill, as buffers of three axes, of which the last is a run of consecutive elements of the tensor.
 
     Yields with each the index of its first element and the steps of the index along the first two axes. `in_tiles`
@@ -146,8 +147,8 @@ def pieces(buffer: Buffer, held: shards.Held, in_tiles: bool = False) -> Iterato
     if not buffer.size:
         return
     dtype = buffer.dtype
-    for outset, whole in shards.lattices(buffer, held):
-        for offset, lattice in shards.tiled(whole, dtype.itemsize) if in_tiles else [(0, whole)]:
+    for outset, whole in lattices(buffer, shard):
+        for offset, lattice in tiled(whole, dtype.itemsize) if in_tiles else [(0, whole)]:
             missing = max(3 - len(lattice.extents), 0)
             extents = (1,) * missing + lattice.extents
             index_strides = (0,) * missing + lattice.index_strides
@@ -162,7 +163,7 @@ def pieces(buffer: Buffer, held: shards.Held, in_tiles: bool = False) -> Iterato
 @cache
 def _loop(kind: str, dtype: str) -> Any:
     """The compiled loop over the tiles of an array of three axes."""
-    four, bits = quad(kind, dtype), storage(dtype).type
+    four, bits = quad(kind, dtype), np.dtype(DTYPES[dtype].raw).type
 
     # The GIL is released, and threads of Python share the tiles out: Numba's own would not survive a fork, and could
     # not be called from several threads at once.

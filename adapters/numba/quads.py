@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastinit.adapters.numba import samplers
 from fastinit.adapters.numba.arithmetic import add, exact, mul
 from fastinit.adapters.numba.samplers import ENCODERS, block_draws, block_words, finish
-from fastinit.extending import DTYPES
+from fastinit.extending import KINDS
 
-__all__ = ["KINDS", "Parameters", "parameters", "quad", "storage", "values"]
+__all__ = ["Parameters", "parameters", "quad", "values"]
 
 f32, f64, u64 = np.float32, np.float64, np.uint64
 
 ZERO, ONE = u64(0), u64(1)
-
-KINDS: Final = (
-    "constant",
-    "words",
-    "uniform_symmetric",
-    "uniform",
-    "normal",
-    "truncated_2",
-    "truncated",
-    "uniform_symmetric_64",
-    "uniform_64",
-    "normal_64",
-    "truncated_64",
-    "truncated_tail_64",
-)
-"""The samplers in the order of the core's enumeration."""
 
 
 class Parameters(NamedTuple):
@@ -48,11 +32,6 @@ class Parameters(NamedTuple):
     tail_share: Any
     bits: Any
     is_clamped: Any
-
-
-def storage(dtype: str) -> np.dtype:
-    """The unsigned integers that hold the bits of a dtype."""
-    return np.dtype(f"u{DTYPES[dtype].itemsize}")
 
 
 def parameters(given: dict[str, int | float]) -> tuple[str, Parameters]:

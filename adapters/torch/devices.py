@@ -10,12 +10,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from fastinit import Initializer, Key, StructuredInitializer, Zeros
+from fastinit import Initializer, Key, Zeros
 from fastinit.extending import dtype_named
 
 __all__ = ["fill_on_device", "fills_on_device"]
 
-_RAW: Final = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
+_RAW: Final = {"u1": torch.uint8, "u2": torch.uint16, "u4": torch.uint32, "u8": torch.uint64}
 
 
 @cache
@@ -44,7 +44,7 @@ def fills_on_device(tensor: Tensor) -> bool:
 def fill_on_device(
     tensor: Tensor,
     dtype: str,
-    initializer: Initializer | StructuredInitializer,
+    initializer: Initializer,
     key: Key,
     place: Mapping[str, Any],
 ) -> None:
@@ -53,7 +53,7 @@ def fill_on_device(
 
     fill = _fill()
     assert fill is not None
-    raw = tensor.detach().view(_RAW[dtype_named(dtype).itemsize])  # the interface cannot say float8
+    raw = tensor.detach().view(_RAW[dtype_named(dtype).raw])  # the interface cannot say float8
     with cuda.gpus[tensor.device.index]:
         stream = cuda.external_stream(torch.cuda.current_stream(tensor.device).cuda_stream)
         fill(raw, initializer, key, dtype=dtype, **place, stream=stream)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastinit import Initializer, Key, StructuredInitializer
+from fastinit import Initializer, Key
 from fastinit.adapters.torch.devices import fills_on_device
 from fastinit.adapters.torch.tensors import DTYPES, draw_, drawn_key, fill_, is_distributed, is_plain
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 else:  # as it was when this was imported: whoever puts fastinit's functions in their place still finds torch's here
     torch_init = SimpleNamespace(**vars(torch.nn.init))
 
-Made = Initializer | StructuredInitializer | str
+Made = Initializer | str
 """An initializer, or why fastinit has none for the parameters; "" where there is no need to say so."""
 
 REFUSALS: Final = (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)

@@ -267,7 +267,7 @@ def delta_orthogonal_(
 def icnr_(
     tensor: Tensor,
     factor: int = 2,
-    initializer: Initializer | StructuredInitializer | None = None,
+    initializer: Initializer | None = None,
     generator: torch.Generator | None = None,
     *,
     key: Key | int | None = None,
@@ -280,7 +280,7 @@ def icnr_(
         (out, in, ...) with d of one to three spatial axes; factor^d must divide out.
     factor : int
         The PixelShuffle's upscale_factor.
-    initializer : Initializer or StructuredInitializer, optional
+    initializer : Initializer, optional
         Of the one kernel that all sub-pixels share, by default ``fastinit.he_normal(layout="OI...")``.
     generator, key
         As in all functions of this module.
@@ -317,7 +317,7 @@ def _whole(
     tensor: Tensor, initializer: StructuredInitializer, key: Key | int | None, generator: torch.Generator | None
 ) -> Tensor:
     """The tensor filled by a structured initializer; one that is not fastinit's to write is copied into."""
-    initializer.check(tuple(tensor.shape))
+    initializer.check_shape(tuple(tensor.shape))
     if tensor.is_meta or is_fake(tensor):
         return tensor
     given = drawn_key(tensor, generator) if key is None else given_key(key, generator)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils._device import DeviceContext
 
-from fastinit import Initializer, Key, StructuredInitializer
+from fastinit import ElementwiseInitializer, Initializer, Key
 from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
 from fastinit.extending import DTYPES as FORMATS
-from fastinit.extending import Buffer, fill_buffer, fill_memory, plan
+from fastinit.extending import Buffer, Shard, checked_key, fill_buffer, fill_memory, plan
 
 __all__ = ["DTYPES", "draw_", "drawn_key", "fill_", "is_distributed", "is_plain"]
 
@@ -110,11 +110,9 @@ def drawn_key(tensor: Tensor, generator: torch.Generator | None = None) -> Key:
     return Key.from_words(*_drawn(tensor, generator))
 
 
-def draw_(
-    tensor: Tensor, initializer: Initializer | StructuredInitializer, generator: torch.Generator | None = None
-) -> Tensor:
+def draw_(tensor: Tensor, initializer: Initializer, generator: torch.Generator | None = None) -> Tensor:
     """:func:`fill_` of a plain tensor with the key that a generator gives, in the shortest time."""
-    if not isinstance(initializer, Initializer) or not tensor.is_contiguous():
+    if not isinstance(initializer, ElementwiseInitializer) or not tensor.is_contiguous():
         return fill_(tensor, initializer, drawn_key(tensor, generator))
     sampling, size = plan(initializer, tensor.shape, DTYPES[tensor.dtype]), tensor.numel()
     address = _address(tensor, size)
@@ -125,7 +123,7 @@ def draw_(
 
 def fill_(
     tensor: Tensor,
-    initializer: Initializer | StructuredInitializer,
+    initializer: Initializer,
     key: Key,
     *,
     global_shape: Sequence[int] | None = None,
@@ -164,27 +162,18 @@ def fill_(
     ValueError, BufferError
         As :func:`fastinit.fill`, before anything is written.
     """
-    if not isinstance(key, Key):
-        raise TypeError(f"key must be a fastinit.Key, not {type(key).__name__}; Key(seed) makes one")
+    checked_key(key)
     if _has_memory(tensor):
         dtype = DTYPES[tensor.dtype]
         whole = global_shape is None and offsets is None and ranges is None and start is None
-        if whole and num_threads is None and isinstance(initializer, Initializer) and tensor.is_contiguous():
+        if whole and num_threads is None and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous():
             sampling, size = plan(initializer, tensor.shape, dtype), tensor.numel()
             fill_memory(_address(tensor, size), size, tensor.itemsize, sampling, key.words)
         else:
             strides = tuple(stride * tensor.itemsize for stride in tensor.stride())
             buffer = Buffer(_address(tensor, tensor.numel()), tuple(tensor.shape), strides, FORMATS[dtype])
-            fill_buffer(
-                buffer,
-                initializer,
-                key,
-                global_shape=global_shape,
-                offsets=offsets,
-                ranges=ranges,
-                start=start,
-                num_threads=num_threads,
-            )
+            shard = Shard.of(buffer.shape, global_shape, offsets, ranges, start)
+            fill_buffer(buffer, initializer, key, shard, num_threads=num_threads)
         _written(tensor)
         return tensor
     place: dict[str, Any] = {"global_shape": global_shape, "offsets": offsets, "ranges": ranges, "start": start}
@@ -223,7 +212,7 @@ def _written(tensor: Tensor) -> None:
 
 def _fill_distributed(
     tensor: Tensor,
-    initializer: Initializer | StructuredInitializer,
+    initializer: Initializer,
     key: Key,
     place: dict[str, Any],
     num_threads: int | None,

@@ -15,7 +15,7 @@ from typing import Any, Final, SupportsIndex
 from fastinit.advice.activations import Activation, activation_named
 from fastinit.advice.gains import gain
 from fastinit.checks import at_least
-from fastinit.initializers import Initializer, Normal, StructuredInitializer, VarianceScaling
+from fastinit.initializers import Initializer, Normal, VarianceScaling
 from fastinit.presets import glorot_uniform, he_normal, lecun_normal
 from fastinit.structured import Orthogonal
 
@@ -42,13 +42,13 @@ class Recommendation:
 
     Attributes
     ----------
-    initializer : Initializer or StructuredInitializer
+    initializer : Initializer
     gain : float
         What it multiplies the standard deviation 1 / sqrt(fan) by; of an orthogonal matrix, the matrix.
     reason, source : str
     """
 
-    initializer: Initializer | StructuredInitializer
+    initializer: Initializer
     gain: float
     reason: str
     source: str

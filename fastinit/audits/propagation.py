@@ -28,8 +28,8 @@ from fastinit.advice.activations import Activation, activation_named, derivative
 from fastinit.advice.gains import second_moment
 from fastinit.checks import at_least, integers
 from fastinit.filling import fill
-from fastinit.initializers import Initializer, Normal, StructuredInitializer
-from fastinit.keys import Key
+from fastinit.initializers import ElementwiseInitializer, Initializer, Normal
+from fastinit.keys import Key, checked_key
 
 __all__ = ["Layer", "Propagation", "judged", "propagate"]
 
@@ -99,7 +99,7 @@ class Propagation:
     layers : tuple of Layer
         From the first hidden layer to the last.
     activation : str
-    initializer : Initializer or StructuredInitializer
+    initializer : Initializer
     verdict : {"healthy", "vanishing", "exploding", "symmetric"}
     reason : str
         The verdict in words.
@@ -109,7 +109,7 @@ class Propagation:
 
     layers: tuple[Layer, ...]
     activation: str
-    initializer: Initializer | StructuredInitializer
+    initializer: Initializer
     verdict: str
     reason: str
     edges: tuple[float, ...] = ()
@@ -162,7 +162,7 @@ def _finite(value: Any) -> Any:
 def propagate(
     widths: Sequence[SupportsIndex],
     activation: str | Activation,
-    initializer: Initializer | StructuredInitializer,
+    initializer: Initializer,
     *,
     key: Key,
     batch: SupportsIndex | Array = 256,
@@ -177,7 +177,7 @@ def propagate(
         The width of the input, then of every layer: at least two, each at least 1.
     activation : str or callable
         A name that :func:`fastinit.gain` knows, or a function of an array that keeps its shape.
-    initializer : Initializer or StructuredInitializer
+    initializer : Initializer
         Of weights (in, out): leave its layout at ``"...IO"``.
     key : Key
         The stream of everything that is drawn.
@@ -197,8 +197,7 @@ def propagate(
     sizes = integers("widths", widths)
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"widths must be of the input and at least one layer, each at least 1; got {sizes}")
-    if not isinstance(key, Key):
-        raise TypeError(f"key must be a fastinit.Key, not {type(key).__name__}; Key(seed) makes one")
+    checked_key(key)
     name, function = activation_named(activation)
     inputs = _inputs(batch, sizes[0], key)
     shapes = list(itertools.pairwise(sizes))
@@ -259,12 +258,11 @@ def _checked(values: Any, given: Array, name: str) -> Array:
     return found
 
 
-def _square(initializer: Initializer | StructuredInitializer, weight: Array) -> float:
+def _square(initializer: Initializer, weight: Array) -> float:
     """E[w^2]: of the distribution, or, where elements depend on each other, as drawn."""
-    if not isinstance(initializer, Initializer):
+    if not isinstance(initializer, ElementwiseInitializer):
         return float(np.mean(weight * weight))
-    sampling = initializer.sampling(weight.shape)
-    mean, std = sampling.expected_mean, sampling.expected_std
+    mean, std = initializer.moments(weight.shape)
     return mean * mean + std * std  # infinite where a power would raise
 
 

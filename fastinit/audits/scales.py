@@ -17,10 +17,10 @@ from typing import Any, Final, NamedTuple
 from fastinit.advice.gains import gain
 from fastinit.advice.recommending import recommend
 from fastinit.composites import Blocks
-from fastinit.initializers import VarianceScaling
+from fastinit.initializers import VarianceScaling, expected_std
 from fastinit.models.configs import brief
 from fastinit.models.recipes import AUTO, TORCH
-from fastinit.models.records import Entry, expected_std
+from fastinit.models.records import Entry
 from fastinit.models.rules import Parameter, Recipe, UnmatchedParameter
 from fastinit.structured import Orthogonal
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from fastinit.audits.scales import Sampled, advised, is_embedding, is_weight
 from fastinit.composites import Blocks, ZeroRow
-from fastinit.initializers import Constant, Initializer
+from fastinit.dtypes import DTYPES
+from fastinit.initializers import Constant, ElementwiseInitializer
 from fastinit.layouts import axis_roles
 from fastinit.models.digests import digest
 from fastinit.models.records import Entry
@@ -27,7 +28,6 @@ NONE: Final = type(None)
 HUGE, TINY, TINY_SHARE = 1e6, 1e-25, 1e-3
 # Rows or tensors are the same by chance where they hold fewer random bits than this.
 BITS: Final = 60
-MANTISSA: Final = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8, "float8_e4m3fn": 4, "float8_e5m2": 3}
 ZERO_ON_PURPOSE: Final = ("*lora_B*", "*lora_embedding_B*", "*adaLN*", "*zero_conv*", "*zero_proj*")
 
 
@@ -69,6 +69,12 @@ class Seen(NamedTuple):
     digest: str = ""
     kind: str = ""
     message: str = ""
+
+
+def _bits_of(held: Held) -> int:
+    """Random bits of a value, at least; 1 of a dtype that fastinit does not write."""
+    dtype = DTYPES.get(held.dtype)
+    return 1 if dtype is None else dtype.precision
 
 
 def _moments(values: Array) -> tuple[float, float]:
@@ -137,7 +143,7 @@ def seen(held: Held, entry: Entry | None = None) -> Seen:
         message = f"{int((~np.isfinite(values)).sum())} of {values.size} elements are NaN or infinite"
         return Seen(Sampled(parameter, values.size, 0.0, 0.0), shared, kind="not finite", message=message)
     mean, rms = _moments(values)
-    weight, bits = is_weight(parameter), MANTISSA.get(held.dtype, 1)
+    weight, bits = is_weight(parameter), _bits_of(held)
     kind, message = _wrong_values(held, entry, mean, rms) if weight else _strange(values)
     if not kind and entry is not None and entry.digest and held.digest and entry.digest != held.digest:
         kind, message = "not as recorded", f"its bytes are not those that {entry.rule!r} gave it"
@@ -169,6 +175,6 @@ def _wrong_values(held: Held, entry: Entry | None, mean: float, rms: float) -> t
         return "untouched", "all its elements are 0"
     if values.size > 1 and (values == values.reshape(-1)[0]).all():
         return "constant", f"all its elements are {mean:.4g}"
-    random = isinstance(initializer, (Initializer, Orthogonal, Blocks, ZeroRow, NONE))
+    random = isinstance(initializer, (ElementwiseInitializer, Orthogonal, Blocks, ZeroRow, NONE))
     whole = values.shape == parameter.shape  # of a shard nobody knows which units it holds
-    return (_rows(parameter, values, MANTISSA.get(held.dtype, 1)) if random and whole else None) or ("", "")
+    return (_rows(parameter, values, _bits_of(held)) if random and whole else None) or ("", "")

@@ -12,7 +12,7 @@ from fastinit.models.configs import initializer_config, initializer_from_config
 from fastinit.models.digests import digest
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.recipes import AUTO, RECIPES, TORCH, assigned, recipe_named
-from fastinit.models.records import Entry, Record, expected_std
+from fastinit.models.records import Entry, Record
 from fastinit.models.rules import Parameter, Recipe, Rule, UnmatchedParameter
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "check_entry",
     "compare_digests",
     "digest",
-    "expected_std",
     "initializer_config",
     "initializer_from_config",
     "planned",

@@ -20,7 +20,6 @@ from fastinit.initializers import (
     Constant,
     Initializer,
     Normal,
-    StructuredInitializer,
     TruncatedNormal,
     Uniform,
     VarianceScaling,
@@ -81,7 +80,7 @@ def decoded(value: Any) -> Any:
     raise ValueError(f"expected a class, a key, a fraction or a float, got {value!r}")
 
 
-def initializer_config(initializer: Initializer | StructuredInitializer) -> dict[str, Any]:
+def initializer_config(initializer: Initializer) -> dict[str, Any]:
     """An initializer as a dict for JSON: ``{"class": "Normal", "mean": 0.0, "std": 0.02}``.
 
     Raises
@@ -89,13 +88,13 @@ def initializer_config(initializer: Initializer | StructuredInitializer) -> dict
     TypeError
         If it, or one within it, is no initializer of the library.
     """
-    if not isinstance(initializer, (Initializer, StructuredInitializer)):
+    if not isinstance(initializer, Initializer):
         raise TypeError(f"initializer must be an Initializer, not {initializer!r}")
     config: dict[str, Any] = encoded(initializer)
     return config
 
 
-def initializer_from_config(config: Mapping[str, Any]) -> Initializer | StructuredInitializer:
+def initializer_from_config(config: Mapping[str, Any]) -> Initializer:
     """The initializer of an :func:`initializer_config`. Fields that are missing have their defaults.
 
     Raises
@@ -107,7 +106,7 @@ def initializer_from_config(config: Mapping[str, Any]) -> Initializer | Structur
         found = decoded(dict(config))
     except TypeError as problem:
         raise ValueError(f"{config!r} describes no initializer: {problem}") from None
-    if not isinstance(found, (Initializer, StructuredInitializer)):
+    if not isinstance(found, Initializer):
         raise ValueError(f"{config!r} describes no initializer")
     return found
 

@@ -30,9 +30,10 @@ from fastinit.initializers import (
     Uniform,
     VarianceScaling,
     Zeros,
+    expected_std,
 )
 from fastinit.keys import Key
-from fastinit.models.records import Entry, expected_std
+from fastinit.models.records import Entry
 from fastinit.models.rules import AnyInitializer, Parameter, Recipe, Rule, UnmatchedParameter
 from fastinit.presets import glorot_normal, glorot_uniform, lecun_normal, torch_default_uniform
 from fastinit.structured import Orthogonal

@@ -6,25 +6,22 @@ which version of the stream it vouches for; a record of another version is refus
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from fastinit import checks
 from fastinit.checks import integers
-from fastinit.composites import Blocks, ZeroRow
-from fastinit.initializers import Initializer, StructuredInitializer
+from fastinit.initializers import Initializer
 from fastinit.keys import Key
 from fastinit.layouts import Fans
 from fastinit.models.configs import brief, decoded, encoded
 from fastinit.sampling import STREAM_VERSION
-from fastinit.structured import Orthogonal
 
-__all__ = ["Entry", "Record", "expected_std"]
+__all__ = ["Entry", "Record"]
 
-ANY, NONE = (Initializer, StructuredInitializer), type(None)
+NONE: Final = type(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class Entry:
         Of the parameter: its canonical name, its global shape.
     rule : str
         The title of the rule that matched.
-    initializer : Initializer or StructuredInitializer
+    initializer : Initializer
     key : Key
         That it was filled with.
     fans : Fans, optional
@@ -55,7 +52,7 @@ class Entry:
     name: str
     shape: tuple[int, ...]
     rule: str
-    initializer: Initializer | StructuredInitializer
+    initializer: Initializer
     key: Key
     fans: Fans | None = None
     std: float | None = None
@@ -66,7 +63,7 @@ class Entry:
     def __post_init__(self) -> None:
         object.__setattr__(self, "other_names", tuple(self.other_names))
         for what, kinds in (
-            *(("name", str), ("rule", str), ("initializer", ANY), ("key", Key), ("fans", (Fans, NONE))),
+            *(("name", str), ("rule", str), ("initializer", Initializer), ("key", Key), ("fans", (Fans, NONE))),
             *(("std", (float, int, NONE)), ("dtype", (str, NONE)), ("digest", (str, NONE))),
         ):
             value = getattr(self, what)
@@ -202,41 +199,3 @@ def _expect(found: Any, names: set[str], what: str) -> None:
     if not isinstance(found, dict) or set(found) != names:
         came = sorted(found) if isinstance(found, dict) else repr(found)
         raise ValueError(f"{what} has the fields {sorted(names)}, got {came}")
-
-
-# Figures
-
-
-def expected_std(initializer: Initializer | StructuredInitializer, shape: tuple[int, ...]) -> float | None:
-    """The standard deviation that all values of a tensor together are expected to have; None where no formula says.
-
-    Raises
-    ------
-    ValueError
-        If a tensor of this shape cannot be initialized so.
-    """
-    if isinstance(initializer, StructuredInitializer):
-        initializer.check(shape)
-    found = _moments(initializer, shape)
-    return None if found is None else math.sqrt(max(found[1] - found[0] ** 2, 0.0))
-
-
-def _moments(initializer: Initializer | StructuredInitializer, shape: tuple[int, ...]) -> tuple[float, float] | None:
-    """E[x] and E[x^2] over a tensor that has passed the check."""
-    size = math.prod(shape)
-    match initializer:
-        case Initializer():
-            sampling = initializer.sampling(shape)
-            return sampling.expected_mean, sampling.expected_mean**2 + sampling.expected_std**2
-        case Orthogonal() if size:  # unit vectors, as many as the shorter side has
-            columns = shape[initializer.column_axis]
-            return 0.0, initializer.gain**2 * min(columns, size // columns) / size
-        case ZeroRow():
-            found = _moments(initializer.initializer, shape)
-            return None if found is None else (found[0] * (1 - 1 / shape[0]), found[1] * (1 - 1 / shape[0]))
-        case Blocks():
-            parts = [_moments(part.initializer, part.shape) for part in initializer.parts(shape)]
-            if None not in parts:
-                mean, square = (sum(one) / len(parts) for one in zip(*parts, strict=True))
-                return mean, square
-    return None

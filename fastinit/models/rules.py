@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from fastinit.checks import integers
-from fastinit.initializers import Initializer, StructuredInitializer
+from fastinit.initializers import Initializer
 from fastinit.keys import canonical_name
 from fastinit.layouts import Axes, Fans, fans
 
@@ -101,8 +101,8 @@ class Parameter:
         return fans(self.shape, **self.geometry)
 
 
-AnyInitializer = Initializer | StructuredInitializer
-Scheme = Initializer | StructuredInitializer | Callable[[Parameter], AnyInitializer | None]
+AnyInitializer = Initializer
+Scheme = Initializer | Callable[[Parameter], AnyInitializer | None]
 
 
 def _alternatives(globs: str) -> frozenset[str]:
@@ -141,7 +141,7 @@ class Rule:
         for what in ("types", "name", "title"):
             if not isinstance(getattr(self, what), str):
                 raise TypeError(f"{what} of a rule must be a str, got {getattr(self, what)!r}")
-        if not isinstance(self.initializer, (Initializer, StructuredInitializer)) and not callable(self.initializer):
+        if not isinstance(self.initializer, Initializer) and not callable(self.initializer):
             raise TypeError(
                 f"the initializer of a rule must be an Initializer or a function of a Parameter, got "
                 f"{self.initializer!r}"
@@ -156,7 +156,7 @@ class Rule:
     @property
     def is_final(self) -> bool:
         """Whether no parameter that matches is passed on to later rules: unless a function is asked."""
-        return isinstance(self.initializer, (Initializer, StructuredInitializer))
+        return isinstance(self.initializer, Initializer)
 
     def matches(self, parameter: Parameter) -> bool:
         """Whether its patterns fit a parameter."""
@@ -170,10 +170,10 @@ class Rule:
 
         Raises TypeError if its function returns neither an initializer nor None.
         """
-        if isinstance(self.initializer, (Initializer, StructuredInitializer)):
+        if isinstance(self.initializer, Initializer):
             return self.initializer
         found = self.initializer(parameter)
-        if found is not None and not isinstance(found, (Initializer, StructuredInitializer)):
+        if found is not None and not isinstance(found, Initializer):
             raise TypeError(
                 f"rule {self.title!r} must give an Initializer or None for {parameter.name!r}, got {found!r}"
             )

@@ -33,7 +33,7 @@ def filled(out, initializer, dtype=None, **options):
 
 
 def test_the_samplers_are_numbered_as_the_core_numbers_them():
-    assert tuple(reference.KINDS) == quads.KINDS
+    assert dict(enumerate(reference.KINDS)) == fastinit.sampling.KINDS
 
 
 @pytest.mark.parametrize("words", [KEY.words, (2**32 - 1,) * 4], ids=["key", "largest key"])
@@ -252,7 +252,7 @@ def test_the_compiled_loops_fuse_nothing():
     fused = re.compile(r"\bv?fn?m(?:add|sub|la|ls)\w*", re.IGNORECASE)
     for kind, dtype in (("normal", "float32"), ("truncated_64", "float64")):
         loop = filling._loop(kind, dtype)
-        sampling = filling.plan(NORMAL if kind == "normal" else fastinit.TruncatedNormal(), (9,), dtype)
+        sampling = fastinit.initializers.plan(NORMAL if kind == "normal" else fastinit.TruncatedNormal(), (9,), dtype)
         assert quads.KINDS[sampling.parameters["kind"]] == kind
         adapter.fill(np.zeros(9, dtype), NORMAL if kind == "normal" else fastinit.TruncatedNormal(), KEY)
         assembly = "".join(loop.inspect_asm().values())

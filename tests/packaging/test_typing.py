@@ -33,7 +33,7 @@ def test_the_package_is_strictly_typed(tmp_path):
 # What Cython adds to a module, and what it does not tell: the parameters of __init__, and that a class has a layout.
 CYTHON = r"""
 fastinit\._core\.(__reduce_cython__|__setstate_cython__|__test__)
-fastinit\._core\.(Sampling|Region|SharedFill)(\.__init__)?
+fastinit\._core\.(Sampling|Region|Fill)(\.__init__)?
 """
 
 
@@ -59,10 +59,10 @@ def test_the_parameters_that_cython_does_not_tell():
         return [name for name in names if name not in ("self", "*")]
 
     binding, stubs = ((ROOT / "fastinit" / name).read_text() for name in ("_core.pyx", "_core.pyi"))
-    for name in ("Sampling", "Region", "SharedFill"):
+    for name in ("Sampling", "Region", "Fill"):
         wanted = parameters(binding, name)
         assert wanted == parameters(re.sub(r"\[[^]]*\]", "", stubs), name)
-        assert len(wanted) > 4
+        assert len(wanted) > 3
 
 
 USER = """
