@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-WORKER = Path(__file__).parent / "framework_workers.py"
+WORKER = Path(__file__).parent / "frameworks.py"
 # adapter: what it needs, what its environment says, and how many of the tensors it has words for, in six dtypes
 ADAPTERS = {
     "numpy": ("ml_dtypes", {}, 21),

@@ -1,4 +1,4 @@
-"""The JAX adapter: the checks of jax_checks.py, jax_mesh_checks.py and jax_flax_checks.py, on eight devices.
+"""The JAX adapter: the checks of jax/, on eight devices.
 
 They run in a process of their own.
 """
@@ -12,8 +12,8 @@ import pytest
 
 HERE = Path(__file__).parent
 WORKERS = runpy.run_path(str(HERE / "check_workers.py"))
-FILES = [HERE / "jax_checks.py", HERE / "jax_mesh_checks.py"]
-FILES += [HERE / "jax_flax_checks.py"] if find_spec("flax") else []
+FILES = [HERE / "jax" / "test_initializers.py", HERE / "jax" / "test_meshes.py"]
+FILES += [HERE / "jax" / "test_flax.py"] if find_spec("flax") else []
 
 if find_spec("jax") is None:
     pytest.skip("needs jax", allow_module_level=True)

@@ -1,4 +1,4 @@
-"""The Keras adapter on each backend: the checks of keras_*_checks.py, each backend in a process of its own."""
+"""The Keras adapter on each backend: the checks of keras/, each backend in a process of its own."""
 
 import json
 import runpy
@@ -10,8 +10,8 @@ import pytest
 
 HERE = Path(__file__).parent
 WORKERS = runpy.run_path(str(HERE / "check_workers.py"))
-FILES = [HERE / f"keras_{subject}_checks.py" for subject in ("initializer", "layer", "model", "audit")]
-DISTRIBUTED = [HERE / "keras_distribution_checks.py"]
+FILES = [HERE / "keras" / f"test_{subject}.py" for subject in ("initializers", "layers", "models", "auditing")]
+DISTRIBUTED = [HERE / "keras" / "test_distribution.py"]
 BACKENDS = ("tensorflow", "jax", "torch")
 
 if find_spec("keras") is None:

@@ -17,7 +17,7 @@ if (
     pytest.skip("needs torch.distributed with gloo, and fork", allow_module_level=True)
 
 HERE = Path(__file__).parent
-OUTCOMES = runpy.run_path(str(HERE / "torch_workers.py"))["outcomes"]
+OUTCOMES = runpy.run_path(str(HERE / "torch" / "ranks.py"))["outcomes"]
 CHECKS = {
     "fully_sharded": (2, 4),
     "materialized": (2, 4),
@@ -31,7 +31,7 @@ def outcomes(tmp_path_factory):
     @functools.cache
     def of(world):
         names = [name for name, worlds in CHECKS.items() if world in worlds]
-        return OUTCOMES(HERE / "torch_initialize_checks.py", world, names, tmp_path_factory.mktemp("ranks"))
+        return OUTCOMES(HERE / "torch" / "test_models_sharded.py", world, names, tmp_path_factory.mktemp("ranks"))
 
     return of
 

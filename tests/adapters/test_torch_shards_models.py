@@ -16,7 +16,7 @@ if (
     pytest.skip("needs torch.distributed with gloo, and fork", allow_module_level=True)
 
 HERE = Path(__file__).parent
-OUTCOMES = runpy.run_path(str(HERE / "torch_workers.py"))["outcomes"]
+OUTCOMES = runpy.run_path(str(HERE / "torch" / "ranks.py"))["outcomes"]
 CHECKS = {
     "a_fully_sharded_model": (2, 4, 6),
     "a_model_without_memory_at_first": (2, 4),
@@ -35,7 +35,7 @@ def outcomes(tmp_path_factory):
     @functools.cache
     def of(world):
         names = [name for name, worlds in CHECKS.items() if world in worlds]
-        return OUTCOMES(HERE / "torch_model_checks.py", world, names, tmp_path_factory.mktemp("ranks"))
+        return OUTCOMES(HERE / "torch" / "test_shards_models.py", world, names, tmp_path_factory.mktemp("ranks"))
 
     return of
 

@@ -15,7 +15,7 @@ if (
     pytest.skip("needs torch.distributed with gloo, and fork", allow_module_level=True)
 
 HERE = Path(__file__).parent
-OUTCOMES = runpy.run_path(str(HERE / "torch_workers.py"))["outcomes"]
+OUTCOMES = runpy.run_path(str(HERE / "torch" / "ranks.py"))["outcomes"]
 CHECKS = [
     "each_rank_fills_what_torch_would_give_it",
     "the_gathered_tensor_is_that_of_one_process",
@@ -31,7 +31,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module", params=[2, 4, 6])
 def outcomes(request, tmp_path_factory):
-    return OUTCOMES(HERE / "torch_tensor_checks.py", request.param, CHECKS, tmp_path_factory.mktemp("ranks"))
+    return OUTCOMES(HERE / "torch" / "test_tensors_sharded.py", request.param, CHECKS, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -1,4 +1,4 @@
-"""The same logical tensors through one adapter; ``python framework_workers.py ADAPTER [DEVICE]`` prints digests.
+"""The same logical tensors through one adapter; ``python frameworks.py ADAPTER [DEVICE]`` prints digests.
 
 Each adapter says them in its framework's own words. All are square, so that (in, out) and (out, in) have the same fans;
 what an adapter's framework has no word for, it leaves out.

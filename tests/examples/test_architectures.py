@@ -10,7 +10,7 @@ import pytest
 
 from fastinit import Normal, Zeros
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # a script's imports are those of its folder
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))  # a script's imports are those of its folder
 
 from architectures import MODELS, Parameter, parameters
 from expectations import decode, fans_of, moments, plain

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("rich")
 
-DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
+DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
 def demo(*options: str) -> subprocess.CompletedProcess[str]:

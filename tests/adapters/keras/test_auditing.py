@@ -1,4 +1,4 @@
-"""Checks of audit and lsuv of Keras models; run by test_keras.py on every backend."""
+"""Checks of audit and lsuv of Keras models;."""
 
 import math
 

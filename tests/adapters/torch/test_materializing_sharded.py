@@ -213,7 +213,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    run = runpy.run_path(str(Path(__file__).with_name("torch_workers.py")))["outcomes"]
+    run = runpy.run_path(str(Path(__file__).with_name("ranks.py")))["outcomes"]
     return functools.cache(lambda world: run(Path(__file__), world, CHECKS, tmp_path_factory.mktemp("ranks")))
 
 
