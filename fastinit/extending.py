@@ -6,7 +6,7 @@ here only; a test holds those of this repository to it.
 memory      `Buffer`, `buffer_of`, `new_memory`, `row_major_strides`: where elements lie
 formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
 samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for who compiles it once more
-shards      `Shard`, `lattices`, `tiled`, `check_distinct`: which elements of the global tensor a buffer holds
+shards      `Shard`, `lattices`, `tiled`, `dealt`, `joined`: which elements of the global tensor a buffer holds
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who writes them
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`: what a caller may give
 models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
@@ -25,7 +25,7 @@ from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.sampling import KINDS
-from fastinit.shards import Ranges, Shard, check_distinct, lattices, tiled
+from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiled, tiles
 from fastinit.threads import for_each
 from fastinit.truncation import window
 
@@ -52,11 +52,13 @@ __all__ = [
     "checked_shape",
     "coefficients",
     "compare_digests",
+    "dealt",
     "dtype_named",
     "fill_buffer",
     "fill_memory",
     "for_each",
     "is_linear_map",
+    "joined",
     "judge_chain",
     "judge_parameters",
     "lattices",
@@ -67,5 +69,6 @@ __all__ = [
     "recorded_entries",
     "row_major_strides",
     "tiled",
+    "tiles",
     "window",
 ]

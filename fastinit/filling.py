@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 import numpy as np
 
-from fastinit import _core, shards, targets
+from fastinit import _core, targets
 from fastinit.buffers import Buffer, buffer_of, new_memory, row_major_strides
 from fastinit.checks import at_least, checked_shape, integer
 from fastinit.dtypes import DTYPES, dtype_named
@@ -21,7 +20,7 @@ from fastinit.initializers import (
     plan,
 )
 from fastinit.keys import Key, checked_key
-from fastinit.shards import Shard
+from fastinit.shards import LARGEST_INDEX, Lattice, Shard, check_distinct, clipped, lattices, tiles
 from fastinit.threads import default_num_threads, together
 
 __all__ = ["fill", "fill_buffer", "fill_memory", "sample", "words"]
@@ -41,24 +40,22 @@ def _threads(num_threads: SupportsIndex | None) -> int:
     return default_num_threads() if num_threads is None else at_least(1, "num_threads", num_threads)
 
 
-def _run(
+def _fill_lattice(
     sampling: _core.Sampling,
     key_words: tuple[int, int, int, int],
     address: int,
-    lattice: shards.Lattice,
+    lattice: Lattice,
     itemsize: int,
     num_threads: int,
     target: int,
 ) -> None:
     """Fills a lattice of memory that stays alive and has been checked."""
-    for offset, (start, extents, index_strides, byte_strides) in shards.tiled(lattice, itemsize):
-        size = math.prod(extents)
-        streamed = size * itemsize >= STREAMED
-        region = _core.Region(address + offset, start, extents, index_strides, byte_strides, streamed)
-        work = _core.Fill(target, sampling, key_words, region)
-        if size <= ELEMENTS_PER_THREAD:
-            work.run(0, size)
-            continue
+    size = lattice.size
+    region = _core.Region(address, *lattice, size * itemsize >= STREAMED)
+    work = _core.Fill(target, sampling, key_words, region)
+    if size <= ELEMENTS_PER_THREAD:
+        work.run(0, size)
+    else:
         threads = min(num_threads, -(-size // ELEMENTS_PER_THREAD))
         work.share(size, threads, LARGEST_PIECE // itemsize)
         together(work, threads)
@@ -82,8 +79,8 @@ def fill_memory(
         return
     if size * itemsize >= HUGE:
         _core.advise_huge_pages(address, size * itemsize)
-    lattice = shards.Lattice(0, (size,), (1,), (itemsize,))
-    _run(sampling, words, address, lattice, itemsize, _threads(num_threads), target)
+    lattice = Lattice(0, (size,), (1,), (itemsize,))
+    _fill_lattice(sampling, words, address, lattice, itemsize, _threads(num_threads), target)
 
 
 Out = TypeVar("Out")
@@ -151,13 +148,9 @@ def fill(
     """
     checked_key(key)
     buffer = buffer_of(out, dtype)
-    whole = global_shape is None and offsets is None and ranges is None and start is None
-    if whole and target is None and isinstance(initializer, ElementwiseInitializer) and buffer.is_contiguous:
-        # nothing is left to check, and small tensors are many
-        sampling, threads = plan(initializer, buffer.shape, buffer.dtype.name), _threads(num_threads)
-        fill_memory(buffer.address, buffer.size, buffer.dtype.itemsize, sampling, key.words, threads)
-        return out
-    shard = Shard.of(buffer.shape, global_shape, offsets, ranges, start)
+    shard = None
+    if not (global_shape is None and offsets is None and ranges is None and start is None):
+        shard = Shard.of(buffer.shape, global_shape, offsets, ranges, start)
     fill_buffer(buffer, initializer, key, shard, num_threads=num_threads, target=target)
     return out
 
@@ -174,23 +167,32 @@ def fill_buffer(
     buffer: Buffer,
     initializer: Initializer,
     key: Key,
-    shard: Shard,
+    shard: Shard | None = None,
     *,
     num_threads: SupportsIndex | None = None,
     target: str | None = None,
 ) -> None:
-    """:func:`fill` for adapters: memory given by its address, and the shard that it holds."""
-    checked_key(key)
+    """:func:`fill` for adapters: memory given by its address, and the shard that it holds, by default the whole tensor.
+
+    The key has been checked. Raises what :func:`fill` raises of everything else, before anything is written.
+    """
+    threads = _threads(num_threads)
+    if shard is None:
+        if target is None and buffer.is_contiguous and isinstance(initializer, ElementwiseInitializer):
+            # nothing is left to check, and small tensors are many
+            sampling = plan(initializer, buffer.shape, buffer.dtype.name)
+            fill_memory(buffer.address, buffer.size, buffer.dtype.itemsize, sampling, key.words, threads)
+            return
+        shard = Shard.whole(buffer.shape)
     check_fill(buffer, initializer, shard)
     index = targets.current_index() if target is None else targets.index_of(target)
-    how = _How(_threads(num_threads), target, index)
     if buffer.size:
-        _fill(buffer, initializer, key, shard, how)
+        _fill(buffer, initializer, key, shard, _How(threads, target, index))
 
 
 def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
     """Raises what filling a buffer would raise, before a byte is written."""
-    shards.check_distinct(buffer)
+    check_distinct(buffer)
     checked_initializer(initializer)
     if shard.shape is not None:
         initializer.check(shard.shape, buffer.dtype.name)
@@ -221,7 +223,7 @@ def _fill(buffer: Buffer, initializer: Initializer, key: Key, shard: Shard, how:
 def _fill_part(buffer: Buffer, part: Part, key: Key, shard: Shard, how: _How) -> None:
     """The elements of a part that the buffer holds."""
     own = key if part.key_data is None else key.fold_in(part.key_data)
-    for piece, box in shards.clipped(buffer, shard, part.offsets, part.shape):
+    for piece, box in clipped(buffer, shard, part.offsets, part.shape):
         _fill(piece, part.initializer, own, Shard(part.shape, tuple((indices,) for indices in box)), how)
 
 
@@ -229,8 +231,9 @@ def _fill_elements(buffer: Buffer, sampling: _core.Sampling, key: Key, shard: Sh
     itemsize = buffer.dtype.itemsize
     if buffer.size * itemsize >= HUGE and buffer.is_dense:
         _core.advise_huge_pages(buffer.address, buffer.size * itemsize)
-    for offset, lattice in shards.lattices(buffer, shard):
-        _run(sampling, key.words, buffer.address + offset, lattice, itemsize, how.num_threads, how.target_index)
+    for offset, lattice in tiles(buffer, shard):
+        address = buffer.address + offset
+        _fill_lattice(sampling, key.words, address, lattice, itemsize, how.num_threads, how.target_index)
 
 
 def _fill_structured(buffer: Buffer, initializer: StructuredInitializer, key: Key, shard: Shard, how: _How) -> None:
@@ -247,7 +250,7 @@ def _fill_structured(buffer: Buffer, initializer: StructuredInitializer, key: Ke
     local = np.empty(buffer.shape, work)
     strides = row_major_strides(buffer.shape, work.itemsize)
     source = Buffer(_core.address(local), buffer.shape, strides, DTYPES[work.name])
-    for offset, lattice in shards.lattices(source, shard):
+    for offset, lattice in lattices(source, shard):
         steps = tuple(stride * work.itemsize for stride in lattice.index_strides)
         values = np.lib.stride_tricks.as_strided(whole.reshape(-1)[lattice.start :], lattice.extents, steps)
         np.copyto(_core.array_at(source.address + offset, lattice.extents, lattice.byte_strides, work.num), values)
@@ -277,12 +280,12 @@ def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: 
     checked_key(key)
     first, size = integer("start", start), integer("count", count)
     threads = _threads(num_threads)
-    if first < 0 or size < 0 or first + size > shards.LARGEST_INDEX:
+    if first < 0 or size < 0 or first + size > LARGEST_INDEX:
         raise ValueError(f"words [{first}, {first + size}) are not within [0, 2**63)")
     out = np.empty(size, np.uint32)  # NumPy asks for huge pages itself
     if size:
-        lattice = shards.Lattice(first, (size,), (1,), (4,))
-        _run(_WORDS, key.words, _core.address(out), lattice, 4, threads, targets.current_index())
+        lattice = Lattice(first, (size,), (1,), (4,))
+        _fill_lattice(_WORDS, key.words, _core.address(out), lattice, 4, threads, targets.current_index())
     return out
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Final, SupportsIndex
 
 from fastinit.checks import at_least, integer
@@ -133,11 +134,9 @@ class Key:
         """
         if isinstance(value, Key):
             return value
-        try:
+        if isinstance(value, Integral) and not isinstance(value, bool):  # a tensor of one integer is none
             return cls(integer("key", value))
-        except TypeError:
-            kind = type(value).__name__
-            raise TypeError(f"key must be a fastinit.Key or an int, not {kind} ({value!r})") from None
+        raise TypeError(f"key must be a fastinit.Key or an int, not {type(value).__name__} ({value!r})")
 
     def fold_in(self, data: KeyData) -> Key:
         """The key of `data` under this key: the way to name a layer, a parameter, an expert, a step.

@@ -19,7 +19,19 @@ from typing import NamedTuple, SupportsIndex
 from fastinit.buffers import Buffer, row_major_strides
 from fastinit.checks import checked_shape, integer
 
-__all__ = ["Lattice", "Ranges", "Shard", "boxes", "check_distinct", "clipped", "lattices", "tiled"]
+__all__ = [
+    "Lattice",
+    "Ranges",
+    "Shard",
+    "boxes",
+    "check_distinct",
+    "clipped",
+    "dealt",
+    "joined",
+    "lattices",
+    "tiled",
+    "tiles",
+]
 
 Ranges = tuple[tuple[range, ...], ...]
 Box = tuple[range, ...]
@@ -132,6 +144,46 @@ def checked_ranges(global_shape: tuple[int, ...], ranges: Sequence[Sequence[rang
     return tuple(tuple(piece for piece in pieces if piece) for pieces in ranges)
 
 
+def dealt(ranges: Sequence[range], rounds: int, ranks: int, rank: int) -> list[range]:
+    """What one of `ranks` ranks gets of indices dealt out as ``torch.chunk`` does, in `rounds` chunks one by one."""
+    size = sum(map(len, ranges))
+    held: list[range] = []
+    for number in range(rounds):
+        first, last = _chunk(size, rounds, number)
+        begin, end = _chunk(last - first, ranks, rank)
+        held += _section(ranges, first + begin, first + end)
+    return held
+
+
+def _chunk(size: int, chunks: int, number: int) -> tuple[int, int]:
+    """Begin and end of one chunk: all are equally long but the last that is not empty."""
+    length = -(-size // chunks)
+    return min(size, length * number), min(size, length * (number + 1))
+
+
+def _section(ranges: Sequence[range], begin: int, end: int) -> Iterator[range]:
+    """Positions [begin, end) of ranges one after the other."""
+    for held in ranges:
+        if section := held[max(begin, 0) : max(end, 0)]:
+            yield section
+        begin -= len(held)
+        end -= len(held)
+
+
+def joined(ranges: Sequence[range]) -> list[range]:
+    """The same indices in fewer ranges."""
+    joined: list[range] = []
+    for held in ranges:
+        if joined:
+            last = joined[-1]
+            step = held[0] - last[-1]
+            if (len(last) == 1 or last.step == step) and (len(held) == 1 or held.step == step):
+                joined[-1] = range(last[0], held[-1] + 1, step)
+                continue
+        joined.append(held)
+    return joined
+
+
 class Shard(NamedTuple):
     """The elements of a global tensor that a buffer holds: those of the ranges, or of the flattened tensor from start.
 
@@ -197,6 +249,13 @@ def lattices(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
     assert shard.shape is not None
     for piece, box in boxes(buffer, shard):
         yield piece.address - buffer.address, box_lattice(shard.shape, box, piece.byte_strides, buffer.dtype.itemsize)
+
+
+def tiles(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
+    """The lattices of :func:`lattices`, cut and ordered as :func:`tiled` says."""
+    for outset, whole in lattices(buffer, shard):
+        for offset, lattice in tiled(whole, buffer.dtype.itemsize):
+            yield outset + offset, lattice
 
 
 def boxes(buffer: Buffer, shard: Shard) -> Iterator[tuple[Buffer, Box]]:

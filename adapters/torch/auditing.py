@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastinit import Audit, Record, digest
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
 from fastinit.adapters.torch.measuring import arguments_of, left_as_it_was, measured, run
-from fastinit.adapters.torch.tensors import DTYPES, is_distributed
+from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.extending import Held, UnitVariance, judge_chain, judge_parameters, read_record
 
 __all__ = ["audit", "lsuv_"]
@@ -115,7 +115,7 @@ def _held(place: Place, repeated: set[int], digests: bool) -> Held:
     else:
         tensor = place.tensor
     tensor = tensor.detach()
-    if is_distributed(tensor):
+    if kind_of(tensor) is Kind.DISTRIBUTED:
         tensor = tensor.to_local()
     tensor = tensor.cpu().contiguous()
     bytes_of = None
@@ -126,7 +126,7 @@ def _held(place: Place, repeated: set[int], digests: bool) -> Held:
         place.parameter,
         wide.numpy(),
         DTYPES.get(tensor.dtype, ""),
-        place.other_names,
+        place.parameter.other_names,
         _tied_by_mistake(place, repeated),
         place.tensor.requires_grad,
         bytes_of,
@@ -149,7 +149,7 @@ def _tied_by_mistake(place: Place, repeated: set[int]) -> bool:
 
     A module that has another name besides is an alias; an embedding and its head, and embeddings, share on purpose.
     """
-    if not place.other_names or place.tensor.numel() < 2:
+    if not place.parameter.other_names or place.tensor.numel() < 2:
         return False
     modules = {id(module): module for module, _ in place.owners}
     if any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in modules.values()):
@@ -254,7 +254,7 @@ def _scaled(places: Iterable[Place]) -> dict[nn.Module, tuple[str, Tensor]]:
             continue
         if place.parametrizations is not None:
             raise ValueError(f"{parameter.name!r} is parametrized: scale the model before parametrizing it")
-        if is_distributed(place.tensor) or place.start is not None:
+        if kind_of(place.tensor) is Kind.DISTRIBUTED or place.shard is not None:
             raise ValueError(f"{parameter.name!r} is sharded: scale the model before sharding it")
         found |= dict.fromkeys(owners, (parameter.name, place.tensor))
     return found

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from fastinit import Initializer, Key, Zeros
-from fastinit.extending import dtype_named
+from fastinit.extending import DType, Shard, check_fill
 
 __all__ = ["fill_on_device", "fills_on_device"]
 
@@ -19,8 +19,8 @@ _RAW: Final = {"u1": torch.uint8, "u2": torch.uint16, "u4": torch.uint32, "u8": 
 
 
 @cache
-def _fill() -> Callable[..., Any] | None:
-    """The Numba adapter's fill, or None where there is no Numba, no driver, or where it does not compile a kernel."""
+def _numba() -> ModuleType | None:
+    """The Numba adapter's devices; None without Numba or a driver, or where it does not compile a kernel."""
     if find_spec("numba") is None:
         return None
     try:
@@ -28,32 +28,31 @@ def _fill() -> Callable[..., Any] | None:
 
         if not cuda.is_available():
             return None
-        from fastinit.adapters.numba import fill
+        from fastinit.adapters.numba import devices, fill
 
         fill(cuda.device_array(1, "uint32"), Zeros(), Key(0), dtype="float32")
     except Exception:  # whatever a broken driver or an unfit NumPy raises: the host can fill it too
         return None
-    return fill
+    return devices
 
 
 def fills_on_device(tensor: Tensor) -> bool:
     """Whether a tensor's own device can fill it; otherwise the host does, and the values are copied."""
-    return tensor.is_cuda and _fill() is not None
+    return tensor.is_cuda and _numba() is not None
 
 
-def fill_on_device(
-    tensor: Tensor,
-    dtype: str,
-    initializer: Initializer,
-    key: Key,
-    place: Mapping[str, Any],
-) -> None:
-    """Puts a kernel that fills a CUDA tensor into torch's current stream of its device."""
+def fill_on_device(tensor: Tensor, dtype: DType, initializer: Initializer, key: Key, shard: Shard | None) -> bool:
+    """Puts a kernel that fills a CUDA tensor into torch's current stream of its device; False if the host must."""
+    devices = _numba() if tensor.is_cuda else None
+    if devices is None:
+        return False
     from numba import cuda
 
-    fill = _fill()
-    assert fill is not None
-    raw = tensor.detach().view(_RAW[dtype_named(dtype).raw])  # the interface cannot say float8
+    raw = tensor.detach().view(_RAW[dtype.raw])  # the interface cannot say float8
     with cuda.gpus[tensor.device.index]:
         stream = cuda.external_stream(torch.cuda.current_stream(tensor.device).cuda_stream)
-        fill(raw, initializer, key, dtype=dtype, **place, stream=stream)
+        buffer = devices.buffer_of(raw, dtype)
+        whole = shard or Shard.whole(buffer.shape)
+        check_fill(buffer, initializer, whole)
+        devices.fill(buffer, initializer, key, whole, stream)
+    return True

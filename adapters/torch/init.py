@@ -31,7 +31,8 @@ from torch import Tensor
 from torch.nn.init import calculate_gain, constant_, ones_, zeros_
 
 from fastinit import Dirac, Identity, Key, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
-from fastinit.adapters.torch.drawing import Made, caller, factory, filled, is_fake, placed, torch_init, untraced
+from fastinit.adapters.torch.drawing import Made, caller, factory
+from fastinit.adapters.torch.internals import is_fake, is_watched, torch_init, untraced
 from fastinit.adapters.torch.schemes import (
     LAYOUT,
     delta_orthogonal_,
@@ -41,13 +42,13 @@ from fastinit.adapters.torch.schemes import (
     lecun_normal_,
     lecun_truncated_normal_,
     lecun_uniform_,
-    scaled,
+    of_weight,
     variance_scaling_,
     xavier,
     xavier_truncated_normal_,
     zero_init_,
 )
-from fastinit.adapters.torch.tensors import is_distributed, is_plain
+from fastinit.adapters.torch.tensors import Kind, draw, kind_of, place
 
 __all__ = [
     "calculate_gain", "constant", "constant_", "delta_orthogonal_", "dirac", "dirac_", "eye", "eye_", "icnr_",
@@ -118,7 +119,7 @@ def uniform_(
 
     Raises RuntimeError if a > b, or if the dtype cannot hold a or b.
     """
-    return filled(tensor, _uniform(a, b), key, generator, torch_init.uniform_, a, b)
+    return draw(tensor, key, generator, _uniform(a, b), torch_init.uniform_, a, b)
 
 
 @untraced
@@ -134,7 +135,7 @@ def normal_(
 
     Raises RuntimeError if std < 0 or std is NaN.
     """
-    return filled(tensor, _normal(mean, std), key, generator, torch_init.normal_, mean, std)
+    return draw(tensor, key, generator, _normal(mean, std), torch_init.normal_, mean, std)
 
 
 @untraced
@@ -162,7 +163,7 @@ def trunc_normal_(
             "The distribution of values may be incorrect.",
             stacklevel=caller(),
         )
-    return filled(tensor, _truncated_normal(mean, std, a, b), key, generator, _truncated_by_torch, mean, std, a, b)
+    return draw(tensor, key, generator, _truncated_normal(mean, std, a, b), _truncated_by_torch, mean, std, a, b)
 
 
 def _truncated_by_torch(
@@ -193,10 +194,8 @@ def xavier_uniform_(
     X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
     """
     initializer = xavier("uniform", gain)
-    if groups != 1 or transposed or stride != 1:
-        weight = (groups, transposed, stride)
-        return scaled(tensor, initializer, weight, key, generator, torch_init.xavier_uniform_, gain)
-    return filled(tensor, initializer, key, generator, torch_init.xavier_uniform_, gain)
+    weight = of_weight(initializer, groups, transposed, stride, torch_init.xavier_uniform_, gain)
+    return draw(tensor, key, generator, *weight)
 
 
 @untraced
@@ -217,10 +216,8 @@ def xavier_normal_(
     X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
     """
     initializer = xavier("normal", gain)
-    if groups != 1 or transposed or stride != 1:
-        weight = (groups, transposed, stride)
-        return scaled(tensor, initializer, weight, key, generator, torch_init.xavier_normal_, gain)
-    return filled(tensor, initializer, key, generator, torch_init.xavier_normal_, gain)
+    weight = of_weight(initializer, groups, transposed, stride, torch_init.xavier_normal_, gain)
+    return draw(tensor, key, generator, *weight)
 
 
 @untraced
@@ -246,10 +243,8 @@ def kaiming_uniform_(
     K. He et al., "Delving deep into rectifiers", 2015.
     """
     initializer = kaiming("uniform", a, mode, nonlinearity)
-    if groups != 1 or transposed or stride != 1:
-        weight = (groups, transposed, stride)
-        return scaled(tensor, initializer, weight, key, generator, _kaiming_uniform_by_torch, a, mode, nonlinearity)
-    return filled(tensor, initializer, key, generator, _kaiming_uniform_by_torch, a, mode, nonlinearity)
+    weight = of_weight(initializer, groups, transposed, stride, _kaiming_uniform_by_torch, a, mode, nonlinearity)
+    return draw(tensor, key, generator, *weight)
 
 
 @untraced
@@ -272,17 +267,15 @@ def kaiming_normal_(
     K. He et al., "Delving deep into rectifiers", 2015.
     """
     initializer = kaiming("normal", a, mode, nonlinearity)
-    if groups != 1 or transposed or stride != 1:
-        weight = (groups, transposed, stride)
-        return scaled(tensor, initializer, weight, key, generator, _kaiming_normal_by_torch, a, mode, nonlinearity)
-    return filled(tensor, initializer, key, generator, _kaiming_normal_by_torch, a, mode, nonlinearity)
+    weight = of_weight(initializer, groups, transposed, stride, _kaiming_normal_by_torch, a, mode, nonlinearity)
+    return draw(tensor, key, generator, *weight)
 
 
 def _said_of_no_elements(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """torch's function, but its warning of weights without elements names the caller's line, not one in here."""
 
     def by_torch(tensor: Tensor, *parameters: Any, generator: torch.Generator | None) -> Tensor:
-        if is_plain(tensor) and not tensor.numel():
+        if kind_of(tensor) is Kind.PLAIN and not tensor.numel() and not is_watched():
             warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=caller())
             return tensor
         return original(tensor, *parameters, generator=generator)
@@ -310,7 +303,7 @@ def orthogonal_(
 
     A. M. Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks", 2013.
     """
-    return filled(tensor, _orthogonal(gain), key, generator, torch_init.orthogonal_, gain)
+    return draw(tensor, key, generator, _orthogonal(gain), torch_init.orthogonal_, gain)
 
 
 @untraced
@@ -334,7 +327,7 @@ def sparse_(
     if tensor.ndimension() == 2 and not tensor.is_meta:
         rows = tensor.shape[0]
         initializer = _sparse(math.ceil(sparsity * rows), rows, std)
-    return filled(tensor, initializer, key, generator, _sparse_by_torch, sparsity, std, key is not None)
+    return draw(tensor, key, generator, initializer, _sparse_by_torch, sparsity, std, key is not None)
 
 
 def _sparse_by_torch(
@@ -355,8 +348,8 @@ def eye_(tensor: Tensor) -> Tensor:
 
     Raises ValueError for other than two axes.
     """
-    original = torch_init.eye_
-    return placed(tensor, Identity(), original) if is_distributed(tensor) else original(tensor)  # it refuses DTensors
+    original = torch_init.eye_  # which refuses DTensors
+    return place(tensor, Identity(), original) if kind_of(tensor) is Kind.DISTRIBUTED else original(tensor)
 
 
 @untraced
@@ -365,17 +358,17 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
 
     Raises ValueError for other than three to five axes, or groups that do not divide the output channels.
     """
-    return placed(tensor, _dirac(groups), torch_init.dirac_, groups)
+    return place(tensor, _dirac(groups), torch_init.dirac_, groups)
 
 
 @untraced
 def _no_grad_uniform_(tensor: Tensor, a: float, b: float, generator: torch.Generator | None = None) -> Tensor:
-    return filled(tensor, _uniform(a, b), None, generator, torch_init._no_grad_uniform_, a, b)
+    return draw(tensor, None, generator, _uniform(a, b), torch_init._no_grad_uniform_, a, b)
 
 
 @untraced
 def _no_grad_normal_(tensor: Tensor, mean: float, std: float, generator: torch.Generator | None = None) -> Tensor:
-    return filled(tensor, _normal(mean, std), None, generator, torch_init._no_grad_normal_, mean, std)
+    return draw(tensor, None, generator, _normal(mean, std), torch_init._no_grad_normal_, mean, std)
 
 
 @untraced

@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from fastinit import Parameter, canonical_name
-from fastinit.extending import WRAPPER_COMPONENTS
+from fastinit.adapters.torch.internals import FLAT_MARK, may_be_flattened, own_modules, own_parameters
+from fastinit.extending import WRAPPER_COMPONENTS, Shard
 
 if TYPE_CHECKING:
     from fastinit.adapters.torch.shards import Piece
@@ -46,20 +47,17 @@ class Place(NamedTuple):
         The registered tensor; of a parametrized weight, its (first) original.
     owners : tuple of (nn.Module, str)
         Every module and attribute that holds the tensor, the first name's first.
-    other_names : tuple of str
-        Its canonical names after the first.
     parametrizations : ParametrizationList or None
         Through which the weight is assigned.
-    start : int or None
-        Of a piece of a flat parameter (FSDP's first version): `tensor` holds the flattened elements from here on.
+    shard : Shard or None
+        What a piece of a flat parameter (FSDP's first version) holds; None of any other tensor.
     """
 
     parameter: Parameter
     tensor: torch.Tensor
     owners: tuple[tuple[nn.Module, str], ...]
-    other_names: tuple[str, ...] = ()
     parametrizations: parametrize.ParametrizationList | None = None
-    start: int | None = None
+    shard: Shard | None = None
 
 
 # Spellings without underscores: of strings, of functions, and of classes without "Activation" at their end.
@@ -139,7 +137,8 @@ def _named(spelling: str, settings: dict[str, Any]) -> Activation | None:
 
 
 def _is_wrapper(module: nn.Module) -> bool:
-    return len(module._modules) == 1 and next(iter(module._modules)) in WRAPPER_COMPONENTS
+    children = own_modules(module)
+    return len(children) == 1 and next(iter(children)) in WRAPPER_COMPONENTS
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
@@ -167,8 +166,9 @@ def _following(parent: nn.Module, key: str, after_parent: Activation | None) -> 
     if _is_wrapper(parent):
         return after_parent
     if _is_chain(parent):
-        keys = list(parent._modules)
-        rest = (parent._modules[later] for later in keys[keys.index(key) + 1 :])
+        children = own_modules(parent)
+        keys = list(children)
+        rest = (children[later] for later in keys[keys.index(key) + 1 :])
         computes, found = _first_activation(module for module in rest if module is not None)
         return found if computes else after_parent
     beside = _ACTIVATED_WITH.get(key)
@@ -186,7 +186,7 @@ def _visited(
 ) -> Iterator[tuple[str, str, nn.Module, Activation | None]]:
     """Every module under each of its names, in the order of registration: (name, key in its parent, module, ...)."""
     yield name, key, module, following
-    for child_key, child in module._modules.items():
+    for child_key, child in own_modules(module).items():
         if child is not None:
             own_key = key if child_key in WRAPPER_COMPONENTS and _is_wrapper(module) else child_key
             yield from _visited(child, f"{name}{child_key}.", own_key, _following(module, child_key, following))
@@ -230,15 +230,16 @@ class _Own(NamedTuple):
     shape: tuple[int, ...]
     identity: Hashable
     parametrizations: parametrize.ParametrizationList | None = None
-    start: int | None = None
+    shard: Shard | None = None
 
 
 def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]]) -> Iterator[_Own]:
     for role, (piece, identity) in flat.items():
-        yield _Own(role, piece.tensor, tuple(piece.shape), identity, start=piece.start)
+        shape = tuple(piece.shape)
+        yield _Own(role, piece.tensor, shape, identity, shard=Shard(shape, None, piece.start))
     if not isinstance(module, parametrize.ParametrizationList):
-        for role, tensor in module._parameters.items():
-            if tensor is not None and role not in flat and not getattr(tensor, "_is_flat_param", False):
+        for role, tensor in own_parameters(module).items():
+            if tensor is not None and role not in flat and not getattr(tensor, FLAT_MARK, False):
                 lazy = isinstance(tensor, nn.parameter.UninitializedParameter)
                 yield _Own(role, tensor, () if lazy else tuple(tensor.shape), id(tensor))
     if parametrize.is_parametrized(module):
@@ -258,7 +259,7 @@ def _reshard(model: nn.Module) -> None:
 
 def _flattened(model: nn.Module) -> dict[int, dict[str, tuple[Piece, Hashable]]]:
     """What FSDP's first version has flattened, by the module that owned it and its role there."""
-    if "torch.distributed.fsdp.fully_sharded_data_parallel" not in sys.modules:
+    if not may_be_flattened():
         return {}
     from fastinit.adapters.torch.shards import flat_pieces
 
@@ -339,7 +340,7 @@ def parameters(model: nn.Module) -> list[Place]:
 
     Names are those of ``named_parameters`` without what wrappers add (:func:`fastinit.canonical_name`); shapes are
     global, so a sharded model gives the facts of the whole one. A parametrized weight appears as the weight
-    (``"layer.weight"``), its originals do not. Of a tensor with several names the later ones are ``other_names``, and
+    (``"layer.weight"``), its originals do not. Of a tensor with several names the later ones are its `other_names`, and
     it is ``tied`` unless every layer that shares it is an embedding. What ``fully_shard`` has gathered is let go first.
 
     Raises
@@ -356,7 +357,7 @@ def parameters(model: nn.Module) -> list[Place]:
         own = list(_own(module, flattened.get(id(module), {})))
         types = _types(module) if own else ()
         shapes = {role: shape for role, _, shape, *_ in own}
-        for role, tensor, shape, identity, chain, start in own:
+        for role, tensor, shape, identity, chain, shard in own:
             name = canonical_name(prefix + role)
             if isinstance(tensor, nn.parameter.UninitializedParameter):
                 lazy.append(name)
@@ -375,7 +376,7 @@ def parameters(model: nn.Module) -> list[Place]:
                     role.replace("bias", "weight"), shapes.get(role.removesuffix("_bias"))
                 )
             parameter = Parameter(name=name, shape=shape, types=types, role=role, **facts)
-            found[identity] = Place(parameter, tensor, ((module, role),), (), chain, start)
+            found[identity] = Place(parameter, tensor, ((module, role),), chain, shard)
     if lazy:
         raise ValueError(f"lazy modules have no shapes yet: run a forward pass first, for {', '.join(lazy)}")
     return list(found.values())
@@ -383,9 +384,10 @@ def parameters(model: nn.Module) -> list[Place]:
 
 def _shared(place: Place, name: str, module: nn.Module, role: str) -> Place:
     """The place of a tensor that turned up under another name."""
-    if name in (place.parameter.name, *place.other_names):
+    names = (place.parameter.name, *place.parameter.other_names)
+    if name in names:
         return place
     owners = (*place.owners, (module, role))
     tied = not all(isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) for owner, _ in owners)
-    parameter = replace(place.parameter, tied=tied)
-    return place._replace(parameter=parameter, owners=owners, other_names=(*place.other_names, name))
+    parameter = replace(place.parameter, tied=tied, other_names=(*names[1:], name))
+    return place._replace(parameter=parameter, owners=owners)

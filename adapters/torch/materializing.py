@@ -20,19 +20,25 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
+import fastinit
 from fastinit import Entry, Key, Recipe, Record, canonical_name, recipe_named
+from fastinit.adapters.torch.internals import (
+    MARK,
+    SELF_MADE,
+    apply,
+    initialize_as_transformers,
+    is_pretrained,
+    own_buffers,
+    own_parameters,
+)
 from fastinit.adapters.torch.layers import Place, originals, parameters
-from fastinit.adapters.torch.models import drawing_from, fill_place, planned, recorded, reset_norms, statistics_of
-from fastinit.adapters.torch.tensors import DTYPES, is_distributed
+from fastinit.adapters.torch.models import drawing_from, fill_place, planned_entries, reset_norms, statistics_of
+from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 
 __all__ = ["materialize", "on_meta"]
 
 # A model of so many bytes takes seconds: worth a progress bar.
 _LARGE = 2**32
-# Parametrizations of torch whose buffers follow from the weight that is assigned.
-_SELF_MADE = frozenset({"_SpectralNorm", "_Orthogonal"})
-# What transformers calls a parameter that its initialization must leave alone.
-_MARK = "_is_hf_initialized"
 
 
 @contextmanager
@@ -125,12 +131,12 @@ def materialize(
     places = [place for place in parameters(model) if place.tensor.is_meta]
     if not places:
         raise ValueError("no parameter is on the meta device: initialize_() fills a model that has memory")
-    flat = next((place.parameter.name for place in places if place.start is not None), None)
+    flat = next((place.parameter.name for place in places if place.shard is not None), None)
     if flat:
         raise ValueError(
             f"{flat!r} is in a flat parameter on the meta device: give FSDP a param_init_fn, or fully_shard"
         )
-    entries = planned(places, chosen, seed, dtype)
+    entries = planned_entries(places, chosen, seed, dtype)
     sizes = list(map(_size, places, entries))
     with _progress(sum(sizes), progress) as advance:
         restore_buffers(model, where, Key(seed))
@@ -140,7 +146,7 @@ def materialize(
             filled.append(fill_place(place, entry, digests, num_threads))
             advance(size)
     reset_norms(model)
-    return recorded(filled, chosen, seed)
+    return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
 
 
 def _like(old: torch.Tensor, data: torch.Tensor) -> nn.Parameter:
@@ -156,7 +162,7 @@ def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype | None)
     meta = [
         (module, role, tensor)
         for module in modules
-        for role, tensor in module._parameters.items()
+        for role, tensor in own_parameters(module).items()
         if tensor is not None and tensor.is_meta
     ]
     attributes = [dict(vars(tensor)) for _, _, tensor in meta]
@@ -178,14 +184,14 @@ def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype | None)
     numbers = [id(tensor) for _, _, tensor in meta]
     for _, _, tensor in meta:
         tensor.grad = None  # no gradient on the meta device is worth memory
-    model._apply(with_memory)  # type: ignore[no-untyped-call]
+    apply(model, with_memory)
     first: dict[int, nn.Parameter] = {}
     for number, (module, role, _), kept in zip(numbers, meta, attributes, strict=True):
-        new = module._parameters[role]
+        new = own_parameters(module)[role]
         assert new is not None
         vars(new).update(kept)
         if first.setdefault(number, new) is not new:  # tied, and memory moved twice: one object again
-            module._parameters[role] = first[number]
+            own_parameters(module)[role] = first[number]
 
 
 def _current(place: Place) -> Place:
@@ -198,7 +204,8 @@ def _current(place: Place) -> Place:
 def _size(place: Place, entry: Entry) -> int:
     """How many bytes this process is to hold of it."""
     tensor = place.tensor
-    local: torch.Tensor = tensor.to_local() if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
+    is_part = kind_of(tensor) is Kind.DISTRIBUTED
+    local: torch.Tensor = tensor.to_local() if is_part else tensor  # type: ignore[attr-defined]
     return local.numel() * int(getattr(torch, str(entry.dtype)).itemsize)
 
 
@@ -232,8 +239,8 @@ def restore_buffers(model: nn.Module, device: torch.device, key: Key) -> None:
     try:
         for prefix, module, trained in _with_pretrained(model, "", None):
             lost += [prefix + name for name, value in vars(module).items() if _is_lost_attribute(value)]
-            known = module._buffers if type(module).__name__ in _SELF_MADE else statistics_of(module)
-            own = ((name, buffer) for name, buffer in module._buffers.items() if name not in known)
+            known = own_buffers(module) if type(module).__name__ in SELF_MADE else statistics_of(module)
+            own = ((name, buffer) for name, buffer in own_buffers(module).items() if name not in known)
             meta = {name: buffer for name, buffer in own if buffer is not None and buffer.is_meta}
             if not meta:
                 continue
@@ -241,7 +248,7 @@ def restore_buffers(model: nn.Module, device: torch.device, key: Key) -> None:
                 before.append((module, meta))
                 name = canonical_name(prefix + "buffers")
                 _restore_by_transformers(trained, module, meta, device, key.fold_in(name))
-            lost += [prefix + name for name in meta if trained is None or _is_unset(module._buffers[name])]
+            lost += [prefix + name for name in meta if trained is None or _is_unset(own_buffers(module)[name])]
         if lost:
             raise ValueError(
                 f"on the meta device, with values that cannot be known: {', '.join(lost)}. Build the model under "
@@ -249,7 +256,7 @@ def restore_buffers(model: nn.Module, device: torch.device, key: Key) -> None:
             )
     except BaseException:
         for module, meta in before:
-            module._buffers.update(meta)
+            own_buffers(module).update(meta)
         raise
 
 
@@ -262,8 +269,7 @@ def _with_pretrained(
     module: nn.Module, prefix: str, trained: nn.Module | None
 ) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
     """Every module with the innermost transformers model that it is in."""
-    transformers = sys.modules.get("transformers.modeling_utils")  # without which there can be none
-    if transformers is not None and isinstance(module, transformers.PreTrainedModel):
+    if is_pretrained(module):
         trained = module
     yield prefix, module, trained
     for name, child in module.named_children():
@@ -275,16 +281,16 @@ def _restore_by_transformers(
 ) -> None:
     """Buffers as transformers sets them where it loads a checkpoint; parameters stay as they are."""
     for name, buffer in meta.items():
-        module._buffers[name] = torch.full_like(buffer, _unset(buffer), device=device)
-    marked = [tensor for tensor in module.parameters() if not (tensor.is_meta or hasattr(tensor, _MARK))]
+        own_buffers(module)[name] = torch.full_like(buffer, _unset(buffer), device=device)
+    marked = [tensor for tensor in module.parameters() if not (tensor.is_meta or hasattr(tensor, MARK))]
     for tensor in marked:
-        setattr(tensor, _MARK, True)
+        setattr(tensor, MARK, True)
     try:
         with drawing_from(key):
-            trained._init_weights(module)  # type: ignore[operator]
+            initialize_as_transformers(trained, module)
     finally:
         for tensor in marked:
-            delattr(tensor, _MARK)
+            delattr(tensor, MARK)
 
 
 def _unset(buffer: torch.Tensor) -> float | int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 import fastinit
-from fastinit import Entry, Key, Recipe, Record, assigned, digest, recipe_named
+from fastinit import Entry, Key, Recipe, Record, digest, recipe_named
+from fastinit.adapters.torch.internals import own_buffers, singular_vectors
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
-from fastinit.adapters.torch.tensors import DTYPES, fill_, is_distributed
-from fastinit.extending import check_entry, compare_digests, read_record, recorded_entries
+from fastinit.adapters.torch.tensors import DTYPES, Kind, fill_part, kind_of
+from fastinit.extending import compare_digests, planned, read_record, recorded_entries
 
 __all__ = ["initialize_", "replay"]
 
@@ -83,10 +84,10 @@ def initialize_(
     chosen = recipe_named(recipe)
     places = parameters(model)
     _refuse_meta(places)
-    entries = planned(places, chosen, seed)
+    entries = planned_entries(places, chosen, seed)
     filled = [fill_place(*pair, digests, num_threads) for pair in zip(places, entries, strict=True)]
     reset_norms(model)
-    return recorded(filled, chosen, seed)
+    return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
 
 
 def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_threads: int | None = None) -> Record:
@@ -117,53 +118,48 @@ def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_thr
     _refuse_meta(places)
     dtypes = [DTYPES.get(place.tensor.dtype, str(place.tensor.dtype)) for place in places]
     entries = recorded_entries(given, [place.parameter for place in places], dtypes)
-    check_all(places, entries)
+    check_places(places, entries)
     filled = [fill_place(*pair, True, num_threads) for pair in zip(places, entries, strict=True)]
     reset_norms(model)
     compare_digests(entries, filled)
     return replace(given, entries=tuple(filled))
 
 
-def planned(places: Sequence[Place], recipe: Recipe, seed: int | str, dtype: torch.dtype | None = None) -> list[Entry]:
+def planned_entries(
+    places: Sequence[Place], recipe: Recipe, seed: int | str, dtype: torch.dtype | None = None
+) -> list[Entry]:
     """What each parameter is to be filled with, checked; with `dtype` in place of the dtypes that they have."""
-    found = assigned([place.parameter for place in places], recipe, seed)
-    entries = []
-    for place, entry in zip(places, found, strict=True):
+    dtypes = []
+    for place in places:
         own = place.tensor.dtype if dtype is None or not place.tensor.is_floating_point() else dtype
         if own not in DTYPES:
-            raise TypeError(f"{entry.name!r} is of {own}, and fastinit fills {', '.join(map(str, DTYPES))}")
-        entries.append(replace(entry, dtype=DTYPES[own], other_names=place.other_names))
-    check_all(places, entries)
+            raise TypeError(f"{place.parameter.name!r} is of {own}, and fastinit fills {', '.join(map(str, DTYPES))}")
+        dtypes.append(DTYPES[own])
+    entries = planned([place.parameter for place in places], dtypes, recipe, seed)
+    check_places(places, entries)
     return entries
 
 
-def recorded(entries: Iterable[Entry], recipe: Recipe, seed: int | str) -> Record:
-    """The record of a model that has been filled so."""
-    return Record(tuple(entries), seed, recipe.name, fastinit.__version__)
-
-
-def check_all(places: Sequence[Place], entries: Sequence[Entry]) -> None:
-    """Raises what filling would raise, naming the parameter; writes nothing."""
+def check_places(places: Sequence[Place], entries: Sequence[Entry]) -> None:
+    """Raises what writing the entries into these tensors would raise, naming the parameter; writes nothing."""
     for place, entry in zip(places, entries, strict=True):
-        tensor = place.tensor
-        distributed = is_distributed(tensor)
-        if not (distributed or type(tensor) in (torch.Tensor, nn.Parameter)) or tensor.layout != torch.strided:
+        tensor, kind = place.tensor, kind_of(place.tensor)
+        if kind is Kind.FOREIGN or (kind is Kind.UNREAL and not tensor.is_meta):
             raise TypeError(
                 f"{entry.name!r} is a {type(tensor).__name__} of layout {tensor.layout}: fastinit fills strided "
                 "Tensors, Parameters and DTensors"
             )
         if any(size > 1 and not stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
             raise ValueError(f"the elements of {entry.name!r} overlap: shape {entry.shape}, strides {tensor.stride()}")
-        if distributed:
+        if kind is Kind.DISTRIBUTED:
             from fastinit.adapters.torch.shards import local_ranges
 
             try:
                 local_ranges(tensor)  # type: ignore[arg-type]
             except ValueError as problem:
                 raise ValueError(f"{entry.name!r}: {problem}") from None
-        check_entry(entry)
         if place.parametrizations is not None:
-            if any(map(is_distributed, originals(place.parametrizations))):
+            if any(kind_of(own) is Kind.DISTRIBUTED for own in originals(place.parametrizations)):
                 raise ValueError(f"{entry.name!r} is parametrized and sharded: initialize the model before sharding it")
             _rehearse(place, entry)
 
@@ -184,15 +180,10 @@ def _rehearse(place: Place, entry: Entry) -> None:
 
 def fill_place(place: Place, entry: Entry, digests: bool, num_threads: int | None) -> Entry:
     """Fills one parameter; returns its entry, with a digest if asked for and if all of it is here."""
-    initializer, key = entry.initializer, entry.key
     if place.parametrizations is not None:
         made = _assign(place, entry, num_threads)
-    elif place.start is not None:
-        made = fill_(
-            place.tensor, initializer, key, global_shape=entry.shape, start=place.start, num_threads=num_threads
-        )
     else:
-        made = fill_(place.tensor, initializer, key, num_threads=num_threads)
+        made = fill_part(place.tensor, entry.initializer, entry.key, place.shard, num_threads)
     return replace(entry, digest=_digest(made, entry.shape, num_threads) if digests else None)
 
 
@@ -201,23 +192,25 @@ def _assign(place: Place, entry: Entry, num_threads: int | None) -> torch.Tensor
     chain, original = place.parametrizations, place.tensor
     assert chain is not None
     weight = torch.empty(entry.shape, dtype=original.dtype, device=original.device)
-    fill_(weight, entry.initializer, entry.key, num_threads=num_threads)
+    fill_part(weight, entry.initializer, entry.key, num_threads=num_threads)
     with evaluating(chain), drawing_from(entry.key):
         chain.right_inverse(weight.clone())
         value = originals(chain)
         for module in chain.children():
-            if "_u" in module._buffers and "_v" in module._buffers:
-                _estimate_again(module, value[0], entry.key)
+            estimates = singular_vectors(module)
+            if estimates is not None:
+                _estimate_again(module, estimates, value[0], entry.key)
             value = [module(*value)]
     return weight
 
 
-def _estimate_again(spectral_norm: nn.Module, weight: torch.Tensor, key: Key) -> None:
+def _estimate_again(
+    spectral_norm: nn.Module, estimates: tuple[torch.Tensor, torch.Tensor], weight: torch.Tensor, key: Key
+) -> None:
     """A spectral norm's singular vectors: of this weight, from a start that does not depend on the last one."""
-    for name in ("_u", "_v"):
-        vector = spectral_norm.get_buffer(name)
-        fill_(vector, fastinit.Normal(), key.fold_in(name))
-        vector /= vector.norm()
+    for name, vector in zip(("_u", "_v"), estimates, strict=True):
+        fill_part(vector, fastinit.Normal(), key.fold_in(name))
+        vector.div_(vector.norm())
     spectral_norm.train()
     for _ in range(_POWER_ITERATIONS):
         spectral_norm(weight)
@@ -234,7 +227,7 @@ def drawing_from(key: Key) -> Iterator[None]:
 
 def _digest(tensor: torch.Tensor, shape: tuple[int, ...], num_threads: int | None) -> str | None:
     tensor = tensor.detach()
-    if is_distributed(tensor):
+    if kind_of(tensor) is Kind.DISTRIBUTED:
         tensor = tensor.to_local()  # type: ignore[attr-defined]
     if tensor.is_meta or tensor.numel() != math.prod(shape):
         return None
@@ -254,7 +247,7 @@ def statistics_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """The buffers of a module that are the running statistics of a norm."""
     if not any("Norm" in cls.__name__ for cls in type(module).__mro__):
         return {}
-    return {name: buffer for name, buffer in module._buffers.items() if name in _STATISTICS and buffer is not None}
+    return {name: buffer for name, buffer in own_buffers(module).items() if name in _STATISTICS and buffer is not None}
 
 
 def _refuse_meta(places: Sequence[Place]) -> None:

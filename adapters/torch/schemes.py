@@ -11,6 +11,7 @@ groups, transposed, stride
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -21,17 +22,9 @@ from torch import Tensor
 
 import fastinit
 from fastinit import Initializer, Key, StructuredInitializer, VarianceScaling
-from fastinit.adapters.torch.drawing import (
-    Made,
-    factory,
-    filled,
-    given_key,
-    is_fake,
-    plain_number,
-    torch_init,
-    untraced,
-)
-from fastinit.adapters.torch.tensors import drawn_key, fill_
+from fastinit.adapters.torch.drawing import Made, caller, factory, given_key, plain_number
+from fastinit.adapters.torch.internals import is_fake, torch_init, untraced
+from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, kind_of, write
 
 __all__ = [
     "delta_orthogonal_",
@@ -73,42 +66,40 @@ def _kaiming(distribution: str, a: float | None, mode: str, nonlinearity: Any) -
 kaiming = factory(_kaiming, number=lambda value: value)  # torch refuses slopes that are tensors
 
 
+def of_weight(
+    initializer: Made,
+    groups: int,
+    transposed: bool,
+    stride: int | Iterable[int],
+    original: Callable[..., Tensor],
+    *arguments: Any,
+) -> tuple[Any, ...]:
+    """What :func:`draw` takes to fill a weight with the true fans of its convolution.
+
+    `original` and its arguments are torch's, which knows of no groups.
+    """
+    if (groups == 1 and not transposed and stride == 1) or not isinstance(initializer, VarianceScaling):
+        return (initializer, original, *arguments)
+    steps = tuple(stride) if isinstance(stride, Iterable) else stride
+    initializer = _of_convolution(initializer, groups, transposed, steps)
+    return initializer, _by_torch, initializer
+
+
 @lru_cache(maxsize=4096, typed=True)
-def _of_weight(
+def _of_convolution(
     initializer: VarianceScaling, groups: int, transposed: bool, stride: int | tuple[int, ...]
 ) -> VarianceScaling:
     layout = "IO..." if transposed else LAYOUT
     return replace(initializer, layout=layout, groups=groups, transposed=transposed, stride=stride)
 
 
-def scaled(
-    tensor: Tensor,
-    initializer: Made,
-    weight: tuple[int, bool, int | Iterable[int]],
-    key: Key | int | None,
-    generator: torch.Generator | None,
-    original: Callable[..., Tensor],
-    *arguments: Any,
-) -> Tensor:
-    """The tensor filled with the true fans of a weight that has (groups, transposed, stride).
-
-    `original` and its arguments are for parameters that have no initializer, and for tensors without elements.
-    """
-    if isinstance(initializer, VarianceScaling):
-        groups, transposed, stride = weight
-        if groups != 1 or transposed or stride != 1:
-            steps = tuple(stride) if isinstance(stride, Iterable) else stride
-            initializer = _of_weight(initializer, groups, transposed, steps)
-            initializer.fans(tuple(tensor.shape))  # or it raises
-        if tensor.numel():
-            original, arguments = _by_torch, (initializer,)
-    return filled(tensor, initializer, key, generator, original, *arguments)
-
-
 def _by_torch(tensor: Tensor, initializer: VarianceScaling, generator: torch.Generator | None) -> Tensor:
     """The tensor filled by torch with what an initializer would draw."""
     sampling = initializer.sampling(tuple(tensor.shape))
     if is_fake(tensor):
+        return tensor
+    if not tensor.numel():
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=caller())
         return tensor
     if sampling.distribution == "uniform":
         return torch_init.uniform_(tensor, sampling.low, sampling.high, generator)
@@ -153,7 +144,7 @@ def variance_scaling_(
         If an argument is out of range, or the shape does not fit.
     """
     initializer = _variance_scaling(plain_number(scale), mode, distribution)
-    return scaled(tensor, initializer, (groups, transposed, stride), key, generator, _by_torch, initializer)
+    return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, _by_torch, initializer))
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -172,7 +163,7 @@ def _lecun(name: str, distribution: str, how: str) -> Callable[..., Tensor]:
         stride: int | Iterable[int] = 1,
     ) -> Tensor:
         initializer = _variance_scaling(1.0, "fan_in", distribution)
-        return scaled(tensor, initializer, (groups, transposed, stride), key, generator, _by_torch, initializer)
+        return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, _by_torch, initializer))
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"""Fills a weight (out, in, ...) of variance 1 / fan_in, {how}.
@@ -207,8 +198,8 @@ def xavier_truncated_normal_(
     What Keras, JAX and TensorFlow call glorot_normal. X. Glorot and Y. Bengio, "Understanding the difficulty of
     training deep feedforward neural networks", 2010.
     """
-    initializer, weight = xavier("truncated_normal", gain), (groups, transposed, stride)
-    return scaled(tensor, initializer, weight, key, generator, torch_init.xavier_normal_, gain)
+    initializer, original = xavier("truncated_normal", gain), torch_init.xavier_normal_
+    return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, original, gain))
 
 
 @untraced
@@ -228,8 +219,8 @@ def kaiming_truncated_normal_(
 
     What Keras, JAX and TensorFlow call he_normal. K. He et al., "Delving deep into rectifiers", 2015.
     """
-    initializer, weight = kaiming("truncated_normal", a, mode, nonlinearity), (groups, transposed, stride)
-    return scaled(tensor, initializer, weight, key, generator, torch_init.kaiming_normal_, a, mode, nonlinearity)
+    initializer, torchs = kaiming("truncated_normal", a, mode, nonlinearity), (torch_init.kaiming_normal_, a, mode)
+    return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, *torchs, nonlinearity))
 
 
 @untraced
@@ -318,15 +309,16 @@ def _whole(
 ) -> Tensor:
     """The tensor filled by a structured initializer; one that is not fastinit's to write is copied into."""
     initializer.check_shape(tuple(tensor.shape))
-    if tensor.is_meta or is_fake(tensor):
+    kind = kind_of(tensor)
+    if kind is Kind.UNREAL:
         return tensor
-    given = drawn_key(tensor, generator) if key is None else given_key(key, generator)
     if not (tensor.is_floating_point() or tensor.is_complex()):
         raise TypeError(f"the tensor must be of a floating-point or complex dtype, not {tensor.dtype}")
-    try:
-        return fill_(tensor, initializer, given)
-    except TypeError:  # a dtype or a class of its own
-        double = tensor.dtype in (torch.float64, torch.complex128)
-        host = torch.empty(tensor.shape, dtype=torch.float64 if double else torch.float32, device="cpu")
-        with torch.no_grad():
-            return tensor.copy_(fill_(host, initializer, given))
+    given = drawn_key(tensor, generator) if key is None else given_key(key, generator)
+    if kind is not Kind.FOREIGN:
+        return write(kind, tensor, initializer, given)
+    # a dtype or a class of its own
+    double = tensor.dtype in (torch.float64, torch.complex128)
+    host = torch.empty(tensor.shape, dtype=torch.float64 if double else torch.float32, device="cpu")
+    with torch.no_grad():
+        return tensor.copy_(write(Kind.PLAIN, host, initializer, given))

@@ -6,19 +6,18 @@ Everything is computed from placements and metadata that each rank has, so no ra
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 
 from fastinit import canonical_name
+from fastinit.adapters.torch.internals import FlatParameter, parts_of_flat, shard_order
+from fastinit.extending import Ranges, Shard, dealt, joined
 
-__all__ = ["Piece", "flat_pieces", "local_ranges", "ranges_of"]
-
-Ranges = tuple[tuple[range, ...], ...]
+__all__ = ["Piece", "flat_pieces", "local_part", "local_ranges", "ranges_of"]
 
 
 class _Split(NamedTuple):
@@ -27,6 +26,14 @@ class _Split(NamedTuple):
     mesh_axis: int
     axis: int
     rounds: int
+
+
+def local_part(tensor: DTensor) -> tuple[Tensor, Shard | None]:
+    """This rank's part of a DTensor, and what it holds; None if the rank is not in the mesh."""
+    ranges = local_ranges(tensor)
+    with torch.no_grad():
+        local = tensor.to_local()
+    return local, None if ranges is None else Shard(tuple(tensor.shape), ranges)
 
 
 def local_ranges(tensor: DTensor) -> Ranges | None:
@@ -67,9 +74,7 @@ def local_ranges(tensor: DTensor) -> Ranges | None:
         if math.prod(local):
             raise ValueError(f"this rank is not in {mesh}, so it must hold nothing, but has a local shape {local}")
         return None
-    # which mesh axis came first is known to redistribute() only, and is not public
-    order = getattr(getattr(tensor, "_spec", None), "shard_order", None)
-    ranges = ranges_of(shape, tuple(mesh.shape), coordinate, tensor.placements, order)
+    ranges = ranges_of(shape, tuple(mesh.shape), coordinate, tensor.placements, shard_order(tensor))
     expected = tuple(sum(map(len, held)) for held in ranges)
     if len(local) == len(shape) and 0 in expected and 0 in local:
         # an empty part has nothing to fit, and fully_shard makes it empty along its own axis too
@@ -139,8 +144,8 @@ def ranges_of(
         splits = _decoded(splits, mesh_shape) or splits
     ranges = [[range(size)] if size else [] for size in global_shape]
     for mesh_axis, axis, rounds in splits:
-        ranges[axis] = _dealt(ranges[axis], rounds, mesh_shape[mesh_axis], coordinate[mesh_axis])
-    return tuple(tuple(_joined(held)) for held in ranges)
+        ranges[axis] = dealt(ranges[axis], rounds, mesh_shape[mesh_axis], coordinate[mesh_axis])
+    return tuple(tuple(joined(held)) for held in ranges)
 
 
 def _split(mesh_axis: int, placement: Placement, shape: tuple[int, ...]) -> _Split | None:
@@ -177,46 +182,6 @@ def _decoded(splits: Sequence[_Split], mesh_shape: Sequence[int]) -> list[_Split
             place += 1
         before.insert(place, _Split(mesh_axis, axis, 1))
     return [split for steps in order.values() for split in steps]
-
-
-def _dealt(ranges: Sequence[range], rounds: int, ranks: int, rank: int) -> list[range]:
-    """What one of `ranks` ranks gets of indices dealt out as ``torch.chunk`` does, in `rounds` chunks one by one."""
-    size = sum(map(len, ranges))
-    held: list[range] = []
-    for number in range(rounds):
-        first, last = _chunk(size, rounds, number)
-        begin, end = _chunk(last - first, ranks, rank)
-        held += _section(ranges, first + begin, first + end)
-    return held
-
-
-def _chunk(size: int, chunks: int, number: int) -> tuple[int, int]:
-    """Begin and end of one chunk: all are equally long but the last that is not empty."""
-    length = -(-size // chunks)
-    return min(size, length * number), min(size, length * (number + 1))
-
-
-def _section(ranges: Sequence[range], begin: int, end: int) -> Iterator[range]:
-    """Positions [begin, end) of ranges one after the other."""
-    for held in ranges:
-        if section := held[max(begin, 0) : max(end, 0)]:
-            yield section
-        begin -= len(held)
-        end -= len(held)
-
-
-def _joined(ranges: Sequence[range]) -> list[range]:
-    """The same indices in fewer ranges."""
-    joined: list[range] = []
-    for held in ranges:
-        if joined:
-            last = joined[-1]
-            step = held[0] - last[-1]
-            if (len(last) == 1 or last.step == step) and (len(held) == 1 or held.step == step):
-                joined[-1] = range(last[0], held[-1] + 1, step)
-                continue
-        joined.append(held)
-    return joined
 
 
 class Piece(NamedTuple):
@@ -259,50 +224,34 @@ def flat_pieces(model: nn.Module) -> Iterator[Piece]:
         If a flat parameter is gathered at the moment, or has flattened a parameter in another order than row-major
         (channels-last) or a DTensor.
     """
-    fsdp = sys.modules.get("torch.distributed.fsdp.fully_sharded_data_parallel")  # without which there can be none
-    if fsdp is None:
-        return
-    for prefix, module in model.named_modules():
-        if isinstance(module, fsdp.FullyShardedDataParallel) and module._handle is not None:
-            yield from _pieces(prefix, module._handle)
+    for prefix, flat in parts_of_flat(model):
+        yield from _pieces(prefix, flat)
 
 
-def _pieces(prefix: str, handle: Any) -> Iterator[Piece]:
-    flat = handle.flat_param
-    if flat.shape != flat._sharded_size:
+def _pieces(prefix: str, flat: FlatParameter) -> Iterator[Piece]:
+    if flat.tensor.shape != flat.sharded_size:
         raise ValueError(
             f"the flat parameter of {prefix or 'the model'} was expected to be sharded, of shape "
-            f"{tuple(flat._sharded_size)}, but is gathered now, of shape {tuple(flat.shape)}: leave summon_full_params "
-            "or the forward pass first"
+            f"{tuple(flat.sharded_size)}, but is gathered now, of shape {tuple(flat.tensor.shape)}: leave "
+            "summon_full_params or the forward pass first"
         )
 
     def full(*names: str) -> str:
         return canonical_name(".".join(name for name in (prefix, *names) if name))
 
     others: dict[tuple[nn.Module, str], list[tuple[str, nn.Module, str]]] = {}
-    for shared in flat._shared_param_infos:
-        other = (full(shared.module_name, shared.param_name), shared.module, shared.param_name)
-        others.setdefault((shared.prim_module, shared.prim_param_name), []).append(other)
-    memory = flat.detach()
-    for (own_name, module, _), fqn, shape, stride, extension, shard in zip(
-        flat._param_infos,
-        flat._fqns,
-        flat._shapes,
-        flat._strides,
-        flat._param_extensions,
-        flat._shard_param_infos,
-        strict=True,
-    ):
-        name = full(fqn)
-        if extension is not None:
+    for owner, module_name, module, parameter in flat.shared:
+        others.setdefault(owner, []).append((full(module_name, parameter), module, parameter))
+    memory = flat.tensor.detach()
+    for own in flat.parameters:
+        name = full(own.fqn)
+        if own.extension is not None:
             raise ValueError(f"{name} was a DTensor before FSDP flattened it, which only fully_shard keeps track of")
-        if not torch.empty(shape, device="meta").as_strided(shape, stride).is_contiguous():
+        if not torch.empty(own.shape, device="meta").as_strided(own.shape, own.stride).is_contiguous():
             raise ValueError(
-                f"{name} of shape {tuple(shape)} was expected to be contiguous when FSDP flattened it, but had strides "
-                f"{tuple(stride)}"
+                f"{name} of shape {tuple(own.shape)} was expected to be contiguous when FSDP flattened it, but had "
+                f"strides {tuple(own.stride)}"
             )
-        first, count, start = 0, 0, 0
-        if shard.in_shard:
-            first, count, start = shard.offset_in_shard, shard.numel_in_shard, shard.intra_param_start_idx
-        part = memory[first : first + count]
-        yield Piece(name, module, own_name, shape, part, start, tuple(others.get((module, own_name), ())))
+        part = memory[own.first : own.first + own.size]
+        shared = tuple(others.get((own.module, own.name), ()))
+        yield Piece(name, own.module, own.name, own.shape, part, own.start, shared)

@@ -4,70 +4,64 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._device import DeviceContext
 
 from fastinit import ElementwiseInitializer, Initializer, Key
 from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
+from fastinit.adapters.torch.drawing import REFUSALS, Made, by_torch, given_key, say_once
+from fastinit.adapters.torch.internals import increment_version, is_fake, is_transformed, is_watched
 from fastinit.extending import DTYPES as FORMATS
 from fastinit.extending import Buffer, Shard, checked_key, fill_buffer, fill_memory, plan
 
-__all__ = ["DTYPES", "draw_", "drawn_key", "fill_", "is_distributed", "is_plain"]
+__all__ = ["DTYPES", "Kind", "draw", "drawn_key", "fill_", "fill_part", "kind_of", "place", "write"]
 
 DTYPES: Final = {getattr(torch, name): name for name in FORMATS}
 """fastinit's name of each torch dtype that it writes."""
 
 _KNOWN: Final = frozenset({Tensor, torch.nn.Parameter})
 
-# bound once: small tensors take little longer than the look-ups
-_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_function_modes = torch._C._len_torch_function_stack
-_increment_version = torch._C._increment_version
+
+class Kind(Enum):
+    """What a tensor is to fastinit. It is asked once for each call (:func:`kind_of`), and passed on."""
+
+    PLAIN = "strided numbers in memory of the host"
+    DISTRIBUTED = "a DTensor, of which this process holds a part"
+    DEVICE = "strided numbers in memory of a device"
+    UNREAL = "a meta or fake tensor, without memory"
+    FOREIGN = "anything else: another dtype, layout or class, a wrapped or lazily negated tensor"
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is nothing but strided numbers in memory of the host, and no mode watches what becomes of it.
-
-    Subclasses, modes and function transforms want to see every operation.
-    """
-    modes = _dispatch_modes() or (_function_modes() and not _only_default_devices())
-    return not modes and _has_memory(tensor)
+PLAIN, DISTRIBUTED, DEVICE, UNREAL, FOREIGN = Kind
 
 
-def _has_memory(tensor: Tensor) -> bool:
-    """Whether a tensor is strided numbers in memory of the host."""
-    return (
-        type(tensor) in _KNOWN
-        and tensor.is_cpu
-        and tensor.dtype in DTYPES
+def kind_of(tensor: Tensor) -> Kind:
+    """What a tensor is."""
+    if type(tensor) not in _KNOWN:
+        module = sys.modules.get("torch.distributed.tensor")  # without which there can be no DTensor
+        if module is not None and isinstance(tensor, module.DTensor):
+            return DISTRIBUTED
+        return UNREAL if is_fake(tensor) else FOREIGN
+    if tensor.is_meta:
+        return UNREAL
+    usual = (
+        tensor.dtype in DTYPES
         and tensor.layout is torch.strided
         and not tensor.is_neg()
         and (not tensor.is_inference() or torch.is_inference_mode_enabled())
-        and not _is_transformed(tensor)
+        and not is_transformed(tensor)
     )
+    if not usual:
+        return FOREIGN
+    return PLAIN if tensor.is_cpu else DEVICE
 
 
-def _only_default_devices() -> bool:
-    """Whether no mode intercepts functions but default devices, which concern tensors not yet made."""
-    modes = map(torch._C._get_function_stack_at, range(_function_modes()))
-    return all(type(mode) is DeviceContext for mode in modes)
-
-
-def is_distributed(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor."""
-    module = sys.modules.get("torch.distributed.tensor")  # without which there can be none
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
-def _is_fake(tensor: Tensor) -> bool:
-    module = sys.modules.get("torch._subclasses.fake_tensor")
-    return module is not None and isinstance(tensor, module.FakeTensor)
+# Keys that a generator gives
 
 
 class _Scratch(threading.local):
@@ -83,7 +77,7 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _drawn(tensor: Tensor, generator: torch.Generator | None) -> tuple[int, int, int, int]:
+def _drawn_words(tensor: Tensor, generator: torch.Generator | None) -> tuple[int, int, int, int]:
     bits = _scratch.bits
     if not (tensor.is_cpu or tensor.is_meta):
         bits = torch.empty_like(bits, device=tensor.device)
@@ -107,18 +101,129 @@ def drawn_key(tensor: Tensor, generator: torch.Generator | None = None) -> Key:
     RuntimeError
         If the generator is of another device, as in torch.
     """
-    return Key.from_words(*_drawn(tensor, generator))
+    return Key.from_words(*_drawn_words(tensor, generator))
 
 
-def draw_(tensor: Tensor, initializer: Initializer, generator: torch.Generator | None = None) -> Tensor:
-    """:func:`fill_` of a plain tensor with the key that a generator gives, in the shortest time."""
-    if not isinstance(initializer, ElementwiseInitializer) or not tensor.is_contiguous():
-        return fill_(tensor, initializer, drawn_key(tensor, generator))
-    sampling, size = plan(initializer, tensor.shape, DTYPES[tensor.dtype]), tensor.numel()
-    address = _address(tensor, size)
-    fill_memory(address, size, tensor.itemsize, sampling, _drawn(tensor, generator))
-    _written(tensor)
+# Writing
+
+
+def draw(
+    tensor: Tensor,
+    key: Key | int | None,
+    generator: torch.Generator | None,
+    initializer: Made,
+    original: Callable[..., Tensor],
+    *arguments: Any,
+) -> Tensor:
+    """A tensor filled in place by an initializer, or by ``original(tensor, *arguments, generator=)``.
+
+    fastinit fills what is plain and usual, and torch all else. Where the initializer's parameters do not fit, an
+    elementwise one has drawn nothing from the generator.
+    """
+    kind, given = kind_of(tensor), None if key is None else given_key(key, generator)
+    if isinstance(initializer, str):
+        return by_torch(tensor, given, generator, initializer, original, arguments)
+    if not _is_ours(kind, tensor):
+        return by_torch(tensor, given, generator, None, original, arguments)
+    try:
+        is_small = kind is PLAIN and given is None and isinstance(initializer, ElementwiseInitializer)
+        if is_small and tensor.is_contiguous():
+            sampling, size = plan(initializer, tensor.shape, DTYPES[tensor.dtype]), tensor.numel()
+            fill_memory(_address(tensor, size), size, tensor.itemsize, sampling, _drawn_words(tensor, generator))
+            return _written(tensor)
+        return write(kind, tensor, initializer, given or drawn_key(tensor, generator))
+    except (BufferError, *REFUSALS) as error:  # elements that overlap, values beyond the dtype, a strange generator
+        if kind is not PLAIN and not isinstance(error, ValueError):
+            raise
+        return by_torch(tensor, given, generator, str(error), original, arguments)
+
+
+def place(tensor: Tensor, initializer: Made, original: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """:func:`draw` by an initializer that draws nothing."""
+    kind = kind_of(tensor)
+    if kind is UNREAL and is_fake(tensor):
+        original(torch.empty_like(tensor, device="meta"), *arguments)  # or it raises
+        return tensor
+    if not isinstance(initializer, str) and kind is not DEVICE and _is_ours(kind, tensor):
+        try:
+            return write(kind, tensor, initializer, _NO_KEY)
+        except (ValueError, BufferError):
+            pass
+    return original(tensor, *arguments)
+
+
+_NO_KEY: Final = Key(0)
+
+
+def _is_ours(kind: Kind, tensor: Tensor) -> bool:
+    """Whether fastinit fills tensors of a kind, here and now."""
+    if kind is PLAIN:
+        return tensor.numel() > 0 and not is_watched()
+    if kind is DEVICE and not is_watched():
+        if not fills_on_device(tensor):
+            say_once(tensor.device.type, f"tensors on {tensor.device.type} are filled on the host and copied")
+        return True
+    return kind is DISTRIBUTED
+
+
+def write(
+    kind: Kind,
+    tensor: Tensor,
+    initializer: Initializer,
+    key: Key,
+    shard: Shard | None = None,
+    num_threads: int | None = None,
+) -> Tensor:
+    """Fills a tensor of a kind that :func:`kind_of` told.
+
+    `shard` says what it holds, unless it is whole or distributed. Raises what :func:`fill_` raises.
+    """
+    if kind is PLAIN:
+        strides = tuple(stride * tensor.itemsize for stride in tensor.stride())
+        shape, dtype = tuple(tensor.shape), FORMATS[DTYPES[tensor.dtype]]
+        buffer = Buffer(_address(tensor, tensor.numel()), shape, strides, dtype)
+        fill_buffer(buffer, initializer, key, shard, num_threads=num_threads)
+    elif kind is DISTRIBUTED:
+        from fastinit.adapters.torch.shards import local_part
+
+        local, part = local_part(tensor)  # type: ignore[arg-type]
+        if part is None or local.is_meta:  # this rank is not in the mesh
+            return tensor
+        write(kind_of(local), local, initializer, key, part, num_threads)
+    elif kind is DEVICE:
+        if not fill_on_device(tensor, FORMATS[DTYPES[tensor.dtype]], initializer, key, shard):
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            write(PLAIN, host, initializer, key, shard, num_threads)
+            with torch.no_grad():
+                return tensor.copy_(host)
+    elif kind is UNREAL:
+        return tensor
+    else:
+        raise TypeError(
+            f"fastinit fills strided tensors of {', '.join(map(str, DTYPES))}; got a {type(tensor).__name__} of "
+            f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        )
+    return _written(tensor)
+
+
+def _address(tensor: Tensor, size: int) -> int:
+    address = tensor.data_ptr()
+    if size and not address:
+        raise ValueError(f"the tensor of shape {tuple(tensor.shape)} has no memory: its storage was freed")
+    return address
+
+
+def _written(tensor: Tensor) -> Tensor:
+    if not tensor.is_inference():
+        increment_version((tensor,))
     return tensor
+
+
+def fill_part(
+    tensor: Tensor, initializer: Initializer, key: Key, shard: Shard | None = None, num_threads: int | None = None
+) -> Tensor:
+    """:func:`fill_` for the adapter: what the tensor holds is one value, and the key has been checked."""
+    return write(kind_of(tensor), tensor, initializer, key, shard, num_threads)
 
 
 def fill_(
@@ -163,70 +268,10 @@ def fill_(
         As :func:`fastinit.fill`, before anything is written.
     """
     checked_key(key)
-    if _has_memory(tensor):
-        dtype = DTYPES[tensor.dtype]
-        whole = global_shape is None and offsets is None and ranges is None and start is None
-        if whole and num_threads is None and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous():
-            sampling, size = plan(initializer, tensor.shape, dtype), tensor.numel()
-            fill_memory(_address(tensor, size), size, tensor.itemsize, sampling, key.words)
-        else:
-            strides = tuple(stride * tensor.itemsize for stride in tensor.stride())
-            buffer = Buffer(_address(tensor, tensor.numel()), tuple(tensor.shape), strides, FORMATS[dtype])
-            shard = Shard.of(buffer.shape, global_shape, offsets, ranges, start)
-            fill_buffer(buffer, initializer, key, shard, num_threads=num_threads)
-        _written(tensor)
-        return tensor
-    place: dict[str, Any] = {"global_shape": global_shape, "offsets": offsets, "ranges": ranges, "start": start}
-    if is_distributed(tensor):
-        return _fill_distributed(tensor, initializer, key, place, num_threads)
-    if tensor.is_meta or _is_fake(tensor):
-        return tensor
-    if type(tensor) in _KNOWN and not tensor.is_cpu and tensor.layout is torch.strided and tensor.dtype in DTYPES:
-        if fills_on_device(tensor):
-            fill_on_device(tensor, DTYPES[tensor.dtype], initializer, key, place)
-            _written(tensor)
-            return tensor
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-        fill_(host, initializer, key, **place, num_threads=num_threads)
-        with torch.no_grad():
-            tensor.copy_(host)
-        return tensor
-    raise TypeError(
-        f"fastinit fills strided tensors of {', '.join(map(str, DTYPES))}; got a {type(tensor).__name__} of "
-        f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
-    )
-
-
-def _address(tensor: Tensor, size: int) -> int:
-    address = tensor.data_ptr()
-    if size and not address:
-        raise ValueError(f"the tensor of shape {tuple(tensor.shape)} has no memory: its storage was freed")
-    return address
-
-
-def _written(tensor: Tensor) -> None:
-    """Tells autograd, which would otherwise trust what it has saved."""
-    if not tensor.is_inference():
-        _increment_version((tensor,))
-
-
-def _fill_distributed(
-    tensor: Tensor,
-    initializer: Initializer,
-    key: Key,
-    place: dict[str, Any],
-    num_threads: int | None,
-) -> Tensor:
-    from fastinit.adapters.torch.shards import local_ranges
-
-    if any(given is not None for given in place.values()):
-        raise ValueError("a DTensor knows its global shape and which part it holds; got " + ", ".join(place))
-    ranges = local_ranges(tensor)  # type: ignore[arg-type]
-    if ranges is None:  # this rank is not in the mesh
-        return tensor
-    with torch.no_grad():
-        local = tensor.to_local()  # type: ignore[attr-defined]
-    fill_(local, initializer, key, global_shape=tuple(tensor.shape), ranges=ranges, num_threads=num_threads)
-    if not local.is_meta:
-        _written(tensor)
-    return tensor
+    kind, shard = kind_of(tensor), None
+    place = {"global_shape": global_shape, "offsets": offsets, "ranges": ranges, "start": start}
+    if kind is not UNREAL and any(given is not None for given in place.values()):
+        if kind is DISTRIBUTED:
+            raise ValueError("a DTensor knows its global shape and which part it holds; got " + ", ".join(place))
+        shard = Shard.of(tuple(tensor.shape), global_shape, offsets, ranges, start)
+    return write(kind, tensor, initializer, key, shard, num_threads)

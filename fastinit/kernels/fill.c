@@ -22,9 +22,9 @@ typedef struct {
     float scale, shift, low, high;
     int32_t dtype; /* of the stores of the moment: the sampling's, or streamed */
     int streamable;
-} job;
+} fill_job;
 
-INLINE void finish_f32(const job *job, char *out, f32v *z, const int n) {
+INLINE void finish_f32(const fill_job *job, char *out, f32v *z, const int n) {
     const fastinit_sampling *sampling = job->sampling;
     SIDE_BY_SIDE(j, n) z[j] = z[j] * job->scale;
     if (job->shift != 0) SIDE_BY_SIDE(j, n) z[j] = z[j] + job->shift;
@@ -32,7 +32,7 @@ INLINE void finish_f32(const job *job, char *out, f32v *z, const int n) {
     store_f32(out, job->dtype, z, n);
 }
 
-INLINE void finish_f64(const job *job, char *out, f64v *z, const int n) {
+INLINE void finish_f64(const fill_job *job, char *out, f64v *z, const int n) {
     const fastinit_sampling *sampling = job->sampling;
     SIDE_BY_SIDE(j, 2 * n) z[j] = z[j] * sampling->scale;
     if (sampling->shift != 0) SIDE_BY_SIDE(j, 2 * n) z[j] = z[j] + sampling->shift;
@@ -42,7 +42,7 @@ INLINE void finish_f64(const job *job, char *out, f64v *z, const int n) {
 
 /* The words of one batch as the transforms of a 32-bit kind want them, two vectors a group. For normals first those of all radii, then
  * those of all angles; else all words in natural order; for a window, the cells that they choose. */
-INLINE void draw32(const job *job, const int kind, uint32_t block, u32v *word, const int groups) {
+INLINE void draw32(const fill_job *job, const int kind, uint32_t block, u32v *word, const int groups) {
     u64v w[4][GROUPS];
     philox_blocks(&job->stream, block, groups, w);
     SIDE_BY_SIDE(g, groups) {
@@ -70,7 +70,7 @@ INLINE void draw32(const job *job, const int kind, uint32_t block, u32v *word, c
 
 /* `batches` batches of 4 * groups * LANES elements of a 32-bit kind, from `block` on. First all words, then all values: either loop is
  * short enough for the registers, and for the processor to work on several of its iterations at once. */
-INLINE void batches32(const job *job, const int kind, uint32_t block, const int batches, char *out, const size_t itemsize,
+INLINE void batches32(const fill_job *job, const int kind, uint32_t block, const int batches, char *out, const size_t itemsize,
                       const int groups) {
     const int per_batch = 2 * groups, most = kind == FASTINIT_TRUNCATED_2 || kind == FASTINIT_TRUNCATED ? N : 2 * N;
     const int vectors = batches * per_batch, n = per_batch < most ? per_batch : most;
@@ -102,7 +102,7 @@ INLINE void batches32(const job *job, const int kind, uint32_t block, const int 
 }
 
 /* The draws of one batch for a 64-bit kind: of the first halves of its blocks and of the second. */
-INLINE void draw64(const job *job, uint32_t block, u64v *a, u64v *b, const int groups) {
+INLINE void draw64(const fill_job *job, uint32_t block, u64v *a, u64v *b, const int groups) {
     u64v w[4][GROUPS];
     philox_blocks(&job->stream, block, groups, w);
     SIDE_BY_SIDE(g, groups) {
@@ -112,7 +112,7 @@ INLINE void draw64(const job *job, uint32_t block, u64v *a, u64v *b, const int g
 }
 
 /* `batches` batches of 2 * groups * LANES elements of a 64-bit kind, as batches32. */
-INLINE void batches64(const job *job, const int kind, uint32_t block, const int batches, char *out, const size_t itemsize,
+INLINE void batches64(const fill_job *job, const int kind, uint32_t block, const int batches, char *out, const size_t itemsize,
                       const int groups) {
     const fastinit_sampling *sampling = job->sampling;
     u64v draws[2][BATCHES * GROUPS];
@@ -151,7 +151,7 @@ static size_t size_of(int32_t dtype) {
 }
 
 /* Elements [index, index + count) of the global tensor to consecutive memory. */
-INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *out) {
+INLINE void fill_run(fill_job *job, const int kind, uint64_t index, uint64_t count, char *out) {
     const int wide = kind >= FASTINIT_UNIFORM_SYMMETRIC_64;
     /* a uniform's transform is too short for a loop of its own */
     const int at_once = kind == FASTINIT_WORDS || kind == FASTINIT_UNIFORM_SYMMETRIC || kind == FASTINIT_UNIFORM
@@ -216,24 +216,25 @@ INLINE void run(job *job, const int kind, uint64_t index, uint64_t count, char *
 #undef FILL
 }
 
-typedef void run_function(job *, uint64_t index, uint64_t count, char *out);
-#define RUN(name, kind)                                                                                      \
-    static __attribute__((noinline)) void name(job *job, uint64_t index, uint64_t count, char *out) {        \
-        run(job, kind, index, count, out);                                                                   \
+/* Elements [index, index + count) of one kind to consecutive memory: fill_run() compiled for it. */
+typedef void sampler(fill_job *, uint64_t index, uint64_t count, char *out);
+#define SAMPLER(name, kind)                                                                                  \
+    static __attribute__((noinline)) void name(fill_job *job, uint64_t index, uint64_t count, char *out) {   \
+        fill_run(job, kind, index, count, out);                                                              \
     }
-RUN(run_words, FASTINIT_WORDS)
-RUN(run_uniform_symmetric, FASTINIT_UNIFORM_SYMMETRIC)
-RUN(run_uniform, FASTINIT_UNIFORM)
-RUN(run_normal, FASTINIT_NORMAL)
-RUN(run_truncated_2, FASTINIT_TRUNCATED_2)
-RUN(run_truncated, FASTINIT_TRUNCATED)
-RUN(run_uniform_symmetric_64, FASTINIT_UNIFORM_SYMMETRIC_64)
-RUN(run_uniform_64, FASTINIT_UNIFORM_64)
-RUN(run_normal_64, FASTINIT_NORMAL_64)
-RUN(run_truncated_64, FASTINIT_TRUNCATED_64)
-RUN(run_truncated_tail_64, FASTINIT_TRUNCATED_TAIL_64)
+SAMPLER(sample_words, FASTINIT_WORDS)
+SAMPLER(sample_uniform_symmetric, FASTINIT_UNIFORM_SYMMETRIC)
+SAMPLER(sample_uniform, FASTINIT_UNIFORM)
+SAMPLER(sample_normal, FASTINIT_NORMAL)
+SAMPLER(sample_truncated_2, FASTINIT_TRUNCATED_2)
+SAMPLER(sample_truncated, FASTINIT_TRUNCATED)
+SAMPLER(sample_uniform_symmetric_64, FASTINIT_UNIFORM_SYMMETRIC_64)
+SAMPLER(sample_uniform_64, FASTINIT_UNIFORM_64)
+SAMPLER(sample_normal_64, FASTINIT_NORMAL_64)
+SAMPLER(sample_truncated_64, FASTINIT_TRUNCATED_64)
+SAMPLER(sample_truncated_tail_64, FASTINIT_TRUNCATED_TAIL_64)
 
-static void run_constant(job *job, uint64_t index, uint64_t count, char *out) {
+static void sample_constant(fill_job *job, uint64_t index, uint64_t count, char *out) {
     const uint64_t bits = job->sampling->bits;
     (void)index;
     switch (size_of(job->sampling->dtype)) {
@@ -244,24 +245,24 @@ static void run_constant(job *job, uint64_t index, uint64_t count, char *out) {
     }
 }
 
-static run_function *const runs[] = {
-    [FASTINIT_CONSTANT] = run_constant,
-    [FASTINIT_WORDS] = run_words,
-    [FASTINIT_UNIFORM_SYMMETRIC] = run_uniform_symmetric,
-    [FASTINIT_UNIFORM] = run_uniform,
-    [FASTINIT_NORMAL] = run_normal,
-    [FASTINIT_TRUNCATED_2] = run_truncated_2,
-    [FASTINIT_TRUNCATED] = run_truncated,
-    [FASTINIT_UNIFORM_SYMMETRIC_64] = run_uniform_symmetric_64,
-    [FASTINIT_UNIFORM_64] = run_uniform_64,
-    [FASTINIT_NORMAL_64] = run_normal_64,
-    [FASTINIT_TRUNCATED_64] = run_truncated_64,
-    [FASTINIT_TRUNCATED_TAIL_64] = run_truncated_tail_64,
+static sampler *const samplers[] = {
+    [FASTINIT_CONSTANT] = sample_constant,
+    [FASTINIT_WORDS] = sample_words,
+    [FASTINIT_UNIFORM_SYMMETRIC] = sample_uniform_symmetric,
+    [FASTINIT_UNIFORM] = sample_uniform,
+    [FASTINIT_NORMAL] = sample_normal,
+    [FASTINIT_TRUNCATED_2] = sample_truncated_2,
+    [FASTINIT_TRUNCATED] = sample_truncated,
+    [FASTINIT_UNIFORM_SYMMETRIC_64] = sample_uniform_symmetric_64,
+    [FASTINIT_UNIFORM_64] = sample_uniform_64,
+    [FASTINIT_NORMAL_64] = sample_normal_64,
+    [FASTINIT_TRUNCATED_64] = sample_truncated_64,
+    [FASTINIT_TRUNCATED_TAIL_64] = sample_truncated_tail_64,
 };
 
 /* Runs of `length` elements to memory that is not consecutive, through a scratch: the one that begins at `out`, and those after it, of up
  * to `count` elements, that scatter.h writes with it. Returns how many. */
-static uint64_t strided_runs(run_function *run, job *job, const fastinit_region *region, const int64_t *at, uint64_t index,
+static uint64_t strided_runs(sampler *sample, fill_job *job, const fastinit_region *region, const int64_t *at, uint64_t index,
                              uint64_t length, uint64_t count, char *out) {
     char scratch[SCRATCH];
     const size_t itemsize = size_of(job->sampling->dtype);
@@ -272,17 +273,17 @@ static uint64_t strided_runs(run_function *run, job *job, const fastinit_region 
         const uint64_t rows = rows_at_once(out, row_stride, stride, on_axis < whole ? on_axis : whole, length, itemsize);
         if (rows > 1) {
             if (step == (int64_t)length) /* they continue each other in the tensor */
-                run(job, index, rows * length, scratch);
+                sample(job, index, rows * length, scratch);
             else
                 for (uint64_t row = 0; row < rows; row++)
-                    run(job, index + row * (uint64_t)step, length, scratch + row * length * itemsize);
+                    sample(job, index + row * (uint64_t)step, length, scratch + row * length * itemsize);
             scatter(out, row_stride, stride, scratch, rows, length, itemsize);
             return rows;
         }
     }
     while (length > 0) {
         const uint64_t piece = length < SCRATCH / itemsize ? length : SCRATCH / itemsize;
-        run(job, index, piece, scratch);
+        sample(job, index, piece, scratch);
         scatter(out, stride, 0, scratch, piece, 1, itemsize); /* as one column */
         index += piece;
         length -= piece;
@@ -297,11 +298,11 @@ static uint64_t strided_runs(run_function *run, job *job, const fastinit_region 
 void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key[4], const fastinit_region *region,
                            uint64_t position, uint64_t count) {
     if (count == 0) return; /* an axis may have no elements */
-    job job = {.sampling = sampling, .scale = (float)sampling->scale, .shift = (float)sampling->shift,
+    fill_job job = {.sampling = sampling, .scale = (float)sampling->scale, .shift = (float)sampling->shift,
                .low = (float)sampling->low, .high = (float)sampling->high, .dtype = sampling->dtype};
     philox_open(&job.stream, key);
     philox_set_high(&job.stream, 0);
-    run_function *const run = runs[sampling->kind];
+    sampler *const sample = samplers[sampling->kind];
     const size_t itemsize = size_of(sampling->dtype);
     const int64_t last = region->axes - 1;
     const int consecutive = region->byte_stride[last] == (int64_t)itemsize;
@@ -322,9 +323,9 @@ void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key
         uint64_t rows = 1;
         if (length > count) length = count;
         if (consecutive)
-            run(&job, index, length, out);
+            sample(&job, index, length, out);
         else
-            rows = strided_runs(run, &job, region, at, index, length, count, out);
+            rows = strided_runs(sample, &job, region, at, index, length, count, out);
         count -= rows * length;
         /* to the start of the next run: carry through the axes */
         index -= (uint64_t)(at[last] * region->index_stride[last]);

@@ -116,7 +116,7 @@ INLINE void truncated_tail64(const u64v *draw, f64v *z, double low, double share
         target[j] = low * low + excess[j];
         x[j] = f64_sqrt(target[j]);
     }
-    for (int step = 0; step < 3; step++) {
+    for (int turn = 0; turn < 3; turn++) {
         SIDE_BY_SIDE(j, n) t[j] = 1.0 / (x[j] * x[j]);
         POLYNOMIAL(mills, t, fastinit_tail_n);
         SIDE_BY_SIDE(j, n) split((low * mills[j]) / (x[j] * mills_low[j]), 1022, &y[j], &k[j]);

@@ -268,6 +268,13 @@ def assigned(parameters: Iterable[Parameter], recipe: str | Recipe, seed: int | 
         except ValueError as problem:
             raise ValueError(f"{parameter.name!r} of shape {parameter.shape}: {problem}") from None
         entries[parameter.name] = Entry(
-            parameter.name, parameter.shape, rule.title, initializer, key.fold_in(parameter.name), found, std
+            parameter.name,
+            parameter.shape,
+            rule.title,
+            initializer,
+            key.fold_in(parameter.name),
+            found,
+            std,
+            other_names=parameter.other_names,
         )
     return list(entries.values())

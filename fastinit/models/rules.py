@@ -54,6 +54,8 @@ class Parameter:
         The padding row of an embedding.
     tied : bool
         Whether the tensor also serves under another name, as the embedding that is the output head.
+    other_names : tuple of str
+        The canonical names, after the first, under which the model has the same tensor.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Parameter:
     negative_slope: float = 0.0
     zero_row: int | None = None
     tied: bool = False
+    other_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:

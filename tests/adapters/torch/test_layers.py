@@ -293,7 +293,7 @@ def test_ties_are_found_under_all_their_names():
     model.embedding, model.head = nn.Embedding(10, 4), nn.Linear(4, 10, bias=False)
     model.head.weight = model.embedding.weight
     (place,) = parameters(model)
-    assert (place.parameter.name, place.other_names) == ("embedding.weight", ("head.weight",))
+    assert (place.parameter.name, place.parameter.other_names) == ("embedding.weight", ("head.weight",))
     assert place.parameter.tied and place.parameter.types[0] == "Embedding"
     assert place.owners == ((model.embedding, "weight"), (model.head, "weight"))
 
@@ -302,7 +302,7 @@ def test_embeddings_that_share_a_table_are_no_output_head():
     model = nn.Module()
     model.first = model.second = nn.Embedding(10, 4)
     (place,) = parameters(model)
-    assert place.other_names == ("second.weight",) and not place.parameter.tied
+    assert place.parameter.other_names == ("second.weight",) and not place.parameter.tied
 
 
 def test_lazy_layers_are_named():

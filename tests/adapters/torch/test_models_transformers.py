@@ -148,7 +148,7 @@ def test_the_layers_of_gpt2():
     assert found["transformer.h.0.attn.c_attn.weight"].parameter.fans == fastinit.Fans(64, 64, 1)
     assert found["transformer.h.0.mlp.c_proj.weight"].parameter.fans == fastinit.Fans(256, 64, 1)
     embedding = found["transformer.wte.weight"]
-    assert embedding.other_names == ("lm_head.weight",) and embedding.parameter.tied
+    assert embedding.parameter.other_names == ("lm_head.weight",) and embedding.parameter.tied
     model = MODELS["GPT-2"]()
     record = initialize_(model)
     assert model.lm_head.weight is model.transformer.wte.weight

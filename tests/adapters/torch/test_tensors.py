@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import fastinit  # noqa: E402
 from fastinit import Key  # noqa: E402
 from fastinit.adapters.torch import fill_  # noqa: E402
-from fastinit.adapters.torch.tensors import DTYPES, drawn_key, is_plain  # noqa: E402
+from fastinit.adapters.torch.internals import is_watched  # noqa: E402
+from fastinit.adapters.torch.tensors import DTYPES, Kind, drawn_key, kind_of  # noqa: E402
 from fastinit.dtypes import DTYPES as FORMATS  # noqa: E402
 
 KEY = Key(0).fold_in("tensors")
@@ -167,7 +168,35 @@ def test_a_storage_that_was_freed():
         fill_(tensor, NORMAL, KEY)
 
 
-def test_what_is_plain():
+def test_kinds():
+    tensor = torch.zeros(3)
+    for plain in (tensor, torch.nn.Parameter(tensor), tensor[::2], tensor.expand(4, 3)):
+        assert kind_of(plain) is Kind.PLAIN
+    with torch.device("meta"):
+        assert kind_of(tensor) is Kind.PLAIN and kind_of(torch.zeros(3)) is Kind.UNREAL
+    with torch._subclasses.FakeTensorMode():
+        assert kind_of(torch.zeros(3)) is Kind.UNREAL
+    with torch.inference_mode():
+        inference = torch.zeros(3)
+        assert kind_of(inference) is Kind.PLAIN
+    complex_numbers = torch.zeros(3, dtype=torch.complex64)
+    subclass = tensor.as_subclass(type("Own", (torch.Tensor,), {}))
+    for foreign in (
+        inference,
+        complex_numbers,
+        complex_numbers.conj().imag,
+        tensor.to_sparse(),
+        tensor.long(),
+        subclass,
+    ):
+        assert kind_of(foreign) is Kind.FOREIGN
+    seen = []
+    torch.vmap(lambda row: seen.append(kind_of(row)) or row)(torch.zeros(2, 3))
+    assert seen == [Kind.FOREIGN]
+    assert kind_of("no tensor") is Kind.FOREIGN
+
+
+def test_modes_watch():
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Watching(torch.overrides.TorchFunctionMode):
@@ -175,19 +204,15 @@ def test_what_is_plain():
             return function(*args, **(kwargs or {}))
 
     tensor = torch.zeros(3)
-    assert is_plain(tensor) and is_plain(torch.nn.Parameter(tensor)) and is_plain(tensor[::2])
-    assert not is_plain(torch.zeros(3, device="meta"))
+    assert not is_watched()
     with torch.device("meta"):
-        assert is_plain(tensor)
+        assert not is_watched()
     with TorchDispatchMode():
-        assert not is_plain(tensor)
+        assert is_watched()
         fill_(tensor, NORMAL, KEY)  # asked for by name
     assert (bits(tensor) == wanted((3,), NORMAL, torch.float32)).all()
-    with Watching():
-        assert not is_plain(tensor)
-    seen = []
-    torch.vmap(lambda row: seen.append(is_plain(row)) or row)(torch.zeros(2, 3))
-    assert seen == [False]
+    with Watching(), torch.device("cpu"):
+        assert is_watched()
 
 
 def test_a_drawn_key_is_64_bits_of_the_generator():

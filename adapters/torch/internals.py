@@ -1,0 +1,242 @@
+"""What this adapter uses of torch and transformers beyond their public names: one small thing for each use.
+
+Read in torch 2.13.0 and transformers 5.0. A test fails, by name, when one is gone; each says what happens without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from operator import attrgetter
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._device import DeviceContext
+
+if TYPE_CHECKING:
+    from torch.nn import init as torch_init
+else:
+    torch_init = SimpleNamespace(**vars(torch.nn.init))
+"""torch.nn.init as it was when this was imported: where fastinit's functions are put in its place, torch's stay here.
+
+With its private functions, which other packages import: ``_no_grad_uniform_`` and the like, ``_make_deprecate``,
+``_calculate_fan_in_and_fan_out``, ``_calculate_correct_fan``. Without them the drop-in could not offer them either.
+"""
+
+__all__ = [
+    "FLAT_MARK",
+    "MARK",
+    "SELF_MADE",
+    "FlatParameter",
+    "Flattened",
+    "apply",
+    "flat_parameter",
+    "increment_version",
+    "initialize_as_transformers",
+    "is_fake",
+    "is_pretrained",
+    "is_transformed",
+    "is_watched",
+    "may_be_flattened",
+    "own_buffers",
+    "own_modules",
+    "own_parameters",
+    "parts_of_flat",
+    "shard_order",
+    "singular_vectors",
+    "torch_init",
+    "uncompiled",
+    "untraced",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+# Tensors
+
+increment_version: Final[Callable[[tuple[Tensor, ...]], None]] = torch._C._increment_version
+"""Tells autograd that tensors were written, which would otherwise trust what it has saved.
+
+``torch.autograd.graph.increment_version`` is the public one; it takes several times as long as a small fill may.
+"""
+
+is_transformed: Final[Callable[[Tensor], bool]] = torch._C._functorch.is_functorch_wrapped_tensor
+"""Whether a function transform (``torch.func.vmap``, ``grad``) wraps a tensor. Without it their levels are not seen."""
+
+_dispatch_modes: Final[Callable[[], int]] = torch._C._len_torch_dispatch_stack
+_function_modes: Final[Callable[[], int]] = torch._C._len_torch_function_stack
+_function_mode_at: Final[Callable[[int], Any]] = torch._C._get_function_stack_at
+
+
+def is_watched() -> bool:
+    """Whether a mode wants to see every operation. Without it a tracer or a fake mode would miss that memory changed.
+
+    Default devices are modes too, and concern only tensors that are not yet made.
+    """
+    if _dispatch_modes():
+        return True
+    return any(type(_function_mode_at(number)) is not DeviceContext for number in range(_function_modes()))
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """Whether a tensor is a FakeTensor, which has no memory. Without it one would be taken for an unknown subclass."""
+    module = sys.modules.get("torch._subclasses.fake_tensor")  # without which there can be none
+    return module is not None and isinstance(tensor, module.FakeTensor)
+
+
+def shard_order(tensor: Any) -> Any:
+    """Which mesh axis split a DTensor's axis first; None where the DTensor does not say.
+
+    Only ``redistribute`` knows it, and keeps it in the private specification. Without it mesh axes are taken from left
+    to right, which is right for all that ``distribute_tensor`` and ``fully_shard`` make.
+    """
+    return getattr(getattr(tensor, "_spec", None), "shard_order", None)
+
+
+# torch.compile
+
+
+def untraced(function: Function) -> Function:
+    """Keeps torch.compile out of a function: a graph breaks at its call, and it runs as it is written.
+
+    As ``torch.compiler.disable``, which would wrap the function, and import the compiler. Without it the compiler
+    traces into the adapter, and fails at the first address.
+    """
+    with suppress(AttributeError):
+        frames = torch._C._dynamo.eval_frame
+        skip = frames._FrameAction.SKIP
+        frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+        function._torchdynamo_disable = True  # type: ignore[attr-defined]
+        function._torchdynamo_disable_msg = "fastinit writes to memory"  # type: ignore[attr-defined]
+    return function
+
+
+# Modules: their own tables, which ``parameters(recurse=False)`` and the like show without None and without repetitions
+
+
+own_parameters: Final[Callable[[nn.Module], dict[str, nn.Parameter | None]]] = attrgetter("_parameters")
+"""A module's table of its own parameters, by attribute, to read and to write."""
+
+own_buffers: Final[Callable[[nn.Module], dict[str, Tensor | None]]] = attrgetter("_buffers")
+"""A module's table of its own buffers."""
+
+own_modules: Final[Callable[[nn.Module], dict[str, nn.Module | None]]] = attrgetter("_modules")
+"""A module's table of its children; one that is registered twice stands there twice."""
+
+
+def apply(module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+    """Exchanges all tensors of a module and its children: RNNs, FSDP and others know how to follow it.
+
+    Without it flat weights and shards would keep the old memory.
+    """
+    module._apply(function)  # type: ignore[no-untyped-call]
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wraps: compiled code calls no hooks."""
+    return getattr(module, "_orig_mod", module)
+
+
+SELF_MADE: Final = frozenset({"_SpectralNorm", "_Orthogonal"})
+"""Parametrizations of torch, by the names of their private classes, whose buffers follow from the weight assigned."""
+
+
+def singular_vectors(parametrization: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """The estimates of a spectral norm; None of any other parametrization."""
+    buffers = own_buffers(parametrization)
+    first, second = buffers.get("_u"), buffers.get("_v")
+    return None if first is None or second is None else (first, second)
+
+
+# FSDP, first version
+
+
+FLAT_MARK: Final = "_is_flat_param"
+"""The attribute of a flat parameter, in which FSDP keeps several."""
+
+
+class Flattened(NamedTuple):
+    """What a flat parameter says of one of the parameters in it."""
+
+    fqn: str
+    module: nn.Module
+    name: str
+    shape: torch.Size
+    stride: tuple[int, ...]
+    extension: Any
+    """What it was before, if it was no plain tensor (a DTensor)."""
+    first: int
+    """Where its elements lie in this rank's part of the flat parameter,"""
+    size: int
+    """how many they are,"""
+    start: int
+    """and the index of the first of them in the flattened parameter."""
+
+
+class FlatParameter(NamedTuple):
+    """A flat parameter of an FSDP module. Without these names a model that FSDP flattened cannot be filled."""
+
+    tensor: Tensor
+    sharded_size: torch.Size
+    parameters: tuple[Flattened, ...]
+    shared: tuple[tuple[tuple[nn.Module, str], str, nn.Module, str], ...]
+    """Owner and name of a tensor, and the module's name, module and name where it is used again."""
+
+
+def flat_parameter(module: nn.Module) -> FlatParameter | None:
+    """What an FSDP module of the first version has flattened; None of any other module."""
+    fsdp = sys.modules.get("torch.distributed.fsdp.fully_sharded_data_parallel")  # without which there can be none
+    if fsdp is None or not isinstance(module, fsdp.FullyShardedDataParallel) or module._handle is None:
+        return None
+    flat = module._handle.flat_param
+    rows = zip(
+        flat._fqns, flat._param_infos, flat._shapes, flat._strides, flat._param_extensions, flat._shard_param_infos,
+        strict=True,
+    )  # fmt: skip
+    found = []
+    for fqn, (own_name, owner, _), shape, stride, extension, shard in rows:
+        held = (
+            (shard.offset_in_shard, shard.numel_in_shard, shard.intra_param_start_idx) if shard.in_shard else (0,) * 3
+        )
+        found.append(Flattened(fqn, owner, own_name, shape, stride, extension, *held))
+    shared = tuple(
+        ((info.prim_module, info.prim_param_name), info.module_name, info.module, info.param_name)
+        for info in flat._shared_param_infos
+    )
+    return FlatParameter(flat, flat._sharded_size, tuple(found), shared)
+
+
+def may_be_flattened() -> bool:
+    """Whether a process has loaded FSDP's first version at all."""
+    return "torch.distributed.fsdp.fully_sharded_data_parallel" in sys.modules
+
+
+# transformers
+
+MARK: Final = "_is_hf_initialized"
+"""The attribute by which transformers marks a parameter that its own initialization must leave alone."""
+
+
+def is_pretrained(module: nn.Module) -> bool:
+    """Whether a module is a model of transformers."""
+    modeling = sys.modules.get("transformers.modeling_utils")  # without which there can be none
+    return modeling is not None and isinstance(module, modeling.PreTrainedModel)
+
+
+def initialize_as_transformers(model: nn.Module, module: nn.Module) -> None:
+    """Initializes a module of a transformers model as that does where it loads a checkpoint.
+
+    Without it buffers on the meta device that a model computes by itself stay unknown, and are refused by name.
+    """
+    model._init_weights(module)  # type: ignore[operator]
+
+
+def parts_of_flat(model: nn.Module) -> Iterator[tuple[str, FlatParameter]]:
+    """Every flat parameter of a model, with the name of the FSDP module that has it."""
+    for prefix, module in model.named_modules():
+        found = flat_parameter(module)
+        if found is not None:
+            yield prefix, found

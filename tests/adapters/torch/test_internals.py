@@ -1,0 +1,110 @@
+"""Everything private that the torch adapter uses is there, and does what internals.py says: each fails by its name."""
+
+import copy
+import inspect
+import warnings
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from fastinit.adapters.torch import internals  # noqa: E402
+
+PRIVATE_OF_INIT = (
+    *("_no_grad_uniform_", "_no_grad_normal_", "_no_grad_trunc_normal_", "_no_grad_fill_", "_no_grad_zero_"),
+    *("_make_deprecate", "_calculate_fan_in_and_fan_out", "_calculate_correct_fan"),
+)
+
+
+@pytest.mark.parametrize("name", PRIVATE_OF_INIT)
+def test_torch_init_has(name):
+    assert callable(getattr(internals.torch_init, name, None)), f"torch.nn.init.{name} is gone"
+
+
+def test_increment_version():
+    tensor = torch.zeros(3)
+    before = tensor._version
+    internals.increment_version((tensor,))
+    assert tensor._version == before + 1
+
+
+def test_function_transforms_are_seen():
+    seen = []
+    torch.vmap(lambda row: seen.append(internals.is_transformed(row)) or row)(torch.zeros(2, 3))
+    assert seen == [True] and not internals.is_transformed(torch.zeros(3))
+
+
+def test_untraced_functions_break_the_graph():
+    @internals.untraced
+    def named(tensor):
+        return tensor
+
+    assert named._torchdynamo_disable, "torch._C._dynamo.eval_frame no longer has its strategies"
+
+
+def test_shard_order_of_a_dtensor():
+    from torch.distributed.tensor._dtensor_spec import DTensorSpec
+
+    assert "shard_order" in inspect.signature(DTensorSpec).parameters, "DTensorSpec.shard_order is gone"
+    assert internals.shard_order(torch.zeros(3)) is None
+
+
+def test_tables_of_a_module():
+    module = torch.nn.BatchNorm1d(3)
+    assert list(internals.own_parameters(module)) == ["weight", "bias"]
+    assert list(internals.own_buffers(module)) == ["running_mean", "running_var", "num_batches_tracked"]
+    assert list(internals.own_modules(torch.nn.Sequential(module, module))) == ["0", "1"]
+
+
+def test_apply_exchanges_every_tensor():
+    module = torch.nn.Sequential(torch.nn.LSTM(2, 3), torch.nn.BatchNorm1d(3))
+    internals.apply(module, lambda tensor: tensor.to("meta"))
+    assert all(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
+
+
+def test_a_compiled_module_is_unwrapped():
+    module = torch.nn.Linear(2, 2)
+    with warnings.catch_warnings(action="ignore"):  # the compiler's own
+        compiled = torch.compile(module)
+    assert internals.uncompiled(compiled) is internals.uncompiled(module) is module
+
+
+def test_spectral_norms_and_their_estimates():
+    from torch.nn.utils import parametrizations
+
+    spectral = parametrizations.spectral_norm(torch.nn.Linear(3, 2)).parametrizations.weight[0]
+    orthogonal = parametrizations.orthogonal(torch.nn.Linear(3, 2)).parametrizations.weight[0]
+    assert {type(spectral).__name__, type(orthogonal).__name__} == internals.SELF_MADE
+    first, second = internals.singular_vectors(spectral)
+    assert (first.shape, second.shape) == ((2,), (3,))
+    assert internals.singular_vectors(orthogonal) is None
+
+
+def test_what_a_flat_parameter_says():
+    # of a process group there are tests with ranks; here the names alone
+    from torch.distributed.fsdp import _flat_param
+
+    text = inspect.getsource(_flat_param)
+    for name in (
+        *("_fqns", "_param_infos", "_shapes", "_strides", "_param_extensions", "_shard_param_infos"),
+        *("_shared_param_infos", "_sharded_size", "_is_flat_param"),
+    ):
+        assert name in text, f"FlatParameter.{name} is gone"
+    assert {"offset_in_shard", "numel_in_shard", "intra_param_start_idx"} <= set(_flat_param._ShardParamInfo._fields)
+    assert {"prim_module", "prim_param_name", "module_name"} <= set(_flat_param.SharedParamInfo._fields)
+    assert internals.FLAT_MARK == "_is_flat_param" and internals.flat_parameter(torch.nn.Linear(2, 2)) is None
+
+
+def test_transformers():
+    modeling = pytest.importorskip("transformers.modeling_utils", reason="transformers is not installed")
+    assert callable(modeling.PreTrainedModel._init_weights), "PreTrainedModel._init_weights is gone"
+    assert internals.MARK in inspect.getsource(modeling), f"transformers no longer knows {internals.MARK}"
+    assert not internals.is_pretrained(torch.nn.Linear(2, 2))
+
+
+def test_every_name_is_tested():
+    text = inspect.getsource(inspect.getmodule(test_every_name_is_tested))
+    left = {"Flattened", "FlatParameter", "initialize_as_transformers", "is_fake", "is_watched", "may_be_flattened"}
+    left |= {"parts_of_flat"}  # in test_tensors.py and test_shards_models.py
+    assert {name for name in internals.__all__ if name not in text} <= left
+    assert copy.copy(internals.torch_init)
