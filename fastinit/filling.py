@@ -67,20 +67,21 @@ def fill_memory(
     itemsize: int,
     sampling: _core.Sampling,
     words: tuple[int, int, int, int],
-    num_threads: int | None = None,
+    num_threads: SupportsIndex | None = None,
 ) -> None:
-    """The unchecked fast path of :func:`fill` for adapters: consecutive memory gets a whole tensor.
+    """The fast path of :func:`fill` for adapters: consecutive memory, which is not checked, gets a whole tensor.
 
     `sampling` is a :func:`plan`, and `words` are those of the key.
     """
     target = targets.current_index()
+    threads = None if num_threads is None else at_least(1, "num_threads", num_threads)
     if size <= ELEMENTS_PER_THREAD:
         _core.fill_run(target, sampling, words, address, 0, size, itemsize)
         return
     if size * itemsize >= HUGE:
         _core.advise_huge_pages(address, size * itemsize)
     lattice = Lattice(0, (size,), (1,), (itemsize,))
-    _fill_lattice(sampling, words, address, lattice, itemsize, _threads(num_threads), target)
+    _fill_lattice(sampling, words, address, lattice, itemsize, threads or default_num_threads(), target)
 
 
 Out = TypeVar("Out")
@@ -176,15 +177,15 @@ def fill_buffer(
 
     The key has been checked. Raises what :func:`fill` raises of everything else, before anything is written.
     """
-    threads = _threads(num_threads)
     if shard is None:
         if target is None and buffer.is_contiguous and isinstance(initializer, ElementwiseInitializer):
             # nothing is left to check, and small tensors are many
             sampling = plan(initializer, buffer.shape, buffer.dtype.name)
-            fill_memory(buffer.address, buffer.size, buffer.dtype.itemsize, sampling, key.words, threads)
+            fill_memory(buffer.address, buffer.size, buffer.dtype.itemsize, sampling, key.words, _threads(num_threads))
             return
         shard = Shard.whole(buffer.shape)
     check_fill(buffer, initializer, shard)
+    threads = _threads(num_threads)
     index = targets.current_index() if target is None else targets.index_of(target)
     if buffer.size:
         _fill(buffer, initializer, key, shard, _How(threads, target, index))

@@ -78,7 +78,8 @@ def is_watched() -> bool:
     """
     if _dispatch_modes():
         return True
-    return any(type(_function_mode_at(number)) is not DeviceContext for number in range(_function_modes()))
+    count = _function_modes()
+    return count > 0 and any(type(_function_mode_at(number)) is not DeviceContext for number in range(count))
 
 
 def is_fake(tensor: Tensor) -> bool:

@@ -126,11 +126,10 @@ def draw(
     if not _is_ours(kind, tensor):
         return by_torch(tensor, given, generator, None, original, arguments)
     try:
-        is_small = kind is PLAIN and given is None and isinstance(initializer, ElementwiseInitializer)
-        if is_small and tensor.is_contiguous():
-            sampling, size = plan(initializer, tensor.shape, DTYPES[tensor.dtype]), tensor.numel()
-            fill_memory(_address(tensor, size), size, tensor.itemsize, sampling, _drawn_words(tensor, generator))
-            return _written(tensor)
+        is_simple = kind is PLAIN and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous()
+        if is_simple and given is None:
+            sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
+            return _fill_at_once(tensor, sampling, _drawn_words(tensor, generator))
         return write(kind, tensor, initializer, given or drawn_key(tensor, generator))
     except (BufferError, *REFUSALS) as error:  # elements that overlap, values beyond the dtype, a strange generator
         if kind is not PLAIN and not isinstance(error, ValueError):
@@ -179,6 +178,9 @@ def write(
     `shard` says what it holds, unless it is whole or distributed. Raises what :func:`fill_` raises.
     """
     if kind is PLAIN:
+        if shard is None and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous():
+            sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
+            return _fill_at_once(tensor, sampling, key.words, num_threads)
         strides = tuple(stride * tensor.itemsize for stride in tensor.stride())
         shape, dtype = tuple(tensor.shape), FORMATS[DTYPES[tensor.dtype]]
         buffer = Buffer(_address(tensor, tensor.numel()), shape, strides, dtype)
@@ -203,6 +205,15 @@ def write(
             f"fastinit fills strided tensors of {', '.join(map(str, DTYPES))}; got a {type(tensor).__name__} of "
             f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
         )
+    return _written(tensor)
+
+
+def _fill_at_once(
+    tensor: Tensor, sampling: Any, words: tuple[int, int, int, int], num_threads: int | None = None
+) -> Tensor:
+    """The shortest way, for small tensors: consecutive memory, of which nothing is left to check."""
+    size = tensor.numel()
+    fill_memory(_address(tensor, size), size, tensor.itemsize, sampling, words, num_threads)
     return _written(tensor)
 
 
@@ -269,9 +280,11 @@ def fill_(
     """
     checked_key(key)
     kind, shard = kind_of(tensor), None
-    place = {"global_shape": global_shape, "offsets": offsets, "ranges": ranges, "start": start}
-    if kind is not UNREAL and any(given is not None for given in place.values()):
-        if kind is DISTRIBUTED:
-            raise ValueError("a DTensor knows its global shape and which part it holds; got " + ", ".join(place))
+    whole = global_shape is None and offsets is None and ranges is None and start is None
+    if not whole and kind is DISTRIBUTED:
+        raise ValueError(
+            "a DTensor knows its global shape and which part it holds; got global_shape, offsets, ranges or start"
+        )
+    if not whole and kind is not UNREAL:
         shard = Shard.of(tuple(tensor.shape), global_shape, offsets, ranges, start)
     return write(kind, tensor, initializer, key, shard, num_threads)

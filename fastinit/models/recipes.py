@@ -24,6 +24,7 @@ from fastinit.advice.recommending import recommend
 from fastinit.composites import Blocks, ZeroRow
 from fastinit.initializers import (
     Constant,
+    Initializer,
     Normal,
     Ones,
     TruncatedNormal,
@@ -34,7 +35,7 @@ from fastinit.initializers import (
 )
 from fastinit.keys import Key
 from fastinit.models.records import Entry
-from fastinit.models.rules import AnyInitializer, Parameter, Recipe, Rule, UnmatchedParameter
+from fastinit.models.rules import Parameter, Recipe, Rule, UnmatchedParameter
 from fastinit.presets import glorot_normal, glorot_uniform, lecun_normal, torch_default_uniform
 from fastinit.structured import Orthogonal
 
@@ -95,7 +96,7 @@ def _glorot_by_gate(parameter: Parameter) -> VarianceScaling:
     return glorot_uniform(layout="OI", blocks=_gates(parameter))
 
 
-def _orthogonal_by_gate(parameter: Parameter) -> AnyInitializer:
+def _orthogonal_by_gate(parameter: Parameter) -> Initializer:
     gate, count = Orthogonal(column_axis=0), _gates(parameter)
     return gate if count == 1 else Blocks(gate, count)
 
@@ -104,30 +105,30 @@ def _kernel_by_gate(parameter: Parameter) -> VarianceScaling:
     return glorot_uniform(**parameter.geometry)
 
 
-def _recurrent_kernel_by_gate(parameter: Parameter) -> AnyInitializer:
+def _recurrent_kernel_by_gate(parameter: Parameter) -> Initializer:
     gate, count = Orthogonal(), parameter.blocks
     return gate if count == 1 else Blocks(gate, count, axis=-1)
 
 
-def _forget_bias(parameter: Parameter) -> AnyInitializer:
+def _forget_bias(parameter: Parameter) -> Initializer:
     return Blocks(tuple(ONE if gate == FORGET else ZERO for gate in range(GATES["LSTM"])))
 
 
-def _embedding(parameter: Parameter) -> AnyInitializer:
+def _embedding(parameter: Parameter) -> Initializer:
     # the logits of a head that shares the embedding have unit variance, for unit inputs
     std = max(parameter.shape[-1], 1) ** -0.5 if parameter.tied else 1.0
     return _padded(Normal(0.0, std), parameter)
 
 
-def _positions(parameter: Parameter) -> AnyInitializer:
+def _positions(parameter: Parameter) -> Initializer:
     return _padded(SMALL, parameter)
 
 
-def _padded(rows: AnyInitializer, parameter: Parameter) -> AnyInitializer:
+def _padded(rows: Initializer, parameter: Parameter) -> Initializer:
     return rows if parameter.zero_row is None else ZeroRow(rows, parameter.zero_row)
 
 
-def _extra_key(parameter: Parameter) -> AnyInitializer:
+def _extra_key(parameter: Parameter) -> Initializer:
     return Normal(0.0, max(parameter.shape[-1], 1) ** -0.5)
 
 
@@ -175,30 +176,30 @@ recurrence); R. Jozefowicz et al. 2015 (forget gate); H. Touvron et al. 2021 (la
 TORCH_FANS: Final[dict[str, Any]] = {"layout": "OI..."}
 
 
-def _within(fan: int) -> AnyInitializer:
+def _within(fan: int) -> Initializer:
     """U(-1 / sqrt(fan), 1 / sqrt(fan)); 0 where torch takes the bound to be 0."""
     return Uniform(-1.0 / math.sqrt(fan), 1.0 / math.sqrt(fan)) if fan > 0 else ZERO
 
 
-def _torch_weight(parameter: Parameter) -> AnyInitializer:
+def _torch_weight(parameter: Parameter) -> Initializer:
     return torch_default_uniform(**TORCH_FANS)
 
 
-def _torch_bias(parameter: Parameter) -> AnyInitializer | None:
+def _torch_bias(parameter: Parameter) -> Initializer | None:
     return None if parameter.weight_shape is None else _within(math.prod(parameter.weight_shape[1:]))
 
 
-def _torch_bilinear(parameter: Parameter) -> AnyInitializer | None:
+def _torch_bilinear(parameter: Parameter) -> Initializer | None:
     shape = parameter.shape if parameter.role == "weight" else parameter.weight_shape
     return None if shape is None else _within(shape[1])
 
 
-def _torch_recurrent(parameter: Parameter) -> AnyInitializer:
+def _torch_recurrent(parameter: Parameter) -> Initializer:
     projection = parameter.role.startswith("weight_hr")
     return _within(parameter.shape[1] if projection else parameter.shape[0] // _gates(parameter))
 
 
-def _torch_embedding(parameter: Parameter) -> AnyInitializer:
+def _torch_embedding(parameter: Parameter) -> Initializer:
     return _padded(Normal(), parameter)
 
 

@@ -104,8 +104,7 @@ class Parameter:
         return fans(self.shape, **self.geometry)
 
 
-AnyInitializer = Initializer
-Scheme = Initializer | Callable[[Parameter], AnyInitializer | None]
+Choice = Initializer | Callable[[Parameter], Initializer | None]
 
 
 def _alternatives(globs: str) -> frozenset[str]:
@@ -137,7 +136,7 @@ class Rule:
 
     types: str
     name: str
-    initializer: Scheme
+    initializer: Choice
     title: str = ""
 
     def __post_init__(self) -> None:
@@ -168,7 +167,7 @@ class Rule:
             return False
         return self.types == "*" or any(types.match(one) for one in parameter.types)
 
-    def initializer_of(self, parameter: Parameter) -> AnyInitializer | None:
+    def initializer_of(self, parameter: Parameter) -> Initializer | None:
         """What it fills a parameter with that its patterns fit; None if it passes it on.
 
         Raises TypeError if its function returns neither an initializer nor None.
@@ -219,7 +218,7 @@ class Recipe:
         replaced = {rule.selector for rule in own.rules if rule.is_final}
         return Recipe((*own.rules, *(rule for rule in self.rules if rule.selector not in replaced)), name)
 
-    def match(self, parameter: Parameter) -> tuple[Rule, AnyInitializer]:
+    def match(self, parameter: Parameter) -> tuple[Rule, Initializer]:
         """The rule that fills a parameter, and with what.
 
         Raises
@@ -242,7 +241,7 @@ class Recipe:
         )
 
     @staticmethod
-    def _check_exact(parameter: Parameter, rule: Rule, initializer: AnyInitializer, later: tuple[Rule, ...]) -> None:
+    def _check_exact(parameter: Parameter, rule: Rule, initializer: Initializer, later: tuple[Rule, ...]) -> None:
         """A rule that names one parameter in full was meant for it. Roles alone, as at the top of a model, are none."""
         if parameter.name == parameter.role:
             return
