@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml meson.build LICENSE README.md $(shell find fastinit adapters -name '*.py' -o -name '*.pyx' -o -name '*.pyi' -o -name '*.[ch]')
+C_SOURCES := $(shell find fastinit/kernels tests -name '*.[ch]')
 
 # What to initialize, for `make demo MODEL=llama-3-8b DTYPE=bfloat16 SEED=1`.
 MODEL ?= gpt2
@@ -19,7 +20,7 @@ NOISE ?= 1.1
 .PHONY: demo test test-long examples bench bench-compare race dashboard figures rehearsal lint wheel clean help
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: $(VENV)/.demo  ## initialize a published model's parameters and show what was done
 	@$(BIN)/python examples/demo.py --model $(MODEL) --dtype $(DTYPE) --seed $(SEED)
@@ -55,9 +56,11 @@ figures: $(VENV)/.test  ## the table of figures, each ratio measured side by sid
 rehearsal: $(VENV)/.test  ## a few of the 1024 ranks that would initialize Llama-3.1-405B
 	$(BIN)/python benchmarks/rehearsal.py
 
-lint: $(VENV)/.lint  ## style and types
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(VENV)/.test  ## style of Python and of C, and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
 
 wheel: $(BIN)/python  ## a wheel for this platform, in dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
@@ -79,7 +82,7 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) tests/requirements.txt | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo,test]' -r tests/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo,test,lint]' -r tests/requirements.txt
 	@$(LINK_CORE)
 	@touch $(VENV)/.demo $@
 
@@ -87,8 +90,4 @@ $(VENV)/.test: $(SOURCES) tests/requirements.txt | $(BIN)/python
 $(VENV)/.race: $(VENV)/.test
 	-for peer in mkl_random mtalg parallel-numpy-rng randomgen; do \
 	    $(BIN)/pip install --quiet --disable-pip-version-check $$peer; done
-	@touch $@
-
-$(VENV)/.lint: $(VENV)/.test
-	$(BIN)/pip install --quiet --disable-pip-version-check '.[lint]'
 	@touch $@

@@ -11,35 +11,42 @@
 
 #include "orthogonal.h"
 
-enum { FASTINIT_FLOAT32, FASTINIT_FLOAT64, FASTINIT_FLOAT16, FASTINIT_BFLOAT16, FASTINIT_FLOAT8_E4M3FN, FASTINIT_FLOAT8_E5M2,
-       FASTINIT_UINT32 };
+enum {
+    FASTINIT_FLOAT32,
+    FASTINIT_FLOAT64,
+    FASTINIT_FLOAT16,
+    FASTINIT_BFLOAT16,
+    FASTINIT_FLOAT8_E4M3FN,
+    FASTINIT_FLOAT8_E5M2,
+    FASTINIT_UINT32
+};
 
 /* What is drawn for an element. The names without a width compute in float32 from one 32-bit word, those with 64 compute in
  * float64 from a 64-bit draw; either is rounded to the output's dtype at the end. */
 enum {
     FASTINIT_CONSTANT,
     FASTINIT_WORDS,
-    FASTINIT_UNIFORM_SYMMETRIC,   /* (-a, a), a = 2^24 scale */
-    FASTINIT_UNIFORM,             /* low + [0, 1) */
+    FASTINIT_UNIFORM_SYMMETRIC, /* (-a, a), a = 2^24 scale */
+    FASTINIT_UNIFORM,           /* low + [0, 1) */
     FASTINIT_NORMAL,
-    FASTINIT_TRUNCATED_2,         /* +-2 standard deviations */
-    FASTINIT_TRUNCATED,           /* a window of the 2^32 cells of the unit interval */
+    FASTINIT_TRUNCATED_2, /* +-2 standard deviations */
+    FASTINIT_TRUNCATED,   /* a window of the 2^32 cells of the unit interval */
     FASTINIT_UNIFORM_SYMMETRIC_64,
     FASTINIT_UNIFORM_64,
     FASTINIT_NORMAL_64,
-    FASTINIT_TRUNCATED_64,        /* a window of the 2^64 cells of the unit interval */
-    FASTINIT_TRUNCATED_TAIL_64,   /* both bounds at least 4 standard deviations out on one side */
+    FASTINIT_TRUNCATED_64,      /* a window of the 2^64 cells of the unit interval */
+    FASTINIT_TRUNCATED_TAIL_64, /* both bounds at least 4 standard deviations out on one side */
 };
 
 typedef struct {
     int32_t kind, dtype;
-    double scale, shift;      /* value = draw * scale + shift; shift is added only where it is not 0 */
-    double low, high;         /* the closed interval of the output's dtype that values are clamped into */
-    int32_t clamped;          /* whether low and high matter */
-    uint64_t first, count;    /* TRUNCATED: the window [first, first + count) */
-    double tail_low;          /* TAIL: the bound nearer to the mean, in standard deviations, positive */
-    double tail_share;        /* TAIL: 1 - Q(far bound) / Q(near bound) */
-    uint64_t bits;            /* CONSTANT: the value's bits in the output's dtype */
+    double scale, shift;   /* value = draw * scale + shift; shift is added only where it is not 0 */
+    double low, high;      /* the closed interval of the output's dtype that values are clamped into */
+    int32_t clamped;       /* whether low and high matter */
+    uint64_t first, count; /* TRUNCATED: the window [first, first + count) */
+    double tail_low;       /* TAIL: the bound nearer to the mean, in standard deviations, positive */
+    double tail_share;     /* TAIL: 1 - Q(far bound) / Q(near bound) */
+    uint64_t bits;         /* CONSTANT: the value's bits in the output's dtype */
 } fastinit_sampling;
 
 /* Where the local elements lie, in memory and in the global tensor: a row-major lattice of `axes` axes. Local element
@@ -90,7 +97,8 @@ void fastinit_begin_pieces(fastinit_pieces *, uint64_t size, uint64_t threads, u
 
 /* Takes pieces and fills them until none is left, or until it has filled as much as the largest has; returns whether there may be more.
  * Any number of threads may call it at once. */
-int fastinit_fill_pieces(fastinit_pieces *, int target, const fastinit_sampling *, const uint32_t key[4], const fastinit_region *);
+int fastinit_fill_pieces(fastinit_pieces *, int target, const fastinit_sampling *, const uint32_t key[4],
+                         const fastinit_region *);
 
 /* Lets no piece begin any more, and returns when those that have begun are filled: after that nobody writes. */
 void fastinit_end_pieces(fastinit_pieces *);

@@ -27,16 +27,20 @@ typedef struct {
 INLINE void finish_f32(const fill_job *job, char *out, f32v *z, const int n) {
     const fastinit_sampling *sampling = job->sampling;
     SIDE_BY_SIDE(j, n) z[j] = z[j] * job->scale;
-    if (job->shift != 0) SIDE_BY_SIDE(j, n) z[j] = z[j] + job->shift;
-    if (sampling->clamped) SIDE_BY_SIDE(j, n) z[j] = f32_clamp(z[j], f32_all(job->low), f32_all(job->high));
+    if (job->shift != 0)
+        SIDE_BY_SIDE(j, n) z[j] = z[j] + job->shift;
+    if (sampling->clamped)
+        SIDE_BY_SIDE(j, n) z[j] = f32_clamp(z[j], f32_all(job->low), f32_all(job->high));
     store_f32(out, job->dtype, z, n);
 }
 
 INLINE void finish_f64(const fill_job *job, char *out, f64v *z, const int n) {
     const fastinit_sampling *sampling = job->sampling;
     SIDE_BY_SIDE(j, 2 * n) z[j] = z[j] * sampling->scale;
-    if (sampling->shift != 0) SIDE_BY_SIDE(j, 2 * n) z[j] = z[j] + sampling->shift;
-    if (sampling->clamped) SIDE_BY_SIDE(j, 2 * n) z[j] = f64_clamp(z[j], f64_all(sampling->low), f64_all(sampling->high));
+    if (sampling->shift != 0)
+        SIDE_BY_SIDE(j, 2 * n) z[j] = z[j] + sampling->shift;
+    if (sampling->clamped)
+        SIDE_BY_SIDE(j, 2 * n) z[j] = f64_clamp(z[j], f64_all(sampling->low), f64_all(sampling->high));
     store_f64(out, job->dtype, z, n);
 }
 
@@ -70,14 +74,15 @@ INLINE void draw32(const fill_job *job, const int kind, uint32_t block, u32v *wo
 
 /* `batches` batches of 4 * groups * LANES elements of a 32-bit kind, from `block` on. First all words, then all values: either loop is
  * short enough for the registers, and for the processor to work on several of its iterations at once. */
-INLINE void batches32(const fill_job *job, const int kind, uint32_t block, const int batches, char *out, const size_t itemsize,
-                      const int groups) {
+INLINE void batches32(const fill_job *job, const int kind, uint32_t block, const int batches, char *out,
+                      const size_t itemsize, const int groups) {
     const int per_batch = 2 * groups, most = kind == FASTINIT_TRUNCATED_2 || kind == FASTINIT_TRUNCATED ? N : 2 * N;
     const int vectors = batches * per_batch, n = per_batch < most ? per_batch : most;
     u32v word[BATCHES * 2 * GROUPS];
     truncated_2_roots roots;
     for (int b = 0; b < batches; b++) draw32(job, kind, block + b * groups * LANES, word + b * per_batch, groups);
-    if (kind == FASTINIT_TRUNCATED_2) SIDE_BY_SIDE(j, n) truncated_2_root(&roots, word, j);
+    if (kind == FASTINIT_TRUNCATED_2)
+        SIDE_BY_SIDE(j, n) truncated_2_root(&roots, word, j);
     for (int g = 0; g < vectors; g += n) {
         char *const place = out + g * 2 * LANES * itemsize;
         f32v z[2 * N];
@@ -85,8 +90,10 @@ INLINE void batches32(const fill_job *job, const int kind, uint32_t block, const
             SIDE_BY_SIDE(j, n) memcpy(place + j * sizeof *word, &word[g + j], sizeof *word);
             continue;
         }
-        if (kind == FASTINIT_UNIFORM_SYMMETRIC) SIDE_BY_SIDE(j, n) z[j] = uniform_symmetric(word[g + j]);
-        if (kind == FASTINIT_UNIFORM) SIDE_BY_SIDE(j, n) z[j] = uniform_unit(word[g + j]);
+        if (kind == FASTINIT_UNIFORM_SYMMETRIC)
+            SIDE_BY_SIDE(j, n) z[j] = uniform_symmetric(word[g + j]);
+        if (kind == FASTINIT_UNIFORM)
+            SIDE_BY_SIDE(j, n) z[j] = uniform_unit(word[g + j]);
         if (kind == FASTINIT_NORMAL) {
             f32v z0[N], z1[N];
             normal_pairs(word + g, word + g + n / 2, z0, z1, n / 2);
@@ -112,11 +119,12 @@ INLINE void draw64(const fill_job *job, uint32_t block, u64v *a, u64v *b, const 
 }
 
 /* `batches` batches of 2 * groups * LANES elements of a 64-bit kind, as batches32. */
-INLINE void batches64(const fill_job *job, const int kind, uint32_t block, const int batches, char *out, const size_t itemsize,
-                      const int groups) {
+INLINE void batches64(const fill_job *job, const int kind, uint32_t block, const int batches, char *out,
+                      const size_t itemsize, const int groups) {
     const fastinit_sampling *sampling = job->sampling;
     u64v draws[2][BATCHES * GROUPS];
-    for (int g = 0; g < batches * groups; g += groups) draw64(job, block + g * LANES, draws[0] + g, draws[1] + g, groups);
+    for (int g = 0; g < batches * groups; g += groups)
+        draw64(job, block + g * LANES, draws[0] + g, draws[1] + g, groups);
     for (int g = 0; g < batches * groups; g += groups) {
         const u64v *a = draws[0] + g, *b = draws[1] + g;
         f64v z0[N], z1[N], z[2 * N];
@@ -144,8 +152,10 @@ INLINE void batches64(const fill_job *job, const int kind, uint32_t block, const
 static size_t size_of(int32_t dtype) {
     switch (dtype) {
     case FASTINIT_FLOAT64: return 8;
-    case FASTINIT_FLOAT32: case FASTINIT_UINT32: return 4;
-    case FASTINIT_FLOAT16: case FASTINIT_BFLOAT16: return 2;
+    case FASTINIT_FLOAT32:
+    case FASTINIT_UINT32: return 4;
+    case FASTINIT_FLOAT16:
+    case FASTINIT_BFLOAT16: return 2;
     default: return 1;
     }
 }
@@ -163,8 +173,8 @@ INLINE void fill_run(fill_job *job, const int kind, uint64_t index, uint64_t cou
     /* Then no cache line may be both streamed and stored to in a cache: it would make two trips to memory. */
     const int past_caches = streamed != job->sampling->dtype;
     _Alignas(64) char scratch[FEW_GROUPS * LANES * 4 * 4];
-#define FILL(batches, groups)                                                            \
-    (wide ? batches64(job, kind, (uint32_t)block, batches, place, itemsize, groups)      \
+#define FILL(batches, groups)                                                       \
+    (wide ? batches64(job, kind, (uint32_t)block, batches, place, itemsize, groups) \
           : batches32(job, kind, (uint32_t)block, batches, place, itemsize, groups))
 
     while (count > 0) {
@@ -199,7 +209,8 @@ INLINE void fill_run(fill_job *job, const int kind, uint64_t index, uint64_t cou
                 } else {
                     step = few - skipped < left ? few - skipped : left;
                     /* the end of a run: again what lies before it, rather than beyond it */
-                    if (!past_caches && skipped == 0 && step % per_block == 0 && written >= few - step) back = few - step;
+                    if (!past_caches && skipped == 0 && step % per_block == 0 && written >= few - step)
+                        back = few - step;
                     place = skipped == 0 && back + step == few ? out - back * itemsize : scratch;
                 }
                 block -= back / per_block;
@@ -218,9 +229,9 @@ INLINE void fill_run(fill_job *job, const int kind, uint64_t index, uint64_t cou
 
 /* Elements [index, index + count) of one kind to consecutive memory: fill_run() compiled for it. */
 typedef void sampler(fill_job *, uint64_t index, uint64_t count, char *out);
-#define SAMPLER(name, kind)                                                                                  \
-    static __attribute__((noinline)) void name(fill_job *job, uint64_t index, uint64_t count, char *out) {   \
-        fill_run(job, kind, index, count, out);                                                              \
+#define SAMPLER(name, kind)                                                                                \
+    static __attribute__((noinline)) void name(fill_job *job, uint64_t index, uint64_t count, char *out) { \
+        fill_run(job, kind, index, count, out);                                                            \
     }
 SAMPLER(sample_words, FASTINIT_WORDS)
 SAMPLER(sample_uniform_symmetric, FASTINIT_UNIFORM_SYMMETRIC)
@@ -238,9 +249,19 @@ static void sample_constant(fill_job *job, uint64_t index, uint64_t count, char 
     const uint64_t bits = job->sampling->bits;
     (void)index;
     switch (size_of(job->sampling->dtype)) {
-    case 8: for (uint64_t j = 0; j < count; j++) memcpy(out + 8 * j, &bits, 8); break;
-    case 4: { const uint32_t x = (uint32_t)bits; for (uint64_t j = 0; j < count; j++) memcpy(out + 4 * j, &x, 4); break; }
-    case 2: { const uint16_t x = (uint16_t)bits; for (uint64_t j = 0; j < count; j++) memcpy(out + 2 * j, &x, 2); break; }
+    case 8:
+        for (uint64_t j = 0; j < count; j++) memcpy(out + 8 * j, &bits, 8);
+        break;
+    case 4: {
+        const uint32_t x = (uint32_t)bits;
+        for (uint64_t j = 0; j < count; j++) memcpy(out + 4 * j, &x, 4);
+        break;
+    }
+    case 2: {
+        const uint16_t x = (uint16_t)bits;
+        for (uint64_t j = 0; j < count; j++) memcpy(out + 2 * j, &x, 2);
+        break;
+    }
     default: memset(out, (int)(bits & 0xff), count);
     }
 }
@@ -262,15 +283,16 @@ static sampler *const samplers[] = {
 
 /* Runs of `length` elements to memory that is not consecutive, through a scratch: the one that begins at `out`, and those after it, of up
  * to `count` elements, that scatter.h writes with it. Returns how many. */
-static uint64_t strided_runs(sampler *sample, fill_job *job, const fastinit_region *region, const int64_t *at, uint64_t index,
-                             uint64_t length, uint64_t count, char *out) {
+static uint64_t strided_runs(sampler *sample, fill_job *job, const fastinit_region *region, const int64_t *at,
+                             uint64_t index, uint64_t length, uint64_t count, char *out) {
     char scratch[SCRATCH];
     const size_t itemsize = size_of(job->sampling->dtype);
     const int64_t last = region->axes - 1, stride = region->byte_stride[last];
     if (last > 0 && length == (uint64_t)region->extent[last]) {
         const int64_t row_stride = region->byte_stride[last - 1], step = region->index_stride[last - 1];
         const uint64_t on_axis = (uint64_t)(region->extent[last - 1] - at[last - 1]), whole = count / length;
-        const uint64_t rows = rows_at_once(out, row_stride, stride, on_axis < whole ? on_axis : whole, length, itemsize);
+        const uint64_t rows =
+            rows_at_once(out, row_stride, stride, on_axis < whole ? on_axis : whole, length, itemsize);
         if (rows > 1) {
             if (step == (int64_t)length) /* they continue each other in the tensor */
                 sample(job, index, rows * length, scratch);
@@ -298,8 +320,12 @@ static uint64_t strided_runs(sampler *sample, fill_job *job, const fastinit_regi
 void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key[4], const fastinit_region *region,
                            uint64_t position, uint64_t count) {
     if (count == 0) return; /* an axis may have no elements */
-    fill_job job = {.sampling = sampling, .scale = (float)sampling->scale, .shift = (float)sampling->shift,
-               .low = (float)sampling->low, .high = (float)sampling->high, .dtype = sampling->dtype};
+    fill_job job = {.sampling = sampling,
+                    .scale = (float)sampling->scale,
+                    .shift = (float)sampling->shift,
+                    .low = (float)sampling->low,
+                    .high = (float)sampling->high,
+                    .dtype = sampling->dtype};
     philox_open(&job.stream, key);
     philox_set_high(&job.stream, 0);
     sampler *const sample = samplers[sampling->kind];

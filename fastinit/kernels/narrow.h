@@ -11,7 +11,8 @@
 INLINE u32v bits_bfloat16(f32v x) {
     u32v bits = (u32v)x;
 #if defined(FASTINIT_X86_V4)
-    const __m512i half = _mm512_mask_blend_epi32(u32_clear_bit(bits, 16), (__m512i)u32_all(0x8000), (__m512i)u32_all(0x7fff));
+    const __m512i half =
+        _mm512_mask_blend_epi32(u32_clear_bit(bits, 16), (__m512i)u32_all(0x8000), (__m512i)u32_all(0x7fff));
     return (bits + (u32v)half) >> 16;
 #else
     return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -101,8 +102,7 @@ INLINE void store_f32(char *out, int32_t dtype, const f32v *x, const int n) {
     case FASTINIT_FLOAT8_E5M2:
         SIDE_BY_SIDE(j, n) store_u8(out + j * count, bits_small(x[j], 8, 2));
         break;
-    default:
-        break;
+    default: break;
     }
 }
 
@@ -117,7 +117,10 @@ INLINE void store_f64(char *out, int32_t dtype, const f64v *x, const int n) {
         return;
     }
     typedef VECTOR(float, LANES) f32half;
-    union { f32half half[2]; f32v whole; } pair;
+    union {
+        f32half half[2];
+        f32v whole;
+    } pair;
     f32v single[N];
     SIDE_BY_SIDE(j, n) {
         pair.half[0] = __builtin_convertvector(x[2 * j], f32half);

@@ -65,7 +65,10 @@ static void invert(double *gram, const double *tau, int64_t width) {
 #include "orthogonal_text.h"
 
 const fastinit_orthogonal JOIN(fastinit_orthogonal, TARGET) = {
-    reflectors_float32, columns_float32, reflectors_float64, columns_float64,
+    reflectors_float32,
+    columns_float32,
+    reflectors_float64,
+    columns_float64,
 };
 
 #endif

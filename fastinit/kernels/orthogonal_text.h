@@ -8,14 +8,16 @@ INLINE void NAME(product_block)(REAL *c, const REAL *a, const int64_t a_row, con
     VECTOR_OF_REAL sum[ROWS][COLUMNS] = {{{0}}}, row[COLUMNS];
     for (int64_t k = 0; k < inner; k++, a += a_k, b += TILE) {
         SIDE_BY_SIDE(j, COLUMNS) memcpy(&row[j], b + j * WIDTH, sizeof row[j]);
-        SIDE_BY_SIDE(i, ROWS) SIDE_BY_SIDE(j, COLUMNS) sum[i][j] += a[i * a_row] * row[j];
+        SIDE_BY_SIDE(i, ROWS)
+            SIDE_BY_SIDE(j, COLUMNS) sum[i][j] += a[i * a_row] * row[j];
     }
-    SIDE_BY_SIDE(i, ROWS) SIDE_BY_SIDE(j, COLUMNS) {
-        REAL *place = c + i * TILE + j * WIDTH;
-        memcpy(&row[j], place, sizeof row[j]);
-        row[j] += sum[i][j];
-        memcpy(place, &row[j], sizeof row[j]);
-    }
+    SIDE_BY_SIDE(i, ROWS)
+        SIDE_BY_SIDE(j, COLUMNS) {
+            REAL *place = c + i * TILE + j * WIDTH;
+            memcpy(&row[j], place, sizeof row[j]);
+            row[j] += sum[i][j];
+            memcpy(place, &row[j], sizeof row[j]);
+        }
 }
 
 /* c += a b, for c of up to TILE x TILE, rounded up to whole blocks, and a(i, k) = a[i * a_row + k * a_k]. Every block

@@ -24,9 +24,9 @@ enum { GROUPS = 6 };
 typedef struct {
     uint64_t k0[PHILOX_ROUNDS], k1[PHILOX_ROUNDS]; /* the round keys */
     uint32_t c1, c2, c3;
-    uint64_t r1_c2;                /* c3 ^ k1: what round 1 mixes into word 2 */
-    uint64_t r2_c0, r2_c2, r2_c3;  /* the same for round 2, and its constant word 3 */
-    uint64_t last_k0_k1;           /* the last two round keys, side by side in the order of memory */
+    uint64_t r1_c2;               /* c3 ^ k1: what round 1 mixes into word 2 */
+    uint64_t r2_c0, r2_c2, r2_c3; /* the same for round 2, and its constant word 3 */
+    uint64_t last_k0_k1;          /* the last two round keys, side by side in the order of memory */
 } philox_stream;
 
 /* The round keys of (k0, k1) for the stream (c2, c3). */

@@ -27,7 +27,8 @@ static int supports_v3(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && supports_f16c();
 }
 static int supports_v2(void) { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
-extern fastinit_fill_function fastinit_fill_x86_v4_intel, fastinit_fill_x86_v4, fastinit_fill_x86_v3, fastinit_fill_baseline;
+extern fastinit_fill_function fastinit_fill_x86_v4_intel, fastinit_fill_x86_v4, fastinit_fill_x86_v3,
+    fastinit_fill_baseline;
 #endif
 #ifdef FASTINIT_HAS_NEON
 extern fastinit_fill_function fastinit_fill_neon;
@@ -96,7 +97,7 @@ void fastinit_columns(int target, int dtype, const void *factors, int64_t m, int
         fastinit_targets[target].orthogonal->columns_float64(factors, m, n, piece, gain, scratch, out, row_stride,
                                                              column_stride);
     else
-        fastinit_targets[target].orthogonal->columns_float32(factors, m, n, piece, (float)gain, scratch, out, row_stride,
-                                                             column_stride);
+        fastinit_targets[target].orthogonal->columns_float32(factors, m, n, piece, (float)gain, scratch, out,
+                                                             row_stride, column_stride);
     fastinit_leave_environment(saved);
 }

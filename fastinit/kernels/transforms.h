@@ -65,7 +65,8 @@ INLINE void truncated_2(truncated_2_roots *roots, const u32v *next, f32v *z, con
     truncated_2_roots next_roots;
     f32v p[N];
     _Static_assert(2 * N <= LENGTH(fastinit_trunc2_p), "every second step begins a root");
-    POLYNOMIAL(p, roots->q, fastinit_trunc2_p, if (step % 2 == 0 && step / 2 < n) truncated_2_root(&next_roots, next, step / 2));
+    POLYNOMIAL(p, roots->q, fastinit_trunc2_p,
+               if (step % 2 == 0 && step / 2 < n) truncated_2_root(&next_roots, next, step / 2));
     SIDE_BY_SIDE(j, n) z[j] = p[j] * roots->v[j];
     *roots = next_roots;
 }
@@ -95,12 +96,14 @@ INLINE int icdf_all_top(const u32v *octave, const int n) {
 }
 #endif
 
+/* clang-format off */
 #define ICDF_HORNER(lookup)                                                         \
     do {                                                                            \
         SIDE_BY_SIDE(j, n) z[j] = lookup(fastinit_icdf[8], octave[j]);                       \
         _Pragma("GCC unroll 8") for (int degree = 7; degree >= 0; degree--)         \
             SIDE_BY_SIDE(j, n) z[j] = z[j] * s[j] + lookup(fastinit_icdf[degree], octave[j]); \
     } while (0)
+/* clang-format on */
 
 INLINE void truncated(const u32v *cell, f32v *z, const int n) {
     f32v s[N];

@@ -70,13 +70,13 @@ enum { N = 6 };
 
 /* p[j] = for j < n, the polynomial with these coefficients (index = degree) at x[j], by Horner's rule. What follows the coefficients is
  * done after each step, which it may ask for its number. */
-#define POLYNOMIAL(p, x, coefficients, ...)                                                                \
-    do {                                                                                                   \
-        SIDE_BY_SIDE(j, n) p[j] = coefficients[LENGTH(coefficients) - 1] - (__typeof__(p[j])){0};          \
-        _Pragma("GCC unroll 32") for (int step = 0; step < LENGTH(coefficients) - 1; step++) {             \
-            SIDE_BY_SIDE(j, n) p[j] = p[j] * x[j] + coefficients[LENGTH(coefficients) - 2 - step];         \
-            __VA_ARGS__;                                                                                   \
-        }                                                                                                  \
+#define POLYNOMIAL(p, x, coefficients, ...)                                                        \
+    do {                                                                                           \
+        SIDE_BY_SIDE(j, n) p[j] = coefficients[LENGTH(coefficients) - 1] - (__typeof__(p[j])){0};  \
+        _Pragma("GCC unroll 32") for (int step = 0; step < LENGTH(coefficients) - 1; step++) {     \
+            SIDE_BY_SIDE(j, n) p[j] = p[j] * x[j] + coefficients[LENGTH(coefficients) - 2 - step]; \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
     } while (0)
 
 INLINE u64v u64_all(uint64_t x) { return (u64v){0} + x; }

@@ -1,3 +1,53 @@
-"""Keras and JAX are tested in processes of their own: test_keras.py and test_jax.py."""
+"""Tests of Keras and JAX run in processes of their own.
 
-collect_ignore = ["keras", "jax"]
+Keras has one backend per process, JAX one number of devices, and neither works well in a process that forks. So the
+folders keras/ and jax/ are collected only by a session that is asked for nothing else. test_keras.py and test_jax.py
+start such sessions; a developer can start one, too: ``KERAS_BACKEND=jax pytest tests/adapters/keras -k lstm --pdb``.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+APART = [HERE / "keras", HERE / "jax"]
+INHERITED = ("FASTINIT_", "PYTHONPATH", "PYTEST_", "KERAS_", "JAX_", "XLA_")
+SECONDS = 420
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leaves out a folder that needs a process of its own, unless it is all that is asked for."""
+    if collection_path not in APART:
+        return None
+    start = config.invocation_params.dir
+    asked = [(start / argument.split("::")[0]).resolve().is_relative_to(collection_path) for argument in config.args]
+    if any(asked) and not all(asked):
+        raise pytest.UsageError(f"{collection_path} needs a process of its own: run its tests without others")
+    return not all(asked)
+
+
+@pytest.fixture(scope="session")
+def run_tests():
+    """run_tests(folder, directory, **environment): runs a folder's tests in a new process, and fails as they do."""
+
+    def run(folder, directory, **environment):
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(INHERITED)}
+        command = [sys.executable, "-m", "pytest", str(HERE / folder), "-p", "no:cacheprovider", "--color=no"]
+        done = subprocess.run(
+            [*command, f"--basetemp={directory / 'tests'}"],
+            env=inherited | environment,
+            cwd=directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            pytest.fail(f"tests of {folder} with {environment}:\n{done.stdout}", pytrace=False)
+        return done.stdout
+
+    return run

@@ -1,34 +1,16 @@
-"""The JAX adapter: the checks of jax/, on eight devices.
+"""The JAX adapter: the tests of jax/, on eight devices, in a process of their own."""
 
-They run in a process of their own.
-"""
-
-import runpy
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
-WORKERS = runpy.run_path(str(HERE / "check_workers.py"))
-FILES = [HERE / "jax" / "test_initializers.py", HERE / "jax" / "test_meshes.py"]
-FILES += [HERE / "jax" / "test_flax.py"] if find_spec("flax") else []
 
 if find_spec("jax") is None:
     pytest.skip("needs jax", allow_module_level=True)
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    devices = "--xla_force_host_platform_device_count=8"
-    return WORKERS["outcomes"](FILES, tmp_path_factory.mktemp("jax"), XLA_FLAGS=devices, JAX_ENABLE_X64="1")
-
-
-@pytest.mark.parametrize("check", WORKERS["names"](FILES))
-def test_on_eight_devices(ran, check):
-    found, said = ran
-    assert found[check] is None, f"{found[check]}\n{said if found[check] == 'did not run' else ''}"
+def test_on_eight_devices(run_tests, tmp_path):
+    run_tests("jax", tmp_path)
 
 
 def test_float64_without_x64_is_what_jax_makes_of_it(run_python):

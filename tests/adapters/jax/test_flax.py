@@ -1,4 +1,4 @@
-"""Checks of fastinit.adapters.jax inside flax, linen and nnx; run by test_jax.py."""
+"""fastinit.adapters.jax inside flax: linen and nnx."""
 
 import flax.linen
 import flax.nnx
@@ -33,7 +33,7 @@ def _loss(logits, labels):
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1).mean()
 
 
-def check_a_linen_model_trains():
+def test_a_linen_model_trains():
     inputs, labels = _data()
     network = Network()
     variables = network.init(jax.random.key(0), inputs)
@@ -56,7 +56,7 @@ def check_a_linen_model_trains():
     assert losses[-1] < 0.5 * losses[0], losses[::50]
 
 
-def check_an_nnx_model():
+def test_an_nnx_model():
     layer = flax.nnx.Linear(8, 16, kernel_init=initializers.he_normal(), rngs=flax.nnx.Rngs(0))
     kernel = np.asarray(layer.kernel[...])
     assert kernel.shape == (8, 16)
@@ -71,7 +71,7 @@ def check_an_nnx_model():
     assert np.array_equal(linear.kernel[...], wanted)
 
 
-def check_a_linen_model_on_a_mesh():
+def test_a_linen_model_on_a_mesh():
     mesh = jax.make_mesh((4, 2), ("rows", "columns"), axis_types=(AxisType.Auto,) * 2)
     network = flax.linen.Dense(
         16, kernel_init=flax.linen.with_partitioning(initializers.he_normal(), ("rows", "columns"))
@@ -87,7 +87,7 @@ def check_a_linen_model_on_a_mesh():
     assert np.array_equal(anywhere, whole)
 
 
-def check_layers_by_the_stack():
+def test_layers_by_the_stack():
     class Layer(flax.linen.Module):
         @flax.linen.compact
         def __call__(self, inputs, _=None):

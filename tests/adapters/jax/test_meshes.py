@@ -1,4 +1,4 @@
-"""Checks of fastinit.adapters.jax in compiled functions for several devices, meshes, batches; run by test_jax.py."""
+"""fastinit.adapters.jax in compiled functions for several devices, on meshes, and for batches of keys."""
 
 import gc
 
@@ -39,7 +39,7 @@ def equal_and_usable(found, expected):
     assert np.array_equal(found + 1, expected + 1)
 
 
-def check_all_implementations_of_keys():
+def test_all_implementations_of_keys():
     for name, count in [("threefry2x32", 2), ("rbg", 4), ("unsafe_rbg", 4)]:
         key = jax.random.key(3, impl=name)
         assert jax.random.key_data(key).shape == (count,)
@@ -47,7 +47,7 @@ def check_all_implementations_of_keys():
             assert np.array_equal(found, wanted(key)), name
 
 
-def check_compiled_within_a_mesh():
+def test_compiled_within_a_mesh():
     whole, batch = wanted(KEY), np.stack([wanted(key) for key in KEYS])
     for mesh in meshes():
         with jax.set_mesh(mesh):
@@ -62,7 +62,7 @@ def check_compiled_within_a_mesh():
             equal_and_usable(placed, whole)
 
 
-def check_keys_that_are_on_several_devices():
+def test_keys_that_are_on_several_devices():
     whole, batch = wanted(KEY), np.stack([wanted(key) for key in KEYS])
     for mesh in meshes():
         everywhere, dealt = NamedSharding(mesh, P()), NamedSharding(mesh, P("rows"))
@@ -76,7 +76,7 @@ def check_keys_that_are_on_several_devices():
         equal_and_usable(jax.jit(lambda array: (array + 1, init(KEY)))(other)[1], whole)
 
 
-def check_functions_mapped_over_some_axes_of_a_mesh():
+def test_functions_mapped_over_some_axes_of_a_mesh():
     whole = wanted(KEY)
     for mesh in meshes():
         for spec in (None, P(None, "columns"), P("columns"), P()):
@@ -91,7 +91,7 @@ def check_functions_mapped_over_some_axes_of_a_mesh():
         equal_and_usable(jax.jit(each)(KEYS), np.stack([wanted(key) for key in KEYS]))
 
 
-def check_a_batch_of_keys_is_one_call():
+def test_a_batch_of_keys_is_one_call():
     shapes = []
     original = ours.new_memory
     ours.new_memory = lambda shape, dtype: shapes.append(shape) or original(shape, dtype)
@@ -109,7 +109,7 @@ def check_a_batch_of_keys_is_one_call():
     assert np.array_equal(across, np.stack([wanted(key) for key in KEYS], axis=2))
 
 
-def check_a_batch_of_sharded_arrays():
+def test_a_batch_of_sharded_arrays():
     batch = np.stack([wanted(key) for key in KEYS]).reshape(4, 2, *SHAPE)
     for mesh in meshes():
         for spec in (P("rows", "columns"), P(None, "rows")):
@@ -119,7 +119,7 @@ def check_a_batch_of_sharded_arrays():
             assert np.array_equal(jax.jit(pieces)(KEYS.reshape(4, 2)), batch)
 
 
-def check_scalars_on_every_device():
+def test_scalars_on_every_device():
     for mesh in meshes():
         sharding = NamedSharding(mesh, P())
         found = ours.normal(1.0)(KEY, (), jnp.float32, out_sharding=sharding)
@@ -127,7 +127,7 @@ def check_scalars_on_every_device():
         assert float(found) == fastinit.sample(Key.from_words(0, 7), 0, fastinit.Normal())
 
 
-def check_memory_that_is_given_away():
+def test_memory_that_is_given_away():
     """Donated arrays, and memory that the collector might take for free."""
     for mesh in meshes():
         for place in (None, NamedSharding(mesh, P()), NamedSharding(mesh, P("rows"))):

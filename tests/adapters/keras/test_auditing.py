@@ -1,4 +1,4 @@
-"""Checks of audit and lsuv of Keras models;."""
+"""audit and lsuv of Keras models."""
 
 import math
 
@@ -98,7 +98,7 @@ def planted(change):
     return kinds(audit(model))
 
 
-def check_planted_faults_of_a_kernel_are_found():
+def test_planted_faults_of_a_kernel_are_found():
     name = "layer1/kernel"
     rng = np.random.default_rng(0)
     assert planted(lambda kernel: kernel) == []
@@ -113,7 +113,7 @@ def check_planted_faults_of_a_kernel_are_found():
     assert planted(np.abs) == [(name, "scale")]
 
 
-def check_copies_and_wrong_fans_are_found():
+def test_copies_and_wrong_fans_are_found():
     model = perceptron()
     model.get_layer("layer2").kernel.assign(model.get_layer("layer1").kernel)
     assert kinds(audit(model)) == [("layer2/kernel", "identical tensors")]
@@ -130,7 +130,7 @@ def check_copies_and_wrong_fans_are_found():
     assert "Rule('DepthwiseConv2D', 'perceptron/depthwise/kernel', VarianceScaling(scale=2.0" in finding.remedy
 
 
-def check_healthy_models_are_silent_by_keras_and_by_fastinit():
+def test_healthy_models_are_silent_by_keras_and_by_fastinit():
     for number, (build, batch) in enumerate(HEALTHY):
         keras.utils.set_random_seed(number)
         model = build()
@@ -145,7 +145,7 @@ def check_healthy_models_are_silent_by_keras_and_by_fastinit():
         assert len(found.layers) > 1
 
 
-def check_layers_are_measured_in_the_order_of_execution():
+def test_layers_are_measured_in_the_order_of_execution():
     batch = inputs(256, 64)
     model = perceptron()
     found = audit(model, batch)
@@ -161,7 +161,7 @@ def check_layers_are_measured_in_the_order_of_execution():
     assert math.isclose(found.layers[-2].gradient_variance, before_head.var(), rel_tol=1e-3)
 
 
-def check_verdicts():
+def test_verdicts():
     model = perceptron(8)
     kernel = model.get_layer("layer3").kernel
     kernel.assign(kernel * 1e-3)
@@ -173,7 +173,7 @@ def check_verdicts():
     assert "dead" in {finding.kind for finding in audit(model, inputs(64, 64)).findings}
 
 
-def check_nothing_changes():
+def test_nothing_changes():
     model = images()
     initialize(model)
     dropped = keras.Sequential([keras.Input((12, 12, 4)), layers.Dropout(0.5), model])
@@ -188,7 +188,7 @@ def check_nothing_changes():
     assert not any("call" in vars(layer) for layer in model.layers)
 
 
-def check_a_record_is_compared():
+def test_a_record_is_compared():
     model = perceptron()
     record = initialize(model, seed=3)
     assert audit(model, record=record).ok
@@ -198,7 +198,7 @@ def check_a_record_is_compared():
     assert audit(model, record=record.to_json()).ok
 
 
-def check_bad_input():
+def test_bad_input():
     model = perceptron()
     assert type(refusal(audit, None)) is TypeError
     assert "no variables" in str(refusal(audit, keras.Sequential()))
@@ -209,7 +209,7 @@ def check_bad_input():
     assert "rounds" in str(refusal(lsuv, model, inputs(8, 64), rounds=0))
 
 
-def check_lsuv_makes_a_badly_scaled_network_healthy():
+def test_lsuv_makes_a_badly_scaled_network_healthy():
     model, batch = perceptron(12), inputs(128, 64)
     for layer in model.layers:
         layer.kernel.assign(layer.kernel * 0.05)
@@ -228,7 +228,7 @@ def check_lsuv_makes_a_badly_scaled_network_healthy():
     assert all(abs(factor - 1) < 0.02 for factor in lsuv(model, batch).values())
 
 
-def check_lsuv_of_convolutions_and_what_it_refuses():
+def test_lsuv_of_convolutions_and_what_it_refuses():
     model = images()
     initialize(model)
     norm = model.get_layer("norm")

@@ -1,4 +1,4 @@
-"""Checks of fastinit.adapters.keras.initializers, class by class, beside Keras's own; run by test_keras.py."""
+"""fastinit.adapters.keras.initializers, class by class, beside Keras's own."""
 
 import inspect
 import json
@@ -77,7 +77,7 @@ def refusal(function, *arguments, **named):
     raise AssertionError(f"{arguments} {named} was not refused")
 
 
-def check_every_public_name_of_keras_is_here():
+def test_every_public_name_of_keras_is_here():
     public = {name for name in dir(theirs) if not name.startswith("_")}
     assert public <= set(ours.__all__), public - set(ours.__all__)
     assert all(hasattr(ours, name) for name in ours.__all__)
@@ -86,14 +86,14 @@ def check_every_public_name_of_keras_is_here():
         assert len({getattr(ours, other) for other in same}) == 1, same
 
 
-def check_the_parameters_are_those_of_keras():
+def test_the_parameters_are_those_of_keras():
     for name in CLASSES:
         own, original = (inspect.signature(getattr(place, name)).parameters for place in (ours, theirs))
         shared = [(p.name, p.default) for p in own.values() if p.kind is not p.VAR_KEYWORD]
         assert shared == [(p.name, p.default) for p in original.values()], name
 
 
-def check_subclasses_attributes_and_configurations_are_those_of_keras():
+def test_subclasses_attributes_and_configurations_are_those_of_keras():
     for name, (arguments, *_) in CLASSES.items():
         seeded = {} if name in UNSEEDED else {"seed": 3}
         own, original = (getattr(place, name)(**arguments, **seeded) for place in (ours, theirs))
@@ -106,7 +106,7 @@ def check_subclasses_attributes_and_configurations_are_those_of_keras():
         assert config == original.get_config() | forgotten, name
 
 
-def check_the_values_are_those_of_the_core_in_every_dtype():
+def test_the_values_are_those_of_the_core_in_every_dtype():
     for name, (_, initializer, shape) in (CLASSES | EXTRA).items():
         for dtype in DTYPES:
             found = made(name)(shape, dtype=dtype)
@@ -115,14 +115,14 @@ def check_the_values_are_those_of_the_core_in_every_dtype():
             assert (bits(found, dtype) == expected(initializer, shape, fastinit.Key(3), dtype)).all(), (name, dtype)
 
 
-def check_the_values_are_those_of_the_numpy_adapter():
+def test_the_values_are_those_of_the_numpy_adapter():
     found = np.asarray(keras.ops.convert_to_numpy(ours.HeNormal(seed=5)((64, 16))))
     assert (found == numpy_adapter.he_truncated_normal((64, 16), key=5)).all()
     found = np.asarray(keras.ops.convert_to_numpy(ours.random_uniform(-1.0, 1.0, seed=5)((64, 16))))
     assert (found == numpy_adapter.uniform((64, 16), key=5, low=-1.0, high=1.0)).all()
 
 
-def check_the_distributions_are_those_of_keras():
+def test_the_distributions_are_those_of_keras():
     for name, (arguments, _, shape) in CLASSES.items():
         if name in (*UNSEEDED, "Orthogonal"):
             continue
@@ -138,7 +138,7 @@ def check_the_distributions_are_those_of_keras():
         assert abs(tails[:, 0] - tails[:, 1]).max() < 0.15 * scale, name  # cut where Keras cuts
 
 
-def check_the_fans_are_those_of_keras():
+def test_the_fans_are_those_of_keras():
     shapes = [(), (5,), (5, 7), (3, 5, 7), (3, 3, 1, 7), (3, 3, 8, 1), (2, 3, 4, 5, 6)]
     axes = [((), None, None), ((4, 5, 6), (0,), (1, 2)), ((4, 5, 6), (0, 1), (2,)), ((4, 5), (0, 1), (1,))]
     for mode in ("fan_in", "fan_out", "fan_avg"):
@@ -152,7 +152,7 @@ def check_the_fans_are_those_of_keras():
                 assert tuple(scaled(shape).shape) == shape
 
 
-def check_true_fans_on_request():
+def test_true_fans_on_request():
     for options, shape, fan_in in [
         ({"kernel_layout": "...IM"}, (3, 3, 8, 2), 9),
         ({"groups": 4}, (3, 3, 2, 8), 18),
@@ -169,7 +169,7 @@ def check_true_fans_on_request():
     assert type(refusal(ours.HeUniform, kernel_layout_="IO")) is TypeError
 
 
-def check_seeds():
+def test_seeds():
     shape = (6, 5)
     for name in CLASSES | EXTRA:
         if name in UNSEEDED:
@@ -198,7 +198,7 @@ def check_seeds():
     )
 
 
-def check_configurations_go_round(directory):
+def test_configurations_go_round(tmp_path):
     written = {}
     for name in CLASSES | EXTRA:
         shape = (CLASSES | EXTRA)[name][2]
@@ -213,10 +213,10 @@ def check_configurations_go_round(directory):
             ):  # fmt: skip
                 assert type(again) is type(initializer)
                 assert bits(again(shape), "float32").tolist() == wanted, name
-    (directory / "initializers.json").write_text(json.dumps(written))
+    (tmp_path / "initializers.json").write_text(json.dumps(written))
 
 
-def check_names_and_other_identifiers():
+def test_names_and_other_identifiers():
     public = {name for name in dir(theirs) if isinstance(getattr(theirs, name), type)} - {"Initializer"}
     for name in public | {"normal", "uniform", "one", "zero"}:
         if "stft" not in name.lower():
@@ -238,7 +238,7 @@ def check_names_and_other_identifiers():
         assert type(refusal(ours.get, wrong)) is type(refusal(theirs.get, wrong)), wrong
 
 
-def check_what_keras_refuses_is_refused_in_the_same_way():
+def test_what_keras_refuses_is_refused_in_the_same_way():
     for name, arguments in [
         *((name, {"seed": seed}) for name in ("RandomNormal", "HeNormal", "Orthogonal") for seed in ("x", 1.5, [1])),
         ("VarianceScaling", {"scale": 0.0}),
@@ -254,7 +254,7 @@ def check_what_keras_refuses_is_refused_in_the_same_way():
         assert type(own) is type(original) is ValueError, (name, shape)
 
 
-def check_bad_input():
+def test_bad_input():
     for name in CLASSES | EXTRA:
         if name in ("Zeros", "Ones", "Constant", "Identity"):
             continue
@@ -280,7 +280,7 @@ def check_bad_input():
     assert type(refusal(ours.DeltaOrthogonal(), (3, 3, 8, 7))) is ValueError
 
 
-def check_other_dtypes_of_what_draws_nothing_are_kerass():
+def test_other_dtypes_of_what_draws_nothing_are_kerass():
     for dtype in ("int32", "bool", "complex64"):
         for name in ("Zeros", "Ones"):
             own, original = (getattr(place, name)()((2, 3), dtype=dtype) for place in (ours, theirs))
@@ -290,13 +290,13 @@ def check_other_dtypes_of_what_draws_nothing_are_kerass():
     assert np.array_equal(keras.ops.convert_to_numpy(own), [[0, 1, 2], [0, 1, 2]])
 
 
-def check_constant_uniforms_and_tensors_without_elements():
+def test_constant_uniforms_and_tensors_without_elements():
     assert (np.asarray(keras.ops.convert_to_numpy(ours.RandomUniform(0.5, 0.5)((3,)))) == 0.5).all()
     for name in CLASSES | EXTRA:
         shape = (0, *(CLASSES | EXTRA)[name][2][1:])
         assert tuple(made(name)(shape).shape) == shape, name
 
 
-def check_floatx_is_the_default_dtype():
+def test_floatx_is_the_default_dtype():
     keras.config.set_floatx("float16")
     assert keras.backend.standardize_dtype(ours.HeNormal()((3, 3)).dtype) == "float16"

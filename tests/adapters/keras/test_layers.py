@@ -1,4 +1,4 @@
-"""Checks of Keras initializers inside layers, traced functions, saved models and training; run by test_keras.py."""
+"""Keras initializers inside layers, traced functions, saved models and training."""
 
 import keras
 import numpy as np
@@ -46,7 +46,7 @@ def watched(seen, tensor):
     return tensor
 
 
-def check_every_layer_takes_them():
+def test_every_layer_takes_them():
     def built(layer, shape):
         layer.build(shape)
         return layer
@@ -69,7 +69,7 @@ def check_every_layer_takes_them():
     assert np.array_equal(array(layer.cell.recurrent_kernel), wanted)
 
 
-def check_einsum_layers_say_their_axes():
+def test_einsum_layers_say_their_axes():
     layer = layers.EinsumDense(
         "abc,cde->abde", (None, 2, 7), kernel_initializer=initializers.GlorotUniform(seed=1), bias_axes="e"
     )
@@ -84,7 +84,7 @@ def check_einsum_layers_say_their_axes():
     assert np.array_equal(array(kernel), wanted)
 
 
-def check_by_name():
+def test_by_name():
     layer = layers.Dense(3, kernel_initializer="fastinit>HeNormal", bias_initializer="fastinit>Zeros")
     layer.build((None, 5))
     assert type(layer.kernel_initializer) is initializers.HeNormal
@@ -93,7 +93,7 @@ def check_by_name():
     assert np.array_equal(array(layer.kernel), wanted)
 
 
-def check_traced_functions_give_the_same_bytes():
+def test_traced_functions_give_the_same_bytes():
     for dtype in ("float32", "bfloat16"):
         for initializer in (
             initializers.HeNormal(seed=3), initializers.RandomUniform(seed=fastinit.Key(4)),
@@ -107,7 +107,7 @@ def check_traced_functions_give_the_same_bytes():
             assert np.array_equal(array(found), array(initializer((6, 5), dtype=dtype)))
 
 
-def check_seed_generators_advance_in_traced_functions():
+def test_seed_generators_advance_in_traced_functions():
     wanted = initializers.RandomNormal(seed=keras.random.SeedGenerator(9))
     wanted = [array(wanted((6, 5))) for _ in range(3)]
     generator = keras.random.SeedGenerator(9)
@@ -129,7 +129,7 @@ def check_seed_generators_advance_in_traced_functions():
     assert all(map(np.array_equal, found, wanted))
 
 
-def check_models_built_in_a_traced_function():
+def test_models_built_in_a_traced_function():
     if BACKEND != "tensorflow":
         return
     import tensorflow as tf
@@ -145,7 +145,7 @@ def check_models_built_in_a_traced_function():
     assert np.array_equal(array(layer.kernel), wanted)
 
 
-def check_symbolic_calls_make_no_values():
+def test_symbolic_calls_make_no_values():
     layer = layers.Dense(3, kernel_initializer=initializers.HeNormal(seed=1))
     outputs = keras.Model(inputs := keras.Input((5,)), layer(inputs)).outputs
     assert outputs[0].shape == (None, 3)
@@ -153,7 +153,7 @@ def check_symbolic_calls_make_no_values():
     assert found.shape == (6, 5)
 
 
-def check_mixed_precision():
+def test_mixed_precision():
     for policy, variable in (("mixed_bfloat16", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")):
         layer = layers.Dense(300, dtype=policy, kernel_initializer=initializers.HeNormal(seed=1))
         layer.build((None, 400))
@@ -176,7 +176,7 @@ def _classifier(seed):
     ])  # fmt: skip
 
 
-def check_training_saving_and_loading(directory):
+def test_training_saving_and_loading(tmp_path):
     chooser = np.random.default_rng(0)
     inputs = chooser.normal(size=(256, 8)).astype("float32")
     labels = (inputs[:, 0] * inputs[:, 1] > 0).astype("int32")
@@ -185,7 +185,7 @@ def check_training_saving_and_loading(directory):
     model.compile(keras.optimizers.Adam(0.02), loss)
     history = model.fit(inputs, labels, epochs=15, batch_size=64, verbose=0).history["loss"]
     assert history[-1] < 0.6 * history[0], history
-    path = directory / f"{BACKEND}.keras"
+    path = tmp_path / f"{BACKEND}.keras"
     model.save(path)
     again = keras.models.load_model(path)
     assert all(np.array_equal(array(a), array(b)) for a, b in zip(model.weights, again.weights, strict=True))
@@ -203,7 +203,7 @@ def check_training_saving_and_loading(directory):
     )
 
 
-def check_memory_is_taken_over_and_owned():
+def test_memory_is_taken_over_and_owned():
     initializer = initializers.RandomNormal(seed=1)
     first, second = initializer((512, 512)), initializer((512, 512))
     before = array(first).copy()
@@ -215,7 +215,7 @@ def check_memory_is_taken_over_and_owned():
         assert first.unsafe_buffer_pointer() % 64 == 0
 
 
-def check_an_unknown_backend_is_named():
+def test_an_unknown_backend_is_named():
     from fastinit.adapters.keras import tensors
 
     known = tensors._MAKERS.pop(BACKEND)

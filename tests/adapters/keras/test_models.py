@@ -1,4 +1,4 @@
-"""Checks of whole Keras models: initialize, its record, replay;."""
+"""Whole Keras models: initialize, its record, and replay."""
 
 import json
 import math
@@ -54,10 +54,10 @@ def refusal(function, *arguments, **named):
     raise AssertionError("it was not refused")
 
 
-def check_every_variable_has_its_rule_and_its_true_fans(directory):
+def test_every_variable_has_its_rule_and_its_true_fans(tmp_path):
     model = network()
     record = initialize(model, "auto", seed=5)
-    (directory / "record.json").write_text(record.to_json())
+    (tmp_path / "record.json").write_text(record.to_json())
     assert [entry.name for entry in record] == [variable.path for variable in model.trainable_variables]
     fans = {entry.name: (entry.fans.fan_in, entry.fans.fan_out) for entry in record if entry.fans}
     assert fans["grouped/kernel"] == (18, 36)
@@ -84,7 +84,7 @@ def check_every_variable_has_its_rule_and_its_true_fans(directory):
         assert entry.digest == fastinit.digest(wanted)
 
 
-def check_gates():
+def test_gates():
     model = network()
     initialize(model)
     cell = model.get_layer("lstm").cell
@@ -99,7 +99,7 @@ def check_gates():
     assert not array(forward.bias).any()
 
 
-def check_adding_layers_changes_no_other_variable():
+def test_adding_layers_changes_no_other_variable():
     small, large = network(), network(extra=True)
     few, many = initialize(small, seed="x"), initialize(large, seed="x")
     assert [entry.name for entry in many if entry.name not in few] == ["another/kernel", "another/bias"]
@@ -108,7 +108,7 @@ def check_adding_layers_changes_no_other_variable():
             assert many[entry.name] == entry
 
 
-def check_statistics_are_reset_and_other_state_is_left_alone():
+def test_statistics_are_reset_and_other_state_is_left_alone():
     model = keras.Sequential([
         keras.Input((4,)), layers.Normalization(mean=2.0, variance=3.0), layers.BatchNormalization(name="norm"),
         layers.Dropout(0.5), layers.Dense(2),
@@ -123,7 +123,7 @@ def check_statistics_are_reset_and_other_state_is_left_alone():
     assert all(map(np.array_equal, state, map(array, model.layers[2].variables)))
 
 
-def check_frozen_layers_and_shared_ones():
+def test_frozen_layers_and_shared_ones():
     shared = layers.Dense(4, name="shared")
     inputs = keras.Input((4,))
     model = keras.Model(inputs, shared(shared(inputs)))
@@ -132,7 +132,7 @@ def check_frozen_layers_and_shared_ones():
     assert [entry.name for entry in record] == ["shared/kernel", "shared/bias"]
 
 
-def check_subclassed_models():
+def test_subclassed_models():
     class Own(keras.Model):
         def __init__(self):
             super().__init__(name="own")
@@ -153,13 +153,13 @@ def check_subclassed_models():
     assert math.isclose(first.std, math.sqrt(2 / 3))
 
 
-def check_replay(directory):
+def test_replay(tmp_path):
     model = network()
     record = initialize(model, seed=8)
     values = [array(variable) for variable in model.trainable_variables]
     for variable in model.trainable_variables:
         variable.assign(keras.ops.zeros(variable.shape))
-    path = directory / "replayed.json"
+    path = tmp_path / "replayed.json"
     record.save(path)
     for form in (record, record.to_json(), path, str(path)):
         assert replay(form, model) == record
@@ -175,7 +175,7 @@ def check_replay(directory):
     assert type(refusal(replay, 3, model)) is TypeError
 
 
-def check_recipes_of_ones_own():
+def test_recipes_of_ones_own():
     model = keras.Sequential([
         keras.Input((4,)), layers.Dense(5, name="first"), layers.Dense(5, name="second"),
     ])  # fmt: skip
@@ -187,7 +187,7 @@ def check_recipes_of_ones_own():
     assert np.abs(kernel.T @ kernel - np.eye(5)).max() < 1e-5
 
 
-def check_what_cannot_be_filled_is_named_and_nothing_is_written():
+def test_what_cannot_be_filled_is_named_and_nothing_is_written():
     class Strange(layers.Layer):
         def build(self, shape):
             self.wonder = self.add_weight(shape=(3,), name="wonder", initializer="zeros")
@@ -209,7 +209,7 @@ def check_what_cannot_be_filled_is_named_and_nothing_is_written():
     assert type(refusal(initialize, model, "auto", 1.5)) is TypeError
 
 
-def check_bfloat16_models():
+def test_bfloat16_models():
     model = keras.Sequential([keras.Input((40,)), layers.Dense(30, name="dense", dtype="bfloat16")])
     record = initialize(model)
     entry = next(entry for entry in record if entry.fans)
@@ -218,7 +218,7 @@ def check_bfloat16_models():
     assert entry.digest == fastinit.digest(raw)
 
 
-def check_activations_that_follow():
+def test_activations_that_follow():
     def after(*rest):
         first = layers.Dense(4)
         keras.Sequential([keras.Input((4,)), first, *rest])

@@ -185,18 +185,22 @@ key = types.UniTuple(types.uint64, 4)
 KERNELS = """
 from fastinit.dtypes import DTYPES
 
+# Every kind in every format, through one kernel; the other kernels have the same arithmetic, and differ in how they
+# store: of those each kind is compiled in one format, and each format with normals.
 narrow = ["float16"] if fastmath else ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 for kind in quads.KINDS:
     real = types.float64 if kind.endswith("_64") else types.float32
     parameters = types.Tuple((*[real] * 4, *[types.uint64] * 2, *[types.float64] * 2, *[types.uint64] * 2))
     for dtype in ["float32", "float64", *narrow]:
         if kind != "words" and (dtype != "float64" or kind.endswith("_64")):
-            bits = types.Array(getattr(types, f"uint{8 * DTYPES[dtype].itemsize}"), 3, "A")
-            signature = (bits, types.uint64, types.uint64, types.uint64, key, parameters)
-            compiled(devices.kernel(kind, dtype).py_func, signature)
             row = types.Array(getattr(types, devices._Row(DTYPES[dtype].itemsize).dtype.name), 2, "A")
-            for in_pairs in (False, True):
-                compiled(devices.dense_kernel(kind, dtype, in_pairs).py_func, (row, types.uint64, key, parameters))
+            arguments = (row, types.uint64, key, parameters)
+            compiled(devices.dense_kernel(kind, dtype, True).py_func, arguments)
+            if dtype == str(real) or kind == "normal":
+                compiled(devices.dense_kernel(kind, dtype, False).py_func, arguments)
+                bits = types.Array(getattr(types, f"uint{8 * DTYPES[dtype].itemsize}"), 3, "A")
+                signature = (bits, types.uint64, types.uint64, types.uint64, key, parameters)
+                compiled(devices.kernel(kind, dtype).py_func, signature)
 """
 
 USER_KERNEL = """

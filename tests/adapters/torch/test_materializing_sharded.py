@@ -1,20 +1,10 @@
-"""materialize and replay of sharded models in real processes: the bytes of one process."""
-
-import functools
-import runpy
-import sys
-from pathlib import Path
+"""materialize and replay of sharded models, on 2 and 4 ranks: the bytes of one process."""
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch")
-transformers = pytest.importorskip("transformers", reason="needs transformers")
-if (
-    not torch.distributed.is_available()
-    or not hasattr(torch.distributed, "ProcessGroupGloo")
-    or sys.platform == "win32"
-):
-    pytest.skip("needs torch.distributed with gloo, and fork", allow_module_level=True)
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("torch.distributed.fsdp", exc_type=ImportError)
 
 import torch.distributed as dist  # noqa: E402
 from torch import nn  # noqa: E402
@@ -25,8 +15,6 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from fastinit.adapters.torch.materializing import materialize, on_meta  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
-
-WORLDS = (2, 4)
 
 
 class Mixed(nn.Module):
@@ -85,7 +73,8 @@ def records(found, expected):
             yield f"{entry.name} has the digest {entry.digest}, not {other.digest}"
 
 
-def fully_sharded_from_the_meta_device(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_fully_sharded_from_the_meta_device(rank, world):
     """With a step of training, which FSDP's own references to the parameters must survive."""
     mesh = init_device_mesh("cpu", (world,))
     for make in (Mixed, llama):
@@ -108,7 +97,8 @@ def fully_sharded_from_the_meta_device(rank, world):
                 yield f"{make.__name__}: after a step {found} is not {wanted}"
 
 
-def tensor_parallel_from_the_meta_device(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_tensor_parallel_from_the_meta_device(rank, world):
     mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
     with torch.device("meta"):
         model = llama()
@@ -123,7 +113,8 @@ def tensor_parallel_from_the_meta_device(rank, world):
     yield from different(model, expected)
 
 
-def records_replay_on_any_number_of_processes(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_records_replay_on_any_number_of_processes(rank, world):
     whole = initialize_(expected := Mixed())
     torch.manual_seed(rank)
     model = sharded(Mixed(), init_device_mesh("cpu", (world,)))
@@ -137,7 +128,8 @@ def records_replay_on_any_number_of_processes(rank, world):
     yield from different(again, expected)
 
 
-def flat_parameters_are_materialized_by_fsdp(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_flat_parameters_are_materialized_by_fsdp(rank, world):
     with torch.device("meta"):
         model = nn.Linear(4, 4)
     whole = nn.Linear(4, 4)
@@ -155,7 +147,8 @@ def flat_parameters_are_materialized_by_fsdp(rank, world):
     dist.barrier()
 
 
-def gathered_parameters_are_let_go(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_gathered_parameters_are_let_go(rank, world):
     """After a forward pass FSDP leaves the root's parameters gathered: what is written into those is lost."""
     model, expected = sharded(llama(), init_device_mesh("cpu", (world,))), llama()
     with torch.no_grad():
@@ -167,7 +160,8 @@ def gathered_parameters_are_let_go(rank, world):
     yield from different(model, expected)
 
 
-def partial_tensors_are_refused_before_anything_is_written(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_partial_tensors_are_refused_before_anything_is_written(rank, world):
     mesh = init_device_mesh("cpu", (world,))
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     partial = DTensor.from_local(torch.ones(4, 4), mesh, [Partial()], run_check=False)
@@ -183,7 +177,8 @@ def partial_tensors_are_refused_before_anything_is_written(rank, world):
         yield "written"
 
 
-def parametrized_weights_are_for_before_sharding(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_parametrized_weights_are_for_before_sharding(rank, world):
     """Through a parametrization a shard could become the whole."""
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
     initialize_(layer)
@@ -198,27 +193,3 @@ def parametrized_weights_are_for_before_sharding(rank, world):
     for parameter, values in zip(layer.parameters(), before, strict=True):
         if not torch.equal(parameter.to_local(), values):
             yield f"{parameter} was written"
-
-
-CHECKS = [
-    "parametrized_weights_are_for_before_sharding",
-    "gathered_parameters_are_let_go",
-    "partial_tensors_are_refused_before_anything_is_written",
-    "fully_sharded_from_the_meta_device",
-    "tensor_parallel_from_the_meta_device",
-    "records_replay_on_any_number_of_processes",
-    "flat_parameters_are_materialized_by_fsdp",
-]
-
-
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    run = runpy.run_path(str(Path(__file__).with_name("ranks.py")))["outcomes"]
-    return functools.cache(lambda world: run(Path(__file__), world, CHECKS, tmp_path_factory.mktemp("ranks")))
-
-
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("world", WORLDS)
-def test_in_several_processes(outcomes, world, check):
-    found, output = outcomes(world)
-    assert found[check] == [], output

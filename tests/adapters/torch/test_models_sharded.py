@@ -1,22 +1,27 @@
-"""What test_torch_shards_initialize.py checks: initialize_ of sharded models in several processes, against one."""
+"""initialize_ and materialize of whole models, transformers too, on 2 and 4 ranks: the bytes of one process."""
 
 import copy
 import functools
 import warnings
 
-import torch
-import torch.distributed as dist
-from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+import pytest
 
-import fastinit
-from fastinit.adapters.torch.materializing import materialize
-from fastinit.adapters.torch.models import initialize_
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("torch.distributed.fsdp", exc_type=ImportError)
+
+import torch.distributed as dist  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard  # noqa: E402
+from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy  # noqa: E402
+from torch.distributed.tensor import DTensor  # noqa: E402
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module  # noqa: E402
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+import fastinit  # noqa: E402
+from fastinit.adapters.torch.materializing import materialize  # noqa: E402
+from fastinit.adapters.torch.models import initialize_  # noqa: E402
 
 
 class Mixed(nn.Module):
@@ -96,7 +101,8 @@ def in_turn(rank, world, model, recipe):
     return record
 
 
-def fully_sharded(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_fully_sharded(rank, world):
     mesh = init_device_mesh("cpu", (world,))
     for make in MODELS:
         for recipe in ("auto", "torch"):
@@ -108,7 +114,8 @@ def fully_sharded(rank, world):
             yield from differences(make, recipe, record, full(model.state_dict()))
 
 
-def materialized(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_materialized(rank, world):
     """Sharded on the meta device: each rank allocates and fills its own part and nothing else."""
     mesh = init_device_mesh("cpu", (world,))
     for make in MODELS:
@@ -121,7 +128,8 @@ def materialized(rank, world):
         yield from differences(make, "auto", record, full(model.state_dict()))
 
 
-def tensor_parallel_and_fully_sharded(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_tensor_parallel_and_fully_sharded(rank, world):
     mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
     model = spoiled(llama, rank)
     columns = {f"self_attn.{name}_proj": ColwiseParallel() for name in "qkv"}
@@ -135,7 +143,8 @@ def tensor_parallel_and_fully_sharded(rank, world):
     yield from differences(llama, "auto", record, full(model.state_dict()))
 
 
-def flat_parameters(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_flat_parameters(rank, world):
     for make in MODELS:
         for recipe, use_orig_params in (("auto", True), ("auto", False), ("torch", True)):
             model = spoiled(make, rank)

@@ -1,20 +1,24 @@
-"""What test_torch_shards_models.py checks in several processes: sharded models against one process."""
+"""The law of shards for FSDP2, tensor parallel and FSDP1 models, on 2, 4 and 6 ranks, training included."""
 
 import contextlib
 import warnings
 
-import torch
-import torch.distributed as dist
-from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+import pytest
 
-import fastinit
-from fastinit.adapters.torch.shards import flat_pieces
-from fastinit.adapters.torch.tensors import fill_
+torch = pytest.importorskip("torch")
+pytest.importorskip("torch.distributed.fsdp", exc_type=ImportError)
+
+import torch.distributed as dist  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict  # noqa: E402
+from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard  # noqa: E402
+from torch.distributed.tensor import DTensor, Shard  # noqa: E402
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module  # noqa: E402
+
+import fastinit  # noqa: E402
+from fastinit.adapters.torch.shards import flat_pieces  # noqa: E402
+from fastinit.adapters.torch.tensors import fill_  # noqa: E402
 
 KEY = fastinit.Key(12)
 
@@ -121,7 +125,8 @@ def fully_sharded(model, **options):
     return fully_shard(model, **options)
 
 
-def a_fully_sharded_model(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_a_fully_sharded_model(rank, world):
     mesh = init_device_mesh("cpu", (world,))
     whole = initialized(Model()).state_dict()
     model = fully_sharded(other_values(rank), mesh=mesh)
@@ -134,7 +139,8 @@ def a_fully_sharded_model(rank, world):
     yield from different(initialized(model).state_dict(), whole)  # and again, after training
 
 
-def a_model_without_memory_at_first(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_a_model_without_memory_at_first(rank, world):
     """The way to models that no rank can hold: meta, shard, allocate, fill; here in bfloat16 too."""
     mesh = init_device_mesh("cpu", (world,))
     for dtype in (torch.float32, torch.bfloat16):
@@ -144,7 +150,8 @@ def a_model_without_memory_at_first(rank, world):
         yield from different(model.state_dict(), initialized(Model().to(dtype)).state_dict())
 
 
-def a_model_sharded_on_another_axis(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_a_model_sharded_on_another_axis(rank, world):
     mesh = init_device_mesh("cpu", (world,))
     sizes = {"width": 12, "hidden": 24}
     model = fully_sharded(
@@ -156,14 +163,16 @@ def a_model_sharded_on_another_axis(rank, world):
     yield from unequal_losses(model, rank, world, **sizes)
 
 
-def a_model_replicated_and_sharded(rank, world):
+@pytest.mark.ranks(4, 6)
+def test_a_model_replicated_and_sharded(rank, world):
     mesh = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("replicate", "shard"))
     model = initialized(fully_sharded(other_values(rank), mesh=mesh))
     yield from different(model.state_dict(), initialized(Model()).state_dict())
     yield from unequal_losses(model, rank, world)
 
 
-def tensor_parallel_and_fully_sharded(rank, world):
+@pytest.mark.ranks(4, 6)
+def test_tensor_parallel_and_fully_sharded(rank, world):
     for shape in {4: [(1, 2, 2), (2, 1, 2)], 6: [(1, 2, 3), (1, 3, 2), (3, 1, 2)]}[world]:
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "data", "tensor"))
         data = mesh["data"] if shape[0] == 1 else mesh["replicate", "data"]
@@ -185,7 +194,8 @@ def tensor_parallel_and_fully_sharded(rank, world):
                     yield f"{shape} {hidden} {name}: {parameter} is not {whole}"
 
 
-def tensor_parallel_training(rank, world):
+@pytest.mark.ranks(4, 6)
+def test_tensor_parallel_training(rank, world):
     mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
     sizes = {"hidden": 12, "tokens": 12}
     model = other_values(rank, **sizes)
@@ -207,7 +217,8 @@ def _wrapped(model, **options):
     return FullyShardedDataParallel(model, **options)
 
 
-def flat_parameters(rank, world):
+@pytest.mark.ranks(2, 4)
+def test_flat_parameters(rank, world):
     """The first version of FSDP, every way of sharding, with and without the original parameters."""
     strategies = [ShardingStrategy.FULL_SHARD, ShardingStrategy.SHARD_GRAD_OP, ShardingStrategy.NO_SHARD]
     for tied in (False, True):
@@ -252,7 +263,8 @@ def gathered(model):
         return {fastinit.canonical_name(name): value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def pieces_of_flat_parameters(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_pieces_of_flat_parameters(rank, world):
     """They name every parameter on every rank, and cover each element once."""
     single = Model(tied=True)
     model = _wrapped(other_values(rank, tied=True), use_orig_params=True)
@@ -277,7 +289,8 @@ def pieces_of_flat_parameters(rank, world):
             yield f"{name}: {runs}"
 
 
-def flat_parameters_that_cannot_be_filled(rank, world):
+@pytest.mark.ranks(2)
+def test_flat_parameters_that_cannot_be_filled(rank, world):
     model = _wrapped(other_values(rank), use_orig_params=True)
     with FullyShardedDataParallel.summon_full_params(model):
         yield from refused("is gathered now", model)

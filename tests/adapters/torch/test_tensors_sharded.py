@@ -1,19 +1,23 @@
-"""What test_torch_shards_tensors.py checks in several processes: fill_ of DTensors against one process."""
+"""The law of shards for DTensors, on 2, 4 and 6 ranks: every rank fills its part of one process's tensor."""
 
 import itertools
 
-import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
-from torch.distributed.tensor._dtensor_spec import DTensorSpec, ShardOrderEntry, TensorMeta
-from torch.distributed.tensor.debug import CommDebugMode
-from torch.distributed.tensor.placement_types import _StridedShard
+import pytest
 
-import fastinit
-from fastinit.adapters.torch.shards import local_ranges
-from fastinit.adapters.torch.tensors import fill_
-from fastinit.composites import Blocks
+torch = pytest.importorskip("torch")
+pytest.importorskip("torch.distributed.fsdp", exc_type=ImportError)
+
+import torch.distributed as dist  # noqa: E402
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh  # noqa: E402
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor  # noqa: E402
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, ShardOrderEntry, TensorMeta  # noqa: E402
+from torch.distributed.tensor.debug import CommDebugMode  # noqa: E402
+from torch.distributed.tensor.placement_types import _StridedShard  # noqa: E402
+
+import fastinit  # noqa: E402
+from fastinit.adapters.torch.shards import local_ranges  # noqa: E402
+from fastinit.adapters.torch.tensors import fill_  # noqa: E402
+from fastinit.composites import Blocks  # noqa: E402
 
 KEY = fastinit.Key(11)
 SHAPES = [(7, 5), (5, 7), (1, 9), (12, 6), (24, 12), (13,), (1,), (5, 4, 3), (0, 4)]
@@ -82,7 +86,8 @@ def spoiled(whole, mesh, placements):
     return DTensor.from_local(local, mesh, expected.placements, **options), expected.to_local()
 
 
-def each_rank_fills_what_torch_would_give_it(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_each_rank_fills_what_torch_would_give_it(rank, world):
     for mesh, shape in itertools.product(meshes(world), SHAPES):
         for placements, initializer in cases(mesh, shape):
             whole = fill_(torch.empty(shape), initializer, KEY)
@@ -95,7 +100,8 @@ def each_rank_fills_what_torch_would_give_it(rank, world):
                 yield f"version {tensor._version} after {version}"
 
 
-def the_gathered_tensor_is_that_of_one_process(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_the_gathered_tensor_is_that_of_one_process(rank, world):
     for mesh, shape in itertools.product(meshes(world), [(7, 5), (12, 6), (13,)]):
         for placements in placements_of(mesh, shape):
             initializer = initializers(shape)[-1]
@@ -105,7 +111,8 @@ def the_gathered_tensor_is_that_of_one_process(rank, world):
                 yield f"{mesh.shape} {placements} {shape} {initializer}"
 
 
-def every_dtype(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_every_dtype(rank, world):
     mesh = meshes(world)[-1]
     for dtype, shape in itertools.product(FLOATS, [(7, 5), (12, 6)]):
         for placements, initializer in cases(mesh, shape):
@@ -115,7 +122,8 @@ def every_dtype(rank, world):
                 yield f"{dtype} {mesh.shape} {placements} {shape} {initializer}"
 
 
-def ranks_fill_one_after_another(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_ranks_fill_one_after_another(rank, world):
     """If filling communicated, the rank whose turn it is would wait for the others for ever."""
     prepared = []
     for mesh, shape in itertools.product(meshes(world), [(7, 5), (12, 6)]):
@@ -134,7 +142,8 @@ def ranks_fill_one_after_another(rank, world):
     yield from (f"{tensor}" for _, tensor, expected in prepared if not same(tensor.to_local(), expected))
 
 
-def parameters_that_require_gradients(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_parameters_that_require_gradients(rank, world):
     mesh = meshes(world)[0]
     tensor = distribute_tensor(torch.zeros(7, 5), mesh, [Shard(0)], src_data_rank=None)
     parameter = torch.nn.Parameter(tensor)
@@ -146,7 +155,8 @@ def parameters_that_require_gradients(rank, world):
         yield f"{parameter}"
 
 
-def a_redistributed_tensor_keeps_the_law(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_a_redistributed_tensor_keeps_the_law(rank, world):
     """Placements that torch arrived at by itself."""
     mesh = meshes(world)[-1]
     initializer = fastinit.he_normal(layout="OI...")
@@ -158,7 +168,8 @@ def a_redistributed_tensor_keeps_the_law(rank, world):
             yield f"{shape} {target}: {tensor}"
 
 
-def an_order_of_the_mesh_axes_that_only_the_specification_tells(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_an_order_of_the_mesh_axes_that_only_the_specification_tells(rank, world):
     mesh = meshes(world)[-1]
     order, placements = tuple(reversed(range(mesh.ndim))), (Shard(0),) * mesh.ndim
     for size in (7, 12, 13):
@@ -174,7 +185,8 @@ def an_order_of_the_mesh_axes_that_only_the_specification_tells(rank, world):
             yield f"{size}: {tensor.to_local()} is not {part}"
 
 
-def ranks_outside_the_mesh_hold_nothing(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_ranks_outside_the_mesh_hold_nothing(rank, world):
     mesh = DeviceMesh("cpu", list(range(world - 1)))
     whole = fill_(torch.empty(7, 5), fastinit.Normal(), KEY)
     tensor, expected = spoiled(whole, mesh, [Shard(0)])
@@ -190,7 +202,8 @@ def ranks_outside_the_mesh_hold_nothing(rank, world):
         yield f"{tensor}"
 
 
-def what_does_not_fit_is_refused(rank, world):
+@pytest.mark.ranks(2, 4, 6)
+def test_what_does_not_fit_is_refused(rank, world):
     mesh = meshes(world)[0]
     options = {"run_check": False, "shape": (7, 5), "stride": (5, 1)}
     for shape in [(6, 5), (7, 4), (8, 5)]:

@@ -1,0 +1,97 @@
+"""Tests on several ranks: ``@pytest.mark.ranks(2, 4)`` runs a test in a group of 2 real gloo processes, and of 4.
+
+Such a test is a generator ``test(rank, world)`` that every rank runs. It yields complaints, and none where all is well:
+a rank that raised would leave the others waiting. The tests of a file share their groups, which take seconds to start.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+SECONDS = 300  # the hard limit of all groups of a file
+INHERITED = ("MASTER_", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PYTHONPATH", "PYTHONWARNINGS")
+OUTCOMES = pytest.StashKey[dict]()
+
+
+def pytest_pycollect_makeitem(collector, name, obj):
+    """Makes a test for each size of a group."""
+    worlds = [mark.args for mark in getattr(obj, "pytestmark", []) if mark.name == "ranks"]
+    if not worlds:
+        return None
+    return [OnRanks.from_parent(collector, name=f"{name}[{world}]", test=name, world=world) for world in worlds[0]]
+
+
+class Complaints(Exception):
+    """What the ranks yielded, and what they printed."""
+
+
+class OnRanks(pytest.Item):
+    """A test on a number of ranks."""
+
+    def __init__(self, *, test, world, **options):
+        super().__init__(**options)
+        self.test, self.world = test, world
+
+    def runtest(self):
+        """Runs this file's groups, unless another test has done so."""
+        import torch
+
+        if not hasattr(torch.distributed, "ProcessGroupGloo") or sys.platform == "win32":
+            pytest.skip("needs gloo, and fork")
+        known = self.config.stash.setdefault(OUTCOMES, {})
+        if self.path not in known:
+            plan = {}
+            for item in self.session.items:
+                if isinstance(item, OnRanks) and item.path == self.path:
+                    plan.setdefault(item.world, []).append(item.test)
+            known[self.path] = outcomes(self.path, plan)
+        found, printed = known[self.path]
+        if complaints := found[self.world, self.test]:
+            raise Complaints("\n".join([*complaints, *printed.splitlines()]))
+
+    def repr_failure(self, excinfo):
+        """The complaints alone: the traceback of this file says nothing."""
+        return str(excinfo.value) if excinfo.errisinstance(Complaints) else super().repr_failure(excinfo)
+
+    def reportinfo(self):
+        """Where the test is written."""
+        return self.path, getattr(self.parent.obj, self.test).__code__.co_firstlineno - 1, self.name
+
+
+def outcomes(file, plan):
+    """The complaints of all ranks, by size of the group and test, and the last of what they printed.
+
+    A test that a rank did not end is a complaint, too.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(INHERITED)}
+    if sys.platform == "linux":
+        environment["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the machine's name resolves to
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, Path(folder, "output").open("w+") as output:
+        command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(file), folder, json.dumps(plan)]
+        program = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.wait(SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)  # every rank that is left
+            program.wait()
+        found = {}
+        for world, tests in plan.items():
+            for rank in range(world):
+                path = Path(folder, f"{rank}-of-{world}")
+                ended = dict(map(json.loads, path.read_text().splitlines())) if path.exists() else {}
+                for test in tests:
+                    complaints = ended.get(test, ["did not end; the output follows"])
+                    found.setdefault((world, test), []).extend(f"rank {rank}: {complaint}" for complaint in complaints)
+        output.seek(0)
+        return found, output.read()[-2000:]
