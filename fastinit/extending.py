@@ -9,11 +9,13 @@ samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for who
 shards      `Shard`, `lattices`, `tiled`, `check_distinct`: which elements of the global tensor a buffer holds
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who writes them
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`: what a caller may give
+layers      `PRELU_SLOPE`, `GATES`, `gates_of`: facts about layers that frameworks share
 models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
 audits      `Held`, `Measured`, `judge_parameters`, `judge_chain`, `UnitVariance`: what was seen, and what is judged
 """
 
 from fastinit import coefficients
+from fastinit.advice.activations import PRELU_SLOPE
 from fastinit.audits.judging import Measured, UnitVariance, Unscalable, judge_chain, judge_parameters
 from fastinit.audits.scales import is_linear_map
 from fastinit.audits.values import Held
@@ -24,6 +26,7 @@ from fastinit.filling import check_fill, fill_buffer, fill_memory
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
+from fastinit.models.rules import GATES, gates_of
 from fastinit.sampling import KINDS
 from fastinit.shards import Ranges, Shard, check_distinct, lattices, tiled
 from fastinit.threads import for_each
@@ -31,8 +34,10 @@ from fastinit.truncation import window
 
 __all__ = [
     "DTYPES",
+    "GATES",
     "KINDS",
     "NATIVE",
+    "PRELU_SLOPE",
     "WRAPPER_COMPONENTS",
     "Buffer",
     "DType",
@@ -56,6 +61,7 @@ __all__ = [
     "fill_buffer",
     "fill_memory",
     "for_each",
+    "gates_of",
     "is_linear_map",
     "judge_chain",
     "judge_parameters",

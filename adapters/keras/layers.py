@@ -14,6 +14,7 @@ import keras
 from keras import layers  # noqa: PLW0406 (another file of that name)
 
 from fastinit import Axes, Parameter
+from fastinit.extending import PRELU_SLOPE, gates_of
 
 __all__ = ["Place", "activation_after", "parameters", "statistics"]
 
@@ -39,7 +40,6 @@ _OPERATIONS: Final = {
     "Silu": "silu", "Sigmoid": "sigmoid", "Softplus": "softplus", "Softsign": "softsign",
 }  # fmt: skip
 _FUNCTION_SLOPE = 0.2  # of keras.activations.leaky_relu
-_PRELU_SLOPE = 0.25  # as the recipe initializes it
 
 _PASSED_THROUGH = (
     layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.GaussianDropout,
@@ -65,7 +65,7 @@ def _of_layer(layer: Any) -> tuple[str, float] | None:
     if isinstance(layer, layers.Activation):
         return _named(layer.activation)
     if isinstance(layer, layers.PReLU):
-        return "prelu", _PRELU_SLOPE
+        return "prelu", PRELU_SLOPE
     if isinstance(layer, layers.LeakyReLU):
         return "leaky_relu", float(layer.negative_slope)
     if isinstance(layer, layers.ELU):
@@ -139,11 +139,9 @@ def _transposed(layer: Any, role: str) -> dict[str, Any]:
 
 
 def _recurrent(layer: Any, role: str) -> dict[str, Any]:
-    gates = next(number for kind, number in _GATES.items() if type(layer).__name__.startswith(kind))
-    return {"layout": "...IO", "blocks": gates}
+    return {"layout": "...IO", "blocks": gates_of(cls.__name__ for cls in type(layer).__mro__)}
 
 
-_GATES: Final = {"SimpleRNNCell": 1, "GRUCell": 3, "LSTMCell": 4, "ConvLSTM": 4}
 _ROLES: Final = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
 
 
