@@ -5,18 +5,33 @@ here only; a test holds those of this repository to it.
 
 memory      `Buffer`, `buffer_of`, `new_memory`, `row_major_strides`: where elements lie
 formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
-samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for who compiles it once more
+samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for adapters that compile it again
 shards      `Shard`, `lattices`, `tiled`, `check_distinct`: which elements of the global tensor a buffer holds
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who writes them
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`: what a caller may give
-layers      `PRELU_SLOPE`, `GATES`, `gates_of`: facts about layers that frameworks share
+facts       `PRELU_SLOPE`, `GATES`, `gates_of`: what layers of every framework have in common
 models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
-audits      `Held`, `Measured`, `judge_parameters`, `judge_chain`, `UnitVariance`: what was seen, and what is judged
+audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
+running     `AUDIT_KEY`, `noise`, `called`, `check_finite`: how a model is run once
+layers      `Measured`, `measured`, `differentiated`, `numbered`, `judge_chain`: what its layers gave
+scaling     `UnitVariance`, `Unscalable`: until a layer's output has unit variance
 """
 
 from fastinit import coefficients
 from fastinit.advice.activations import PRELU_SLOPE
-from fastinit.audits.judging import Measured, UnitVariance, Unscalable, judge_chain, judge_parameters
+from fastinit.audits.judging import judge_chain, judge_parameters
+from fastinit.audits.measuring import (
+    AUDIT_KEY,
+    Measured,
+    UnitVariance,
+    Unscalable,
+    called,
+    check_finite,
+    differentiated,
+    measured,
+    noise,
+    numbered,
+)
 from fastinit.audits.scales import is_linear_map
 from fastinit.audits.values import Held
 from fastinit.buffers import NATIVE, Buffer, buffer_of, new_memory, row_major_strides
@@ -33,6 +48,7 @@ from fastinit.threads import for_each
 from fastinit.truncation import window
 
 __all__ = [
+    "AUDIT_KEY",
     "DTYPES",
     "GATES",
     "KINDS",
@@ -49,14 +65,17 @@ __all__ = [
     "Unscalable",
     "at_least",
     "buffer_of",
+    "called",
     "check_distinct",
     "check_entry",
     "check_fill",
+    "check_finite",
     "checked_initializer",
     "checked_key",
     "checked_shape",
     "coefficients",
     "compare_digests",
+    "differentiated",
     "dtype_named",
     "fill_buffer",
     "fill_memory",
@@ -66,7 +85,10 @@ __all__ = [
     "judge_chain",
     "judge_parameters",
     "lattices",
+    "measured",
     "new_memory",
+    "noise",
+    "numbered",
     "plan",
     "planned",
     "read_record",
