@@ -12,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 WORKERS = runpy.run_path(str(HERE / "check_workers.py"))
-FILES = [HERE / "jax" / "test_initializers.py", HERE / "jax" / "test_meshes.py"]
+FILES = [HERE / "jax" / f"test_{subject}.py" for subject in ("internals", "initializers", "meshes")]
 FILES += [HERE / "jax" / "test_flax.py"] if find_spec("flax") else []
 
 if find_spec("jax") is None:
