@@ -9,9 +9,9 @@ two standard deviations with the variance corrected; an integer seed gives the s
 seed once, a ``SeedGenerator`` advances. A seed may also be a :class:`fastinit.Key`. The values depend on nothing else:
 not on the backend, the device, the layout or the number of threads.
 
-Beyond Keras come ``*UntruncatedNormal``, ``DeltaOrthogonal``, ``ICNR`` and ``ZerO``. Classes that scale by the fans
-compute them as Keras does, which is wrong for grouped, depthwise, transposed and packed kernels; these say what they
-are, by name only, and get their true fans (see :func:`fastinit.fans`):
+Beyond Keras come ``*UntruncatedNormal``, ``DeltaOrthogonal``, ``ICNR`` and ``ZerO`` (also ``zero_init``). Classes that
+scale by the fans compute them as Keras does, which is wrong for grouped, depthwise, transposed and packed kernels;
+these say what they are, by name only, and get their true fans (see :func:`fastinit.fans`):
 
 kernel_layout : str
     What each axis is: ``"...IO"``, ``"...IM"`` of a depthwise kernel, ``"...OI"`` of a transposed one, ``"VD"`` of an
@@ -31,7 +31,8 @@ import keras
 from keras.initializers import STFT, Initializer, serialize
 
 import fastinit
-from fastinit.adapters.keras.filled import AnyInitializer, Filled, Fixed, Random, Scaled
+from fastinit.adapters.keras.bases import AnyInitializer, Filling, Fixed, Random, Scaled
+from fastinit.adapters.keras.internals import RandomInitializer
 
 __all__ = [
     "ICNR", "STFT", "Constant", "DeltaOrthogonal", "GlorotNormal", "GlorotUniform", "GlorotUntruncatedNormal",
@@ -41,12 +42,10 @@ __all__ = [
     "delta_orthogonal", "deserialize", "get", "glorot_normal", "glorot_uniform", "glorot_untruncated_normal",
     "he_normal", "he_uniform", "he_untruncated_normal", "icnr", "identity", "lecun_normal", "lecun_uniform",
     "lecun_untruncated_normal", "ones", "orthogonal", "random_normal", "random_uniform", "serialize", "stft",
-    "truncated_normal", "variance_scaling", "zer_o", "zeros",
+    "truncated_normal", "variance_scaling", "zer_o", "zero_init", "zeros",
 ]  # fmt: skip
 
 _register = keras.saving.register_keras_serializable(package="fastinit")
-# Which holds the seed; Keras does not export it.
-_RandomInitializer = keras.initializers.RandomNormal.__bases__[0]
 
 
 @_register
@@ -258,7 +257,7 @@ class DeltaOrthogonal(Orthogonal):
 
 
 @_register
-class ICNR(Random, _RandomInitializer):  # type: ignore[misc, valid-type]
+class ICNR(Random, RandomInitializer):
     """A sub-pixel convolution that starts as nearest-neighbour resize; see :class:`fastinit.ICNR`.
 
     Parameters
@@ -276,7 +275,7 @@ class ICNR(Random, _RandomInitializer):  # type: ignore[misc, valid-type]
         self, initializer: Any = "he_normal", factor: int = 2, order: str = "subpixel", seed: Any = None
     ) -> None:
         self.initializer, self.factor, self.order = get(initializer), factor, order
-        if not isinstance(self.initializer, Filled):
+        if not isinstance(self.initializer, Filling):
             raise ValueError(f"initializer must be one of fastinit's, got {self.initializer!r}")
         super().__init__(seed=seed)
 
@@ -290,7 +289,7 @@ class ICNR(Random, _RandomInitializer):  # type: ignore[misc, valid-type]
 
 
 @_register
-class ZerO(Filled, Initializer):
+class ZerO(Filling, Initializer):
     """Zeros and ones only: a partial identity or a scaled Hadamard matrix, at the spatial centre; no seed is used.
 
     Raises ValueError for other than 2 to 5 axes. J. Zhao, F. Schaefer and A. Anandkumar, 2022.
@@ -306,7 +305,8 @@ variance_scaling, orthogonal = VarianceScaling, Orthogonal
 glorot_uniform, glorot_normal, glorot_untruncated_normal = GlorotUniform, GlorotNormal, GlorotUntruncatedNormal
 he_uniform, he_normal, he_untruncated_normal = HeUniform, HeNormal, HeUntruncatedNormal
 lecun_uniform, lecun_normal, lecun_untruncated_normal = LecunUniform, LecunNormal, LecunUntruncatedNormal
-delta_orthogonal, icnr, zer_o = DeltaOrthogonal, ICNR, ZerO
+delta_orthogonal, icnr, zero_init = DeltaOrthogonal, ICNR, ZerO
+zer_o = ZerO  # the name that Keras's rule for classes gives
 IdentityInitializer, OrthogonalInitializer, STFTInitializer = Identity, Orthogonal, STFT
 
 _NAMED: Final = {name: value for name, value in vars().items() if name in __all__ and isinstance(value, type)} | {

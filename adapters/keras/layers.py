@@ -14,6 +14,17 @@ import keras
 from keras import layers  # noqa: PLW0406 (another file of that name)
 
 from fastinit import Axes, Parameter
+from fastinit.adapters.keras.internals import (
+    CONVOLUTION,
+    DEPTHWISE,
+    SEPARABLE,
+    TRANSPOSED,
+    consumers,
+    is_neural_operation,
+    layers_of,
+    own_variables,
+    statistics_of,
+)
 from fastinit.extending import PRELU_SLOPE, gates_of
 
 __all__ = ["Place", "activation_after", "parameters", "statistics"]
@@ -79,7 +90,7 @@ def _of_layer(layer: Any) -> tuple[str, float] | None:
 
 def _of_operation(operation: Any) -> tuple[str, float] | None:
     """The activation that an operation of keras.ops is, such as ``keras.ops.relu(x)``."""
-    if not type(operation).__module__.endswith("ops.nn"):
+    if not is_neural_operation(operation):
         return None
     name = _OPERATIONS.get(type(operation).__name__)
     if name == "gelu" and operation.approximate:
@@ -90,24 +101,20 @@ def _of_operation(operation: Any) -> tuple[str, float] | None:
 
 
 def activation_after(layer: Any) -> tuple[str, float] | None:
-    """Name and negative slope of the activation that the output of a layer goes through; None if nobody knows."""
+    """Name and negative slope of the activation that the output of a layer goes through; None if unknown."""
     function = getattr(layer, "activation", None)
     own = _named(function)
     if own is not None or (callable(function) and function is not keras.activations.linear):
         return own
-    found = {_next(operation) for operation in _consumers(layer)}
+    found = {_next(operation) for operation in consumers(layer)}
     return found.pop() if len(found) == 1 else None
 
 
 def _next(operation: Any) -> tuple[str, float] | None:
     if isinstance(operation, _PASSED_THROUGH):
-        found = {_next(later) for later in _consumers(operation)}
+        found = {_next(later) for later in consumers(operation)}
         return found.pop() if len(found) == 1 else None
     return _of_layer(operation) or _of_operation(operation)
-
-
-def _consumers(operation: Any) -> list[Any]:
-    return [node.operation for node in operation._outbound_nodes]
 
 
 def _einsum_axes(equation: str) -> Axes:
@@ -162,12 +169,12 @@ def _geometry(layer: Any, role: str) -> dict[str, Any]:
     return {"layout": None}
 
 
-# By the names of base classes, most of which Keras does not export.
+# By the names of base classes.
 _GEOMETRY: Final[dict[str, Callable[[Any, str], dict[str, Any]]]] = {
-    "BaseDepthwiseConv": _depthwise,
-    "BaseSeparableConv": _separable,
-    "BaseConvTranspose": _transposed,
-    "BaseConv": _convolution,
+    DEPTHWISE: _depthwise,
+    SEPARABLE: _separable,
+    TRANSPOSED: _transposed,
+    CONVOLUTION: _convolution,
     "SimpleRNNCell": _recurrent,
     "GRUCell": _recurrent,
     "LSTMCell": _recurrent,
@@ -190,9 +197,9 @@ def parameters(model: Any) -> list[Place]:
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a keras.Model or a layer, not {type(model).__name__}")
     found: dict[int, Place] = {}
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         following = None
-        for number, variable in enumerate(layer._trainable_variables):
+        for number, variable in enumerate(own_variables(layer)):
             if id(variable) in found:
                 continue
             following = activation_after(layer) if number == 0 else following
@@ -217,7 +224,6 @@ def parameters(model: Any) -> list[Place]:
 
 def statistics(model: Any) -> Iterator[tuple[Any, float]]:
     """The running statistics of a model's norms, each with the value that it has in a new one."""
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         if isinstance(layer, layers.BatchNormalization):
-            for variable in layer._non_trainable_variables:
-                yield variable, 1.0 if variable.name == "moving_variance" else 0.0
+            yield from statistics_of(layer)

@@ -15,6 +15,7 @@ import numpy as np
 
 import fastinit
 from fastinit import Initializer, Key
+from fastinit.adapters.keras.internals import layout_of
 from fastinit.extending import DTYPES, new_memory
 
 __all__ = ["assign", "drawn", "key_of", "memory_of"]
@@ -28,11 +29,9 @@ def key_of(seed: Any) -> Any:
     An int is ``Key(seed)``, so that it means the same as in every other adapter. Of a SeedGenerator the words are the
     state that it gives, ``[seed, number of draws before]``: ``Key.from_words(seed, number)``.
     """
-    if isinstance(seed, Key):
-        return seed
     if isinstance(seed, keras.random.SeedGenerator):
         return seed.next()
-    return Key(int(seed))
+    return Key.of(int(seed) if isinstance(seed, bool) else seed)  # a bool is an int to Keras
 
 
 def drawn(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, seed: Any, layout: Any = None) -> Any:
@@ -68,8 +67,7 @@ def assign(variable: Any, initializer: AnyInitializer, key: Key) -> None:
 
         fill_(variable.value, initializer, key)
     else:
-        layout = getattr(variable, "_layout", None)
-        variable.assign(drawn(initializer, tuple(variable.shape), dtype, key, layout))
+        variable.assign(drawn(initializer, tuple(variable.shape), dtype, key, layout_of(variable)))
 
 
 def memory_of(variable: Any) -> np.ndarray:

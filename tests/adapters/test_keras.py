@@ -10,7 +10,9 @@ import pytest
 
 HERE = Path(__file__).parent
 WORKERS = runpy.run_path(str(HERE / "check_workers.py"))
-FILES = [HERE / "keras" / f"test_{subject}.py" for subject in ("initializers", "layers", "models", "auditing")]
+FILES = [
+    HERE / "keras" / f"test_{subject}.py" for subject in ("internals", "initializers", "layers", "models", "auditing")
+]
 DISTRIBUTED = [HERE / "keras" / "test_distribution.py"]
 BACKENDS = ("tensorflow", "jax", "torch")
 

@@ -18,7 +18,7 @@ from fastinit import STREAM_VERSION, Key, Sampling
 from fastinit.adapters.keras.tensors import drawn
 from fastinit.extending import DTYPES, checked_shape
 
-__all__ = ["AnyInitializer", "Filled", "Fixed", "Random", "Scaled"]
+__all__ = ["AnyInitializer", "Filling", "Fixed", "Random", "Scaled"]
 
 AnyInitializer = fastinit.Initializer
 
@@ -34,7 +34,7 @@ class AsOfShape(fastinit.ElementwiseInitializer):
         return self.initializer.sampling(self.shape)
 
 
-class Filled:
+class Filling:
     """Fills a tensor where Keras's class of the same name computes one. Subclasses say with what."""
 
     seed: Any = 0
@@ -91,14 +91,14 @@ class Filled:
         return super().from_config(own)  # type: ignore[misc]
 
 
-class Fixed(Filled):
+class Fixed(Filling):
     """Draws nothing; in dtypes that fastinit does not write, Keras's own."""
 
     def _in_other_dtype(self, shape: Any, dtype: str) -> Any:
-        return super(Filled, self).__call__(shape, dtype=dtype)  # type: ignore[misc]
+        return super(Filling, self).__call__(shape, dtype=dtype)  # type: ignore[misc]
 
 
-class Random(Filled):
+class Random(Filling):
     """Draws numbers: takes a Key for a seed, too."""
 
     def __init__(self, *args: Any, seed: Any = None, **kwargs: Any) -> None:
