@@ -152,7 +152,7 @@ orthogonal = _of_class("orthogonal", fastinit.Orthogonal)
 delta_orthogonal = _of_class("delta_orthogonal", fastinit.DeltaOrthogonal)
 sparse = _of_class("sparse", fastinit.Sparse)
 icnr = _of_class("icnr", fastinit.ICNR)
-zero = _of_class("zero", fastinit.ZerO)
+zero_init = zero = _of_class("zero_init", fastinit.ZerO)
 
 __all__ = sorted(  # noqa: PLE0605
     name for name, value in vars().items() if name[0] != "_" and getattr(value, "__module__", "") == __name__

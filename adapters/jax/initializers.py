@@ -14,6 +14,7 @@ from jax.nn.initializers import Initializer
 import fastinit
 from fastinit import Axes
 from fastinit.adapters.jax.arrays import AnyInitializer, filled, shape_of
+from fastinit.extending import checked_initializer
 
 __all__ = [
     "delta_orthogonal",
@@ -59,8 +60,7 @@ def _init(of: Callable[[tuple[int, ...]], AnyInitializer], default: Any) -> Init
 
 def initializer(own: AnyInitializer, dtype: Any = None) -> Initializer:
     """Any initializer of fastinit, such as ``fastinit.Sparse(0.9)``, in JAX's form."""
-    if not isinstance(own, Initializer):
-        raise TypeError(f"expected an initializer of fastinit, got {own!r}")
+    checked_initializer(own)
     return _init(lambda shape: own, dtype)
 
 
