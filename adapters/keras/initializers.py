@@ -35,15 +35,59 @@ from fastinit.adapters.keras.bases import AnyInitializer, Filling, Fixed, Random
 from fastinit.adapters.keras.internals import RandomInitializer
 
 __all__ = [
-    "ICNR", "STFT", "Constant", "DeltaOrthogonal", "GlorotNormal", "GlorotUniform", "GlorotUntruncatedNormal",
-    "HeNormal", "HeUniform", "HeUntruncatedNormal", "Identity", "IdentityInitializer", "Initializer", "LecunNormal",
-    "LecunUniform", "LecunUntruncatedNormal", "Ones", "Orthogonal", "OrthogonalInitializer", "RandomNormal",
-    "RandomUniform", "STFTInitializer", "TruncatedNormal", "VarianceScaling", "ZerO", "Zeros", "constant",
-    "delta_orthogonal", "deserialize", "get", "glorot_normal", "glorot_uniform", "glorot_untruncated_normal",
-    "he_normal", "he_uniform", "he_untruncated_normal", "icnr", "identity", "lecun_normal", "lecun_uniform",
-    "lecun_untruncated_normal", "ones", "orthogonal", "random_normal", "random_uniform", "serialize", "stft",
-    "truncated_normal", "variance_scaling", "zer_o", "zero_init", "zeros",
-]  # fmt: skip
+    "ICNR",
+    "STFT",
+    "Constant",
+    "DeltaOrthogonal",
+    "GlorotNormal",
+    "GlorotUniform",
+    "GlorotUntruncatedNormal",
+    "HeNormal",
+    "HeUniform",
+    "HeUntruncatedNormal",
+    "Identity",
+    "IdentityInitializer",
+    "Initializer",
+    "LecunNormal",
+    "LecunUniform",
+    "LecunUntruncatedNormal",
+    "Ones",
+    "Orthogonal",
+    "OrthogonalInitializer",
+    "RandomNormal",
+    "RandomUniform",
+    "STFTInitializer",
+    "TruncatedNormal",
+    "VarianceScaling",
+    "ZerO",
+    "Zeros",
+    "constant",
+    "delta_orthogonal",
+    "deserialize",
+    "get",
+    "glorot_normal",
+    "glorot_uniform",
+    "glorot_untruncated_normal",
+    "he_normal",
+    "he_uniform",
+    "he_untruncated_normal",
+    "icnr",
+    "identity",
+    "lecun_normal",
+    "lecun_uniform",
+    "lecun_untruncated_normal",
+    "ones",
+    "orthogonal",
+    "random_normal",
+    "random_uniform",
+    "serialize",
+    "stft",
+    "truncated_normal",
+    "variance_scaling",
+    "zer_o",
+    "zero_init",
+    "zeros",
+]
 
 _register = keras.saving.register_keras_serializable(package="fastinit")
 
@@ -309,9 +353,9 @@ delta_orthogonal, icnr, zero_init = DeltaOrthogonal, ICNR, ZerO
 zer_o = ZerO  # the name that Keras's rule for classes gives
 IdentityInitializer, OrthogonalInitializer, STFTInitializer = Identity, Orthogonal, STFT
 
-_NAMED: Final = {name: value for name, value in vars().items() if name in __all__ and isinstance(value, type)} | {
-    "normal": RandomNormal, "uniform": RandomUniform, "one": Ones, "zero": Zeros  # as keras.initializers.get says
-}  # fmt: skip
+# Names that keras.initializers.get takes too, and that are no names of the module.
+_SHORT: Final = {"normal": RandomNormal, "uniform": RandomUniform, "one": Ones, "zero": Zeros}
+_NAMED: Final = _SHORT | {name: value for name, value in vars().items() if name in __all__ and isinstance(value, type)}
 
 
 def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> Any:

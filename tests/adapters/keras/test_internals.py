@@ -88,6 +88,15 @@ def check_what_follows_a_layer():
     assert not internals.is_neural_operation(flat)
 
 
+def check_the_classes_of_operations():
+    for known, name in described._OPERATIONS.items():
+        given = keras.Input((4,), name=f"before_{name}")
+        getattr(keras.ops, name)(given)
+        (found,) = internals.consumers(given._keras_history.operation)
+        assert type(found).__name__ == known, f"{CHANGED}keras.ops.{name} is {type(found).__name__}, not {known}"
+        assert internals.is_neural_operation(found), f"{CHANGED}keras.ops.{name} is of {type(found).__module__}"
+
+
 def check_the_layout_of_a_variable():
     variable = keras.Variable(keras.ops.zeros((2, 2)), name="plain")
     assert internals.layout_of(variable) is None
