@@ -57,7 +57,7 @@ def test_every_initializer_is_here_and_every_function_is_tested():
     assert set(init.__all__) == set(CASES)
     factories = {name for name in fastinit.__all__ if isinstance(getattr(fastinit, name), fastinit.Preset)}
     assert factories <= set(init.__all__)
-    bases = (fastinit.Initializer, fastinit.StructuredInitializer)
+    bases = (fastinit.Initializer, fastinit.ElementwiseInitializer, fastinit.StructuredInitializer)
     public = [getattr(fastinit, name) for name in fastinit.__all__]
     composed = (fastinit.Composite, fastinit.Blocks, fastinit.ZeroRow)  # of initializers, for fill() and recipes
     classes = {item for item in public if isinstance(item, type) and issubclass(item, bases)} - {*bases, *composed}
