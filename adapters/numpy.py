@@ -42,12 +42,10 @@ _cached = functools.lru_cache(maxsize=4096, typed=True)(lambda factory, **own: f
 
 
 def _key(key: Any) -> Key:
-    if isinstance(key, Key):
-        return key
     if isinstance(key, np.random.Generator):
         return Key(int(key.integers(0, 2**64, dtype=np.uint64)))
-    if isinstance(key, (int, np.integer)):
-        return Key(key)
+    if isinstance(key, (Key, int, np.integer)):
+        return Key.of(key)
     kind = type(key).__name__
     raise TypeError(f"key must be a fastinit.Key, an int or a numpy.random.Generator, not {kind} ({key!r})")
 
@@ -152,7 +150,7 @@ orthogonal = _of_class("orthogonal", fastinit.Orthogonal)
 delta_orthogonal = _of_class("delta_orthogonal", fastinit.DeltaOrthogonal)
 sparse = _of_class("sparse", fastinit.Sparse)
 icnr = _of_class("icnr", fastinit.ICNR)
-zero = _of_class("zero", fastinit.ZerO)
+zero_init = zero = _of_class("zero_init", fastinit.ZerO)
 
 __all__ = sorted(  # noqa: PLE0605
     name for name, value in vars().items() if name[0] != "_" and getattr(value, "__module__", "") == __name__

@@ -5,16 +5,33 @@ here only; a test holds those of this repository to it.
 
 memory      `Buffer`, `buffer_of`, `new_memory`, `row_major_strides`: where elements lie
 formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
-samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for who compiles it once more
+samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for adapters that compile it again
 shards      `Shard`, `lattices`, `tiled`, `dealt`, `joined`: which elements of the global tensor a buffer holds
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who writes them
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`: what a caller may give
+facts       `PRELU_SLOPE`, `GATES`, `gates_of`: what layers of every framework have in common
 models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
-audits      `Held`, `Measured`, `judge_parameters`, `judge_chain`, `UnitVariance`: what was seen, and what is judged
+audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
+running     `AUDIT_KEY`, `noise`, `called`, `check_finite`: how a model is run once
+layers      `Measured`, `measured`, `differentiated`, `numbered`, `judge_chain`: what its layers gave
+scaling     `UnitVariance`, `Unscalable`: until a layer's output has unit variance
 """
 
 from fastinit import coefficients
-from fastinit.audits.judging import Measured, UnitVariance, Unscalable, judge_chain, judge_parameters
+from fastinit.advice.activations import PRELU_SLOPE
+from fastinit.audits.judging import judge_chain, judge_parameters
+from fastinit.audits.measuring import (
+    AUDIT_KEY,
+    Measured,
+    UnitVariance,
+    Unscalable,
+    called,
+    check_finite,
+    differentiated,
+    measured,
+    noise,
+    numbered,
+)
 from fastinit.audits.scales import is_linear_map
 from fastinit.audits.values import Held
 from fastinit.buffers import NATIVE, Buffer, buffer_of, new_memory, row_major_strides
@@ -24,15 +41,19 @@ from fastinit.filling import check_fill, fill_buffer, fill_memory
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
+from fastinit.models.rules import GATES, gates_of
 from fastinit.sampling import KINDS
 from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiled, tiles
 from fastinit.threads import for_each
 from fastinit.truncation import window
 
 __all__ = [
+    "AUDIT_KEY",
     "DTYPES",
+    "GATES",
     "KINDS",
     "NATIVE",
+    "PRELU_SLOPE",
     "WRAPPER_COMPONENTS",
     "Buffer",
     "DType",
@@ -44,25 +65,32 @@ __all__ = [
     "Unscalable",
     "at_least",
     "buffer_of",
+    "called",
     "check_distinct",
     "check_entry",
     "check_fill",
+    "check_finite",
     "checked_initializer",
     "checked_key",
     "checked_shape",
     "coefficients",
     "compare_digests",
     "dealt",
+    "differentiated",
     "dtype_named",
     "fill_buffer",
     "fill_memory",
     "for_each",
+    "gates_of",
     "is_linear_map",
     "joined",
     "judge_chain",
     "judge_parameters",
     "lattices",
+    "measured",
     "new_memory",
+    "noise",
+    "numbered",
     "plan",
     "planned",
     "read_record",

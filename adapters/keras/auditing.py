@@ -9,37 +9,46 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 import keras
 import numpy as np
 from keras import layers
 
-import fastinit
-from fastinit import Audit, Key, Normal, Parameter, Record, digest
+from fastinit import Audit, Parameter, Record, digest
+from fastinit.adapters.keras.internals import (
+    CONVOLUTION,
+    DEPTHWISE,
+    SEPARABLE,
+    TRANSPOSED,
+    inner_layers,
+    layers_of,
+    own_variables,
+    replaced,
+)
 from fastinit.adapters.keras.layers import Place, parameters
 from fastinit.adapters.keras.tensors import memory_of
 from fastinit.extending import (
+    AUDIT_KEY,
     Held,
     Measured,
     UnitVariance,
-    Unscalable,
+    called,
+    check_finite,
+    differentiated,
     is_linear_map,
     judge_chain,
     judge_parameters,
+    measured,
+    noise,
+    numbered,
     read_record,
 )
 
 __all__ = ["audit", "lsuv"]
 
-KEY: Final = Key("fastinit.audit")
-# From so many values of a unit on, no gradient in any of them means that it is dead.
-ENOUGH: Final = 8
 # Their outputs, before an activation, are their kernel times their input, and a bias.
-SCALED: Final = frozenset({
-    "Dense", "EinsumDense", "BaseConv", "BaseDepthwiseConv", "BaseSeparableConv", "BaseConvTranspose",
-})  # fmt: skip
+SCALED: Final = {"Dense", "EinsumDense", CONVOLUTION, DEPTHWISE, SEPARABLE, TRANSPOSED}
 
 
 def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[str] | None = None) -> Audit:
@@ -89,9 +98,9 @@ def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[s
     findings = judge_parameters(held, given)
     if batch is None:
         return Audit(tuple(findings))
-    measured = _measured(model, places, batch)
-    verdict, reason, more = judge_chain(measured)
-    return Audit((*findings, *more), tuple(measured), verdict, reason)
+    ran = _measured(model, places, batch)
+    verdict, reason, more = judge_chain(ran)
+    return Audit((*findings, *more), tuple(ran), verdict, reason)
 
 
 def _is_floating(tensor: Any) -> bool:
@@ -112,39 +121,21 @@ def _held(place: Place, digests: bool) -> Held:
 
 
 def _check_batch(batch: Any) -> None:
-    for tensor in keras.tree.flatten(batch):
-        array = np.asarray(keras.ops.convert_to_numpy(tensor) if keras.ops.is_tensor(tensor) else tensor)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError("the batch is not finite")
+    check_finite(
+        np.asarray(keras.ops.convert_to_numpy(tensor) if keras.ops.is_tensor(tensor) else tensor)
+        for tensor in keras.tree.flatten(batch)
+    )
 
 
 # Layers that run
 
-After = Callable[[Any, Any], Any]
-
-
-@contextmanager
-def _replaced(thing: Any, name: str, value: Any) -> Iterator[None]:
-    """Where an attribute has another value, unseen by what Keras and torch do when one is set."""
-    before = vars(thing).get(name, _replaced)
-    vars(thing)[name] = value
-    try:
-        yield
-    finally:
-        vars(thing).pop(name) if before is _replaced else vars(thing).update({name: before})
-
 
 def _hooked(model: Any) -> Iterator[Any]:
     """Layers without layers in them, or with variables of their own; a recurrent layer in place of its cell."""
-    cells = {
-        id(inner)
-        for layer in model._flatten_layers()
-        if isinstance(layer, layers.RNN)
-        for inner in layer._flatten_layers(include_self=False)
-    }
-    for layer in model._flatten_layers():
-        inner = list(layer._flatten_layers(include_self=False, recursive=False))
-        own = not inner or layer._trainable_variables or isinstance(layer, layers.RNN)
+    recurrent = [layer for layer in layers_of(model) if isinstance(layer, layers.RNN)]
+    cells = {id(inner) for layer in recurrent for inner in inner_layers(layer)}
+    for layer in layers_of(model):
+        own = own_variables(layer) or isinstance(layer, layers.RNN) or not list(inner_layers(layer, direct=True))
         if own and id(layer) not in cells and not isinstance(layer, layers.InputLayer):
             yield layer
 
@@ -153,15 +144,9 @@ def _run(model: Any, batch: Any, stand_ins: dict[Any, Callable[..., Any]]) -> An
     """The output of a model whose layers' calls are other functions meanwhile; updates go into the current scope."""
     with ExitStack() as stack:
         for layer, call in stand_ins.items():
-            stack.enter_context(_replaced(layer, "call", call))
-        try:
+            stack.enter_context(replaced(layer, "call", call))
+        with called(model.name):
             return model(batch, training=True)
-        except Unscalable:
-            raise
-        except Exception as problem:
-            raise ValueError(
-                f"the batch does not fit {model.name}, which raised {type(problem).__name__}: {problem}"
-            ) from problem
 
 
 def _changed(output: Any, change: Callable[[Any], Any]) -> Any:
@@ -182,7 +167,7 @@ def _left_as_it_was() -> Iterator[Any]:
             import torch
 
             stack.enter_context(torch.random.fork_rng())
-            torch.manual_seed(KEY.words[0])
+            torch.manual_seed(AUDIT_KEY.words[0])
         yield stack.enter_context(keras.StatelessScope(collect_losses=True))
 
 
@@ -202,8 +187,8 @@ def _objective(output: Any) -> Any:
     total = 0.0
     for number, tensor in enumerate(keras.tree.flatten(output)):
         if _is_floating(tensor):
-            noise = fastinit.fill(np.empty(tuple(tensor.shape), np.float32), Normal(), KEY.fold_in(number))
-            total = total + keras.ops.sum(keras.ops.cast(tensor, "float32") * keras.ops.convert_to_tensor(noise))
+            factors = keras.ops.convert_to_tensor(noise(tuple(tensor.shape), number))
+            total = total + keras.ops.sum(keras.ops.cast(tensor, "float32") * factors)
     return total
 
 
@@ -213,38 +198,26 @@ def _measured(model: Any, places: Sequence[Place], batch: Any) -> list[Measured]
         raise ValueError(f"layers are measured on TensorFlow, JAX and torch, not on {keras.config.backend()!r}")
     calls, gradients = gradients_of(model, batch)
     by_variable = {id(place.variable): place.parameter for place in places}
-    count: dict[str, int] = {}
-    found = []
-    for (layer, tensor), gradient in zip(calls, gradients, strict=True):
-        name = layer.path or layer.name  # one without variables has no path
-        count[name] = number = count.get(name, 0) + 1
-        name = name if number == 1 else f"{name}, call {number}"
-        found.append(_one(name, layer, _weight(layer, by_variable), tensor, gradient))
-    return found
+    return numbered(
+        _one(layer, _weight(layer, by_variable), tensor, gradient)
+        for (layer, tensor), gradient in zip(calls, gradients, strict=True)
+    )
 
 
 def _weight(layer: Any, by_variable: dict[int, Parameter]) -> Parameter | None:
     """The first linear map of a layer, or of the cell of a recurrent one."""
     holder = layer.cell if isinstance(layer, layers.RNN) else layer
-    found = (by_variable.get(id(variable)) for variable in getattr(holder, "_trainable_variables", ()))
+    found = (by_variable.get(id(variable)) for variable in own_variables(holder))
     return next((parameter for parameter in found if parameter is not None and is_linear_map(parameter)), None)
 
 
-def _one(name: str, layer: Any, weight: Parameter | None, tensor: Any, gradient: Any) -> Measured:
-    values = _by_unit(layer, tensor)
-    with np.errstate(all="ignore"):
-        variance = float(values.var())
-        same = values.shape[1] > 1 and variance > 0 and bool((values == values[:, :1]).all())
-        kernel = getattr(layer, "kernel", None) if isinstance(layer, layers.Dense) else getattr(layer, "gamma", None)
-        closed = kernel is not None and not _array(kernel.value).any()
-        norm = "Normalization" in type(layer).__name__
-        found = Measured(name, values.shape[1], variance, identical=same, closed=closed, weight=weight, norm=norm)
-        if gradient is None:
-            return found
-        slopes = _by_unit(layer, gradient)
-        dead = float((slopes == 0).all(axis=0).mean()) if len(slopes) >= ENOUGH else None
-        response = float(np.square(values * slopes).sum())
-        return replace(found, gradient_variance=float(slopes.var()), response=response, dead=dead)
+def _one(layer: Any, weight: Parameter | None, tensor: Any, gradient: Any) -> Measured:
+    name = layer.path or layer.name  # one without variables has no path
+    kernel = getattr(layer, "kernel", None) if isinstance(layer, layers.Dense) else getattr(layer, "gamma", None)
+    closed = kernel is not None and not _array(kernel.value).any()
+    values, norm = _by_unit(layer, tensor), "Normalization" in type(layer).__name__
+    found = measured(name, values, weight=weight, closed=closed, norm=norm)
+    return found if gradient is None else differentiated(found, values, _by_unit(layer, gradient))
 
 
 def _by_unit(layer: Any, tensor: Any) -> np.ndarray:
@@ -295,11 +268,13 @@ def _by_torch(model: Any, batch: Any) -> tuple[Calls, list[Any]]:
 def _by_jax(model: Any, batch: Any) -> tuple[Calls, list[Any]]:
     import jax
 
+    from fastinit.adapters.jax.internals import is_traced
+
     calls: Calls = []
     concrete: list[bool] = []
 
     def see(layer: Any, tensor: Any) -> Any:
-        concrete.append(not isinstance(tensor, jax.core.Tracer))
+        concrete.append(not is_traced(tensor))
         if concrete[-1]:
             calls.append((layer, tensor))
         return tensor
@@ -367,7 +342,7 @@ def lsuv(model: Any, batch: Any, *, tolerance: float = 0.02, rounds: int = 10) -
                 return call(*given, **named)
             factors[name] = 1.0
             for attempt in range(rounds + 1):
-                with _replaced(layer, "activation", None):
+                with replaced(layer, "activation", None):
                     variance = float(_array(call(*given, **named)).astype(np.float64).var())
                 factor = unit.factor(name, variance, attempt)
                 if factor is None:
@@ -380,7 +355,7 @@ def lsuv(model: Any, batch: Any, *, tolerance: float = 0.02, rounds: int = 10) -
 
     stand_ins = {}
     for layer in _hooked(model):
-        for variable in layer._trainable_variables:
+        for variable in own_variables(layer):
             place = places[id(variable)]
             if set(place.parameter.types) & SCALED and place.parameter.role in ("kernel", "pointwise_kernel"):
                 stand_ins[layer] = stand_in(layer, place)

@@ -9,9 +9,9 @@ two standard deviations with the variance corrected; an integer seed gives the s
 seed once, a ``SeedGenerator`` advances. A seed may also be a :class:`fastinit.Key`. The values depend on nothing else:
 not on the backend, the device, the layout or the number of threads.
 
-Beyond Keras come ``*UntruncatedNormal``, ``DeltaOrthogonal``, ``ICNR`` and ``ZerO``. Classes that scale by the fans
-compute them as Keras does, which is wrong for grouped, depthwise, transposed and packed kernels; these say what they
-are, by name only, and get their true fans (see :func:`fastinit.fans`):
+Beyond Keras come ``*UntruncatedNormal``, ``DeltaOrthogonal``, ``ICNR`` and ``ZerO`` (also ``zero_init``). Classes that
+scale by the fans compute them as Keras does, which is wrong for grouped, depthwise, transposed and packed kernels;
+these say what they are, by name only, and get their true fans (see :func:`fastinit.fans`):
 
 kernel_layout : str
     What each axis is: ``"...IO"``, ``"...IM"`` of a depthwise kernel, ``"...OI"`` of a transposed one, ``"VD"`` of an
@@ -31,29 +31,72 @@ import keras
 from keras.initializers import STFT, Initializer, serialize
 
 import fastinit
-from fastinit.adapters.keras.filled import AnyInitializer, Filled, Fixed, Random, Scaled
+from fastinit.adapters.keras.bases import Filling, Fixed, Random, Scaled
+from fastinit.adapters.keras.internals import RandomInitializer
 
 __all__ = [
-    "ICNR", "STFT", "Constant", "DeltaOrthogonal", "GlorotNormal", "GlorotUniform", "GlorotUntruncatedNormal",
-    "HeNormal", "HeUniform", "HeUntruncatedNormal", "Identity", "IdentityInitializer", "Initializer", "LecunNormal",
-    "LecunUniform", "LecunUntruncatedNormal", "Ones", "Orthogonal", "OrthogonalInitializer", "RandomNormal",
-    "RandomUniform", "STFTInitializer", "TruncatedNormal", "VarianceScaling", "ZerO", "Zeros", "constant",
-    "delta_orthogonal", "deserialize", "get", "glorot_normal", "glorot_uniform", "glorot_untruncated_normal",
-    "he_normal", "he_uniform", "he_untruncated_normal", "icnr", "identity", "lecun_normal", "lecun_uniform",
-    "lecun_untruncated_normal", "ones", "orthogonal", "random_normal", "random_uniform", "serialize", "stft",
-    "truncated_normal", "variance_scaling", "zer_o", "zeros",
-]  # fmt: skip
+    "ICNR",
+    "STFT",
+    "Constant",
+    "DeltaOrthogonal",
+    "GlorotNormal",
+    "GlorotUniform",
+    "GlorotUntruncatedNormal",
+    "HeNormal",
+    "HeUniform",
+    "HeUntruncatedNormal",
+    "Identity",
+    "IdentityInitializer",
+    "Initializer",
+    "LecunNormal",
+    "LecunUniform",
+    "LecunUntruncatedNormal",
+    "Ones",
+    "Orthogonal",
+    "OrthogonalInitializer",
+    "RandomNormal",
+    "RandomUniform",
+    "STFTInitializer",
+    "TruncatedNormal",
+    "VarianceScaling",
+    "ZerO",
+    "Zeros",
+    "constant",
+    "delta_orthogonal",
+    "deserialize",
+    "get",
+    "glorot_normal",
+    "glorot_uniform",
+    "glorot_untruncated_normal",
+    "he_normal",
+    "he_uniform",
+    "he_untruncated_normal",
+    "icnr",
+    "identity",
+    "lecun_normal",
+    "lecun_uniform",
+    "lecun_untruncated_normal",
+    "ones",
+    "orthogonal",
+    "random_normal",
+    "random_uniform",
+    "serialize",
+    "stft",
+    "truncated_normal",
+    "variance_scaling",
+    "zer_o",
+    "zero_init",
+    "zeros",
+]
 
 _register = keras.saving.register_keras_serializable(package="fastinit")
-# Which holds the seed; Keras does not export it.
-_RandomInitializer = keras.initializers.RandomNormal.__bases__[0]
 
 
 @_register
 class Zeros(Fixed, keras.initializers.Zeros):
     """Every element is 0."""
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.Zeros()
 
 
@@ -61,7 +104,7 @@ class Zeros(Fixed, keras.initializers.Zeros):
 class Ones(Fixed, keras.initializers.Ones):
     """Every element is 1."""
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.Ones()
 
 
@@ -74,7 +117,7 @@ class Constant(Fixed, keras.initializers.Constant):
             return self._in_other_dtype(shape, keras.backend.standardize_dtype(dtype))
         return super().__call__(shape, dtype, layout)
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.Constant(self.value)
 
     @classmethod
@@ -86,7 +129,7 @@ class Constant(Fixed, keras.initializers.Constant):
 class Identity(Fixed, keras.initializers.Identity):
     """`gain` on the diagonal of a matrix, 0 elsewhere. Raises ValueError for other than two axes."""
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.Identity(float(self.gain))
 
     def get_config(self) -> dict[str, Any]:
@@ -103,7 +146,7 @@ class RandomNormal(Random, keras.initializers.RandomNormal):
     def __init__(self, mean: Any = 0.0, stddev: Any = 0.05, seed: Any = None) -> None:
         super().__init__(mean, stddev, seed=seed)
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.Normal(float(self.mean), float(self.stddev))
 
 
@@ -117,7 +160,7 @@ class TruncatedNormal(Random, keras.initializers.TruncatedNormal):
     def __init__(self, mean: Any = 0.0, stddev: Any = 0.05, seed: Any = None) -> None:
         super().__init__(mean, stddev, seed=seed)
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.TruncatedNormal(float(self.mean), float(self.stddev))
 
 
@@ -131,7 +174,7 @@ class RandomUniform(Random, keras.initializers.RandomUniform):
     def __init__(self, minval: Any = -0.05, maxval: Any = 0.05, seed: Any = None) -> None:
         super().__init__(minval, maxval, seed=seed)
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         low, high = float(self.minval), float(self.maxval)
         return fastinit.Constant(low) if low == high else fastinit.Uniform(low, high)
 
@@ -242,7 +285,7 @@ class Orthogonal(Random, keras.initializers.Orthogonal):
     def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
         super().__init__(gain, seed=seed)
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.Orthogonal(float(self.gain))
 
 
@@ -253,12 +296,12 @@ class DeltaOrthogonal(Orthogonal):
     Raises ValueError for other than 3 to 5 axes, or fewer output than input channels. L. Xiao et al., 2018.
     """
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.DeltaOrthogonal(float(self.gain))
 
 
 @_register
-class ICNR(Random, _RandomInitializer):  # type: ignore[misc, valid-type]
+class ICNR(Random, RandomInitializer):
     """A sub-pixel convolution that starts as nearest-neighbour resize; see :class:`fastinit.ICNR`.
 
     Parameters
@@ -276,11 +319,11 @@ class ICNR(Random, _RandomInitializer):  # type: ignore[misc, valid-type]
         self, initializer: Any = "he_normal", factor: int = 2, order: str = "subpixel", seed: Any = None
     ) -> None:
         self.initializer, self.factor, self.order = get(initializer), factor, order
-        if not isinstance(self.initializer, Filled):
+        if not isinstance(self.initializer, Filling):
             raise ValueError(f"initializer must be one of fastinit's, got {self.initializer!r}")
         super().__init__(seed=seed)
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         kernel = (*shape[:-1], shape[-1] // self.factor ** max(len(shape) - 2, 0)) if shape else shape
         return fastinit.ICNR(self.initializer.fastinit_initializer(kernel), self.factor, order=self.order)
 
@@ -290,13 +333,13 @@ class ICNR(Random, _RandomInitializer):  # type: ignore[misc, valid-type]
 
 
 @_register
-class ZerO(Filled, Initializer):
+class ZerO(Filling, Initializer):
     """Zeros and ones only: a partial identity or a scaled Hadamard matrix, at the spatial centre; no seed is used.
 
     Raises ValueError for other than 2 to 5 axes. J. Zhao, F. Schaefer and A. Anandkumar, 2022.
     """
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.ZerO()
 
 
@@ -306,12 +349,13 @@ variance_scaling, orthogonal = VarianceScaling, Orthogonal
 glorot_uniform, glorot_normal, glorot_untruncated_normal = GlorotUniform, GlorotNormal, GlorotUntruncatedNormal
 he_uniform, he_normal, he_untruncated_normal = HeUniform, HeNormal, HeUntruncatedNormal
 lecun_uniform, lecun_normal, lecun_untruncated_normal = LecunUniform, LecunNormal, LecunUntruncatedNormal
-delta_orthogonal, icnr, zer_o = DeltaOrthogonal, ICNR, ZerO
+delta_orthogonal, icnr, zero_init = DeltaOrthogonal, ICNR, ZerO
+zer_o = ZerO  # the name that Keras's rule for classes gives
 IdentityInitializer, OrthogonalInitializer, STFTInitializer = Identity, Orthogonal, STFT
 
-_NAMED: Final = {name: value for name, value in vars().items() if name in __all__ and isinstance(value, type)} | {
-    "normal": RandomNormal, "uniform": RandomUniform, "one": Ones, "zero": Zeros  # as keras.initializers.get says
-}  # fmt: skip
+# Names that keras.initializers.get takes too, and that are no names of the module.
+_SHORT: Final = {"normal": RandomNormal, "uniform": RandomUniform, "one": Ones, "zero": Zeros}
+_NAMED: Final = _SHORT | {name: value for name, value in vars().items() if name in __all__ and isinstance(value, type)}
 
 
 def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> Any:

@@ -14,6 +14,18 @@ import keras
 from keras import layers  # noqa: PLW0406 (another file of that name)
 
 from fastinit import Axes, Parameter
+from fastinit.adapters.keras.internals import (
+    CONVOLUTION,
+    DEPTHWISE,
+    SEPARABLE,
+    TRANSPOSED,
+    consumers,
+    is_neural_operation,
+    layers_of,
+    own_variables,
+    statistics_of,
+)
+from fastinit.extending import PRELU_SLOPE, gates_of
 
 __all__ = ["Place", "activation_after", "parameters", "statistics"]
 
@@ -27,28 +39,74 @@ class Place(NamedTuple):
 
 # Keras's names of activations, where they are not those of fastinit.advice.activations
 _NAMES: Final = {
-    "linear": None, "swish": "silu", "hard_swish": "hardswish", "hard_silu": "hardswish", "hard_sigmoid": "hardsigmoid",
-    "hard_tanh": "hardtanh", "log_sigmoid": "logsigmoid", "tanh_shrink": "tanhshrink",
-}  # fmt: skip
-_KNOWN: Final = frozenset({
-    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus",
+    "linear": None,
+    "swish": "silu",
+    "hard_swish": "hardswish",
+    "hard_silu": "hardswish",
+    "hard_sigmoid": "hardsigmoid",
+    "hard_tanh": "hardtanh",
+    "log_sigmoid": "logsigmoid",
+    "tanh_shrink": "tanhshrink",
+}
+_KNOWN: Final = {
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+    "tanh",
+    "sigmoid",
+    "softplus",
     "softsign",
-})  # fmt: skip
+}
+# Classes of keras.ops.nn.
 _OPERATIONS: Final = {
-    "Relu": "relu", "Relu6": "relu6", "LeakyRelu": "leaky_relu", "Elu": "elu", "Selu": "selu", "Gelu": "gelu",
-    "Silu": "silu", "Sigmoid": "sigmoid", "Softplus": "softplus", "Softsign": "softsign",
-}  # fmt: skip
+    "Relu": "relu",
+    "Relu6": "relu6",
+    "LeakyRelu": "leaky_relu",
+    "Elu": "elu",
+    "Selu": "selu",
+    "Gelu": "gelu",
+    "Silu": "silu",
+    "Sigmoid": "sigmoid",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
+}
 _FUNCTION_SLOPE = 0.2  # of keras.activations.leaky_relu
-_PRELU_SLOPE = 0.25  # as the recipe initializes it
 
 _PASSED_THROUGH = (
-    layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.GaussianDropout,
-    layers.GaussianNoise, layers.AlphaDropout, layers.Flatten, layers.Reshape, layers.Permute, layers.Identity,
-    layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization, layers.RMSNormalization,
-    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.AveragePooling1D, layers.AveragePooling2D,
-    layers.AveragePooling3D, layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
-    layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D,
-)  # fmt: skip
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.AlphaDropout,
+    layers.Flatten,
+    layers.Reshape,
+    layers.Permute,
+    layers.Identity,
+    layers.BatchNormalization,
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+    layers.RMSNormalization,
+    layers.MaxPooling1D,
+    layers.MaxPooling2D,
+    layers.MaxPooling3D,
+    layers.AveragePooling1D,
+    layers.AveragePooling2D,
+    layers.AveragePooling3D,
+    layers.GlobalMaxPooling1D,
+    layers.GlobalMaxPooling2D,
+    layers.GlobalMaxPooling3D,
+    layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D,
+    layers.GlobalAveragePooling3D,
+)
 
 
 def _named(function: Any) -> tuple[str, float] | None:
@@ -65,7 +123,7 @@ def _of_layer(layer: Any) -> tuple[str, float] | None:
     if isinstance(layer, layers.Activation):
         return _named(layer.activation)
     if isinstance(layer, layers.PReLU):
-        return "prelu", _PRELU_SLOPE
+        return "prelu", PRELU_SLOPE
     if isinstance(layer, layers.LeakyReLU):
         return "leaky_relu", float(layer.negative_slope)
     if isinstance(layer, layers.ELU):
@@ -79,7 +137,7 @@ def _of_layer(layer: Any) -> tuple[str, float] | None:
 
 def _of_operation(operation: Any) -> tuple[str, float] | None:
     """The activation that an operation of keras.ops is, such as ``keras.ops.relu(x)``."""
-    if not type(operation).__module__.endswith("ops.nn"):
+    if not is_neural_operation(operation):
         return None
     name = _OPERATIONS.get(type(operation).__name__)
     if name == "gelu" and operation.approximate:
@@ -90,24 +148,20 @@ def _of_operation(operation: Any) -> tuple[str, float] | None:
 
 
 def activation_after(layer: Any) -> tuple[str, float] | None:
-    """Name and negative slope of the activation that the output of a layer goes through; None if nobody knows."""
+    """Name and negative slope of the activation that the output of a layer goes through; None if unknown."""
     function = getattr(layer, "activation", None)
     own = _named(function)
     if own is not None or (callable(function) and function is not keras.activations.linear):
         return own
-    found = {_next(operation) for operation in _consumers(layer)}
+    found = {_next(operation) for operation in consumers(layer)}
     return found.pop() if len(found) == 1 else None
 
 
 def _next(operation: Any) -> tuple[str, float] | None:
     if isinstance(operation, _PASSED_THROUGH):
-        found = {_next(later) for later in _consumers(operation)}
+        found = {_next(later) for later in consumers(operation)}
         return found.pop() if len(found) == 1 else None
     return _of_layer(operation) or _of_operation(operation)
-
-
-def _consumers(operation: Any) -> list[Any]:
-    return [node.operation for node in operation._outbound_nodes]
 
 
 def _einsum_axes(equation: str) -> Axes:
@@ -139,11 +193,9 @@ def _transposed(layer: Any, role: str) -> dict[str, Any]:
 
 
 def _recurrent(layer: Any, role: str) -> dict[str, Any]:
-    gates = next(number for kind, number in _GATES.items() if type(layer).__name__.startswith(kind))
-    return {"layout": "...IO", "blocks": gates}
+    return {"layout": "...IO", "blocks": gates_of(cls.__name__ for cls in type(layer).__mro__)}
 
 
-_GATES: Final = {"SimpleRNNCell": 1, "GRUCell": 3, "LSTMCell": 4, "ConvLSTM": 4}
 _ROLES: Final = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
 
 
@@ -164,12 +216,12 @@ def _geometry(layer: Any, role: str) -> dict[str, Any]:
     return {"layout": None}
 
 
-# By the names of base classes, most of which Keras does not export.
+# By the names of base classes.
 _GEOMETRY: Final[dict[str, Callable[[Any, str], dict[str, Any]]]] = {
-    "BaseDepthwiseConv": _depthwise,
-    "BaseSeparableConv": _separable,
-    "BaseConvTranspose": _transposed,
-    "BaseConv": _convolution,
+    DEPTHWISE: _depthwise,
+    SEPARABLE: _separable,
+    TRANSPOSED: _transposed,
+    CONVOLUTION: _convolution,
     "SimpleRNNCell": _recurrent,
     "GRUCell": _recurrent,
     "LSTMCell": _recurrent,
@@ -192,9 +244,9 @@ def parameters(model: Any) -> list[Place]:
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a keras.Model or a layer, not {type(model).__name__}")
     found: dict[int, Place] = {}
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         following = None
-        for number, variable in enumerate(layer._trainable_variables):
+        for number, variable in enumerate(own_variables(layer)):
             if id(variable) in found:
                 continue
             following = activation_after(layer) if number == 0 else following
@@ -219,7 +271,6 @@ def parameters(model: Any) -> list[Place]:
 
 def statistics(model: Any) -> Iterator[tuple[Any, float]]:
     """The running statistics of a model's norms, each with the value that it has in a new one."""
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         if isinstance(layer, layers.BatchNormalization):
-            for variable in layer._non_trainable_variables:
-                yield variable, 1.0 if variable.name == "moving_variance" else 0.0
+            yield from statistics_of(layer)

@@ -61,8 +61,8 @@ def initialize(model: Any, recipe: str | Recipe = "auto", seed: int | str = 0, *
     chosen = recipe_named(recipe)
     places = parameters(model)
     entries = planned([place.parameter for place in places], _dtypes(places), chosen, seed)
-    filled = _filled(model, places, entries, digests)
-    return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
+    written = _written(model, places, entries, digests)
+    return Record(tuple(written), seed, chosen.name, fastinit.__version__)
 
 
 def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
@@ -91,9 +91,9 @@ def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
     entries = recorded_entries(given, [place.parameter for place in places], _dtypes(places))
     for entry in entries:
         check_entry(entry)
-    filled = _filled(model, places, entries, digests=True)
-    compare_digests(entries, filled)
-    return replace(given, entries=tuple(filled))
+    written = _written(model, places, entries, digests=True)
+    compare_digests(entries, written)
+    return replace(given, entries=tuple(written))
 
 
 def _dtypes(places: Sequence[Place]) -> list[str]:
@@ -104,11 +104,11 @@ def _dtypes(places: Sequence[Place]) -> list[str]:
     return dtypes
 
 
-def _filled(model: Any, places: Sequence[Place], entries: Sequence[Entry], digests: bool) -> list[Entry]:
-    filled = []
+def _written(model: Any, places: Sequence[Place], entries: Sequence[Entry], digests: bool) -> list[Entry]:
+    written = []
     for place, entry in zip(places, entries, strict=True):
         assign(place.variable, entry.initializer, entry.key)
-        filled.append(replace(entry, digest=digest(memory_of(place.variable)) if digests else None))
+        written.append(replace(entry, digest=digest(memory_of(place.variable)) if digests else None))
     for variable, value in statistics(model):
         variable.assign(keras.ops.full(variable.shape, value, dtype=variable.dtype))
-    return filled
+    return written

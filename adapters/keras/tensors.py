@@ -15,11 +15,10 @@ import numpy as np
 
 import fastinit
 from fastinit import Initializer, Key
+from fastinit.adapters.keras.internals import layout_of
 from fastinit.extending import DTYPES, new_memory
 
 __all__ = ["assign", "drawn", "key_of", "memory_of"]
-
-AnyInitializer = Initializer
 
 
 def key_of(seed: Any) -> Any:
@@ -28,14 +27,12 @@ def key_of(seed: Any) -> Any:
     An int is ``Key(seed)``, so that it means the same as in every other adapter. Of a SeedGenerator the words are the
     state that it gives, ``[seed, number of draws before]``: ``Key.from_words(seed, number)``.
     """
-    if isinstance(seed, Key):
-        return seed
     if isinstance(seed, keras.random.SeedGenerator):
         return seed.next()
-    return Key(int(seed))
+    return Key.of(int(seed) if isinstance(seed, bool) else seed)  # a bool is an int to Keras
 
 
-def drawn(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, seed: Any, layout: Any = None) -> Any:
+def drawn(initializer: Initializer, shape: tuple[int, ...], dtype: str, seed: Any, layout: Any = None) -> Any:
     """A new tensor of the backend with an initializer's values under the key of a seed.
 
     Parameters
@@ -60,7 +57,7 @@ def drawn(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, seed:
     return make(initializer, shape, dtype, key_of(seed), layout)
 
 
-def assign(variable: Any, initializer: AnyInitializer, key: Key) -> None:
+def assign(variable: Any, initializer: Initializer, key: Key) -> None:
     """Gives a variable an initializer's values: in place on torch, elsewhere as a new tensor that it takes over."""
     dtype = keras.backend.standardize_dtype(variable.dtype)
     if keras.config.backend() == "torch":
@@ -68,8 +65,7 @@ def assign(variable: Any, initializer: AnyInitializer, key: Key) -> None:
 
         fill_(variable.value, initializer, key)
     else:
-        layout = getattr(variable, "_layout", None)
-        variable.assign(drawn(initializer, tuple(variable.shape), dtype, key, layout))
+        variable.assign(drawn(initializer, tuple(variable.shape), dtype, key, layout_of(variable)))
 
 
 def memory_of(variable: Any) -> np.ndarray:
@@ -88,7 +84,7 @@ def _key_from_words(words: Any) -> Key:
     return Key.from_words(low, high)
 
 
-def _memory(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, key: Key) -> np.ndarray:
+def _memory(initializer: Initializer, shape: tuple[int, ...], dtype: str, key: Key) -> np.ndarray:
     return fastinit.fill(new_memory(shape, DTYPES[dtype]), initializer, key, dtype=dtype)
 
 
@@ -96,7 +92,7 @@ def _concrete(key: Any) -> Key:
     return key if isinstance(key, Key) else _key_from_words(keras.ops.convert_to_numpy(key))
 
 
-def _of_tensorflow(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, key: Any, layout: Any) -> Any:
+def _of_tensorflow(initializer: Initializer, shape: tuple[int, ...], dtype: str, key: Any, layout: Any) -> Any:
     import tensorflow as tf
 
     kind = tf.dtypes.as_dtype(dtype)
@@ -124,7 +120,7 @@ def _eager_tensor(memory: np.ndarray, kind: Any) -> Any:
         return tf.convert_to_tensor(memory.view(kind.as_numpy_dtype))
 
 
-def _of_torch(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, key: Any, layout: Any) -> Any:
+def _of_torch(initializer: Initializer, shape: tuple[int, ...], dtype: str, key: Any, layout: Any) -> Any:
     import torch
 
     from fastinit.adapters.torch import fill_
@@ -135,7 +131,7 @@ def _of_torch(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, k
     return _distributed(tensor if tensor.is_meta else fill_(tensor, initializer, _concrete(key)), layout)
 
 
-def _of_jax(initializer: AnyInitializer, shape: tuple[int, ...], dtype: str, key: Any, layout: Any) -> Any:
+def _of_jax(initializer: Initializer, shape: tuple[int, ...], dtype: str, key: Any, layout: Any) -> Any:
     from fastinit.adapters.jax import filled
 
     if isinstance(layout, keras.distribution.TensorLayout):

@@ -6,12 +6,13 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
-from numba import config, cuda
+from numba import cuda
 
 from fastinit import ElementwiseInitializer, Initializer, Key
 from fastinit.adapters.numba.arithmetic import bfloat16_pair, exact, float16_pair, single
-from fastinit.adapters.numba.filling import pieces
+from fastinit.adapters.numba.internals import IS_SIMULATED, simulated_array
 from fastinit.adapters.numba.quads import parameters, quad, values
+from fastinit.adapters.numba.regions import pieces
 from fastinit.extending import (
     DTYPES,
     NATIVE,
@@ -33,7 +34,7 @@ u64 = np.uint64
 THREADS: Final = 128
 # Blocks of threads: enough for every multiprocessor of any device, after which threads go on with the next quad, and,
 # but in the simulator, as many as Numba wants to see without a warning.
-LEAST_GRID: Final = 1 if config.ENABLE_CUDASIM else 128
+LEAST_GRID: Final = 1 if IS_SIMULATED else 128
 LARGEST_GRID: Final = 2**16
 
 
@@ -50,7 +51,7 @@ class _Memory:
             "typestr": dtype.str,
             "version": 3,
         }
-        if config.ENABLE_CUDASIM:
+        if IS_SIMULATED:
             self.__array_interface__ = description
         else:
             self.__cuda_array_interface__ = {**description, "stream": stream}
@@ -62,10 +63,8 @@ class _Memory:
 
     def array(self) -> Any:
         """What a kernel takes."""
-        if config.ENABLE_CUDASIM:
-            from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
-
-            return FakeCUDAArray(np.asarray(self))
+        if IS_SIMULATED:
+            return simulated_array(np.asarray(self))
         return cuda.as_cuda_array(self)
 
 
@@ -178,7 +177,7 @@ def _whole_quads(part: Buffer, first: int) -> int:
 
 def _rounds_pairs() -> bool:
     """Whether the device has an instruction that rounds two float32 to a format of 16 bits."""
-    return bool(config.ENABLE_CUDASIM or cuda.get_current_device().compute_capability >= (8, 0))
+    return bool(IS_SIMULATED or cuda.get_current_device().compute_capability >= (8, 0))
 
 
 _PAIRS: Final = {"float16": float16_pair, "bfloat16": bfloat16_pair}
@@ -218,7 +217,7 @@ def dense_kernel(kind: str, dtype: str, in_pairs: bool) -> Any:
     row_of, words = _rows(kind, dtype, in_pairs), _Row(DTYPES[dtype].itemsize).words
 
     @cuda.jit
-    def filled(out: Any, first: Any, key: Any, p: Any) -> None:
+    def fill_rows(out: Any, first: Any, key: Any, p: Any) -> None:
         # unsigned: a negative index would count from the end
         threads = u64(cuda.gridDim.x) * u64(cuda.blockDim.x)
         task = u64(cuda.blockIdx.x) * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
@@ -228,7 +227,7 @@ def dense_kernel(kind: str, dtype: str, in_pairs: bool) -> Any:
                 out[task, word] = row[word]
             task += threads
 
-    return filled
+    return fill_rows
 
 
 @cache
@@ -237,7 +236,7 @@ def kernel(kind: str, dtype: str) -> Any:
     four = quad(kind, dtype)
 
     @cuda.jit
-    def filled(out: Any, start: Any, outer_step: Any, inner_step: Any, key: Any, p: Any) -> None:
+    def fill_elements(out: Any, start: Any, outer_step: Any, inner_step: Any, key: Any, p: Any) -> None:
         outer, inner, run = out.shape
         per_run = (run + 3) // 4 + 1
         threads = np.int64(cuda.gridDim.x) * np.int64(cuda.blockDim.x)
@@ -263,7 +262,7 @@ def kernel(kind: str, dtype: str) -> Any:
                     out[i, j, column + 3] = b3
             task += threads
 
-    return filled
+    return fill_elements
 
 
 @cuda.jit

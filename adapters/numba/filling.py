@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, SupportsIndex, TypeVar
 
@@ -12,10 +11,11 @@ import numpy as np
 from numba import njit
 
 from fastinit import ElementwiseInitializer, Initializer, Key, default_num_threads
+from fastinit.adapters.numba.internals import is_simulated_array
 from fastinit.adapters.numba.quads import parameters, quad
+from fastinit.adapters.numba.regions import pieces
 from fastinit.extending import (
     DTYPES,
-    Buffer,
     Shard,
     at_least,
     buffer_of,
@@ -24,18 +24,16 @@ from fastinit.extending import (
     checked_key,
     fill_buffer,
     for_each,
-    lattices,
     plan,
-    tiled,
 )
 
-__all__ = ["fill", "pieces"]
+__all__ = ["fill"]
 
 u64 = np.uint64
 
 # Elements that are drawn before they are put in their place: whole quads that stay in the first cache.
 TILE = 2048
-# A thread gets so many tiles at a time: some tenths of a millisecond of work. Fewer are not worth a second thread.
+# Tiles that a thread takes at a time: some tenths of a millisecond of work. Fewer are not worth a second thread.
 TILES_AT_A_TIME = 64
 
 Out = TypeVar("Out")
@@ -103,7 +101,7 @@ def fill(
     """
     checked_key(key)
     checked_initializer(initializer)
-    if hasattr(out, "__cuda_array_interface__") or hasattr(out, "__cuda_ndarray__"):
+    if hasattr(out, "__cuda_array_interface__") or is_simulated_array(out):
         from fastinit.adapters.numba import devices
 
         if num_threads is not None:
@@ -136,28 +134,6 @@ def fill(
 
         for_each(-(-count // TILES_AT_A_TIME), work, threads)
     return out
-
-
-def pieces(buffer: Buffer, shard: Shard, in_tiles: bool = False) -> Iterator[tuple[Buffer, Any, tuple[Any, Any]]]:
-    """What to fill, as buffers of three axes, of which the last is a run of consecutive elements of the tensor.
-
-    Yields with each the index of its first element and the steps of the index along the first two axes. `in_tiles`
-    cuts strided runs into columns, in an order that is kind to the caches of a processor.
-    """
-    if not buffer.size:
-        return
-    dtype = buffer.dtype
-    for outset, whole in lattices(buffer, shard):
-        for offset, lattice in tiled(whole, dtype.itemsize) if in_tiles else [(0, whole)]:
-            missing = max(3 - len(lattice.extents), 0)
-            extents = (1,) * missing + lattice.extents
-            index_strides = (0,) * missing + lattice.index_strides
-            byte_strides = (dtype.itemsize,) * missing + lattice.byte_strides
-            for outer in itertools.product(*map(range, extents[:-3])):
-                address = sum(map(int.__mul__, outer, byte_strides), buffer.address + outset + offset)
-                index = sum(map(int.__mul__, outer, index_strides), lattice.start)
-                part = Buffer(address, extents[-3:], byte_strides[-3:], dtype)
-                yield part, u64(index), (u64(index_strides[-3]), u64(index_strides[-2]))
 
 
 @cache

@@ -15,16 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from fastinit import Audit, Record, digest
+from fastinit.adapters.torch.internals import own_modules
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
-from fastinit.adapters.torch.measuring import arguments_of, left_as_it_was, measured, run
+from fastinit.adapters.torch.measuring import arguments_of, array_of, calls, left_as_it_was, run
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.extending import Held, UnitVariance, judge_chain, judge_parameters, read_record
 
 __all__ = ["audit", "lsuv_"]
 
 # Their outputs are their weight times their input, and a bias.
-SCALED: Final = ("Linear", "Bilinear", "Conv1d", "Conv2d", "Conv3d", "Conv1D", "ConvTranspose1d", "ConvTranspose2d",
-                 "ConvTranspose3d")  # fmt: skip
+SCALED: Final = {
+    "Linear",
+    "Bilinear",
+    "Conv1D",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+}
 
 
 def audit(
@@ -82,13 +92,13 @@ def audit(
     """
     places = _places(model)
     given = None if record is None else read_record(record)
-    called = None if batch is None else arguments_of(batch)
+    arguments = None if batch is None else arguments_of(batch)
     repeated = _repeated(model)
     held = (_held(place, repeated, given is not None) for place in places if place.tensor.is_floating_point())
     findings = judge_parameters(held, given)
-    if called is None:
+    if arguments is None:
         return Audit(tuple(findings))
-    layers = measured(model, places, *called, loss)
+    layers = calls(model, places, *arguments, loss)
     verdict, reason, more = judge_chain(layers)
     return Audit((*findings, *more), tuple(layers), verdict, reason)
 
@@ -121,10 +131,9 @@ def _held(place: Place, repeated: set[int], digests: bool) -> Held:
     bytes_of = None
     if digests and tensor.numel() == math.prod(place.parameter.shape):
         bytes_of = digest(tensor.reshape(-1).view(torch.uint8).numpy())
-    wide = tensor if tensor.dtype in (torch.float16, torch.float32, torch.float64) else tensor.float()
     return Held(
         place.parameter,
-        wide.numpy(),
+        array_of(tensor),
         DTYPES.get(tensor.dtype, ""),
         place.parameter.other_names,
         _tied_by_mistake(place, repeated),
@@ -138,7 +147,7 @@ def _repeated(model: nn.Module) -> set[int]:
     found = set()
     for container in model.modules():
         if isinstance(container, (nn.Sequential, nn.ModuleList)):
-            children = [id(module) for module in container._modules.values()]
+            children = [id(module) for module in own_modules(container).values()]
             twice = [module for module in container.children() if children.count(id(module)) > 1]
             found |= {id(inner) for module in twice for inner in module.modules()}
     return found
@@ -247,7 +256,7 @@ def _scaled(places: Iterable[Place]) -> dict[nn.Module, tuple[str, Tensor]]:
     found: dict[nn.Module, tuple[str, Tensor]] = {}
     for place in places:
         parameter = place.parameter
-        if parameter.role != "weight" or not set(parameter.types) & set(SCALED):
+        if parameter.role != "weight" or not set(parameter.types) & SCALED:
             continue
         owners = [module for module, _ in place.owners]
         if any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in owners):

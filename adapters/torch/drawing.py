@@ -5,7 +5,7 @@ And what both share: initializers of torch's parameters, keys that are given.
 
 from __future__ import annotations
 
-import sys
+import inspect
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -128,8 +128,9 @@ def say_once(reason: object, message: str) -> None:
 
 def caller() -> int:
     """The stacklevel, for the function that asks, of the first frame outside this adapter and torch.nn.init."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and _is_inside(frame):
+    level, frame = 1, inspect.currentframe()
+    frame = frame and frame.f_back
+    while frame is not None and frame.f_back is not None and _is_inside(frame):
         level, frame = level + 1, frame.f_back
     return level
 

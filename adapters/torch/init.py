@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.init import calculate_gain, constant_, ones_, zeros_
 
 from fastinit import Dirac, Identity, Key, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from fastinit.adapters.torch import internals
 from fastinit.adapters.torch.drawing import Made, caller, factory
 from fastinit.adapters.torch.internals import is_fake, is_watched, torch_init, untraced
 from fastinit.adapters.torch.schemes import (
@@ -59,10 +60,10 @@ __all__ = [
 ]  # fmt: skip
 
 # used by others, private as they are
-_no_grad_fill_ = torch_init._no_grad_fill_
-_no_grad_zero_ = torch_init._no_grad_zero_
-_calculate_fan_in_and_fan_out = torch_init._calculate_fan_in_and_fan_out
-_calculate_correct_fan = torch_init._calculate_correct_fan
+_no_grad_fill_ = internals.no_grad_fill_
+_no_grad_zero_ = internals.no_grad_zero_
+_calculate_fan_in_and_fan_out = internals.calculate_fan_in_and_fan_out
+_calculate_correct_fan = internals.calculate_correct_fan
 
 
 @factory
@@ -363,12 +364,12 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
 
 @untraced
 def _no_grad_uniform_(tensor: Tensor, a: float, b: float, generator: torch.Generator | None = None) -> Tensor:
-    return draw(tensor, None, generator, _uniform(a, b), torch_init._no_grad_uniform_, a, b)
+    return draw(tensor, None, generator, _uniform(a, b), internals.no_grad_uniform_, a, b)
 
 
 @untraced
 def _no_grad_normal_(tensor: Tensor, mean: float, std: float, generator: torch.Generator | None = None) -> Tensor:
-    return draw(tensor, None, generator, _normal(mean, std), torch_init._no_grad_normal_, mean, std)
+    return draw(tensor, None, generator, _normal(mean, std), internals.no_grad_normal_, mean, std)
 
 
 @untraced
@@ -378,14 +379,14 @@ def _no_grad_trunc_normal_(
     return trunc_normal_(tensor, mean, std, a, b, generator)
 
 
-uniform = torch_init._make_deprecate(uniform_)
-normal = torch_init._make_deprecate(normal_)
-constant = torch_init._make_deprecate(constant_)
-eye = torch_init._make_deprecate(eye_)
-dirac = torch_init._make_deprecate(dirac_)
-xavier_uniform = torch_init._make_deprecate(xavier_uniform_)
-xavier_normal = torch_init._make_deprecate(xavier_normal_)
-kaiming_uniform = torch_init._make_deprecate(kaiming_uniform_)
-kaiming_normal = torch_init._make_deprecate(kaiming_normal_)
-orthogonal = torch_init._make_deprecate(orthogonal_)
-sparse = torch_init._make_deprecate(sparse_)
+uniform = internals.make_deprecate(uniform_)
+normal = internals.make_deprecate(normal_)
+constant = internals.make_deprecate(constant_)
+eye = internals.make_deprecate(eye_)
+dirac = internals.make_deprecate(dirac_)
+xavier_uniform = internals.make_deprecate(xavier_uniform_)
+xavier_normal = internals.make_deprecate(xavier_normal_)
+kaiming_uniform = internals.make_deprecate(kaiming_uniform_)
+kaiming_normal = internals.make_deprecate(kaiming_normal_)
+orthogonal = internals.make_deprecate(orthogonal_)
+sparse = internals.make_deprecate(sparse_)

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from torch.nn import init as torch_init
 else:
     torch_init = SimpleNamespace(**vars(torch.nn.init))
-"""torch.nn.init as it was when this was imported: where fastinit's functions are put in its place, torch's stay here.
+"""torch.nn.init as it was when this was imported: where fastinit's functions are put in its place, torch's stay here."""
 
-With its private functions, which other packages import: ``_no_grad_uniform_`` and the like, ``_make_deprecate``,
-``_calculate_fan_in_and_fan_out``, ``_calculate_correct_fan``. Without them the drop-in could not offer them either.
-"""
+# Private functions of torch.nn.init, which other packages import, so that the drop-in offers them too.
+make_deprecate: Final = torch_init._make_deprecate
+no_grad_uniform_: Final = torch_init._no_grad_uniform_
+no_grad_normal_: Final = torch_init._no_grad_normal_
+no_grad_fill_: Final = torch_init._no_grad_fill_
+no_grad_zero_: Final = torch_init._no_grad_zero_
+calculate_fan_in_and_fan_out: Final = torch_init._calculate_fan_in_and_fan_out
+calculate_correct_fan: Final = torch_init._calculate_correct_fan
 
 __all__ = [
     "FLAT_MARK",
@@ -33,14 +38,22 @@ __all__ = [
     "FlatParameter",
     "Flattened",
     "apply",
+    "calculate_correct_fan",
+    "calculate_fan_in_and_fan_out",
     "flat_parameter",
     "increment_version",
     "initialize_as_transformers",
+    "is_convolution",
     "is_fake",
     "is_pretrained",
     "is_transformed",
     "is_watched",
+    "make_deprecate",
     "may_be_flattened",
+    "no_grad_fill_",
+    "no_grad_normal_",
+    "no_grad_uniform_",
+    "no_grad_zero_",
     "own_buffers",
     "own_modules",
     "own_parameters",
@@ -139,6 +152,11 @@ def apply(module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
 def uncompiled(module: nn.Module) -> nn.Module:
     """The module that ``torch.compile`` wraps: compiled code calls no hooks."""
     return getattr(module, "_orig_mod", module)
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether a module is a convolution, transposed or not; their common base class is private."""
+    return isinstance(module, nn.modules.conv._ConvNd)
 
 
 SELF_MADE: Final = frozenset({"_SpectralNorm", "_Orthogonal"})

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 
 from fastinit import Parameter, canonical_name
 from fastinit.adapters.torch.internals import FLAT_MARK, may_be_flattened, own_modules, own_parameters
-from fastinit.extending import WRAPPER_COMPONENTS, Shard
+from fastinit.extending import PRELU_SLOPE, WRAPPER_COMPONENTS, Shard, gates_of
 
 if TYPE_CHECKING:
     from fastinit.adapters.torch.shards import Piece
@@ -79,7 +79,6 @@ _STANDARD = {
     "hardtanh": {"min_val": -1.0, "max_val": 1.0},
     "softplus": {"beta": 1.0},
 }
-_PRELU_SLOPE = 0.25
 
 _ACTIVATION_ATTRIBUTES = (
     "activation", "act", "act_fn", "activation_fn", "activation_function", "intermediate_act_fn", "transform_act_fn",
@@ -104,7 +103,6 @@ _PASSED_THROUGH = (
 
 _PACKED_QKV = frozenset({"qkv", "qkv_proj", "Wqkv", "query_key_value", "to_qkv", "c_attn"})
 _PACKED_GATE = frozenset({"gate_up_proj", "w12"})
-_GATES = {"RNN": 1, "RNNCell": 1, "GRU": 3, "GRUCell": 3, "LSTM": 4, "LSTMCell": 4}
 
 
 def activation_of(value: Any) -> Activation | None:
@@ -121,7 +119,7 @@ def activation_of(value: Any) -> Activation | None:
     if isinstance(value, functools.partial):
         return None if value.args else _named(getattr(value.func, "__name__", ""), value.keywords)
     if isinstance(value, nn.PReLU):
-        return Activation("prelu", _PRELU_SLOPE)  # as every recipe initializes it
+        return Activation("prelu", PRELU_SLOPE)  # as every recipe initializes it
     if isinstance(value, nn.Module):
         return _named(type(value).__name__.removesuffix("Activation"), vars(value))
     return _named(getattr(value, "__name__", ""), {}) if callable(value) else None
@@ -295,7 +293,7 @@ def _attention(module: nn.Module, role: str, **_: Any) -> dict[str, Any]:
 
 
 def _recurrent(module: nn.Module, role: str, **_: Any) -> dict[str, Any]:
-    gates = next(_GATES[name] for name in _types(module) if name in _GATES)
+    gates = gates_of(_types(module))
     facts: dict[str, Any] = {"blocks": 1 if role.startswith("weight_hr") else gates}
     if gates == 1:
         facts["activation"] = module.nonlinearity

@@ -5,22 +5,30 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fastinit import Key, Normal, Parameter, canonical_name
+from fastinit import Parameter, canonical_name
+from fastinit.adapters.torch.internals import is_convolution, own_buffers, own_modules, own_parameters, uncompiled
 from fastinit.adapters.torch.layers import Place
-from fastinit.adapters.torch.tensors import fill_
-from fastinit.extending import Measured, Unscalable, is_linear_map
+from fastinit.adapters.torch.tensors import Kind, kind_of
+from fastinit.extending import (
+    AUDIT_KEY,
+    Measured,
+    called,
+    check_finite,
+    differentiated,
+    is_linear_map,
+    measured,
+    noise,
+    numbered,
+)
 
-__all__ = ["arguments_of", "left_as_it_was", "measured", "run"]
-
-KEY: Final = Key("fastinit.audit")
-# From so many values of a unit on, no gradient in any of them means that it is dead.
-ENOUGH: Final = 8
+__all__ = ["arguments_of", "array_of", "calls", "left_as_it_was", "run"]
 
 
 def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -33,10 +41,16 @@ def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         arguments = tuple(batch), {}
     elif isinstance(batch, Mapping):
         arguments = (), dict(batch)
-    for tensor in _tensors(batch):
-        if not tensor.isfinite().all():
-            raise ValueError("the batch is not finite")
+    check_finite(map(array_of, _tensors(batch)))
     return arguments
+
+
+def array_of(tensor: Tensor) -> np.ndarray:
+    """The values of a floating tensor, in a dtype of NumPy that holds them exactly."""
+    tensor = tensor.detach()
+    wide = tensor if tensor.dtype in (torch.float16, torch.float32, torch.float64) else tensor.float()
+    array: np.ndarray = wide.numpy(force=True)
+    return array
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -52,7 +66,7 @@ def _tensors(output: Any) -> Iterator[Tensor]:
         yield from (tensor for field in dataclasses.fields(output) for tensor in _tensors(getattr(output, field.name)))
 
 
-def measured(
+def calls(
     model: nn.Module,
     places: Sequence[Place],
     arguments: tuple[Any, ...],
@@ -61,7 +75,7 @@ def measured(
 ) -> list[Measured]:
     """Every call of a layer, in order, measured forward and backward."""
     weights = _weights(places)
-    calls: list[Measured] = []
+    found: list[Measured] = []
     with ExitStack() as stack:
         trained = stack.enter_context(left_as_it_was(model, places))
 
@@ -70,13 +84,16 @@ def measured(
                 tensor = next(_tensors(output), None)
                 if tensor is None or not tensor.numel():
                     return
-                number = len(calls)
-                calls.append(_forward(name, module, tensor, weights.get(id(module))))
+                number = len(found)
+                found.append(_forward(name, module, tensor, weights.get(id(module))))
                 if tensor.requires_grad:
                     values = tensor.detach()
-                    handle = tensor.register_hook(  # type: ignore[no-untyped-call]
-                        lambda gradient: calls.__setitem__(number, _backward(calls[number], module, values, gradient))
-                    )
+
+                    def see(gradient: Tensor) -> None:
+                        arrays = _by_unit(module, values), _by_unit(module, gradient)
+                        found[number] = differentiated(found[number], *arrays)
+
+                    handle = tensor.register_hook(see)  # type: ignore[no-untyped-call]
                     stack.callback(handle.remove)
 
             return hook
@@ -87,7 +104,7 @@ def measured(
         objective = _objective(output) if loss is None else loss(output)
         if objective is not None and objective.requires_grad and trained:
             torch.autograd.grad(objective, trained, allow_unused=True)
-    return _numbered(calls)
+    return numbered(found)
 
 
 def _weights(places: Iterable[Place]) -> dict[int, Parameter]:
@@ -105,9 +122,9 @@ def _hooked(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if "parametrizations" in name.split("."):
             continue
-        inner = [child for key, child in module._modules.items() if key != "parametrizations"]
+        inner = [child for key, child in own_modules(module).items() if key != "parametrizations"]
         if (
-            any(one is not None for one in module._parameters.values())
+            any(one is not None for one in own_parameters(module).values())
             or not inner
             or parametrize.is_parametrized(module)
         ):
@@ -123,13 +140,13 @@ def left_as_it_was(model: nn.Module, places: Iterable[Place]) -> Iterator[list[T
     buffers = [
         (module, name, buffer, None if buffer is None else buffer.clone())
         for module in model.modules()
-        for name, buffer in module._buffers.items()
+        for name, buffer in own_buffers(module).items()
     ]
     devices = sorted({tensor.device.index for tensor in trained if tensor.is_cuda})
     try:
         with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
             for generator in (torch.default_generator, *(torch.cuda.default_generators[one] for one in devices)):
-                generator.manual_seed(KEY.words[0])
+                generator.manual_seed(AUDIT_KEY.words[0])
             for tensor in frozen:
                 tensor.requires_grad_(True)
             yield trained
@@ -138,7 +155,7 @@ def left_as_it_was(model: nn.Module, places: Iterable[Place]) -> Iterator[list[T
             tensor.requires_grad_(False)
         with torch.no_grad():
             for module, name, buffer, saved in buffers:
-                module._buffers[name] = buffer
+                own_buffers(module)[name] = buffer
                 if buffer is not None and saved is not None and not torch.equal(buffer, saved):
                     buffer.copy_(saved)
 
@@ -152,15 +169,9 @@ def run(model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> 
 
     Raises ValueError that names what the model raised.
     """
-    model = getattr(model, "_orig_mod", model)  # compiled code calls no hooks
-    try:
+    model = uncompiled(model)
+    with called(type(model).__name__):
         return model(*arguments, **named)
-    except Unscalable:
-        raise
-    except Exception as problem:
-        raise ValueError(
-            f"the batch does not fit {type(model).__name__}, which raised {type(problem).__name__}: {problem}"
-        ) from problem
 
 
 def _objective(output: Any) -> Tensor | None:
@@ -168,46 +179,28 @@ def _objective(output: Any) -> Tensor | None:
     total: Tensor | None = None
     for number, tensor in enumerate(_tensors(output)):
         if tensor.requires_grad:
-            noise = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
-            fill_(noise, Normal(), KEY.fold_in(number))
-            part = (tensor.float() * noise).sum()
+            factors = torch.from_numpy(noise(tuple(tensor.shape), number)).to(tensor.device)
+            part = (tensor.float() * factors).sum()
             total = part if total is None else total + part
     return total
 
 
-def _by_unit(module: nn.Module, tensor: Tensor) -> Tensor:
-    """Values of shape (values of a unit, units): units are channels of images, and else the last axis."""
-    tensor = tensor.detach().double()
+def _by_unit(module: nn.Module, tensor: Tensor) -> np.ndarray:
+    """Values as float64 of shape (values of a unit, units): units are channels of images, and else the last axis."""
+    tensor = tensor.detach()
+    if kind_of(tensor) is Kind.DISTRIBUTED:
+        tensor = tensor.full_tensor()  # type: ignore[attr-defined]
+    tensor = tensor.double()
     if not tensor.ndim:
-        return tensor.reshape(1, 1)
-    spatial = len(getattr(module, "kernel_size", ())) if isinstance(module, nn.modules.conv._ConvNd) else 0
+        tensor = tensor.reshape(1, 1)
+    spatial = len(getattr(module, "kernel_size", ())) if is_convolution(module) else 0
     axis = tensor.ndim - 1 - spatial
-    return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis])
+    array: np.ndarray = tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis]).numpy(force=True)
+    return array
 
 
 def _forward(name: str, module: nn.Module, tensor: Tensor, weight: Parameter | None) -> Measured:
-    values = _by_unit(module, tensor)
-    variance = values.var(correction=0).item()
-    same = values.shape[1] > 1 and variance > 0 and bool((values == values[:, :1]).all())
-    own = module._parameters.get("weight")
-    closed = own is not None and own.numel() > 0 and not own.detach().any()
+    own = own_parameters(module).get("weight")
+    closed = own is not None and own.numel() > 0 and not bool(own.detach().any())
     norm = any("Norm" in cls.__name__ for cls in type(module).__mro__)
-    return Measured(name, values.shape[1], variance, identical=same, closed=closed, weight=weight, norm=norm)
-
-
-def _backward(found: Measured, module: nn.Module, values: Tensor, gradient: Tensor) -> Measured:
-    gradients = _by_unit(module, gradient)
-    dead = (gradients == 0).all(dim=0).double().mean().item() if len(gradients) >= ENOUGH else None
-    response = (_by_unit(module, values) * gradients).square().sum().item()
-    variance = gradients.var(correction=0).item()
-    return dataclasses.replace(found, gradient_variance=variance, response=response, dead=dead)
-
-
-def _numbered(calls: Sequence[Measured]) -> list[Measured]:
-    """With different names for the calls of one layer after the first."""
-    count: dict[str, int] = {}
-    found = []
-    for call in calls:
-        count[call.name] = number = count.get(call.name, 0) + 1
-        found.append(call if number == 1 else dataclasses.replace(call, name=f"{call.name}, call {number}"))
-    return found
+    return measured(name, _by_unit(module, tensor), weight=weight, closed=closed, norm=norm)

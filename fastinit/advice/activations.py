@@ -10,10 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "ALIASES", "SLOPES", "activation_named", "derivative"]
+__all__ = ["ACTIVATIONS", "ALIASES", "PRELU_SLOPE", "SLOPES", "activation_named", "derivative"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Activation = Callable[..., Any]
+
+PRELU_SLOPE: Final = 0.25
+"""The negative slope that a parametric rectifier begins with, in every framework and recipe."""
 
 # erf on a grid, between whose points a cubic with the right slopes errs by less than 4e-15.
 ERF_STEP, ERF_REACH = 2.0**-11, 6.0
@@ -84,7 +87,7 @@ ACTIVATIONS: Final[dict[str, Activation]] = {
     "leaky_relu": _leaky_relu,
     "logsigmoid": lambda z: -_softplus(-z),
     "mish": lambda z: z * np.tanh(_softplus(z)),
-    "prelu": lambda z, negative_slope=0.25: _leaky_relu(z, negative_slope),
+    "prelu": lambda z, negative_slope=PRELU_SLOPE: _leaky_relu(z, negative_slope),
     "quick_gelu": lambda z: z * _sigmoid(1.702 * z),
     "relu": lambda z: np.maximum(z, 0.0),
     "relu6": lambda z: np.clip(z, 0.0, 6.0),
@@ -159,7 +162,7 @@ SLOPES: Final[dict[str, Activation]] = {
     "leaky_relu": lambda z, negative_slope=0.01: np.where(z > 0, 1.0, negative_slope),
     "logsigmoid": lambda z: _sigmoid(-z),
     "mish": _mish_slope,
-    "prelu": lambda z, negative_slope=0.25: np.where(z > 0, 1.0, negative_slope),
+    "prelu": lambda z, negative_slope=PRELU_SLOPE: np.where(z > 0, 1.0, negative_slope),
     "quick_gelu": lambda z: _swish_slope(z, 1.702),
     "relu": lambda z: (z > 0) + 0.0,
     "relu6": lambda z: ((z > 0) & (z < 6.0)) + 0.0,

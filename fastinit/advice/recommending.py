@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final, SupportsIndex
 
-from fastinit.advice.activations import Activation, activation_named
+from fastinit.advice.activations import PRELU_SLOPE, Activation, activation_named
 from fastinit.advice.gains import gain
 from fastinit.checks import at_least
 from fastinit.initializers import Initializer, Normal, VarianceScaling
@@ -22,7 +22,7 @@ from fastinit.structured import Orthogonal
 __all__ = ["LAYERS", "RECTIFIERS", "SATURATING", "SELF_NORMALIZING", "Recommendation", "recommend"]
 
 RECTIFIERS: Final = frozenset({"relu", "leaky_relu", "prelu", "relu6"})
-SLOPES: Final = {"leaky_relu": 0.01, "prelu": 0.25}
+SLOPES: Final = {"leaky_relu": 0.01, "prelu": PRELU_SLOPE}
 # Linear around 0 and bounded: what Glorot and Bengio derived their scheme for, forward and backward alike.
 SATURATING: Final = frozenset({"tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid"})
 SELF_NORMALIZING: Final = frozenset({"identity", "selu"})

@@ -2,7 +2,7 @@
 
 Adapters describe the parameters of a model (:class:`Held`) and its layers in the order of execution
 (:class:`Measured`). :func:`judge_parameters` and :func:`judge_chain` judge them, and an :class:`Audit` is what they
-found. The rules are made to be silent on what frameworks, their model libraries and this library do by default.
+found. Defaults of frameworks, of their model libraries and of this library never trigger a finding.
 
 ==================  =================================================================================================
 kind                of a parameter
@@ -31,13 +31,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from fastinit.audits.propagation import judged
+from fastinit.audits.measuring import Measured
+from fastinit.audits.propagation import finite, judged
 from fastinit.audits.scales import is_weight, remedy, wrong_scales
 from fastinit.audits.values import Held, Seen, seen
 from fastinit.models.records import Record
-from fastinit.models.rules import Parameter
 
-__all__ = ["Audit", "Finding", "Held", "Measured", "UnitVariance", "Unscalable", "judge_chain", "judge_parameters"]
+__all__ = ["Audit", "Finding", "judge_chain", "judge_parameters"]
 
 DEAD: Final = 0.9
 
@@ -63,47 +63,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.kind}: {self.message}" + (f"\n    {self.remedy}" if self.remedy else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One call of a layer.
-
-    Attributes
-    ----------
-    name : str
-    width : int
-        Its units: the size of the last axis of its output, or of the channels.
-    variance : float
-        Of its output.
-    gradient_variance : float, optional
-        Of the gradient with respect to its output; None where none was measured.
-    response : float, optional
-        By how much (as a variance) what was differentiated changes, to first order, when each element of the output is
-        multiplied by 1 plus independent noise of variance 1: the sum of the squares of element times gradient. Unlike
-        the gradients it depends neither on widths and positions, nor on the scale of what a norm rescales.
-    dead : float, optional
-        The share, in [0, 1], of the units whose gradient is 0 for the whole batch.
-    identical : bool
-        Whether all its units compute the same, and not 0.
-    closed : bool
-        Whether its weight is 0 everywhere, so that no gradient passes.
-    weight : Parameter, optional
-        Of a linear map: these make the chain.
-    norm : bool
-        Whether it is a norm, which brings its input to a scale of its own.
-    """
-
-    name: str
-    width: int
-    variance: float
-    gradient_variance: float | None = None
-    response: float | None = None
-    dead: float | None = None
-    identical: bool = False
-    closed: bool = False
-    weight: Parameter | None = None
-    norm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +97,7 @@ class Audit:
         layers = []
         for layer in self.layers:
             row = asdict(replace(layer, weight=None))
-            row = {key: None if isinstance(value, float) and not math.isfinite(value) else value
-                   for key, value in row.items()}  # fmt: skip
+            row = {key: finite(value) for key, value in row.items()}
             layers.append(row | {"weight": None if layer.weight is None else layer.weight.name})
         findings = [asdict(finding) for finding in self.findings]
         return {"verdict": self.verdict, "reason": self.reason, "findings": findings, "layers": layers}
@@ -317,43 +275,3 @@ def _dead(layers: Sequence[Measured]) -> Iterator[Finding]:
                     text = f"{layer.dead:.0%} of its {layer.width} units get no gradient from any example of the batch"
                     yield Finding(layer.name, "dead", text, remedy(layer.weight))
                 break
-
-
-class Unscalable(ValueError):
-    """A layer whose output cannot be brought to unit variance; the batch fits."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnitVariance:
-    """When a layer's output is of unit variance, and what its weight is to be multiplied by until it is.
-
-    Parameters
-    ----------
-    tolerance : float, > 0
-        By how much a variance may differ from 1.
-    rounds : int, >= 1
-        How often a weight is scaled at most.
-    """
-
-    tolerance: float
-    rounds: int
-
-    def __post_init__(self) -> None:
-        if not self.tolerance > 0:
-            raise ValueError(f"tolerance must be above 0, got {self.tolerance}")
-        if self.rounds < 1:
-            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
-
-    def factor(self, name: str, variance: float, attempt: int) -> float | None:
-        """What to multiply the weight by after so many times before; None where the variance is near enough to 1.
-
-        Raises
-        ------
-        Unscalable
-            If there is no variance, none that is finite, or it has been tried often enough.
-        """
-        if abs(variance - 1) <= self.tolerance:
-            return None
-        if attempt == self.rounds or not variance > 0 or not math.isfinite(variance):
-            raise Unscalable(f"{name!r} cannot be scaled: its output has the variance {variance:.3g}")
-        return float(variance**-0.5)

@@ -122,7 +122,7 @@ class Propagation:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON can hold it, numbers that are not finite as None."""
-        rows = [{f.name: _finite(getattr(layer, f.name)) for f in fields(Layer)} for layer in self.layers]
+        rows = [{f.name: finite(getattr(layer, f.name)) for f in fields(Layer)} for layer in self.layers]
         return {
             "activation": self.activation,
             "initializer": repr(self.initializer),
@@ -155,7 +155,8 @@ class Propagation:
         return "\n".join((*lines, f"{self.verdict}: {self.reason}"))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value; None for a float that is not finite, which JSON cannot hold."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

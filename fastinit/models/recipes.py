@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from fastinit import checks
+from fastinit.advice.activations import PRELU_SLOPE
 from fastinit.advice.recommending import recommend
 from fastinit.composites import Blocks, ZeroRow
 from fastinit.initializers import (
@@ -35,7 +36,7 @@ from fastinit.initializers import (
 )
 from fastinit.keys import Key
 from fastinit.models.records import Entry
-from fastinit.models.rules import Parameter, Recipe, Rule, UnmatchedParameter
+from fastinit.models.rules import GATES, Parameter, Recipe, Rule, UnmatchedParameter, gates_of
 from fastinit.presets import glorot_normal, glorot_uniform, lecun_normal, torch_default_uniform
 from fastinit.structured import Orthogonal
 
@@ -44,13 +45,13 @@ __all__ = ["AUTO", "RECIPES", "TORCH", "Parameter", "Recipe", "Rule", "Unmatched
 
 ZERO, ONE = Zeros(), Ones()
 SMALL = TruncatedNormal(std=0.02)
-# Gates packed along axis 0, and where the forget gate is among them: in torch's order, i, f, g, o.
-GATES: Final = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3}
-LSTM, RECURRENT, FORGET = "LSTM|LSTMCell", "RNN|LSTM|GRU|RNNCell|LSTMCell|GRUCell", 1
+LSTM, RECURRENT = "LSTM|LSTMCell", "RNN|LSTM|GRU|RNNCell|LSTMCell|GRUCell"
+# where the forget gate is among those of an LSTM, in the order of torch and Keras: i, f, g, o
+FORGET = 1
 LINEAR = "Linear|Bilinear|Conv?d|ConvTranspose?d|Conv1D"
 # Keras's names: kernels, with the output axis last.
 KERAS_LINEAR = "Dense|EinsumDense|Conv?D|Conv?DTranspose|DepthwiseConv?D|SeparableConv?D"
-KERAS_RECURRENT, KERAS_LSTM = "SimpleRNNCell|LSTMCell|GRUCell|ConvLSTM?DCell", "LSTMCell|ConvLSTM?DCell"
+KERAS_RECURRENT, KERAS_LSTM = "SimpleRNNCell|LSTMCell|GRUCell|ConvLSTM*Cell", "LSTMCell|ConvLSTM*Cell"
 # Norms that multiply by 1 + weight.
 ZERO_CENTRED = (
     "GemmaRMSNorm|Gemma[23]RMSNorm|RecurrentGemmaRMSNorm|VaultGemmaRMSNorm|T5GemmaRMSNorm|T5Gemma2RMSNorm"
@@ -66,10 +67,6 @@ TOKENS = (
     "|*reg_token|*register_tokens"
 )
 LAYER_SCALE = "*layer_scale*|*layerscale*|gamma_?|lambda_?"
-
-
-def _gates(parameter: Parameter) -> int:
-    return next((GATES[kind] for kind in parameter.types if kind in GATES), 1)
 
 
 def scaled_for_activation(parameter: Parameter) -> VarianceScaling | None:
@@ -93,11 +90,11 @@ def _router(parameter: Parameter) -> VarianceScaling | None:
 
 
 def _glorot_by_gate(parameter: Parameter) -> VarianceScaling:
-    return glorot_uniform(layout="OI", blocks=_gates(parameter))
+    return glorot_uniform(layout="OI", blocks=gates_of(parameter.types))
 
 
 def _orthogonal_by_gate(parameter: Parameter) -> Initializer:
-    gate, count = Orthogonal(column_axis=0), _gates(parameter)
+    gate, count = Orthogonal(column_axis=0), gates_of(parameter.types)
     return gate if count == 1 else Blocks(gate, count)
 
 
@@ -157,7 +154,7 @@ AUTO: Final = Recipe(
         Rule("*", POSITIONS, _positions, "positions"),
         Rule("*", TOKENS, SMALL, "learned token"),
         Rule("Embedding|EmbeddingBag", "weight|embeddings", _embedding, "embedding"),
-        Rule("PReLU", "weight|alpha", Constant(0.25), "PReLU"),
+        Rule("PReLU", "weight|alpha", Constant(PRELU_SLOPE), "PReLU"),
         Rule("*LayerScale*", "*", Constant(1e-5), "layer scale"),
         Rule("*", LAYER_SCALE, Constant(1e-5), "layer scale"),
         Rule("*", "logit_scale", Constant(math.log(1 / 0.07)), "temperature of contrastive logits"),
@@ -196,7 +193,7 @@ def _torch_bilinear(parameter: Parameter) -> Initializer | None:
 
 def _torch_recurrent(parameter: Parameter) -> Initializer:
     projection = parameter.role.startswith("weight_hr")
-    return _within(parameter.shape[1] if projection else parameter.shape[0] // _gates(parameter))
+    return _within(parameter.shape[1] if projection else parameter.shape[0] // gates_of(parameter.types))
 
 
 def _torch_embedding(parameter: Parameter) -> Initializer:
@@ -218,7 +215,7 @@ TORCH: Final = Recipe(
         Rule("MultiheadAttention", "*_weight", glorot_uniform(**TORCH_FANS), "attention, Xavier"),
         Rule("MultiheadAttention", "bias_[kv]", glorot_normal(**TORCH_FANS), "attention, extra key and value"),
         Rule("MultiheadAttention", "in_proj_bias", ZERO, "attention bias"),
-        Rule("PReLU", "weight", Constant(0.25), "PReLU"),
+        Rule("PReLU", "weight", Constant(PRELU_SLOPE), "PReLU"),
     ),
     "torch",
 )

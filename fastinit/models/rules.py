@@ -13,18 +13,39 @@ Orthogonal(gain=1.0, column_axis=0)
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from fastinit.checks import integers
 from fastinit.initializers import Initializer
 from fastinit.keys import canonical_name
 from fastinit.layouts import Axes, Fans, fans
 
-__all__ = ["Parameter", "Recipe", "Rule", "UnmatchedParameter"]
+__all__ = ["GATES", "Parameter", "Recipe", "Rule", "UnmatchedParameter", "gates_of"]
+
+GATES: Final = {
+    "RNN": 1,
+    "RNNCell": 1,
+    "SimpleRNNCell": 1,
+    "GRU": 3,
+    "GRUCell": 3,
+    "LSTM": 4,
+    "LSTMCell": 4,
+    "ConvLSTMCell": 4,
+}
+"""Gates of a recurrent layer by its class name, in torch or in Keras: equal blocks packed along one axis."""
+
+
+def gates_of(types: Iterable[str]) -> int:
+    """Gates of the first of these classes that is recurrent; 1 if none is.
+
+    >>> gates_of(("MyCell", "LSTMCell", "Module"))
+    4
+    """
+    return next((GATES[kind] for kind in types if kind in GATES), 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,8 @@ CASES = {
     "delta_orthogonal": ({"gain": 0.5}, fastinit.DeltaOrthogonal(0.5), (3, 6, 8)),
     "sparse": ({"sparsity": 0.5, "std": 0.1, "axis": 1}, fastinit.Sparse(0.5, 0.1, 1), (6, 8)),
     "icnr": ({"initializer": fastinit.he_normal(), "factor": 2}, fastinit.ICNR(fastinit.he_normal(), 2), (3, 6, 8)),
-    "zero": ({"layout": "OI"}, fastinit.ZerO("OI"), (6, 8)),
+    "zero_init": ({"layout": "OI"}, fastinit.ZerO("OI"), (6, 8)),
+    "zero": ({"layout": "OI"}, fastinit.ZerO("OI"), (6, 8)),  # its older name
 }
 for _name in [*fastinit.PRESETS, *fastinit.presets.ALIASES]:
     _row = getattr(fastinit, _name)
@@ -56,7 +57,7 @@ def test_every_initializer_is_here_and_every_function_is_tested():
     assert set(init.__all__) == set(CASES)
     factories = {name for name in fastinit.__all__ if isinstance(getattr(fastinit, name), fastinit.Preset)}
     assert factories <= set(init.__all__)
-    bases = (fastinit.Initializer, fastinit.StructuredInitializer)
+    bases = (fastinit.Initializer, fastinit.ElementwiseInitializer, fastinit.StructuredInitializer)
     public = [getattr(fastinit, name) for name in fastinit.__all__]
     composed = (fastinit.Composite, fastinit.Blocks, fastinit.ZeroRow)  # of initializers, for fill() and recipes
     classes = {item for item in public if isinstance(item, type) and issubclass(item, bases)} - {*bases, *composed}

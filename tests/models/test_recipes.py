@@ -374,7 +374,7 @@ def test_every_rule_of_the_recipes_is_tested():
             ("Linear", "bias"), ("Dense", "kernel"), ("XExperts", "up"), ("XRouter", "weight"),
             ("LSTM", "weight_ih_l0"), ("LSTM", "weight_hr_l0"), ("LSTM", "weight_hh_l0"),
             ("LSTM", "bias_ih_l0"), ("GRU", "bias_hh_l0"), ("GRUCell", "kernel"), ("GRUCell", "recurrent_kernel"),
-            ("ConvLSTM2DCell", "bias"), ("MultiheadAttention", "in_proj_weight"),
+            ("ConvLSTMCell", "bias"), ("MultiheadAttention", "in_proj_weight"),
             ("MultiheadAttention", "q_proj_weight"), ("MultiheadAttention", "bias_k"), ("X", "bias"),
             ("X", "pos_embed"), ("X", "cls_token"), ("Embedding", "weight"), ("PReLU", "weight"),
             ("LayerScale", "gamma"), ("X", "layer_scale"), ("X", "logit_scale"),

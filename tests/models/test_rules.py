@@ -20,6 +20,7 @@ from fastinit import (
     he_normal,
     recipe_named,
 )
+from fastinit.models.rules import gates_of
 
 CONV = Parameter("features.0.weight", (64, 4, 3, 3), types=("MyConv", "Conv2d", "_ConvNd", "Module"), groups=2)
 
@@ -167,3 +168,14 @@ def test_recipes_are_values():
 def test_bad_arguments(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+def test_gates_by_the_name_of_a_cell():
+    for names, gates in [
+        (("LSTM", "RNNBase", "Module"), 4),
+        (("Mine", "GRUCell", "Layer"), 3),
+        (("ConvLSTMCell", "Layer"), 4),
+        (("SimpleRNNCell",), 1),
+        (("Linear", "Module"), 1),
+    ]:
+        assert gates_of(names) == gates

@@ -14,6 +14,7 @@ import fastinit
 from fastinit import Key
 from fastinit.adapters import jax as ours
 from fastinit.adapters import numpy as numpy_adapter
+from fastinit.adapters.jax import arrays
 from fastinit.dtypes import DTYPES
 
 theirs = jax.nn.initializers
@@ -50,6 +51,7 @@ EXTRA = {
     "icnr": ((fastinit.he_normal(),), fastinit.ICNR(fastinit.he_normal()), (3, 3, 5, 8)),
     "identity": ((0.5,), fastinit.Identity(0.5), (31, 7)),
     "sparse": ((0.9, 0.1, 1), fastinit.Sparse(0.9, 0.1, 1), (31, 7)),
+    "zero_init": ((), fastinit.ZerO(), (7, 31)),
     "zero": ((), fastinit.ZerO(), (7, 31)),
 }
 
@@ -213,12 +215,12 @@ def test_vmap_eval_shape_and_scan():
 def test_the_memory_is_taken_over():
     for dtype in DTYPES:
         kept = []
-        original = ours.new_memory
-        ours.new_memory = lambda *given: kept.append(original(*given)) or kept[-1]  # noqa: B023
+        original = arrays.new_memory
+        arrays.new_memory = lambda *given: kept.append(original(*given)) or kept[-1]  # noqa: B023
         try:
             array = ours.normal()(KEY, (512, 512), dtype)
         finally:
-            ours.new_memory = original
+            arrays.new_memory = original
         assert array.unsafe_buffer_pointer() == kept[0].ctypes.data, dtype
     assert array.devices() == {jax.devices()[0]}
     with jax.default_device(jax.devices()[3]):
@@ -252,8 +254,8 @@ def test_sharded_arrays_equal_the_whole():
 
 def test_each_device_fills_its_own_piece_only():
     sizes = []
-    original = ours.new_memory
-    ours.new_memory = lambda shape, dtype: sizes.append(shape) or original(shape, dtype)
+    original = arrays.new_memory
+    arrays.new_memory = lambda shape, dtype: sizes.append(shape) or original(shape, dtype)
     try:
         for mesh in meshes():
             for spec, count in ((P("rows", "columns"), 8), (P("rows"), 4), (P(), 1)):
@@ -266,7 +268,7 @@ def test_each_device_fills_its_own_piece_only():
                 jax.block_until_ready(jax.jit(lambda key: ours.he_normal()(key, (16, 24), out_sharding=P("rows")))(KEY))
             assert set(sizes) == {(4, 24)}
     finally:
-        ours.new_memory = original
+        arrays.new_memory = original
 
 
 def test_elements_of_sharded_arrays_are_as_defined():

@@ -225,6 +225,8 @@ def test_names_and_other_identifiers():
     for name in CLASSES | EXTRA:
         assert type(theirs.get(f"fastinit>{name}")) is getattr(ours, name)
         assert type(ours.get(f"fastinit>{name}")) is getattr(ours, name)
+    for name in ("zero_init", "zer_o"):
+        assert type(ours.get(name)) is ours.ZerO is getattr(ours, name)
     config = theirs.serialize(theirs.HeNormal(seed=3))  # of Keras's own class
     assert type(ours.get(config)) is theirs.HeNormal  # it says where it is from, and what was saved keeps its values
     assert type(ours.get({"class_name": "GlorotUniform", "config": {"seed": 2}})) is ours.GlorotUniform

@@ -54,6 +54,16 @@ def refusal(function, *arguments, **named):
     raise AssertionError("it was not refused")
 
 
+def test_a_convolutional_lstm_has_four_gates():
+    model = keras.Sequential([keras.Input((4, 8, 8, 3)), layers.ConvLSTM2D(5, 3, name="layer")], name="moving")
+    record = initialize(model, "auto", seed=5)
+    fans = {entry.name.rpartition("/")[2]: entry.fans for entry in record}
+    assert fans["kernel"] == fastinit.Fans(27, 45, 9)
+    assert fans["recurrent_kernel"] == fastinit.Fans(45, 45, 9)
+    bias = np.asarray(keras.ops.convert_to_numpy(model.layers[0].cell.bias))
+    assert bias.tolist() == [0.0] * 5 + [1.0] * 5 + [0.0] * 10  # the forget gate
+
+
 def test_every_variable_has_its_rule_and_its_true_fans(tmp_path):
     model = network()
     record = initialize(model, "auto", seed=5)

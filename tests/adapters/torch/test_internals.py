@@ -10,15 +10,16 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from fastinit.adapters.torch import internals  # noqa: E402
 
-PRIVATE_OF_INIT = (
-    *("_no_grad_uniform_", "_no_grad_normal_", "_no_grad_trunc_normal_", "_no_grad_fill_", "_no_grad_zero_"),
-    *("_make_deprecate", "_calculate_fan_in_and_fan_out", "_calculate_correct_fan"),
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("_no_grad_uniform_", "_no_grad_normal_", "_no_grad_trunc_normal_", "_no_grad_fill_", "_no_grad_zero_"),
+        *("_make_deprecate", "_calculate_fan_in_and_fan_out", "_calculate_correct_fan"),
+    ],
 )
-
-
-@pytest.mark.parametrize("name", PRIVATE_OF_INIT)
 def test_torch_init_has(name):
-    assert callable(getattr(internals.torch_init, name, None)), f"torch.nn.init.{name} is gone"
+    assert callable(getattr(torch.nn.init, name, None)), f"torch.nn.init.{name} is gone"
 
 
 def test_increment_version():
@@ -67,6 +68,12 @@ def test_a_compiled_module_is_unwrapped():
     with warnings.catch_warnings(action="ignore"):  # the compiler's own
         compiled = torch.compile(module)
     assert internals.uncompiled(compiled) is internals.uncompiled(module) is module
+
+
+def test_the_base_class_of_convolutions():
+    assert internals.is_convolution(torch.nn.Conv2d(1, 1, 1)), "torch.nn.modules.conv._ConvNd is gone"
+    assert internals.is_convolution(torch.nn.ConvTranspose1d(1, 1, 1))
+    assert not internals.is_convolution(torch.nn.Linear(1, 1))
 
 
 def test_spectral_norms_and_their_estimates():

@@ -18,9 +18,7 @@ from fastinit import STREAM_VERSION, Key, Sampling
 from fastinit.adapters.keras.tensors import drawn
 from fastinit.extending import DTYPES, checked_shape
 
-__all__ = ["AnyInitializer", "Filled", "Fixed", "Random", "Scaled"]
-
-AnyInitializer = fastinit.Initializer
+__all__ = ["Filling", "Fixed", "Random", "Scaled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +32,12 @@ class AsOfShape(fastinit.ElementwiseInitializer):
         return self.initializer.sampling(self.shape)
 
 
-class Filled:
+class Filling:
     """Fills a tensor where Keras's class of the same name computes one. Subclasses say with what."""
 
     seed: Any = 0
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         """What fills a tensor of this shape."""
         raise NotImplementedError
 
@@ -91,14 +89,14 @@ class Filled:
         return super().from_config(own)  # type: ignore[misc]
 
 
-class Fixed(Filled):
+class Fixed(Filling):
     """Draws nothing; in dtypes that fastinit does not write, Keras's own."""
 
     def _in_other_dtype(self, shape: Any, dtype: str) -> Any:
-        return super(Filled, self).__call__(shape, dtype=dtype)  # type: ignore[misc]
+        return super(Filling, self).__call__(shape, dtype=dtype)  # type: ignore[misc]
 
 
-class Random(Filled):
+class Random(Filling):
     """Draws numbers: takes a Key for a seed, too."""
 
     def __init__(self, *args: Any, seed: Any = None, **kwargs: Any) -> None:
@@ -147,7 +145,7 @@ class Scaled(Random):
         """What was said about the kernel."""
         return {name: getattr(self, name) for name, default in WEIGHT.items() if getattr(self, name) != default}
 
-    def fastinit_initializer(self, shape: tuple[int, ...]) -> AnyInitializer:
+    def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         distribution = str(self.distribution).replace("untruncated_", "")
         if self._weight:
             weight = {name: getattr(self, name) for name in WEIGHT if name != "kernel_layout"}

@@ -1,0 +1,238 @@
+"""The factories of ``jax.nn.initializers``, and those of initializers that JAX does not have."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.nn.initializers import Initializer
+
+import fastinit
+from fastinit import Axes
+from fastinit.adapters.jax.arrays import filled, shape_of
+from fastinit.extending import checked_initializer
+
+__all__ = [
+    "delta_orthogonal",
+    "dirac",
+    "glorot_normal",
+    "glorot_uniform",
+    "glorot_untruncated_normal",
+    "he_normal",
+    "he_uniform",
+    "he_untruncated_normal",
+    "icnr",
+    "identity",
+    "initializer",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "kaiming_untruncated_normal",
+    "lecun_normal",
+    "lecun_uniform",
+    "lecun_untruncated_normal",
+    "normal",
+    "orthogonal",
+    "sparse",
+    "truncated_normal",
+    "uniform",
+    "variance_scaling",
+    "xavier_normal",
+    "xavier_uniform",
+    "xavier_untruncated_normal",
+    "zero",
+    "zero_init",
+]
+
+
+def _init(of: Callable[[tuple[int, ...]], fastinit.Initializer], default: Any) -> Initializer:
+    """JAX's initializer of what fills arrays of a shape."""
+
+    def init(key: Any, shape: Any, dtype: Any = default, out_sharding: Any = None) -> jax.Array:
+        shape = shape_of(shape)
+        return filled(of(shape), key, shape, dtype, out_sharding)
+
+    return init
+
+
+def initializer(own: fastinit.Initializer, dtype: Any = None) -> Initializer:
+    """Any initializer of fastinit, such as ``fastinit.Sparse(0.9)``, in JAX's form."""
+    checked_initializer(own)
+    return _init(lambda shape: own, dtype)
+
+
+def uniform(scale: Any = 1e-2, dtype: Any = None) -> Initializer:
+    """The uniform distribution on [0, scale), or on [scale, 0) if that is negative; see :class:`fastinit.Uniform`."""
+
+    def of(shape: tuple[int, ...]) -> fastinit.Initializer:
+        end = float(scale)
+        return fastinit.Uniform(min(end, 0.0), max(end, 0.0)) if end else fastinit.Zeros()
+
+    return _init(of, dtype)
+
+
+def normal(stddev: Any = 1e-2, dtype: Any = None) -> Initializer:
+    """The normal distribution with mean 0, untruncated; see :class:`fastinit.Normal`."""
+    return _init(lambda shape: fastinit.Normal(0.0, abs(float(stddev))), dtype)
+
+
+def truncated_normal(stddev: Any = 1e-2, dtype: Any = None, lower: Any = -2.0, upper: Any = 2.0) -> Initializer:
+    """The normal distribution cut to [lower, upper] standard deviations; `stddev` is that before the cut.
+
+    By one draw per element, of any bounds; see :class:`fastinit.TruncatedNormal`. Raises ValueError, when called, if
+    lower >= upper.
+    """
+
+    def of(shape: tuple[int, ...]) -> fastinit.Initializer:
+        std, low, high = float(stddev), float(lower), float(upper)
+        return fastinit.TruncatedNormal(0.0, abs(std), *((-high, -low) if std < 0 else (low, high)))
+
+    return _init(of, dtype)
+
+
+def _check_axes(shape: tuple[int, ...], in_axis: Any, *others: Any) -> None:
+    if isinstance(in_axis, int) and in_axis == -2 and len(shape) < 2:
+        raise ValueError(f"fans need a shape of at least 2 axes, or in_axis and out_axis that fit it; got {shape}")
+    for given in (in_axis, *others):
+        for axis in np.atleast_1d(np.asarray(given, int)):
+            if not -len(shape) <= axis < len(shape):
+                raise IndexError(f"axis {axis} is no axis of shape {shape}")
+
+
+def variance_scaling(
+    scale: Any,
+    mode: str,
+    distribution: str,
+    in_axis: int | Sequence[int] = -2,
+    out_axis: int | Sequence[int] = -1,
+    batch_axis: int | Sequence[int] = (),
+    dtype: Any = None,
+    *,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Sequence[int] = 1,
+    blocks: int = 1,
+) -> Initializer:
+    """Var(W) = scale / fan, for the fan that `mode` names; see :class:`fastinit.VarianceScaling`.
+
+    Parameters
+    ----------
+    scale : float
+        In [0, inf).
+    mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
+    distribution : {"truncated_normal", "normal", "uniform"}
+        The truncated one is cut at 2 standard deviations, with the variance corrected.
+    in_axis, out_axis, batch_axis : int or sequence of int
+        What is no axis of these is spatial.
+    groups, transposed, stride, blocks
+        Of the layer that the kernel belongs to; see :func:`fastinit.fans`.
+
+    Raises
+    ------
+    ValueError
+        When called, if an argument is out of range, or the shape has fewer than 2 axes and `in_axis` its default.
+    IndexError
+        When called, if the shape has no such axis.
+    """
+
+    def of(shape: tuple[int, ...]) -> fastinit.Initializer:
+        _check_axes(shape, in_axis, out_axis, batch_axis)
+        size = float(scale)
+        own = fastinit.VarianceScaling(
+            size or 1.0,
+            mode,
+            distribution,
+            layout=Axes(in_axis, out_axis, batch_axis),
+            groups=groups,
+            transposed=transposed,
+            stride=stride if isinstance(stride, int) else tuple(stride),
+            blocks=blocks,
+        )
+        return own if size else fastinit.Zeros()
+
+    return _init(of, dtype)
+
+
+def orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None) -> Initializer:
+    """A random matrix (all other axes, `column_axis`) with orthonormal rows or columns, times `scale`.
+
+    Exactly Haar-distributed, in every dtype; see :class:`fastinit.Orthogonal`. Under a sharding each device computes
+    the whole matrix and keeps its piece. Raises ValueError, when called, for fewer than two axes.
+
+    A. M. Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks", 2013.
+    """
+
+    def of(shape: tuple[int, ...]) -> fastinit.Initializer:
+        if len(shape) > 1:
+            _check_axes(shape, column_axis)
+        return fastinit.Orthogonal(float(scale), column_axis)
+
+    return _init(of, dtype)
+
+
+def delta_orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None) -> Initializer:
+    """A convolution (spatial..., in, out) that keeps norms: an orthogonal matrix at the centre, 0 elsewhere.
+
+    `column_axis`, of that square matrix, changes nothing about its distribution. Raises ValueError, when called, for
+    other than 3 to 5 axes or in > out.
+
+    L. Xiao et al., "Dynamical isometry and a mean field theory of CNNs", 2018.
+    """
+
+    def of(shape: tuple[int, ...]) -> fastinit.Initializer:
+        _check_axes(shape[-2:], column_axis)
+        return fastinit.DeltaOrthogonal(float(scale))
+
+    return _init(of, dtype)
+
+
+def _factory(
+    name: str, make: Callable[..., Initializer], parameters: Iterable[inspect.Parameter], summary: str | None
+) -> Callable[..., Initializer]:
+    """A factory with a name, parameters and words of its own."""
+
+    def factory(*given: Any, **named: Any) -> Initializer:
+        return make(*given, **named)
+
+    factory.__name__ = factory.__qualname__ = name
+    factory.__signature__ = inspect.Signature([*parameters], return_annotation=Initializer)  # type: ignore[attr-defined]
+    factory.__doc__ = summary
+    return factory
+
+
+def _of_preset(name: str, preset: str) -> Callable[..., Initializer]:
+    """The factory of a row of fastinit's presets: what :func:`variance_scaling` takes after the distribution."""
+    row = fastinit.PRESETS[preset]
+    make = functools.partial(variance_scaling, row.scale, row.mode, row.distribution)
+    summary = f"Var(W) = {row.scale:g} / {row.mode}, distribution {row.distribution}; see :func:`variance_scaling`."
+    return _factory(name, make, inspect.signature(make).parameters.values(), f"{summary} {row.source}.")
+
+
+def _of_class(name: str, own: Callable[..., fastinit.Initializer]) -> Callable[..., Initializer]:
+    """The factory of an initializer that JAX does not have: the parameters of fastinit's class, and `dtype` by name."""
+
+    def make(*given: Any, dtype: Any = None, **named: Any) -> Initializer:
+        return initializer(own(*given, **named), dtype)
+
+    parameters = [*inspect.signature(own).parameters.values(), inspect.signature(make).parameters["dtype"]]
+    return _factory(name, make, parameters, inspect.getdoc(own))
+
+
+# JAX's *_normal are truncated
+glorot_uniform = xavier_uniform = _of_preset("glorot_uniform", "glorot_uniform")
+glorot_normal = xavier_normal = _of_preset("glorot_normal", "glorot_truncated_normal")
+glorot_untruncated_normal = xavier_untruncated_normal = _of_preset("glorot_untruncated_normal", "glorot_normal")
+he_uniform = kaiming_uniform = _of_preset("he_uniform", "he_uniform")
+he_normal = kaiming_normal = _of_preset("he_normal", "he_truncated_normal")
+he_untruncated_normal = kaiming_untruncated_normal = _of_preset("he_untruncated_normal", "he_normal")
+lecun_uniform = _of_preset("lecun_uniform", "lecun_uniform")
+lecun_normal = _of_preset("lecun_normal", "lecun_truncated_normal")
+lecun_untruncated_normal = _of_preset("lecun_untruncated_normal", "lecun_normal")
+dirac = _of_class("dirac", fastinit.Dirac)
+icnr = _of_class("icnr", fastinit.ICNR)
+identity = _of_class("identity", fastinit.Identity)
+sparse = _of_class("sparse", fastinit.Sparse)
+zero_init = zero = _of_class("zero_init", fastinit.ZerO)

@@ -1,0 +1,37 @@
+"""Where the elements of a buffer lie: regions of three axes, which loops of the host and kernels of a device fill."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fastinit.extending import Buffer, Shard, lattices, tiled
+
+__all__ = ["pieces"]
+
+u64 = np.uint64
+
+
+def pieces(buffer: Buffer, shard: Shard, in_tiles: bool = False) -> Iterator[tuple[Buffer, Any, tuple[Any, Any]]]:
+    """What to fill, as buffers of three axes, of which the last is a run of consecutive elements of the tensor.
+
+    Yields with each the index of its first element and the steps of the index along the first two axes. `in_tiles`
+    cuts strided runs into columns, in an order that is kind to the caches of a processor.
+    """
+    if not buffer.size:
+        return
+    dtype = buffer.dtype
+    for outset, whole in lattices(buffer, shard):
+        for offset, lattice in tiled(whole, dtype.itemsize) if in_tiles else [(0, whole)]:
+            missing = max(3 - len(lattice.extents), 0)
+            extents = (1,) * missing + lattice.extents
+            index_strides = (0,) * missing + lattice.index_strides
+            byte_strides = (dtype.itemsize,) * missing + lattice.byte_strides
+            for outer in itertools.product(*map(range, extents[:-3])):
+                address = sum(map(int.__mul__, outer, byte_strides), buffer.address + outset + offset)
+                index = sum(map(int.__mul__, outer, index_strides), lattice.start)
+                part = Buffer(address, extents[-3:], byte_strides[-3:], dtype)
+                yield part, u64(index), (u64(index_strides[-3]), u64(index_strides[-2]))

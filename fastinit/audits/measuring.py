@@ -1,0 +1,196 @@
+"""Layers that ran: what audits measure of them, from arrays that an adapter makes of its framework's tensors.
+
+An adapter runs a model once and hands over each layer's output, and the gradient with respect to it, as matrices of
+shape (values of a unit, units). :func:`measured` and :func:`differentiated` make a :class:`Measured` of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from fastinit.filling import fill
+from fastinit.initializers import Normal
+from fastinit.keys import Key
+from fastinit.models.rules import Parameter
+
+__all__ = [
+    "AUDIT_KEY",
+    "Measured",
+    "UnitVariance",
+    "Unscalable",
+    "called",
+    "check_finite",
+    "differentiated",
+    "measured",
+    "noise",
+    "numbered",
+]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+AUDIT_KEY: Final = Key("fastinit.audit")
+"""Key of the random numbers that an audit needs: the same every time."""
+
+# A unit without a gradient is dead if it has at least this many values.
+ENOUGH: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One call of a layer.
+
+    Attributes
+    ----------
+    name : str
+    width : int
+        Its units: the size of the last axis of its output, or of the channels.
+    variance : float
+        The output's variance.
+    gradient_variance : float, optional
+        The variance of the gradient with respect to the output; None where none was measured.
+    response : float, optional
+        By how much (as a variance) what was differentiated changes, to first order, when each element of the output is
+        multiplied by 1 plus independent noise of variance 1: the sum of the squares of element times gradient. Unlike
+        the gradients it depends neither on widths and positions, nor on the scale of what a norm rescales.
+    dead : float, optional
+        The share, in [0, 1], of the units whose gradient is 0 for the whole batch.
+    identical : bool
+        Whether all its units compute the same, and not 0.
+    closed : bool
+        Whether its weight is 0 everywhere, so that no gradient passes.
+    weight : Parameter, optional
+        The weight of a linear map: these make the chain.
+    norm : bool
+        Whether it is a norm, which brings its input to a scale of its own.
+    """
+
+    name: str
+    width: int
+    variance: float
+    gradient_variance: float | None = None
+    response: float | None = None
+    dead: float | None = None
+    identical: bool = False
+    closed: bool = False
+    weight: Parameter | None = None
+    norm: bool = False
+
+
+def measured(
+    name: str, values: Array, *, weight: Parameter | None = None, closed: bool = False, norm: bool = False
+) -> Measured:
+    """A call of a layer, from the output's values.
+
+    Parameters
+    ----------
+    name : str
+    values : array of float64
+        Of shape (values of a unit, units).
+    weight, closed, norm
+        See :class:`Measured`.
+    """
+    with np.errstate(all="ignore"):
+        variance = float(values.var())
+        identical = values.shape[1] > 1 and variance > 0 and bool((values == values[:, :1]).all())
+    return Measured(name, values.shape[1], variance, identical=identical, closed=closed, weight=weight, norm=norm)
+
+
+def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
+    """A call with what the gradients say; both arrays as in :func:`measured`."""
+    with np.errstate(all="ignore"):
+        dead = float((gradients == 0).all(axis=0).mean()) if len(gradients) >= ENOUGH else None
+        response = float(np.square(values * gradients).sum())
+        return replace(call, gradient_variance=float(gradients.var()), response=response, dead=dead)
+
+
+def numbered(calls: Iterable[Measured]) -> list[Measured]:
+    """The calls, with numbers in the names of those of one layer after its first."""
+    count: dict[str, int] = {}
+    found = []
+    for call in calls:
+        count[call.name] = number = count.get(call.name, 0) + 1
+        found.append(call if number == 1 else replace(call, name=f"{call.name}, call {number}"))
+    return found
+
+
+def noise(shape: tuple[int, ...], number: int) -> Array:
+    """Standard normal float32: what the output of this number is multiplied by, before it is summed and differentiated.
+
+    The same every time.
+    """
+    return fill(np.empty(shape, np.float32), Normal(), AUDIT_KEY.fold_in(number))
+
+
+def check_finite(batch: Iterable[Array]) -> None:
+    """Raises ValueError if an array of floating-point numbers is not finite."""
+    for array in batch:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError("the batch is not finite")
+
+
+@contextmanager
+def called(model: str) -> Iterator[None]:
+    """Where a model of this name is called.
+
+    Raises
+    ------
+    ValueError
+        If it raises anything, naming that; an :class:`Unscalable` passes as it is.
+    """
+    try:
+        yield
+    except Unscalable:
+        raise
+    except Exception as problem:
+        raise ValueError(
+            f"the batch does not fit {model}, which raised {type(problem).__name__}: {problem}"
+        ) from problem
+
+
+# Scaling by data
+
+
+class Unscalable(ValueError):
+    """A layer whose output cannot be brought to unit variance; the batch fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitVariance:
+    """When a layer's output is of unit variance, and what its weight is to be multiplied by until it is.
+
+    Parameters
+    ----------
+    tolerance : float, > 0
+        By how much a variance may differ from 1.
+    rounds : int, >= 1
+        How often a weight is scaled at most.
+    """
+
+    tolerance: float
+    rounds: int
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be above 0, got {self.tolerance}")
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+
+    def factor(self, name: str, variance: float, attempt: int) -> float | None:
+        """What to multiply the weight by after so many times before; None where the variance is near enough to 1.
+
+        Raises
+        ------
+        Unscalable
+            If there is no variance, none that is finite, or it has been tried often enough.
+        """
+        if abs(variance - 1) <= self.tolerance:
+            return None
+        if attempt == self.rounds or not variance > 0 or not math.isfinite(variance):
+            raise Unscalable(f"{name!r} cannot be scaled: its output has the variance {variance:.3g}")
+        return float(variance**-0.5)

@@ -1,0 +1,124 @@
+"""Checks that Keras still has each internal that the adapter uses; run by test_keras.py on every backend."""
+
+import inspect
+
+import keras
+from keras import layers
+
+from fastinit.adapters.keras import internals
+from fastinit.adapters.keras import layers as described
+
+CHANGED = "Keras has changed what fastinit uses of its internals: "
+
+
+def network():
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, name="convolution")(image)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = keras.ops.relu(layers.Flatten(name="flat")(x))
+    inner = keras.Sequential([layers.Dense(5, name="dense")], name="inner")
+    return keras.Model(image, inner(x), name="network")
+
+
+def test_the_base_class_of_random_initializers():
+    base = internals.RandomInitializer
+    said = f"{CHANGED}keras.initializers.RandomNormal.__bases__[0] is {base}"
+    assert base.__name__ == "RandomInitializer", said
+    assert issubclass(base, keras.initializers.Initializer), said
+    assert list(inspect.signature(base).parameters) == ["seed"], said
+    assert base(seed=3).seed == 3 and base(seed=3).get_config() == {"seed": 3}, said
+
+
+def test_the_base_classes_of_convolutions():
+    for name, kinds in {
+        internals.CONVOLUTION: (layers.Conv1D, layers.Conv2D, layers.Conv3D),
+        internals.TRANSPOSED: (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+        internals.DEPTHWISE: (layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+        internals.SEPARABLE: (layers.SeparableConv1D, layers.SeparableConv2D),
+    }.items():
+        for kind in kinds:
+            names = [cls.__name__ for cls in kind.__mro__]
+            assert name in names, f"{CHANGED}{kind.__name__} has no base {name!r} among {names}"
+
+
+def test_the_cells_that_geometry_knows():
+    cells = layers.SimpleRNNCell, layers.GRUCell, layers.LSTMCell, type(layers.ConvLSTM2D(2, 3).cell)
+    for cell in cells:
+        assert cell.__name__ in described._GEOMETRY, f"{CHANGED}{cell.__name__} is a cell of another name"
+
+
+def test_the_layers_of_a_model():
+    model = network()
+    assert hasattr(model, "_flatten_layers"), f"{CHANGED}Layer._flatten_layers is gone"
+    names = [layer.name for layer in internals.layers_of(model)]
+    assert names[0] == "network" and {"convolution", "norm", "flat", "inner", "dense"} <= set(names), names
+    assert "dense" in [layer.name for layer in internals.inner_layers(model)]
+    direct = [layer.name for layer in internals.inner_layers(model, direct=True)]
+    assert "inner" in direct and "dense" not in direct and "network" not in direct, direct
+
+
+def test_the_variables_of_a_layer():
+    model = network()
+    for name, number in {"convolution": 2, "norm": 2, "inner": 0, "flat": 0}.items():
+        layer = model.get_layer(name)
+        assert hasattr(layer, "_trainable_variables"), f"{CHANGED}Layer._trainable_variables is gone"
+        layer.trainable = False
+        assert len(internals.own_variables(layer)) == number, f"{CHANGED}Layer._trainable_variables of {name}"
+    assert internals.own_variables(object()) == []
+
+
+def test_the_statistics_of_a_norm():
+    for renorm in {True, False} if "renorm" in inspect.signature(layers.BatchNormalization).parameters else {False}:
+        norm = layers.BatchNormalization(**({"renorm": True} if renorm else {}))
+        norm.build((None, 4))
+        assert hasattr(norm, "_non_trainable_variables"), f"{CHANGED}Layer._non_trainable_variables is gone"
+        found = {variable.name: value for variable, value in internals.statistics_of(norm)}
+        assert found == {variable.name: float(variable.value[0]) for variable in norm.non_trainable_variables}
+        assert {"moving_mean", "moving_variance"} <= set(found), f"{CHANGED}a BatchNormalization moves {list(found)}"
+
+
+def test_what_follows_a_layer():
+    model = network()
+    norm, flat = model.get_layer("norm"), model.get_layer("flat")
+    assert hasattr(norm, "_outbound_nodes"), f"{CHANGED}Operation._outbound_nodes is gone"
+    assert internals.consumers(norm) == [flat], f"{CHANGED}Operation._outbound_nodes: {internals.consumers(norm)}"
+    (relu,) = internals.consumers(flat)
+    assert internals.is_neural_operation(relu), f"{CHANGED}keras.ops.relu is of {type(relu).__module__}"
+    assert type(relu).__name__ == "Relu", f"{CHANGED}keras.ops.relu is {type(relu).__name__}"
+    assert not internals.is_neural_operation(flat)
+
+
+def test_the_classes_of_operations():
+    for known, name in described._OPERATIONS.items():
+        given = keras.Input((4,), name=f"before_{name}")
+        getattr(keras.ops, name)(given)
+        (found,) = internals.consumers(given._keras_history.operation)
+        assert type(found).__name__ == known, f"{CHANGED}keras.ops.{name} is {type(found).__name__}, not {known}"
+        assert internals.is_neural_operation(found), f"{CHANGED}keras.ops.{name} is of {type(found).__module__}"
+
+
+def test_the_layout_of_a_variable():
+    variable = keras.Variable(keras.ops.zeros((2, 2)), name="plain")
+    assert internals.layout_of(variable) is None
+    if keras.config.backend() == "jax":
+        assert hasattr(variable, "_layout"), f"{CHANGED}Variable._layout of the JAX backend is gone"
+
+
+def test_a_call_is_looked_up_when_a_layer_is_called():
+    dense = layers.Dense(3, activation="relu")
+    dense.build((None, 2))
+    own = dense.call
+    seen = []
+
+    def stand_in(*given, **named):
+        seen.append(given)
+        return own(*given, **named)
+
+    with internals.replaced(dense, "call", stand_in):
+        dense(keras.ops.ones((1, 2)))
+    assert len(seen) == 1, f"{CHANGED}a layer does not call what stands for its `call`"
+    assert "call" not in vars(dense)
+    before = dense.activation
+    with internals.replaced(dense, "activation", None):
+        assert dense.activation is None
+    assert dense.activation is before
