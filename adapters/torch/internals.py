@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.nn import init as torch_init
 else:
     torch_init = SimpleNamespace(**vars(torch.nn.init))
-"""torch.nn.init as it was when this was imported: where fastinit's functions are put in its place, torch's stay here."""
+"""torch.nn.init as it was when this was imported: where fastinit's functions take its place, torch's stay here."""
 
 # Private functions of torch.nn.init, which other packages import, so that the drop-in offers them too.
 make_deprecate: Final = torch_init._make_deprecate

@@ -132,7 +132,7 @@ def draw(
             return _fill_at_once(tensor, sampling, _drawn_words(tensor, generator))
         return write(kind, tensor, initializer, given or drawn_key(tensor, generator))
     except (BufferError, *REFUSALS) as error:  # elements that overlap, values beyond the dtype, a strange generator
-        if kind is not PLAIN and not isinstance(error, ValueError):
+        if kind is DISTRIBUTED or (kind is DEVICE and not isinstance(error, ValueError)):
             raise
         return by_torch(tensor, given, generator, str(error), original, arguments)
 
