@@ -11,7 +11,6 @@ groups, transposed, stride
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -22,7 +21,7 @@ from torch import Tensor
 
 import fastinit
 from fastinit import Initializer, Key, StructuredInitializer, VarianceScaling
-from fastinit.adapters.torch.drawing import Made, caller, factory, given_key, plain_number
+from fastinit.adapters.torch.drawing import Made, factory, given_key, plain_number
 from fastinit.adapters.torch.internals import is_fake, torch_init, untraced
 from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, kind_of, write
 
@@ -76,13 +75,13 @@ def of_weight(
 ) -> tuple[Any, ...]:
     """What :func:`draw` takes to fill a weight with the true fans of its convolution.
 
-    `original` and its arguments are torch's, which knows of no groups.
+    `original` and its arguments are torch's, which knows of no groups, or :func:`_by_torch`'s.
     """
     if (groups == 1 and not transposed and stride == 1) or not isinstance(initializer, VarianceScaling):
         return (initializer, original, *arguments)
     steps = tuple(stride) if isinstance(stride, Iterable) else stride
     initializer = _of_convolution(initializer, groups, transposed, steps)
-    return initializer, _by_torch, initializer
+    return initializer, _by_torch, initializer, original, arguments
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -93,14 +92,20 @@ def _of_convolution(
     return replace(initializer, layout=layout, groups=groups, transposed=transposed, stride=stride)
 
 
-def _by_torch(tensor: Tensor, initializer: VarianceScaling, generator: torch.Generator | None) -> Tensor:
-    """The tensor filled by torch with what an initializer would draw."""
+def _by_torch(
+    tensor: Tensor,
+    initializer: VarianceScaling,
+    original: Callable[..., Tensor] | None = None,
+    arguments: tuple[Any, ...] = (),
+    *,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The tensor filled by torch with what an initializer would draw; one without elements as `original` does it."""
     sampling = initializer.sampling(tuple(tensor.shape))
     if is_fake(tensor):
         return tensor
     if not tensor.numel():
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=caller())
-        return tensor
+        return tensor if original is None else original(tensor, *arguments, generator=generator)
     if sampling.distribution == "uniform":
         return torch_init.uniform_(tensor, sampling.low, sampling.high, generator)
     if sampling.distribution == "normal":

@@ -130,7 +130,8 @@ def draw(
         if is_simple and given is None:
             sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
             return _fill_at_once(tensor, sampling, _drawn_words(tensor, generator))
-        return write(kind, tensor, initializer, given or drawn_key(tensor, generator))
+        unused = _NO_KEY if tensor.is_meta else None  # a DTensor without memory draws nothing
+        return write(kind, tensor, initializer, given or unused or drawn_key(tensor, generator))
     except (BufferError, *REFUSALS) as error:  # elements that overlap, values beyond the dtype, a strange generator
         if kind is DISTRIBUTED or (kind is DEVICE and not isinstance(error, ValueError)):
             raise
