@@ -21,6 +21,7 @@ from .side_by_side import alternate, seconds_of, without_garbage_collection
 
 Run = Callable[[], object]
 
+ROUNDS = 5
 # What is shorter than this is called several times in a row, or the clock would be part of the answer.
 LEAST_SECONDS = 1e-3
 
@@ -74,22 +75,22 @@ def _several(run: Run) -> tuple[Run, int]:
     return runs, calls
 
 
-def seconds(run: Run, rounds: int = 5) -> float:
+def seconds(run: Run) -> float:
     """The median time of one call."""
     runs, calls = _several(run)
     with without_garbage_collection():
-        return statistics.median(seconds_of(runs) for _ in range(rounds)) / calls
+        return statistics.median(seconds_of(runs) for _ in range(ROUNDS)) / calls
 
 
-def gigabytes_per_second(run: Run, nbytes: int, rounds: int = 5) -> float:
+def gigabytes_per_second(run: Run, nbytes: int) -> float:
     """The rate of something that writes so many bytes."""
-    return nbytes / seconds(run, rounds) / 1e9
+    return nbytes / seconds(run) / 1e9
 
 
-def over(ours: Run, peer: Run, rounds: int = 5, before: Run | None = None) -> float:
+def over(ours: Run, peer: Run, before: Run | None = None) -> float:
     """Our time over the peer's: the median of neighbours, run in turn. `before` is run before each, and not timed."""
     (our_runs, our_calls), (peer_runs, peer_calls) = _several(ours), _several(peer)
-    times = alternate(our_runs, peer_runs, rounds, 0.0, before)
+    times = alternate(our_runs, peer_runs, ROUNDS, 0.0, before)
     return statistics.median(own / other for own, other in zip(*times, strict=True)) * peer_calls / our_calls
 
 

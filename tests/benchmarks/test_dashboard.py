@@ -1,6 +1,5 @@
 """The dashboard: what it reads, the page it writes, and the page in a real browser."""
 
-import importlib
 import json
 import shutil
 import subprocess
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MODULES = ("dashboard_data", "dashboard_page", "dashboard")
 FILL = "bench_summary.Fill.time_fill"
 PLACES = """drawings => drawings.map(svg => {
     const box = svg.getBoundingClientRect(), part = name => svg.querySelector(name).getBoundingClientRect();
@@ -21,12 +19,8 @@ PLACES = """drawings => drawings.map(svg => {
 
 
 @pytest.fixture
-def modules(monkeypatch):
-    """The three files, imported as the script imports them."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    yield [importlib.import_module(name) for name in MODULES]
-    for name in MODULES:
-        del sys.modules[name]
+def modules(suite):
+    return [suite(f"dashboard.{name}") for name in ("reading", "page", "__main__")]
 
 
 def figure(what, samples, section="The last factor", peer="", bar=None, verdict="", skipped="", **others):
