@@ -134,7 +134,7 @@ def _barred(row: Row, scale: Scale) -> str:
         drawing = ""
         if ratios := _over_bar(row):
             *ends, aim = ratios
-            marks = [line("mark", *[scale.at(aim)] * 2, TALL * 0.2, TALL * 0.8)] if aim != 1 else []
+            marks = [line("mark", scale.at(aim), TALL * 0.2, scale.at(aim), TALL * 0.8)] if aim != 1 else []
             title = f"{row['what']}: {number(median(row))}{unit}, {asked}: {words}"
             drawing = _strip(ends, scale, title, "theirs" if kind == "bad" else "ours", marks)
         shown = f"{drawing or _span('strip')}{_span('number value', number(median(row)) + unit)}"

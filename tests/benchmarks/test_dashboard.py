@@ -304,6 +304,8 @@ def test_the_graphs_draw(browser, address, width, scheme):
     assert len({round(one["one"] - one["left"]) for one in strips}) == 1  # one axis for all
     bars = tab.locator("#bars svg").evaluate_all(PLACES)
     assert [one["dot"] > one["one"] for one in bars] == [True, False, True]  # what is under its bar holds as well
+    marks = tab.locator("#bars .mark").evaluate_all("marks => marks.map(mark => mark.getBoundingClientRect().width)")
+    assert len(marks) == 2 and max(marks) < 2  # of the rows with an aim; upright
     sparks = tab.locator("#commits polyline.spark")
     assert sparks.count() == 4
     for points in sparks.evaluate_all("lines => lines.map(line => line.getAttribute('points'))"):
