@@ -146,9 +146,14 @@ def program(folder, *arguments, hidden=(), **environment):
     given |= {"PYTHONPATH": str(hiding), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(home), "TMPDIR": str(temporary)}
     given["MPLCONFIGDIR"] = str(folder.parent / "matplotlib")  # Keras imports it, and it looks for fonts once
     done = subprocess.run(
-        [sys.executable, __file__, *arguments], env=given | environment, cwd=home, capture_output=True, text=True,
-        timeout=SECONDS, check=False,
-    )  # fmt: skip
+        [sys.executable, __file__, *arguments],
+        env=given | environment,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return [json.loads(line) for line in done.stdout.splitlines()], [*home.rglob("*")]
 

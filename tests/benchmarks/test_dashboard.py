@@ -27,9 +27,20 @@ def figure(what, samples, section="The last factor", peer="", bar=None, verdict=
     value = sorted(samples)[len(samples) // 2] if samples else None
     job = section if peer else ""
     return {
-        "section": section, "what": what, "job": job, "peer": peer, "unit": "x", "bar": bar, "samples": samples,
-        "value": value, "verdict": verdict, "note": "2 ms; 4 ms", "skipped": skipped, "judged": True, **others,
-    }  # fmt: skip
+        "section": section,
+        "what": what,
+        "job": job,
+        "peer": peer,
+        "unit": "x",
+        "bar": bar,
+        "samples": samples,
+        "value": value,
+        "verdict": verdict,
+        "note": "2 ms; 4 ms",
+        "skipped": skipped,
+        "judged": True,
+        **others,
+    }
 
 
 def record():
@@ -37,8 +48,13 @@ def record():
     bar = {"limit": 0.7, "aim": 0.95, "less_is_better": False}
     under = {"limit": 2.0, "aim": None, "less_is_better": True}
     return {
-        "date": "2026-11-26", "processor": "a processor", "load": "load 0.1", "threads": 2, "target": "x86_v4",
-        "versions": {"fastinit": "0.1.0"}, "heading": ["2026-11-26, a processor <&>", "fastinit 0.1.0"],
+        "date": "2026-11-26",
+        "processor": "a processor",
+        "load": "load 0.1",
+        "threads": 2,
+        "target": "x86_v4",
+        "versions": {"fastinit": "0.1.0"},
+        "heading": ["2026-11-26, a processor <&>", "fastinit 0.1.0"],
         "figures": [
             figure("uniform against memset", [0.9, 1.0, 1.1], bar=bar, verdict="aim"),
             figure("normal against memset", [0.5, 0.6, 0.7], bar=bar, verdict="no"),
@@ -49,7 +65,7 @@ def record():
             figure("torch", [9.0, 10.0, 11.0], "normal float64", "torch"),
             figure("JAX", [], "normal float64", "JAX", skipped="jax is not installed"),
         ],
-    }  # fmt: skip
+    }
 
 
 def published(folder, commits, environments=("python-3.11",)):
@@ -62,13 +78,14 @@ def published(folder, commits, environments=("python-3.11",)):
         "machines": {"vm": {"cpu": "a processor", "num_cpu": "2"}},
         "benchmarks": {
             FILL: {
-                "unit": "seconds", "params": [["'uniform'", "'normal'"], ["'float32'"]],
+                "unit": "seconds",
+                "params": [["'uniform'", "'normal'"], ["'float32'"]],
                 "param_names": ["distribution", "dtype"],
             },
             "bench_summary.OverMemset.track_time_over_memset": {"unit": "times memset's", "params": []},
             "bench_summary.Model.track_gigabytes_per_second": {"unit": "GB/s", "params": []},
         },
-    }  # fmt: skip
+    }
     for environment in environments:
         graphs = folder / "graphs" / "arch-x86_64" / "branch-main" / environment
         graphs.mkdir(parents=True)
@@ -196,9 +213,16 @@ def test_a_port_that_is_taken_is_said(modules, tmp_path, monkeypatch):
 def repository(folder):
     """A repository of one commit with a tiny suite of asv's."""
     settings = {
-        "version": 1, "project": "tiny", "repo": "..", "branches": ["main"], "benchmark_dir": ".",
-        "environment_type": "virtualenv", "results_dir": "../results", "html_dir": "../html", "env_dir": "../env",
-    }  # fmt: skip
+        "version": 1,
+        "project": "tiny",
+        "repo": "..",
+        "branches": ["main"],
+        "benchmark_dir": ".",
+        "environment_type": "virtualenv",
+        "results_dir": "../results",
+        "html_dir": "../html",
+        "env_dir": "../env",
+    }
     suite = folder / "benchmarks"
     suite.mkdir()
     (suite / "__init__.py").touch()
@@ -248,9 +272,13 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     options = [
-        "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-        "--disable-component-update", "--disable-sync",
-    ]  # fmt: skip
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=options)
         yield chromium

@@ -66,10 +66,7 @@ PEERS = {
 }
 # What must be installed for a peer whose first word is not its module.
 MODULES = {"MKL": "mkl_random", "parallel-numpy-rng": "parallel_numpy_rng"}
-HIDDEN = (
-    "torch", "tensorflow", "keras", "jax", "numba", "mkl_random", "mtalg", "parallel_numpy_rng", "randomgen", "scipy",
-    "transformers", "rich",
-)  # fmt: skip
+HIDDEN = (*FULL, "mkl_random", "mtalg", "parallel_numpy_rng", "randomgen", "scipy", "rich")
 
 
 def run(folder, *options, fakes=None):
