@@ -172,7 +172,7 @@ BAR = {"limit": 0.7, "aim": 0.95, "less_is_better": False}
         ("{", "no JSON"),
         ("[]", "no list of figures"),
         ('{"figures": [], "heading": "one line"}', "heading is no list"),
-        ('{"figures": [{}]}', "figure 0 has no section"),
+        ('{"figures": [{}]}', "figure 0 has no samples"),
         (json.dumps({"figures": [figure("a row", [])]}), "neither samples nor a reason"),
         (json.dumps({"figures": [figure("a row", [1.0, float("nan")])]}), "no positive numbers"),
         (json.dumps({"figures": [figure("a row", [0.0])]}), "no positive numbers"),

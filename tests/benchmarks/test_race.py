@@ -262,6 +262,13 @@ def test_the_bars_of_the_record_are_those_of_the_table(suite):
         assert (bar and vars(bar)) == row["bar"], row["what"]
 
 
+def test_the_floors_are_those_of_the_documents(suite):
+    text = (ROOT / "docs" / "performance.md").read_text()
+    table = text[text.index("### The bars on this processor") : text.index("### A processor with AVX2")]
+    floors = [row.floor for row in suite("race.rows").ROWS if row.floor is not None]
+    assert len(floors) == 6 and all(f"| {floor:g}x" in table for floor in floors)
+
+
 def test_rows_have_names_of_their_own(suite):
     rows = suite("race.rows").ROWS
     assert len({(row.section, row.what) for row in rows}) == len(rows)
