@@ -10,8 +10,8 @@ from typing import Any
 
 from fastinit.reports.charts import box, dot, line, svg
 
-from ..race.chart import Scale, by_job, number, strip
-from .reading import NOISE, Series, Site, median
+from ..race.chart import Scale, by_job, median, number, strip
+from .reading import NOISE, Series, Site
 
 HERE = Path(__file__).parent
 STRIP, TALL = 300, 22  # of the drawing of a row

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import re
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,12 +112,6 @@ def _problem(row: Any) -> str | None:
 
 def _positive(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and x > 0
-
-
-def median(row: Mapping[str, Any]) -> float:
-    """What a figure that was not skipped says in one number."""
-    value = row.get("value")
-    return float(statistics.median(row["samples"]) if value is None else value)
 
 
 def _machine(name: str, known: dict[str, str]) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fastinit.reports.charts import line, svg, text
@@ -67,13 +68,20 @@ def number(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
+def median(row: Mapping[str, Any]) -> float:
+    """The one number of a figure that was not skipped."""
+    value = row.get("value")
+    return float(statistics.median(row["samples"]) if value is None else value)
+
+
 def by_job(record: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The contests by job, the nearest peer first and the skipped ones last."""
     found: dict[str, list[dict[str, Any]]] = {}
     for figure in record["figures"]:
         if figure["peer"]:
             found.setdefault(figure["job"], []).append(figure)
-    return {job: sorted(rows, key=lambda row: row["value"] or math.inf) for job, rows in found.items()}
+    nearest = lambda row: math.inf if row["skipped"] else median(row)  # noqa: E731
+    return {job: sorted(rows, key=nearest) for job, rows in found.items()}
 
 
 def named(peer: str, versions: dict[str, str]) -> str:
@@ -94,16 +102,17 @@ def panel(job: str, rows: list[dict[str, Any]], scale: Scale, y: float, versions
         yield line("axis", scale.at(tick), y + HEAD, scale.at(tick), bottom)
         yield text("soft", scale.at(tick), bottom + 13, f"{tick:g}x")
     for place, row in enumerate(rows):
-        top, won = y + HEAD + ROW * place, (row["value"] or 1) >= 1
-        words, base = named(row["peer"], versions), top + ROW / 2 + 4
+        top, words = y + HEAD + ROW * place, named(row["peer"], versions)
+        base = top + ROW / 2 + 4
         if row["skipped"]:
             reason = row["skipped"] if len(row["skipped"]) <= REASON else f"{row['skipped'][: REASON - 3]}..."
             yield text("soft", scale.left - 58, base, words, anchor="end")
             yield text("soft", scale.at(1) + 6, base, reason, anchor="start")
             continue
+        ends = (min(row["samples"]), median(row), max(row["samples"]))
+        won = ends[1] >= 1
         yield text("won" if won else "lost", scale.left - 58, base, words, anchor="end")
-        yield text("won" if won else "lost", scale.left - 8, base, f"{number(row['value'])}x", anchor="end")
-        ends = (min(row["samples"]), row["value"], max(row["samples"]))
+        yield text("won" if won else "lost", scale.left - 8, base, f"{number(ends[1])}x", anchor="end")
         yield from strip(ends, scale, top, ROW, "ours" if won else "theirs")
         if not won:
             yield text("lost", max(scale.at(ends[2]), scale.at(1)) + 8, base, "the peer wins", anchor="start")
@@ -129,7 +138,7 @@ def drawn(record: dict[str, Any]) -> str:
         for column, (job, rows) in enumerate(side_by_side):
             left = column * WIDTH / COLUMNS
             scale = Scale.of(samples, left + LABEL, left + WIDTH / COLUMNS - 20)
-            slowest_first = sorted(rows, key=lambda row: -(row["value"] or 0))
+            slowest_first = sorted(rows, key=lambda row: 0 if row["skipped"] else -median(row))
             parts += panel(job, slowest_first, scale, y, record["versions"])
         y += HEAD + FOOT + ROW * max(len(rows) for _, rows in side_by_side)
     legend = "The median, between the smallest and the largest ratio of two neighbouring runs; left of 1 the peer wins"

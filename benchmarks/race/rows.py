@@ -23,13 +23,14 @@ class Row(NamedTuple):
 
     Attributes
     ----------
-    section, what : str
-        Where it stands, and its words.
+    what : str
+        Its name.
     bar : Bar, optional
         What it must reach.
     measure : callable
+    section : str
     peer : str
-        Of the race's jobs: the contestant.
+        The contestant, in a section of everybody who does a job.
     unit : str
     floor : float, optional
         The most that the kernels' instructions allow on the processor of FLOORS (docs/performance.md).
@@ -37,10 +38,10 @@ class Row(NamedTuple):
         The framework whose process it needs, one of BACKENDS.
     """
 
-    section: str
     what: str
     bar: Bar | None
     measure: Callable[[Lab], Result]
+    section: str = ""
     peer: str = ""
     unit: str = "x"
     floor: float | None = None
@@ -58,178 +59,141 @@ ENVIRONMENTS = {
     for name in BACKENDS
 }
 
-BARS = "The last factor"
-WARM, FRESH, TORCH, KERAS, JAX, NUMBA, CUDA = (
-    "Warm memory",
-    "Fresh memory",
-    "PyTorch adapter",
-    "Keras adapter, fresh memory",
-    "JAX adapter, fresh memory",
-    "Numba adapter",
-    "CUDA device",
-)
+BARS, WARM, FRESH = "The last factor", "Warm memory", "Fresh memory"
+TORCH, NUMBA, CUDA = "PyTorch adapter", "Numba adapter", "CUDA device"
+KERAS, JAX = "Keras adapter, fresh memory", "JAX adapter, fresh memory"
 #: The processor whose floors the table gives, as race.json names it.
 FLOORS = "family 6, model 207"
 # Keras's classes: at least so many times as fast as its own, on TensorFlow and on the other backends.
 CLASSES = {"GlorotUniform": (6, 6), "GlorotNormal": (20, 15), "HeNormal": (20, 15)}
 
-torch, memset = fills.against_torch, fills.against_memset
-drop_in, small = adapters.drop_in, adapters.small_drop_in
+
+def rows(section: str, *table: Row, process: str = "") -> tuple[Row, ...]:
+    """The rows of one section."""
+    return tuple(row._replace(section=section, process=row.process or process) for row in table)
+
+
+def ways(function: Callable[..., Result]) -> Callable[..., Callable[[Lab], Result]]:
+    """Makes ``ways(f)(kind="normal")`` of ``partial(f, kind="normal")``, which waits for the lab."""
+    return partial(partial, function)
+
+
+torch, memset, numpy, raced = map(ways, (fills.against_torch, fills.against_memset, fills.against_numpy, peers.raced))
+threads, orthogonal, shard, small = map(
+    ways, (fills.two_threads, fills.orthogonal, fills.column_shard, fills.small_fill)
+)
+drop_in, small_drop_in, mesh = map(ways, (adapters.drop_in, adapters.small_drop_in, adapters.shards_of_a_mesh))
+keras_class, jax, numba, cuda = map(
+    ways, (adapters.keras_class, adapters.jax_factory, adapters.numba_fill, adapters.on_device)
+)
 
 ROWS = (
-    # what the project asks of itself
-    Row(BARS, "uniform against memset with the same threads", Bar(0.7, 0.95), partial(memset, kind="uniform")),
-    Row(BARS, "normal against memset with the same threads", Bar(0.4, 0.5), partial(memset, kind="normal")),
-    Row(BARS, "uniform against torch", Bar(18, 25), partial(torch, kind="uniform")),
-    Row(BARS, "normal against torch", Bar(14, 17), partial(torch, kind="normal"), floor=13.98),
-    Row(BARS, "truncated normal against torch", Bar(180, 220), partial(torch, kind="truncated normal"), floor=206),
-    Row(
+    *rows(
         BARS,
-        "truncated normal against Keras on TensorFlow, fresh memory",
-        Bar(40, 50),
-        partial(peers.raced, peer="Keras on TensorFlow", job="truncated normal float32"),
-        floor=30,
-        process="tensorflow",
+        Row("uniform against memset with the same threads", Bar(0.7, 0.95), memset(kind="uniform")),
+        Row("normal against memset with the same threads", Bar(0.4, 0.5), memset(kind="normal")),
+        Row("uniform against torch", Bar(18, 25), torch(kind="uniform")),
+        Row("normal against torch", Bar(14, 17), torch(kind="normal"), floor=13.98),
+        Row("truncated normal against torch", Bar(180, 220), torch(kind="truncated normal"), floor=206),
+        Row(
+            "truncated normal against Keras on TensorFlow, fresh memory",
+            Bar(40, 50),
+            raced(peer="Keras on TensorFlow", job="truncated normal float32"),
+            floor=30,
+            process="tensorflow",
+        ),
+        Row("bfloat16 normal against torch", Bar(18, 25), torch(kind="normal", dtype="bfloat16"), floor=17.8),
+        # mkl_random has no out=. The comparison most in its favour: it never waits for memory, and never copies.
+        Row(
+            "normal float64 against MKL's Philox inverse CDF",
+            Bar(1.5, 2.5),
+            raced(peer="MKL, Philox, in cache", job="normal float64"),
+            floor=0.96,
+        ),
+        Row("target x86_v3: uniform against torch", Bar(10, 12), torch(kind="uniform", target="x86_v3")),
+        Row("target x86_v3: normal against torch", Bar(7, 8), torch(kind="normal", target="x86_v3"), floor=7.5),
+        Row(
+            "16x16 xavier_uniform_ through the torch adapter against torch",
+            Bar(1.0, 1.5),
+            small_drop_in(name="xavier_uniform_", n=16),
+        ),
+        Row("orthogonal 1024 against torch", Bar(1.8, 2.5), orthogonal(n=1024)),
+        Row("orthogonal 4096 against torch", Bar(1.8, 2.5), orthogonal(n=4096)),
+        Row("GPT-2 XL constructed under patched(), fresh memory, against torch", Bar(8, 15), adapters.gpt2_constructed),
+        Row("two threads against one: uniform", Bar(1.9), threads(kind="uniform")),
+        Row("two threads against one: normal", Bar(1.9), threads(kind="normal")),
     ),
-    Row(
-        BARS,
-        "bfloat16 normal against torch",
-        Bar(18, 25),
-        partial(torch, kind="normal", dtype="bfloat16"),
-        floor=17.8,
-    ),
-    # mkl_random has no out=. The comparison most in its favour: it never waits for memory, and never copies.
-    Row(
-        BARS,
-        "normal float64 against MKL's Philox inverse CDF",
-        Bar(1.5, 2.5),
-        partial(peers.raced, peer="MKL, Philox, in cache", job="normal float64"),
-        floor=0.96,
-    ),
-    Row(BARS, "target x86_v3: uniform against torch", Bar(10, 12), partial(torch, kind="uniform", target="x86_v3")),
-    Row(
-        BARS,
-        "target x86_v3: normal against torch",
-        Bar(7, 8),
-        partial(torch, kind="normal", target="x86_v3"),
-        floor=7.5,
-    ),
-    Row(
-        BARS,
-        "16x16 xavier_uniform_ through the torch adapter against torch",
-        Bar(1.0, 1.5),
-        partial(small, name="xavier_uniform_", n=16),
-    ),
-    Row(BARS, "orthogonal 1024 against torch", Bar(1.8, 2.5), partial(fills.orthogonal, n=1024)),
-    Row(BARS, "orthogonal 4096 against torch", Bar(1.8, 2.5), partial(fills.orthogonal, n=4096)),
-    Row(
-        BARS,
-        "GPT-2 XL constructed under patched(), fresh memory, against torch",
-        Bar(8, 15),
-        adapters.gpt2_constructed,
-    ),
-    Row(BARS, "two threads against one: uniform", Bar(1.9), partial(fills.two_threads, kind="uniform")),
-    Row(BARS, "two threads against one: normal", Bar(1.9), partial(fills.two_threads, kind="normal")),
-    # job by job everybody who does it
+    # everybody who does a job
     *(
-        Row(job, one.name, None, partial(peers.raced, peer=one.name, job=job), peer=one.name, process=one.process)
+        Row(one.name, None, raced(peer=one.name, job=job), section=job, peer=one.name, process=one.process)
         for job in JOBS
         for one in PEERS
         if job in one.jobs
     ),
-    # more of the core
-    Row(
+    *rows(
         WARM,
-        "uniform against memset of zeros with the same threads",
-        Bar(0.5, 0.9),
-        partial(memset, kind="uniform", byte=0),
+        Row("uniform against memset of zeros with the same threads", Bar(0.5, 0.9), memset(kind="uniform", byte=0)),
+        Row("target baseline: uniform against torch", Bar(4, 4.5), torch(kind="uniform", target="baseline")),
+        Row("target baseline: normal against torch", Bar(2.7, 3.4), torch(kind="normal", target="baseline")),
+        Row("float64 normal against NumPy's standard_normal", Bar(15), numpy(dtype="float64")),
+        *(
+            Row(
+                f"one 16x16 {name} through the NumPy adapter with out=",
+                under(6, 3),
+                small(function=name, torch_name=theirs),
+                unit="us",
+            )
+            for name, theirs in (("he_normal", "kaiming_normal_"), ("xavier_uniform", "xavier_uniform_"))
+        ),
+        *(
+            Row(f"a column shard (1/8 of the columns) against 1/8 of the whole: {kind}", under(1.3), shard(kind=kind))
+            for kind in ("uniform", "normal")
+        ),
+        Row("extra memory per thread during any elementwise fill", under(1024), fills.extra_memory, unit="KiB"),
     ),
-    Row(
-        WARM,
-        "target baseline: uniform against torch",
-        Bar(4, 4.5),
-        partial(torch, kind="uniform", target="baseline"),
-    ),
-    Row(
-        WARM,
-        "target baseline: normal against torch",
-        Bar(2.7, 3.4),
-        partial(torch, kind="normal", target="baseline"),
-    ),
-    Row(
-        WARM,
-        "float64 normal against NumPy's standard_normal",
-        Bar(15),
-        partial(fills.against_numpy, dtype="float64"),
-    ),
-    *(
-        Row(
-            WARM,
-            f"one 16x16 {name} through the NumPy adapter with out=",
-            under(6, 3),
-            partial(fills.small_fill, function=name, torch_name=theirs),
-            unit="us",
-        )
-        for name, theirs in (("he_normal", "kaiming_normal_"), ("xavier_uniform", "xavier_uniform_"))
-    ),
-    *(
-        Row(
-            WARM,
-            f"a column shard (1/8 of the columns) against 1/8 of the whole: {kind}",
-            under(1.3),
-            partial(fills.column_shard, kind=kind),
-        )
-        for kind in ("uniform", "normal")
-    ),
-    Row(WARM, "extra memory per thread during any elementwise fill", under(1024), fills.extra_memory, unit="KiB"),
-    Row(
+    *rows(
         FRESH,
-        "normal against NumPy's standard_normal, fresh memory each",
-        None,
-        partial(fills.against_numpy, dtype="float32", fresh=True),
+        Row("normal against NumPy's standard_normal, fresh memory each", None, numpy(dtype="float32", fresh=True)),
+        Row("uniform against memset, fresh memory each", None, memset(kind="uniform", fresh=True)),
+        *(
+            Row(f"{kind}, {words}", None, ways(function)(kind=kind))
+            for words, function in (
+                ("huge pages against 4 KiB pages", fills.huge_pages),
+                ("warm memory against fresh", fills.warm_and_fresh),
+            )
+            for kind in ("uniform", "normal")
+        ),
     ),
-    Row(FRESH, "uniform against memset, fresh memory each", None, partial(memset, kind="uniform", fresh=True)),
-    *(
-        Row(FRESH, f"{kind}, {words}", None, partial(function, kind=kind))
-        for words, function in (
-            ("huge pages against 4 KiB pages", fills.huge_pages),
-            ("warm memory against fresh", fills.warm_and_fresh),
-        )
-        for kind in ("uniform", "normal")
+    *rows(
+        TORCH,
+        *(
+            Row(f"init.{name} 4096x4096 against torch's", Bar(least), drop_in(name=name, n=4096))
+            for name, least in (("xavier_uniform_", 12), ("kaiming_normal_", 9), ("trunc_normal_", 80))
+        ),
+        *(
+            Row(f"init.{name} {n}x{n} against torch's", Bar(least), small_drop_in(name=name, n=n))
+            for n, least in ((64, 1.5), (16, 1.0))
+            for name in adapters.FUNCTIONS
+            if (name, n) != ("xavier_uniform_", 16)  # which is among the bars
+        ),
+        Row("16 x Linear(4096, 4096) under patched(), fresh memory, against torch's", Bar(5), adapters.linears),
+        Row("GPT-2 XL materialized in bfloat16 against torch constructing it", Bar(10), adapters.materialized),
+        *(
+            Row(
+                f"a 1/64 shard (8 x 8 mesh) of 16384x16384 against 1/64 of the whole: {kind}",
+                under(1.5),
+                mesh(kind=kind),
+            )
+            for kind in ("uniform", "normal")
+        ),
+        Row("a shard's memory beyond its own: one of 2^18", under(1024), adapters.memory_of_a_shard, unit="KiB"),
     ),
-    # the adapters
     *(
-        Row(TORCH, f"init.{name} 4096x4096 against torch's", Bar(least), partial(drop_in, name=name, n=4096))
-        for name, least in (("xavier_uniform_", 12), ("kaiming_normal_", 9), ("trunc_normal_", 80))
-    ),
-    *(
-        Row(TORCH, f"init.{name} {n}x{n} against torch's", Bar(least), partial(small, name=name, n=n))
-        for n, least in ((64, 1.5), (16, 1.0))
-        for name in adapters.FUNCTIONS
-        if (name, n) != ("xavier_uniform_", 16)  # which is among the bars
-    ),
-    Row(TORCH, "16 x Linear(4096, 4096) under patched(), fresh memory, against torch's", Bar(5), adapters.linears),
-    Row(TORCH, "GPT-2 XL materialized in bfloat16 against torch constructing it", Bar(10), adapters.materialized),
-    *(
-        Row(
-            TORCH,
-            f"a 1/64 shard (8 x 8 mesh) of 16384x16384 against 1/64 of the whole: {kind}",
-            under(1.5),
-            partial(adapters.shards_of_a_mesh, kind=kind),
-        )
-        for kind in ("uniform", "normal")
-    ),
-    Row(TORCH, "a shard's memory beyond its own: one of 2^18", under(1024), adapters.memory_of_a_shard, unit="KiB"),
-    *(
-        Row(KERAS, f"Keras on {backend}: {what}", bar, partial(measure, backend=backend), process=backend)
+        Row(f"Keras on {backend}: {what}", bar, partial(measure, backend=backend), section=KERAS, process=backend)
         for backend in BACKENDS
         for what, bar, measure in (
             *(
-                (
-                    f"{name} 8192x8192 against Keras's own",
-                    Bar(bars[backend != "tensorflow"]),
-                    partial(adapters.keras_class, name=name),
-                )
+                (f"{name} 8192x8192 against Keras's own", Bar(bars[backend != "tensorflow"]), keras_class(name=name))
                 for name, bars in CLASSES.items()
             ),
             ("a memset of fresh memory against Keras's own GlorotUniform", None, adapters.keras_memset),
@@ -237,59 +201,52 @@ ROWS = (
             ("peak memory of a variable's initialization over the variable", under(1.1), adapters.keras_memory),
         )
     ),
-    *(
-        Row(JAX, f"JAX adapter: {what}", bar, measure, process="jax")
-        for what, bar, measure in (
-            *(
-                (
-                    f"{factory} 8192x8192{words} against JAX's own, jitted",
-                    bar,
-                    partial(adapters.jax_factory, factory=factory, dtype=dtype),
-                )
-                for factory, dtype, words, bar in (
-                    ("he_normal", "float32", "", Bar(15)),
-                    ("he_normal", "bfloat16", " in bfloat16", None),
-                    ("glorot_uniform", "float32", "", None),
-                )
-            ),
-            ("peak memory of an initialization over the array", under(1.1), adapters.jax_memory),
-        )
+    *rows(
+        JAX,
+        *(
+            Row(
+                f"JAX adapter: {factory} 8192x8192{words} against JAX's own, jitted",
+                bar,
+                jax(factory=factory, dtype=dtype),
+            )
+            for factory, dtype, words, bar in (
+                ("he_normal", "float32", "", Bar(15)),
+                ("he_normal", "bfloat16", " in bfloat16", None),
+                ("glorot_uniform", "float32", "", None),
+            )
+        ),
+        Row("JAX adapter: peak memory of an initialization over the array", under(1.1), adapters.jax_memory),
+        process="jax",
     ),
-    *(
-        Row(
-            NUMBA,
-            f"Numba fill on the CPU against the same loop with Numba's own np.random.{kind}: {threads}",
-            bar,
-            partial(adapters.numba_fill, kind=kind, parallel=threads == "all threads"),
-        )
-        for kind, threads, bar in (
-            ("normal", "one thread each", Bar(3)),
-            ("normal", "all threads", Bar(3)),
-            ("uniform", "one thread each", None),
-        )
-    ),
-    Row(
+    *rows(
         NUMBA,
-        "normal(key, i) in a compiled loop against np.random.normal: one thread each",
-        None,
-        adapters.numba_elements,
-    ),
-    # torch wins some of these, so they have no bar
-    *(
+        *(
+            Row(
+                f"Numba fill on the CPU against the same loop with Numba's own np.random.{kind}: {words}",
+                bar,
+                numba(kind=kind, parallel=words == "all threads"),
+            )
+            for kind, words, bar in (
+                ("normal", "one thread each", Bar(3)),
+                ("normal", "all threads", Bar(3)),
+                ("uniform", "one thread each", None),
+            )
+        ),
         Row(
-            CUDA, f"CUDA: {kind} {dtype} against torch's own", None, partial(adapters.on_device, kind=kind, dtype=dtype)
-        )
-        for dtype in ("float32", "bfloat16")
-        for kind in fills.KINDS
+            "normal(key, i) in a compiled loop against np.random.normal: one thread each", None, adapters.numba_elements
+        ),
     ),
-    *(
-        Row(
-            CUDA,
-            f"CUDA: {kind} against a memset of the device's memory",
-            None,
-            partial(adapters.on_device, kind=kind, memset=True),
-        )
-        for kind in fills.KINDS
+    *rows(  # torch wins some of these, so they have no bar
+        CUDA,
+        *(
+            Row(f"CUDA: {kind} {dtype} against torch's own", None, cuda(kind=kind, dtype=dtype))
+            for dtype in ("float32", "bfloat16")
+            for kind in fills.KINDS
+        ),
+        *(
+            Row(f"CUDA: {kind} against a memset of the device's memory", None, cuda(kind=kind, memset=True))
+            for kind in fills.KINDS
+        ),
     ),
 )
 RACE = (BARS, *JOBS)

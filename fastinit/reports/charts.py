@@ -137,15 +137,18 @@ def text(kind: str, x: float, y: float, words: str, *, anchor: str = "middle") -
 
 
 def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    """A line from one place to another."""
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def box(kind: str, x: float, y: float, width: float, height: float, title: str = "") -> str:
+    """A rectangle by its upper left corner; a browser shows the title of one under the pointer."""
     ending = f"><title>{escape(title)}</title></rect>" if title else "/>"
     return f'<rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"{ending}'
 
 
 def dot(kind: str, x: float, y: float, radius: float) -> str:
+    """A filled circle."""
     return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
 
 
