@@ -90,15 +90,15 @@ def build(out: Path, race: Path) -> Path:
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder as it is now, without a word for each request."""
+    """Serves a folder as it is now, and logs no requests."""
 
     def end_headers(self) -> None:
-        """With one more: a browser shall not show the page of before the last run."""
+        """Adds one header: a browser must not show the page of an earlier run."""
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
     def log_message(self, *arguments: object) -> None:
-        """Nothing: the page is looked at, not the terminal."""
+        """Logs nothing."""
 
 
 def server(folder: Path, port: int) -> ThreadingHTTPServer:

@@ -32,7 +32,7 @@ class Series:
     values: tuple[float, ...]
 
     def change(self, at: int = -1) -> float | None:
-        """A value over the one before; None where there is none."""
+        """A value over the previous one; None for the first."""
         before = range(len(self.values))[at] - 1
         return self.values[at] / self.values[before] if before >= 0 and self.values[before] else None
 
