@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     numbers = [i for i, row in enumerate(ROWS) if options.only in row.what and row.section in sections]
     # what would fail at the end, after all the measuring, fails here
     if not numbers:
-        parser.error("no row has that name in that section")
+        parser.error("no row has that name in these sections; --set all has every row")
     if options.chart and not any(ROWS[number].peer for number in numbers):
         parser.error("a chart needs contests, and only other rows are chosen")
     record = json.loads(options.record.read_text()) if options.record else run(numbers, options.quick)

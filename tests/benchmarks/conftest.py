@@ -17,8 +17,7 @@ def suite():
         if folder not in sys.modules:
             spec = importlib.machinery.PathFinder.find_spec(folder, [str(ROOT)])
             sys.modules[folder] = importlib.util.module_from_spec(spec)
-            if spec.loader is not None:
-                spec.loader.exec_module(sys.modules[folder])
+            spec.loader.exec_module(sys.modules[folder])
         return importlib.import_module(f"{folder}.{name}")
 
     return imported
