@@ -45,16 +45,16 @@ bench-compare: $(VENV)/.test  ## the quick set on this commit against BASE=main,
 
 race: $(VENV)/.race  ## fastinit against every peer, in eleven minutes; build/race.{json,md,svg}
 	@mkdir -p build
-	$(BIN)/python benchmarks/race.py --json build/race.json --markdown build/race.md --chart build/race.svg
+	$(BIN)/python -m benchmarks.race --json build/race.json --markdown build/race.md --chart build/race.svg
 
 dashboard: $(VENV)/.test  ## measures the quick set and serves a page with the race, the limits and every commit
-	$(BIN)/python benchmarks/dashboard.py
+	$(BIN)/python -m benchmarks.dashboard
 
-figures: $(VENV)/.test  ## the table of figures, each ratio measured side by side
-	$(BIN)/python benchmarks/figures.py
+figures: $(VENV)/.test  ## the rows that the race leaves out: fresh memory, adapters, a CUDA device
+	$(BIN)/python -m benchmarks.race --set figures
 
 rehearsal: $(VENV)/.test  ## a few of the 1024 ranks that would initialize Llama-3.1-405B
-	$(BIN)/python benchmarks/rehearsal.py
+	$(BIN)/python -m tools.rehearsal
 
 lint: $(VENV)/.test  ## style of Python and of C, and types
 	$(BIN)/ruff check .

@@ -1,1 +1,1 @@
-"""The benchmarks of fastinit: an asv suite (``bench_*.py``) and the table of figures (``figures.py``)."""
+"""The benchmarks of fastinit: the asv suite (``bench_*.py``), the table of rows (``race/``) and the dashboard."""

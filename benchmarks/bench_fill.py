@@ -12,16 +12,9 @@ import numpy as np
 import fastinit
 
 from .counters import gigabytes_per_second, once, over, thousand
+from .growth import STORAGE
 from .side_by_side import Memset, optional
 
-STORAGE = {
-    "float32": "float32",
-    "float64": "float64",
-    "float16": "float16",
-    "bfloat16": "uint16",
-    "float8_e4m3fn": "uint8",
-    "float8_e5m2": "uint8",
-}
 DISTRIBUTIONS = {
     "constant": fastinit.Constant(0.5),
     "uniform": fastinit.Uniform(-0.05, 0.05),

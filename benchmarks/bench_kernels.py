@@ -1,8 +1,50 @@
-"""The kernels in cache on one thread, each sampler on each target: the cases of in_cache.py."""
+"""The kernels in cache on one thread, each sampler on each target: many short fills through the public API.
+
+The rates are there to hold against the processor's limit. `python -m tools.cycles --rates` prints them as a table.
+"""
+
+import math
+import time
+from functools import partial
+
+import numpy as np
+
+import fastinit
 
 from .bench_fill import TARGETS, supported
 from .counters import Counter
-from .in_cache import CASES, ELEMENTS, filling, rate
+
+ELEMENTS = 2**18  # 1 MiB of float32: two milliseconds of work at most, and some 2 us of Python
+ROUNDS = 200
+KEY = fastinit.Key(0)
+CASES = {
+    "uniform, float32": (fastinit.Uniform(-0.05, 0.05), "float32"),
+    "normal, float32": (fastinit.Normal(0.0, 0.02), "float32"),
+    "truncated to +-2 sigma, float32": (fastinit.TruncatedNormal(0.0, 0.02), "float32"),
+    "truncated to any bounds, float32": (fastinit.TruncatedNormal(0.0, 0.02, -2.0, 2.5), "float32"),
+    "normal, bfloat16": (fastinit.Normal(0.0, 0.02), "bfloat16"),
+    "normal, float16": (fastinit.Normal(0.0, 0.02), "float16"),
+    "normal, float64": (fastinit.Normal(0.0, 0.02), "float64"),
+    "truncated, float64": (fastinit.TruncatedNormal(0.0, 0.02), "float64"),
+    "tail beyond 5 sigma, float64": (fastinit.TruncatedNormal(0.0, 0.02, 5.0, math.inf), "float64"),
+}
+
+
+def filling(case, target):
+    """A fill of the case's elements on the calling thread, always of the same memory."""
+    initializer, dtype = CASES[case]
+    out = np.zeros(ELEMENTS, {"float64": np.uint64, "float32": np.uint32}.get(dtype, np.uint16))
+    return partial(fastinit.fill, out, initializer, KEY, dtype=dtype, num_threads=1, target=target)
+
+
+def rate(fill, rounds=ROUNDS):
+    """Values per nanosecond in the fastest round."""
+    best = math.inf
+    for _ in range(rounds):
+        start = time.perf_counter()
+        fill()
+        best = min(best, time.perf_counter() - start)
+    return 1e-9 * ELEMENTS / best
 
 
 class InCache:

@@ -14,21 +14,21 @@ if ALL:
     INITIALIZERS["truncated"] = fastinit.TruncatedNormal(0.0, STD)
 
 
-def own_generator(distribution):
-    """A compiled loop over an array that draws from Numba's own generator, on one thread."""
+def own_generator(distribution, parallel=False):
+    """A compiled loop over an array that draws from Numba's own generator, which each thread has one of."""
     numba = optional("numba")
 
     def normal(out):
-        for i in range(out.size):
+        for i in numba.prange(out.size):
             out[i] = np.random.normal(0.0, STD)
 
     def uniform(out):
-        for i in range(out.size):
+        for i in numba.prange(out.size):
             out[i] = np.random.uniform(-0.05, 0.05)
 
     if distribution == "truncated":
         raise NotImplementedError("Numba has no truncated normal")
-    return numba.njit({"normal": normal, "uniform": uniform}[distribution])
+    return numba.njit(parallel=parallel)({"normal": normal, "uniform": uniform}[distribution])
 
 
 def compiled_loop():

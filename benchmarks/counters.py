@@ -21,7 +21,8 @@ from .side_by_side import alternate, seconds_of, without_garbage_collection
 
 Run = Callable[[], object]
 
-# What is shorter than this is called several times in a row, or the clock would be part of the answer.
+ROUNDS = 5
+# Shorter runs are repeated, so that the clock is no part of the answer.
 LEAST_SECONDS = 1e-3
 
 # Events of perf_event_open: (type, config). The task clock counts nanoseconds in software, and so exists everywhere.
@@ -35,7 +36,7 @@ ENABLE, DISABLE, RESET = 0x2400, 0x2401, 0x2403
 
 
 def once(setup: Callable[..., None]) -> Callable[..., None]:
-    """A setup that prepares once in a process; asv calls it before every sample, and what is warm shall stay warm."""
+    """A setup that prepares once per process: asv calls it before every sample, and warm memory must stay warm."""
 
     @functools.wraps(setup)
     def prepared(self: Any, *params: Any) -> None:
@@ -49,7 +50,7 @@ def once(setup: Callable[..., None]) -> Callable[..., None]:
 def thousand(call: Callable[..., object]) -> Callable[..., None]:
     """A benchmark of something small, as a thousand calls: read its milliseconds as microseconds per call.
 
-    Where there is a setup, asv times single calls, and of those the clock would be a part.
+    With a setup asv times single calls, and the clock would be a large part of them.
     """
 
     @functools.wraps(call)
@@ -61,7 +62,7 @@ def thousand(call: Callable[..., object]) -> Callable[..., None]:
 
 
 def _several(run: Run) -> tuple[Run, int]:
-    """The run often enough in a row to be timed, and how often that is; runs it twice."""
+    """The run, repeated until it is long enough to time, and the number of repeats; runs it twice."""
     run()
     calls = math.ceil(LEAST_SECONDS / max(seconds_of(run), 1e-7))
     if calls == 1:
@@ -74,22 +75,22 @@ def _several(run: Run) -> tuple[Run, int]:
     return runs, calls
 
 
-def seconds(run: Run, rounds: int = 5) -> float:
+def seconds(run: Run) -> float:
     """The median time of one call."""
     runs, calls = _several(run)
     with without_garbage_collection():
-        return statistics.median(seconds_of(runs) for _ in range(rounds)) / calls
+        return statistics.median(seconds_of(runs) for _ in range(ROUNDS)) / calls
 
 
-def gigabytes_per_second(run: Run, nbytes: int, rounds: int = 5) -> float:
-    """The rate of something that writes so many bytes."""
-    return nbytes / seconds(run, rounds) / 1e9
+def gigabytes_per_second(run: Run, nbytes: int) -> float:
+    """The rate of a run that writes this many bytes."""
+    return nbytes / seconds(run) / 1e9
 
 
-def over(ours: Run, peer: Run, rounds: int = 5, before: Run | None = None) -> float:
+def over(ours: Run, peer: Run, before: Run | None = None) -> float:
     """Our time over the peer's: the median of neighbours, run in turn. `before` is run before each, and not timed."""
     (our_runs, our_calls), (peer_runs, peer_calls) = _several(ours), _several(peer)
-    times = alternate(our_runs, peer_runs, rounds, 0.0, before)
+    times = alternate(our_runs, peer_runs, ROUNDS, 0.0, before)
     return statistics.median(own / other for own, other in zip(*times, strict=True)) * peer_calls / our_calls
 
 
@@ -122,7 +123,7 @@ class Counter:
             raise NotImplementedError(f"no cycle counter here: {os.strerror(ctypes.get_errno())}")
 
     def of(self, run: Run) -> int:
-        """What is counted while this thread runs it; other threads are not seen.
+        """The count while this thread runs it; other threads are not counted.
 
         Raises
         ------
@@ -139,5 +140,5 @@ class Counter:
         return int.from_bytes(counted, sys.byteorder)
 
     def close(self) -> None:
-        """Gives it back."""
+        """Closes the counter."""
         os.close(self.file)

@@ -5,19 +5,15 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
-import importlib.util
-import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -42,38 +38,18 @@ def optional(name: str) -> ModuleType:
         raise NotImplementedError(f"{name} is not installed") from None
 
 
-def installed(name: str) -> None:
-    """Raises NotImplementedError if a peer is not installed; imports nothing."""
-    if importlib.util.find_spec(name) is None:
-        raise NotImplementedError(f"{name} is not installed")
-
-
-def in_own_process(file: str, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
-    """What a script prints, a pair of a name and its samples to a line, in a process with an environment of its own.
-
-    Raises
-    ------
-    NotImplementedError
-        If it fails.
-    """
-    command = [sys.executable, file, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
-    if done.returncode:
-        raise NotImplementedError((done.stderr.strip().splitlines() or ["its process failed"])[-1])
-    return dict(map(json.loads, done.stdout.splitlines()))
-
-
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Collects now, and not while something is timed."""
-    enabled = gc.isenabled()
+    """Collects now, and not while something is timed; within another one, nothing more."""
+    if not gc.isenabled():
+        yield
+        return
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        gc.enable()
 
 
 def seconds_of(run: Run) -> float:
@@ -202,13 +178,6 @@ def pages(huge: bool) -> Iterator[None]:
         yield
     finally:
         allow_huge_pages(True)
-
-
-def column_shards(shape: tuple[int, int], count: int, memory: np.ndarray) -> list[tuple[np.ndarray, tuple[int, int]]]:
-    """`count` equal shards of a matrix's columns, one after the other in flat memory: (buffer, offsets) of each."""
-    rows, width = shape[0], shape[1] // count
-    buffers = memory.reshape(count, rows, width)
-    return [(buffers[i], (0, i * width)) for i in range(count)]
 
 
 def processor() -> str:

@@ -1,25 +1,31 @@
-"""Charts of a network's layers as SVG, drawn with the standard library alone: what a page shows.
+"""Charts of a network's layers as SVG, drawn with the standard library alone, and the parts that they are made of.
 
-Colours are CSS variables of the page, so that one drawing serves light and dark.
+Colours are CSS variables of the page, so that one drawing serves light and dark. The benchmarks draw with the same
+parts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final, NamedTuple
 
 __all__ = [
     "LEVELS",
     "Curve",
+    "box",
     "cropped",
     "curves",
     "decades",
+    "dot",
     "heat_chart",
     "level",
+    "line",
     "share_chart",
     "steps",
+    "svg",
+    "text",
     "variance_chart",
 ]
 
@@ -125,31 +131,39 @@ def cropped(histograms: Sequence[Sequence[int]]) -> tuple[int, int]:
 # The parts of a drawing
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "middle", turned: bool = False, kind: str = "tick") -> str:
-    turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turn}>{escape(text)}</text>'
+def text(kind: str, x: float, y: float, words: str, *, anchor: str = "middle") -> str:
+    """Words at a place; `kind` is the CSS class of this and of the following elements."""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    """A line from one place to another."""
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _box(kind: str, x: float, y: float, width: float, height: float, title: str = "") -> str:
+def box(kind: str, x: float, y: float, width: float, height: float, title: str = "") -> str:
+    """A rectangle by its upper left corner; a browser shows the title of one under the pointer."""
     ending = f"><title>{escape(title)}</title></rect>" if title else "/>"
     return f'<rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"{ending}'
 
 
-def _svg(identity: str, title: str, text: str, parts: Sequence[str]) -> str:
-    names = f"{identity}-title {identity}-text"
-    return "\n".join(
-        (
-            f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{names}">',
-            f'<title id="{identity}-title">{escape(title)}</title>',
-            f'<desc id="{identity}-text">{escape(text)}</desc>',
-            *parts,
-            "</svg>",
-        )
-    )
+def dot(kind: str, x: float, y: float, radius: float) -> str:
+    """A filled circle."""
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
+
+
+def svg(parts: Iterable[str], size: tuple[float, float], title: str, *, identity: str = "", more: str = "") -> str:
+    """A drawing of these parts. `title` says what it shows, `identity` names it, `more` are further attributes."""
+    named = f' id="{identity}-title"' if identity else ""
+    head = f'<svg viewBox="0 0 {size[0]:g} {size[1]:g}" role="img"{more}><title{named}>{escape(title)}</title>'
+    return f"{head}{''.join(parts)}</svg>"
+
+
+def _chart(identity: str, title: str, words: str, parts: Sequence[str]) -> str:
+    """A chart of the page, named and described."""
+    more = f' class="chart" aria-labelledby="{identity}-title {identity}-text"'
+    description = f'<desc id="{identity}-text">{escape(words)}</desc>'
+    return svg((description, *parts), (WIDTH, HEIGHT), title, identity=identity, more=more)
 
 
 def _power(exponent: int) -> str:
@@ -184,9 +198,9 @@ def _layer_axis(names: Sequence[str]) -> Iterator[str]:
         x = first + (number - 1) * step
         if x - last > 26:
             last = x
-            yield _line("axis", x, bottom, x, bottom + 4)
-            yield _text(x, bottom + 19, names[number - 1] if len(names[number - 1]) < 7 else str(number))
-    yield _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 7, "layer", kind="label")
+            yield line("axis", x, bottom, x, bottom + 4)
+            yield text("tick", x, bottom + 19, names[number - 1] if len(names[number - 1]) < 7 else str(number))
+    yield text("label", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 7, "layer")
 
 
 def _shown(value: float) -> str:
@@ -220,21 +234,24 @@ def variance_chart(curve: Curve, identity: str, limit: float) -> str:
     if 0.0 < curve.start < math.inf:
         start, reach = math.log10(curve.start), math.log10(limit)
         upper, lower = height(min(start + reach, high)), height(max(start - reach, low))
-        parts.append(_box("band", LEFT, upper, WIDTH - LEFT - RIGHT, lower - upper))
+        parts.append(box("band", LEFT, upper, WIDTH - LEFT - RIGHT, lower - upper))
     for exponent in steps(low, high, 8):
         y = height(exponent)
-        parts += (_line("grid", LEFT, y, WIDTH - RIGHT, y), _text(LEFT - 7, y + 4, _power(exponent), anchor="end"))
+        parts += (
+            line("grid", LEFT, y, WIDTH - RIGHT, y),
+            text("tick", LEFT - 7, y + 4, _power(exponent), anchor="end"),
+        )
     if zeros:
         parts += (
-            _box("rail", LEFT, bottom, WIDTH - LEFT - RIGHT, RAIL),
-            _text(LEFT - 7, bottom + RAIL / 2 + 4, "0", anchor="end"),
+            box("rail", LEFT, bottom, WIDTH - LEFT - RIGHT, RAIL),
+            text("tick", LEFT - 7, bottom + RAIL / 2 + 4, "0", anchor="end"),
         )
     if wild:
         parts += (
-            _box("rail", LEFT, TOP, WIDTH - LEFT - RIGHT, RAIL),
-            _text(LEFT - 7, TOP + RAIL / 2 + 4, "∞", anchor="end"),
+            box("rail", LEFT, TOP, WIDTH - LEFT - RIGHT, RAIL),
+            text("tick", LEFT - 7, TOP + RAIL / 2 + 4, "∞", anchor="end"),
         )
-    parts.append(_line("axis", LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM))
+    parts.append(line("axis", LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM))
     parts += _layer_axis(curve.names)
     if curve.predicted:
         path, down = [], False
@@ -246,15 +263,13 @@ def variance_chart(curve: Curve, identity: str, limit: float) -> str:
         parts.append(f'<path class="predicted" d="{"".join(path)}"/>' if path else "")
     radius = max(1.4, min(3.6, step / 2.4))
     for number, value in enumerate(curve.measured):
-        parts.append(
-            f'<circle class="measured" cx="{first + number * step:.1f}" cy="{place(value):.1f}" r="{radius:.1f}"/>'
-        )
+        parts.append(dot("measured", first + number * step, place(value), radius))
     for number, (name, value) in enumerate(zip(curve.names, curve.measured, strict=True)):
         also = f", predicted {_shown(curve.predicted[number])}" if curve.predicted else ""
         tip = f"layer {name}: measured {_shown(value)}{also}"
-        parts.append(_box("hit", first + (number - 0.5) * step, TOP, step, HEIGHT - BOTTOM - TOP, tip))
-    text = f"{curve.text}: {_shown(curve.measured[0])} in the first layer, {_shown(curve.measured[-1])} in the last."
-    return _svg(identity, curve.title, text, parts)
+        parts.append(box("hit", first + (number - 0.5) * step, TOP, step, HEIGHT - BOTTOM - TOP, tip))
+    words = f"{curve.text}: {_shown(curve.measured[0])} in the first layer, {_shown(curve.measured[-1])} in the last."
+    return _chart(identity, curve.title, words, parts)
 
 
 def heat_chart(names: Sequence[str], edges: Sequence[float], histograms: Sequence[Sequence[int]], identity: str) -> str:
@@ -268,7 +283,7 @@ def heat_chart(names: Sequence[str], edges: Sequence[float], histograms: Sequenc
     bottom = HEIGHT - BOTTOM
     row = (bottom - TOP) / (end - begin)
     paths: list[list[str]] = [[] for _ in range(LEVELS + 1)]
-    parts, hits = [_box("paper", LEFT, TOP, WIDTH - LEFT - RIGHT, bottom - TOP)], []
+    parts, hits = [box("paper", LEFT, TOP, WIDTH - LEFT - RIGHT, bottom - TOP)], []
     for number in range(0, len(names), group):
         last = min(number + group, len(names)) - 1
         counts = [sum(column) for column in zip(*histograms[number : last + 1], strict=True)]
@@ -280,28 +295,28 @@ def heat_chart(names: Sequence[str], edges: Sequence[float], histograms: Sequenc
             tip += f": {middle:.1%} in the bin around 0, {beyond:.1%} beyond the axis"
         else:
             tip += ": nothing but NaN"
-            parts.append(_box("void", x, TOP, width, bottom - TOP))
+            parts.append(box("void", x, TOP, width, bottom - TOP))
         for index in range(begin, end):
             strength = level(counts[index] / total) if counts[index] else 0
             if strength:
                 y = bottom - (index - begin + 1) * row
                 # a little over the next ones, or a browser that rounds leaves gaps between them
                 paths[strength].append(f"M{x:.2f} {y - 0.5:.2f}h{width + 0.5:.2f}v{row + 0.5:.2f}h-{width + 0.5:.2f}z")
-        hits.append(_box("hit", x, TOP, width, bottom - TOP, tip))
+        hits.append(box("hit", x, TOP, width, bottom - TOP, tip))
     parts += [f'<path class="heat h{one}" d="{"".join(path)}"/>' for one, path in enumerate(paths) if path]
     for value in _round_numbers(edges[0], edges[-1]):
         at = (value - edges[0]) / (edges[1] - edges[0]) + 1 - begin
         if 0 <= at <= end - begin:
             y = bottom - at * row
-            parts += (_line("axis", LEFT - 4, y, LEFT, y), _text(LEFT - 7, y + 4, f"{value:.4g}", anchor="end"))
+            parts += (line("axis", LEFT - 4, y, LEFT, y), text("tick", LEFT - 7, y + 4, f"{value:.4g}", anchor="end"))
     for index, word in ((0, "less"), (len(histograms[0]) - 1, "more")):
         if begin <= index < end:
             y = bottom - (index - begin + 0.5) * row
-            parts.append(_text(LEFT - 7, y + 4, word, anchor="end"))
-    parts.append(_line("axis", LEFT, bottom, WIDTH - RIGHT, bottom))
+            parts.append(text("tick", LEFT - 7, y + 4, word, anchor="end"))
+    parts.append(line("axis", LEFT, bottom, WIDTH - RIGHT, bottom))
     parts += _layer_axis(names)
-    text = "A column for each layer: how its activations are distributed, in bins that all layers share."
-    return _svg(identity, "Activations", text, [*parts, *hits])
+    words = "A column for each layer: how its activations are distributed, in bins that all layers share."
+    return _chart(identity, "Activations", words, [*parts, *hits])
 
 
 def share_chart(names: Sequence[str], shares: Mapping[str, Sequence[float]], identity: str) -> str:
@@ -311,8 +326,11 @@ def share_chart(names: Sequence[str], shares: Mapping[str, Sequence[float]], ide
     parts: list[str] = []
     for tenths in (0, 2, 4, 6, 8, 10):
         y = bottom - tenths / 10 * (bottom - TOP)
-        parts += (_line("grid", LEFT, y, WIDTH - RIGHT, y), _text(LEFT - 7, y + 4, f"{10 * tenths} %", anchor="end"))
-    parts += (_line("axis", LEFT, bottom, WIDTH - RIGHT, bottom), *_layer_axis(names))
+        parts += (
+            line("grid", LEFT, y, WIDTH - RIGHT, y),
+            text("tick", LEFT - 7, y + 4, f"{10 * tenths} %", anchor="end"),
+        )
+    parts += (line("axis", LEFT, bottom, WIDTH - RIGHT, bottom), *_layer_axis(names))
     for kind, values in shares.items():
         points = [(first + number * step, bottom - value * (bottom - TOP)) for number, value in enumerate(values)]
         start = f"M{points[0][0] - step / 3:.1f} {points[0][1]:.1f}"  # so that a single layer's line has a length
@@ -320,5 +338,5 @@ def share_chart(names: Sequence[str], shares: Mapping[str, Sequence[float]], ide
         parts.append(f'<path class="share {escape(kind)}" d="{start}{path}"/>')
     for number, name in enumerate(names):
         tip = f"layer {name}: " + ", ".join(f"{values[number]:.1%} {kind}" for kind, values in shares.items())
-        parts.append(_box("hit", first + (number - 0.5) * step, TOP, step, bottom - TOP, tip))
-    return _svg(identity, "State of the units", "Shares of the units of each layer, see the table below.", parts)
+        parts.append(box("hit", first + (number - 0.5) * step, TOP, step, bottom - TOP, tip))
+    return _chart(identity, "State of the units", "Shares of the units of each layer, see the table below.", parts)

@@ -177,8 +177,15 @@ def _variances(axes: Any, curve: Curve) -> None:
             before = limits[edge]
             limits[edge] += strip if edge else -strip
             axes.axhspan(before, limits[edge], color="#afb8c1", alpha=0.3, lw=0, zorder=0)
-            axes.plot(layers[these], np.full(these.sum(), (before + limits[edge]) / 2), marker, color=MEASURED,
-                      ms=max(size, 3.5), label=f"measured: {word}", zorder=4)  # fmt: skip
+            axes.plot(
+                layers[these],
+                np.full(these.sum(), (before + limits[edge]) / 2),
+                marker,
+                color=MEASURED,
+                ms=max(size, 3.5),
+                label=f"measured: {word}",
+                zorder=4,
+            )
     axes.set_ylim(*limits)
     ticks = list(steps(low, high, 8))
     axes.set_yticks(ticks, [f"$10^{{{exponent}}}$" for exponent in ticks])
@@ -210,13 +217,22 @@ def _heat(
     step = edges[1] - edges[0]
     rows = edges[0] + step * (np.arange(begin, end + 1) - 1)
     image = axes.pcolormesh(
-        np.arange(len(names) + 1) + 0.5, rows, np.ma.masked_invalid(shares), cmap="Blues", norm=LogNorm(1e-4, 1.0),
+        np.arange(len(names) + 1) + 0.5,
+        rows,
+        np.ma.masked_invalid(shares),
+        cmap="Blues",
+        norm=LogNorm(1e-4, 1.0),
         rasterized=True,
-    )  # fmt: skip
+    )
     for layer in np.flatnonzero(totals == 0):
         axes.axvspan(layer + 0.5, layer + 1.5, facecolor="#e7ebef", edgecolor=SOFT, hatch="///", lw=0)
-    axes.set_title("Histograms of the activations, in bins that all layers share; the outermost rows hold all beyond",
-                   loc="left", fontsize=11, color=INK, parse_math=False)  # fmt: skip
+    axes.set_title(
+        "Histograms of the activations, in bins that all layers share; the outermost rows hold all beyond",
+        loc="left",
+        fontsize=11,
+        color=INK,
+        parse_math=False,
+    )
     axes.set_xlabel("layer; hatched where nothing but NaN is left" if (totals == 0).any() else "layer")
     axes.set_ylabel("activation")
     axes.xaxis.get_major_locator().set_params(integer=True)

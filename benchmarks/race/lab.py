@@ -1,9 +1,8 @@
-"""What the tables of figures share: memory, threads and peers, a comparison in turn, and what makes a row."""
+"""What the rows measure in: shared memory, threads and peers, and a comparison in turn."""
 
 from __future__ import annotations
 
 import copy
-import platform
 import statistics
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -13,12 +12,7 @@ import numpy as np
 
 import fastinit
 
-if __package__:
-    from . import side_by_side
-    from .report import Bar
-else:  # run as a script
-    import side_by_side
-    from report import Bar
+from .. import side_by_side
 
 
 class Result(NamedTuple):
@@ -29,22 +23,21 @@ class Result(NamedTuple):
 
 
 class Lab:
-    """Memory, threads and peers that the figures share. Every contestant writes the same warm memory."""
+    """Memory, threads and peers that the rows share. Every contestant writes the same warm memory."""
 
     def __init__(self, quick: bool) -> None:
         self.quick = quick
         self.rounds, self.budget = (5, 0.0) if quick else (7, 5.0)
-        self.side = 1024 if quick else 8192
+        self.side = 256 if quick else 8192
         self.memory = np.zeros(self.side * self.side, np.float32)
         self.threads = fastinit.default_num_threads()
         self.memset = side_by_side.Memset(self.threads)
-        self.memset_of_zeros = side_by_side.Memset(self.threads, 0)
         self.key = fastinit.Key(0)
         self.load = side_by_side.load()
         self.generator = np.random.Generator(np.random.PCG64(0))
 
     def with_rounds(self, rounds: int) -> Lab:
-        """The same lab for contestants that take long."""
+        """The same lab for slow contestants: exactly this many rounds."""
         other = copy.copy(self)
         other.rounds, other.budget = rounds, 0.0
         return other
@@ -55,25 +48,18 @@ class Lab:
         torch.set_num_threads(self.threads)
         return torch
 
-    def versions(self) -> dict[str, str]:
-        found = {"fastinit": fastinit.__version__, "Python": platform.python_version(), "NumPy": np.__version__}
-        try:
-            return {**found, "torch": self.torch.__version__}
-        except NotImplementedError:
-            return found
-
     def fill(self, initializer: Any, out: np.ndarray | None = None, **options: Any) -> np.ndarray:
         options = {"num_threads": self.threads, **options}
         return fastinit.fill(self.memory if out is None else out, initializer, self.key, **options)
 
     def fresh(self) -> np.ndarray:
-        """As much memory as the warm one, none of it touched yet."""
+        """As much memory as the warm one, untouched."""
         return np.empty_like(self.memory)
 
     def compare(
         self, ours: Callable[[], object], peer: Callable[[], object], nbytes: int, name: str, fresh: int = 0
     ) -> Result:
-        """Peer's time over ours: how many times faster we are. `fresh` is how much memory a run takes anew."""
+        """The peer's time over ours: how many times faster we are. `fresh` is how much new memory a run takes."""
         before = partial(side_by_side.settle_memory, fresh) if fresh and not self.quick else None
         our_times, peer_times = side_by_side.alternate(ours, peer, self.rounds, self.budget, before)
         ratios = [theirs / own for own, theirs in zip(our_times, peer_times, strict=True)]
@@ -88,16 +74,3 @@ def speed(times: list[float], nbytes: int) -> str:
 def duration(seconds: float) -> str:
     factor, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
     return f"{seconds * factor:.3g} {unit}"
-
-
-class Row(NamedTuple):
-    """One figure: its words, what it must reach, and how it is measured."""
-
-    what: str
-    bar: Bar | None
-    measure: Callable[[Lab], Result]
-    unit: str = "x"
-
-
-def under(limit: float, aim: float | None = None) -> Bar:
-    return Bar(limit, aim, less_is_better=True)

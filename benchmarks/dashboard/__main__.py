@@ -17,21 +17,17 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-if __package__:
-    from . import dashboard_page
-    from .dashboard_data import read_race, read_site
-else:  # run as a script
-    import dashboard_page
-    from dashboard_data import read_race, read_site
+from . import page
+from .reading import read_race, read_site
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
+BENCHMARKS = Path(__file__).parents[1]
+ROOT = BENCHMARKS.parent
 QUICK = r"^bench_summary[.]"  # bench_summary.py says what it has
 
 
 def asv(*arguments: str, fine: Sequence[int] = (0,)) -> int:
     """Runs asv in this folder; SystemExit with its code if that is none of the fine ones."""
-    done = subprocess.run([sys.executable, "-m", "asv", *arguments], cwd=HERE, check=False)
+    done = subprocess.run([sys.executable, "-m", "asv", *arguments], cwd=BENCHMARKS, check=False)
     if done.returncode not in fine:
         raise SystemExit(done.returncode)
     return done.returncode
@@ -56,7 +52,7 @@ def run() -> None:
         print("dashboard: some benchmarks failed, as said above; the page has the others", file=sys.stderr)
 
 
-def configuration(file: Path = HERE / "asv.conf.json", root: Path = ROOT) -> dict[str, Any]:
+def configuration(file: Path = BENCHMARKS / "asv.conf.json", root: Path = ROOT) -> dict[str, Any]:
     """asv's configuration with absolute paths, for the branch that is checked out.
 
     asv publishes the commits of the branches that it is told of, and shows nothing of a commit that is on none of them.
@@ -89,20 +85,20 @@ def build(out: Path, race: Path) -> Path:
         asv("--config", str(file), "publish", "--no-pull", "--html-dir", str((out / "asv").resolve()))
     front = out / "index.html"
     site = read_site(out / "asv", settings.get("regressions_thresholds"))
-    front.write_text(dashboard_page.page(record, site), encoding="utf-8")
+    front.write_text(page.page(record, site), encoding="utf-8")
     return front
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder as it is now, without a word for each request."""
+    """Serves a folder as it is now, and logs no requests."""
 
     def end_headers(self) -> None:
-        """With one more: a browser shall not show the page of before the last run."""
+        """Adds one header: a browser must not show the page of an earlier run."""
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
     def log_message(self, *arguments: object) -> None:
-        """Nothing: the page is looked at, not the terminal."""
+        """Logs nothing."""
 
 
 def server(folder: Path, port: int) -> ThreadingHTTPServer:
@@ -112,7 +108,9 @@ def server(folder: Path, port: int) -> ThreadingHTTPServer:
 
 def main(argv: Sequence[str] | None = None) -> None:
     recorded = ROOT / "build" / "race.json"
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.dashboard", description=__doc__.split("\n\n")[0], allow_abbrev=False
+    )
     parser.add_argument("--no-run", action="store_true", help="show what has been measured before")
     parser.add_argument("--no-serve", action="store_true", help="write the pages, and end")
     parser.add_argument("--port", type=int, default=8765, help="where to serve (default 8765)")

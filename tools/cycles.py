@@ -1,4 +1,4 @@
-"""Cycles per value of the kernels in cache, on one thread: `python benchmarks/cycles.py` prints them for every target.
+"""Cycles per value of the kernels in cache, on one thread: `python -m tools.cycles` prints them for every target.
 
 Virtual machines seldom show their counters (`counters.Counter` reads them where they do), and a processor's clock
 changes with what it does: wide vectors slow it down, and two microseconds after the last of them it stops for one and
@@ -6,6 +6,9 @@ is fast again. So the clock is measured right after fills, within half a microse
 multiplications, each of which waits for the one before: on every x86-64 processor of the last decade one takes 3
 cycles. A short chain and a long one take turns, and only what lies between them counts: right after fills it takes some
 50 ns more to read the time. Needs Numba.
+
+`python -m tools.cycles --rates` prints billions of values per second instead, the best of many short fills; it needs
+nothing more.
 """
 
 from __future__ import annotations
@@ -13,21 +16,17 @@ from __future__ import annotations
 import ctypes
 import platform
 import statistics
+import sys
 import time
 from typing import Any
 
 import numpy as np
 
 import fastinit
+from benchmarks.bench_kernels import CASES, KEY, filling, rate
+from benchmarks.side_by_side import optional, without_garbage_collection
 from fastinit import _core
 from fastinit.initializers import plan
-
-if __package__:
-    from .in_cache import CASES, KEY
-    from .side_by_side import optional, without_garbage_collection
-else:  # run as a script
-    from in_cache import CASES, KEY
-    from side_by_side import optional, without_garbage_collection
 
 STEPS = (200, 600)  # of the short chain, and of the long one
 CYCLES_PER_STEP = 3
@@ -116,13 +115,29 @@ def nanoseconds_and_clock(case: str, target: str, chain: Chain) -> tuple[float, 
     return statistics.quantiles(times, n=20)[0], (STEPS[1] - STEPS[0]) * CYCLES_PER_STEP / (long - short)
 
 
-if __name__ == "__main__":
-    targets, chain = fastinit.targets.supported(), Chain()
+def table(title: str, targets: tuple[str, ...], rows: dict[str, list[float]]) -> None:
+    """Prints a column for each target."""
+    print(f"| {title} |", " | ".join(targets), "|\n|---|" + "---|" * len(targets))
+    for name, row in rows.items():
+        print(f"| {name} |", " | ".join(f"{value:.2f}" for value in row), "|")
+
+
+def main() -> None:
+    targets = fastinit.targets.supported()
+    if "--rates" in sys.argv:
+        rates = {name: [rate(filling(name, target)) for target in targets] for name in CASES}
+        table("billions of values per second", targets, rates)
+        return
+    chain = Chain()
     found = {name: [nanoseconds_and_clock(name, target, chain) for target in targets] for name in CASES}
-    # it depends on the width of the vectors alone
+    # the clock depends on the width of the vectors alone
     clocks = [statistics.median(ghz for _, ghz in column) for column in zip(*found.values(), strict=True)]
-    print("| cycles per value |", " | ".join(targets), "|\n|---|" + "---|" * len(targets))
-    for name, row in found.items():
-        cycles = [nanoseconds * ghz for (nanoseconds, _), ghz in zip(row, clocks, strict=True)]
-        print(f"| {name} |", " | ".join(f"{each:.2f}" for each in cycles), "|")
-    print("| clock, GHz |", " | ".join(f"{ghz:.2f}" for ghz in clocks), "|")
+    cycles = {
+        name: [nanoseconds * ghz for (nanoseconds, _), ghz in zip(row, clocks, strict=True)]
+        for name, row in found.items()
+    }
+    table("cycles per value", targets, cycles | {"clock, GHz": clocks})
+
+
+if __name__ == "__main__":
+    main()

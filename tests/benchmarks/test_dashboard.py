@@ -1,6 +1,5 @@
 """The dashboard: what it reads, the page it writes, and the page in a real browser."""
 
-import importlib
 import json
 import shutil
 import subprocess
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MODULES = ("dashboard_data", "dashboard_page", "dashboard")
 FILL = "bench_summary.Fill.time_fill"
 PLACES = """drawings => drawings.map(svg => {
     const box = svg.getBoundingClientRect(), part = name => svg.querySelector(name).getBoundingClientRect();
@@ -21,21 +19,28 @@ PLACES = """drawings => drawings.map(svg => {
 
 
 @pytest.fixture
-def modules(monkeypatch):
-    """The three files, imported as the script imports them."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    yield [importlib.import_module(name) for name in MODULES]
-    for name in MODULES:
-        del sys.modules[name]
+def modules(suite):
+    return [suite(f"dashboard.{name}") for name in ("reading", "page", "__main__")]
 
 
 def figure(what, samples, section="The last factor", peer="", bar=None, verdict="", skipped="", **others):
     value = sorted(samples)[len(samples) // 2] if samples else None
     job = section if peer else ""
     return {
-        "section": section, "what": what, "job": job, "peer": peer, "unit": "x", "bar": bar, "samples": samples,
-        "value": value, "verdict": verdict, "note": "2 ms; 4 ms", "skipped": skipped, "judged": True, **others,
-    }  # fmt: skip
+        "section": section,
+        "what": what,
+        "job": job,
+        "peer": peer,
+        "unit": "x",
+        "bar": bar,
+        "samples": samples,
+        "value": value,
+        "verdict": verdict,
+        "note": "2 ms; 4 ms",
+        "skipped": skipped,
+        "judged": True,
+        **others,
+    }
 
 
 def record():
@@ -43,8 +48,13 @@ def record():
     bar = {"limit": 0.7, "aim": 0.95, "less_is_better": False}
     under = {"limit": 2.0, "aim": None, "less_is_better": True}
     return {
-        "date": "2026-11-26", "processor": "a processor", "load": "load 0.1", "threads": 2, "target": "x86_v4",
-        "versions": {"fastinit": "0.1.0"}, "heading": ["2026-11-26, a processor <&>", "fastinit 0.1.0"],
+        "date": "2026-11-26",
+        "processor": "a processor",
+        "load": "load 0.1",
+        "threads": 2,
+        "target": "x86_v4",
+        "versions": {"fastinit": "0.1.0"},
+        "heading": ["2026-11-26, a processor <&>", "fastinit 0.1.0"],
         "figures": [
             figure("uniform against memset", [0.9, 1.0, 1.1], bar=bar, verdict="aim"),
             figure("normal against memset", [0.5, 0.6, 0.7], bar=bar, verdict="no"),
@@ -55,7 +65,7 @@ def record():
             figure("torch", [9.0, 10.0, 11.0], "normal float64", "torch"),
             figure("JAX", [], "normal float64", "JAX", skipped="jax is not installed"),
         ],
-    }  # fmt: skip
+    }
 
 
 def published(folder, commits, environments=("python-3.11",)):
@@ -68,13 +78,14 @@ def published(folder, commits, environments=("python-3.11",)):
         "machines": {"vm": {"cpu": "a processor", "num_cpu": "2"}},
         "benchmarks": {
             FILL: {
-                "unit": "seconds", "params": [["'uniform'", "'normal'"], ["'float32'"]],
+                "unit": "seconds",
+                "params": [["'uniform'", "'normal'"], ["'float32'"]],
                 "param_names": ["distribution", "dtype"],
             },
             "bench_summary.OverMemset.track_time_over_memset": {"unit": "times memset's", "params": []},
             "bench_summary.Model.track_gigabytes_per_second": {"unit": "GB/s", "params": []},
         },
-    }  # fmt: skip
+    }
     for environment in environments:
         graphs = folder / "graphs" / "arch-x86_64" / "branch-main" / environment
         graphs.mkdir(parents=True)
@@ -161,7 +172,7 @@ BAR = {"limit": 0.7, "aim": 0.95, "less_is_better": False}
         ("{", "no JSON"),
         ("[]", "no list of figures"),
         ('{"figures": [], "heading": "one line"}', "heading is no list"),
-        ('{"figures": [{}]}', "figure 0 has no section"),
+        ('{"figures": [{}]}', "figure 0 has no samples"),
         (json.dumps({"figures": [figure("a row", [])]}), "neither samples nor a reason"),
         (json.dumps({"figures": [figure("a row", [1.0, float("nan")])]}), "no positive numbers"),
         (json.dumps({"figures": [figure("a row", [0.0])]}), "no positive numbers"),
@@ -202,9 +213,16 @@ def test_a_port_that_is_taken_is_said(modules, tmp_path, monkeypatch):
 def repository(folder):
     """A repository of one commit with a tiny suite of asv's."""
     settings = {
-        "version": 1, "project": "tiny", "repo": "..", "branches": ["main"], "benchmark_dir": ".",
-        "environment_type": "virtualenv", "results_dir": "../results", "html_dir": "../html", "env_dir": "../env",
-    }  # fmt: skip
+        "version": 1,
+        "project": "tiny",
+        "repo": "..",
+        "branches": ["main"],
+        "benchmark_dir": ".",
+        "environment_type": "virtualenv",
+        "results_dir": "../results",
+        "html_dir": "../html",
+        "env_dir": "../env",
+    }
     suite = folder / "benchmarks"
     suite.mkdir()
     (suite / "__init__.py").touch()
@@ -254,9 +272,13 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     options = [
-        "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-        "--disable-component-update", "--disable-sync",
-    ]  # fmt: skip
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=options)
         yield chromium
@@ -310,6 +332,8 @@ def test_the_graphs_draw(browser, address, width, scheme):
     assert len({round(one["one"] - one["left"]) for one in strips}) == 1  # one axis for all
     bars = tab.locator("#bars svg").evaluate_all(PLACES)
     assert [one["dot"] > one["one"] for one in bars] == [True, False, True]  # what is under its bar holds as well
+    marks = tab.locator("#bars .mark").evaluate_all("marks => marks.map(mark => mark.getBoundingClientRect().width)")
+    assert len(marks) == 2 and max(marks) < 2  # of the rows with an aim; upright
     sparks = tab.locator("#commits polyline.spark")
     assert sparks.count() == 4
     for points in sparks.evaluate_all("lines => lines.map(line => line.getAttribute('points'))"):

@@ -1,4 +1,4 @@
-"""The least cycles per value that the kernels' instructions take: `python benchmarks/floors.py [PROCESSOR]`.
+"""The least cycles per value that the kernels' instructions take: `python -m tools.floors [PROCESSOR]`.
 
 A fill is run an instruction at a time, and those of one stretch, loops, branches and all, are handed to llvm-mca, which
 knows into how many operations a processor takes each apart, and which ports can do them. PROCESSOR is one that llvm-mca
@@ -31,13 +31,9 @@ from typing import NamedTuple
 import numpy as np
 
 import fastinit
+from benchmarks.bench_kernels import CASES, KEY
 from fastinit import _core
 from fastinit.initializers import plan
-
-if __package__:
-    from .in_cache import CASES, KEY
-else:  # run as a script
-    from in_cache import CASES, KEY
 
 # The ports that compute with vectors of up to 256 bits.
 PROCESSORS = {

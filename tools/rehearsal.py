@@ -1,4 +1,4 @@
-"""A rehearsal of Llama-3.1-405B on a mesh of 128 x 8 ranks: ``python benchmarks/rehearsal.py``.
+"""A rehearsal of Llama-3.1-405B on a mesh of 128 x 8 ranks: ``python -m tools.rehearsal``.
 
 Every rank's parameters are what its coordinate on the mesh, the parameters' names and the seed make of them, so a few
 ranks stand for all 1024: each is filled here as it would be there, in bfloat16, sharded by ``fully_shard`` along 128
@@ -17,13 +17,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import fastinit
+from benchmarks import growth
 from fastinit.models.recipes import Parameter, assigned
 
-if __package__:
-    from . import growth
-else:  # run as a script
-    import growth
-if TYPE_CHECKING:  # asv imports this file where there is no torch
+if TYPE_CHECKING:
     import torch
 
     from fastinit.adapters.torch.shards import Ranges

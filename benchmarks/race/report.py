@@ -1,4 +1,4 @@
-"""The table of figures: for a terminal, as plain text, as Markdown and as JSON."""
+"""What was measured, as tables: for a terminal, as plain text, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ except ImportError:
     Console = None
 
 COLUMNS = ("figure", "target", "aim", "measured", "spread", "met")
-VERDICTS = {"aim": "aim", "yes": "yes", "no": "NO", "skipped": "skipped", "": ""}
-STYLES = {"aim": "bold green", "yes": "green", "no": "bold red", "skipped": "yellow", "": ""}
+STYLES = {"aim": "bold green", "yes": "green", "NO": "bold red", "peer wins": "bold red", "skipped": "yellow"}
 
 
 Item = TypeVar("Item")
@@ -48,24 +47,24 @@ class Bar:
         return limit is not None and (value < limit if self.less_is_better else value >= limit)
 
 
+def under(limit: float, aim: float | None = None) -> Bar:
+    return Bar(limit, aim, less_is_better=True)
+
+
 @dataclass(frozen=True)
 class Figure:
-    """One row: a sample per round, or the reason why there is none."""
+    """What a row found: a sample per round, or the reason why there is none."""
 
     section: str
     what: str
-    unit: str
-    bar: Bar | None
+    unit: str = "x"
+    bar: Bar | None = None
     samples: tuple[float, ...] = ()
     note: str = ""
     skipped: str = ""
     judged: bool = True
     job: str = ""  # of a race: what is done, and by whom beside fastinit
     peer: str = ""
-
-    def raced(self, job: str, peer: str) -> Figure:
-        """The same figure as a contest of the race."""
-        return dataclasses.replace(self, job=job, peer=peer)
 
     @property
     def value(self) -> float:
@@ -88,21 +87,24 @@ class Figure:
         """What the last column says."""
         if self.peer and not self.skipped:
             return "peer wins" if self.value < 1 else ""
-        return VERDICTS[self.verdict]
+        return "NO" if self.verdict == "no" else self.verdict
 
     def number(self, value: float) -> str:
         digits = 0 if value >= 100 else 1 if value >= 20 else 2
-        return f"{value:.{digits}f}{'x' if self.unit == 'x' else ' ' + self.unit}"
+        return f"{value:.{digits}f}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        return "x" if self.unit == "x" else f" {self.unit}"
 
     def cells(self) -> tuple[str, ...]:
         """The text of each column."""
         target = aim = ""
         if self.bar:
-            unit = "x" if self.unit == "x" else f" {self.unit}"
-            target = f"{'under ' if self.bar.less_is_better else ''}{self.bar.limit:g}{unit}"
-            aim = f"{self.bar.aim:g}{unit}" if self.bar.aim is not None else ""
+            target = f"{'under ' if self.bar.less_is_better else ''}{self.bar.limit:g}{self.suffix}"
+            aim = f"{self.bar.aim:g}{self.suffix}" if self.bar.aim is not None else ""
         if self.skipped:
-            return (self.what, target, aim, self.skipped, "", VERDICTS["skipped"])
+            return (self.what, target, aim, self.skipped, "", self.outcome)
         spread = f"{self.number(min(self.samples))} to {self.number(max(self.samples))}"
         return (self.what, target, aim, self.number(self.value), spread, self.outcome)
 
@@ -111,6 +113,11 @@ class Figure:
         record["value"] = None if self.skipped else self.value
         record["verdict"] = self.verdict
         return record
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Figure:
+        known = {field.name: record[field.name] for field in dataclasses.fields(cls)}
+        return cls(**known | {"bar": known["bar"] and Bar(**known["bar"]), "samples": tuple(known["samples"])})
 
 
 def sections(figures: list[Figure]) -> dict[str, list[Figure]]:
@@ -161,7 +168,6 @@ def show(figures: list[Figure], heading: list[str]) -> None:
         for row in rows:
             what, target, aim, value, spread, verdict = row.cells()
             detail = Padding(Text(row.skipped or row.note, style="dim"), (0, 0, 0, 2))
-            measured = Text("" if row.skipped else value, style="bold")
-            verdict = Text(verdict, style="bold red" if verdict == "peer wins" else STYLES[row.verdict])
-            table.add_row(Group(what, detail), target, aim, measured, spread, verdict)
+            measured, met = Text("" if row.skipped else value, "bold"), Text(verdict, STYLES.get(verdict, ""))
+            table.add_row(Group(what, detail), target, aim, measured, spread, met)
         console.print(table)

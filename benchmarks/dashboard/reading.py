@@ -6,23 +6,13 @@ import itertools
 import json
 import math
 import re
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-FIELDS = {
-    "section": str,
-    "what": str,
-    "unit": str,
-    "samples": list,
-    "note": str,
-    "skipped": str,
-    "job": str,
-    "peer": str,
-}
+FIELDS = {"samples": list, **dict.fromkeys(("section", "what", "unit", "note", "skipped", "job", "peer"), str)}
 VERDICTS = ("aim", "yes", "no", "skipped", "")
 #: A change by less than this is the machine's, not the commit's, where asv.conf.json says nothing else.
 NOISE = 0.1
@@ -42,7 +32,7 @@ class Series:
     values: tuple[float, ...]
 
     def change(self, at: int = -1) -> float | None:
-        """A value over the one before; None where there is none."""
+        """A value over the previous one; None for the first."""
         before = range(len(self.values))[at] - 1
         return self.values[at] / self.values[before] if before >= 0 and self.values[before] else None
 
@@ -94,46 +84,34 @@ def read_race(path: Path) -> dict[str, Any] | None:
     if not isinstance(record.get("heading", []), list):
         raise ValueError(f"{path}: the heading is no list of lines")
     for number, row in enumerate(record["figures"]):
-        for problem in _problems(row):
+        if problem := _problem(row):
             raise ValueError(f"{path}: figure {number} {problem}")
     return record
 
 
-def _problems(row: Any) -> Iterator[str]:
+def _problem(row: Any) -> str | None:
     """What is wrong with a figure of the race."""
     for name, kind in FIELDS.items():
         if not isinstance(row, dict) or not isinstance(row.get(name), kind):
-            yield f"has no {name} of type {kind.__name__}"
-            return
-    what, bar = repr(row["what"]), row.get("bar")
-    if not row["skipped"] and not row["samples"]:
-        yield f"({what}) has neither samples nor a reason"
-    if not all(map(_positive, row["samples"])):
-        yield f"({what}) has samples that are no positive numbers"
-    if row.get("value") is not None and not _positive(row["value"]):
-        yield f"({what}) has a value that is no positive number"
-    if row.get("verdict", "") not in VERDICTS:
-        yield f"({what}) has the verdict {row['verdict']!r}, which is none of {VERDICTS}"
-    if row["peer"] and not row["job"]:
-        yield f"({what}) has a peer and no job"
-    if bar is None:
-        return
-    if (
-        not isinstance(bar, dict)
-        or not _positive(bar.get("limit"))
-        or not (bar.get("aim") is None or _positive(bar["aim"]))
-    ):
-        yield f"({what}) has a bar without a positive limit, or with an aim that is no positive number"
+            return f"has no {name} of type {kind.__name__}"
+    bar, verdict = row.get("bar"), row.get("verdict", "")
+    numbers = (
+        [] if not isinstance(bar, dict) else [bar.get("limit"), *filter(lambda x: x is not None, [bar.get("aim")])]
+    )
+    checks = {
+        "neither samples nor a reason": not row["skipped"] and not row["samples"],
+        "samples that are no positive numbers": not all(map(_positive, row["samples"])),
+        "a value that is no positive number": row.get("value") is not None and not _positive(row["value"]),
+        f"the verdict {verdict!r}, which is none of {VERDICTS}": verdict not in VERDICTS,
+        "a peer and no job": bool(row["peer"] and not row["job"]),
+        "a bar without a positive limit, or with an aim that is no positive number": bar is not None
+        and not (numbers and all(map(_positive, numbers))),
+    }
+    return next((f"({row['what']!r}) has {words}" for words, holds in checks.items() if holds), None)
 
 
 def _positive(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and x > 0
-
-
-def median(row: Mapping[str, Any]) -> float:
-    """What a figure that was not skipped says in one number."""
-    value = row.get("value")
-    return float(statistics.median(row["samples"]) if value is None else value)
 
 
 def _machine(name: str, known: dict[str, str]) -> str:

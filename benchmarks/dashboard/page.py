@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-if __package__:
-    from .dashboard_data import NOISE, Series, Site, median
-else:  # run as a script
-    from dashboard_data import NOISE, Series, Site, median
+from fastinit.reports.charts import box, dot, line, svg
 
-ASSETS = Path(__file__).parent / "dashboard_assets"
+from ..race.chart import Scale, by_job, median, number, strip
+from .reading import NOISE, Series, Site
+
+HERE = Path(__file__).parent
 STRIP, TALL = 300, 22  # of the drawing of a row
 SPARK, SPARK_TALL = 150, 30
-TICKS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 VERDICTS = {"aim": ("reaches the aim", "good"), "yes": ("holds", "good"), "no": ("missed", "bad")}
+STRETCHED = ' preserveAspectRatio="none"'
 WINS, LOSES, SKIPPED = "the peer wins", "fastinit is faster", "skipped"
 Row = Mapping[str, Any]
 
@@ -30,7 +29,7 @@ def page(record: dict[str, Any] | None, site: Site) -> str:
         '<html lang="en"><head><meta charset="utf-8"><title>fastinit: how fast</title>',
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{(ASSETS / 'page.css').read_text(encoding='utf-8')}</style></head><body>",
+        f"<style>{(HERE / 'page.css').read_text(encoding='utf-8')}</style></head><body>",
         "<header><h1>fastinit: how fast</h1>",
         "<p>Every ratio is of two neighbours in one run, fastinit and its peer in turn: how many times as long the "
         "peer takes. Times differ from machine to machine, and are for looking at.</p>",
@@ -41,7 +40,7 @@ def page(record: dict[str, Any] | None, site: Site) -> str:
         *(_race(record) if record else _no_race()),
         *_limit(record, site),
         *_commits(site),
-        f"</main><script>{(ASSETS / 'page.js').read_text(encoding='utf-8')}</script></body></html>",
+        f"</main><script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script></body></html>",
     ]
     return "\n".join(parts) + "\n"
 
@@ -87,7 +86,7 @@ def _no_race() -> Iterator[str]:
     yield '<p class="empty">Nobody has raced here yet: <code>make race</code> does, in about eleven minutes.</p>'
 
 
-def _race(record: Mapping[str, Any]) -> Iterator[str]:
+def _race(record: dict[str, Any]) -> Iterator[str]:
     barred = [row for row in record["figures"] if not row["peer"]]
     heading = "<br>".join(escape(str(line)) for line in record.get("heading", []))
     yield '<h2 id="bars-title">The bars</h2>'
@@ -95,20 +94,22 @@ def _race(record: Mapping[str, Any]) -> Iterator[str]:
     yield "the strong mark is the bar and the fine one the aim: right of them is better.</p>"
     yield f'<details class="soft"><summary>How and on what it was measured</summary><p>{heading}</p></details>'
     yield _tools("bars", "Filter the bars", {"verdict": [*(word for word, _ in VERDICTS.values()), SKIPPED]}, True)
-    reach = _reach([ratio for row in barred for ratio in _over_bar(row)])
+    scale = Scale.of([ratio for row in barred for ratio in _over_bar(row)], 0, STRIP)
     yield '<ul class="rows bars" id="bars">'
-    yield from (_barred(row, *reach) for row in barred)
+    yield from (_barred(row, scale) for row in barred)
     yield "</ul>"
     yield '<h2 id="race-title">The race</h2>'
     yield "<p>Job by job everybody who does it, the nearest first: times as long as fastinit, on one logarithmic axis. "
     yield "Right of the strong line fastinit is faster; left of it the peer wins.</p>"
-    raced = [row for row in record["figures"] if row["peer"]]
-    jobs = list(dict.fromkeys(row["job"] for row in raced))
+    jobs = by_job(record)
     yield _tools("race", "Filter peers", {"job": jobs, "verdict": [WINS, LOSES, SKIPPED]}, True)
     yield '<div class="cards" id="race">'
-    reach = _reach([x for row in raced for x in row["samples"]])
-    for job in jobs:
-        yield from _job(job, [row for row in raced if row["job"] == job], *reach)
+    scale = Scale.of([x for rows in jobs.values() for row in rows for x in row["samples"]], 0, STRIP)
+    for job, rows in jobs.items():
+        yield f'<section class="card"><h3>{escape(job)}</h3><ul class="rows race">'
+        yield from (_contest(row, scale) for row in rows)
+        yield f'</ul><div class="ticks" aria-hidden="true"><span></span><span class="places">{_ticks(scale)}</span>'
+        yield "</div></section>"
     yield "</div>"
 
 
@@ -121,101 +122,67 @@ def _over_bar(row: Row) -> list[float]:
     return [bar["limit"] / x if bar.get("less_is_better") else x / bar["limit"] for x in values]
 
 
-def _barred(row: Row, low: float, high: float) -> str:
+def _barred(row: Row, scale: Scale) -> str:
     bar, unit = row.get("bar"), row["unit"] if row["unit"] in ("", "x") else f" {row['unit']}"
-    asked, words, kind = "", *VERDICTS.get(row.get("verdict", ""), ("", "soft"))
+    asked, (words, kind) = "", VERDICTS.get(row.get("verdict", ""), ("", "soft"))
     if bar:
         aim = f", aim {bar['aim']:g}{unit}" if bar.get("aim") is not None else ""
         asked = f"{'under' if bar.get('less_is_better') else 'at least'} {bar['limit']:g}{unit}{aim}"
     if row["skipped"]:
-        words, kind = SKIPPED, "soft"
-        shown = f'<span class="strip why small">{escape(row["skipped"])}</span>'  # in the place of the number too
+        words, shown = SKIPPED, _why(row)  # in the place of the number too
     else:
-        strip = '<span class="strip"></span>'
+        drawing = ""
         if ratios := _over_bar(row):
-            least, middle, most, aim = ratios
-            title = f"{row['what']}: {_number(median(row))}{unit}, {asked}: {words}"
-            style = "theirs" if kind == "bad" else "ours"
-            strip = _strip((least, middle, most), low, high, title, style, marks=() if aim == 1 else (aim,))
-        shown = f'{strip}<span class="number value">{_number(median(row))}{escape(unit)}</span>'
-    cells = (
-        f'<span class="name">{escape(row["what"])}</span>{shown}'
-        f'<span class="small asked">{escape(asked)}</span><span class="chip {kind}">{words}</span>'
-    )
+            *ends, aim = ratios
+            marks = [line("mark", scale.at(aim), TALL * 0.2, scale.at(aim), TALL * 0.8)] if aim != 1 else []
+            title = f"{row['what']}: {number(median(row))}{unit}, {asked}: {words}"
+            drawing = _strip(ends, scale, title, "theirs" if kind == "bad" else "ours", marks)
+        shown = f"{drawing or _span('strip')}{_span('number value', number(median(row)) + unit)}"
+    cells = _span("name", row["what"]) + shown + _span("small asked", asked) + _span(f"chip {kind}", words)
     return _item(f"{row['what']} {words}", {"verdict": words}, cells, _note(row, unit))
 
 
-def _job(job: str, rows: Sequence[Row], low: float, high: float) -> Iterator[str]:
-    yield f'<section class="card"><h3>{escape(job)}</h3><ul class="rows race">'
-    for row in sorted((row for row in rows if not row["skipped"]), key=median):
-        value = median(row)
-        wins = value < 1
-        words, kind, style = (WINS, " bad", "theirs") if wins else (LOSES, "", "ours")
-        number = f'<span class="number"><span class="value{kind}">{_number(value)}x</span>'
-        number += f'<span class="small bad">{WINS}</span></span>' if wins else "</span>"
-        ends = (min(row["samples"]), value, max(row["samples"]))
-        strip = _strip(ends, low, high, f"{row['peer']}: {_number(value)} times as long: {words}", style, grid=TICKS)
-        cells = f'<span class="name">{escape(row["peer"])}</span>{strip}{number}'
-        yield _item(f"{row['peer']} {job} {words}", {"job": job, "verdict": words}, cells, _note(row, "x"))
-    for row in rows:
-        if row["skipped"]:
-            why = f'<span class="strip why small">{escape(row["skipped"])}</span>'
-            cells = f'<span class="name soft">{escape(row["peer"])}</span>{why}'
-            yield _item(f"{row['peer']} {job} {SKIPPED}", {"job": job, "verdict": SKIPPED}, cells)
-    yield f'</ul><div class="ticks" aria-hidden="true"><span></span><span class="places">{_ticks(low, high)}</span>'
-    yield "</div></section>"
+def _contest(row: Row, scale: Scale) -> str:
+    """A peer's row of a card."""
+    peer, job = row["peer"], row["job"]
+    if row["skipped"]:
+        return _item(f"{peer} {job} {SKIPPED}", {"job": job, "verdict": SKIPPED}, _span("name soft", peer) + _why(row))
+    value, ends = median(row), (min(row["samples"]), median(row), max(row["samples"]))
+    words, bad = (WINS, " bad") if value < 1 else (LOSES, "")
+    shown = _span(f"value{bad}", f"{number(value)}x") + (_span("small bad", WINS) if bad else "")
+    grid = [line("axis", scale.at(x), 0, scale.at(x), TALL) for x in scale.ticks() if x != 1]
+    title = f"{peer}: {number(value)} times as long: {words}"
+    drawing = _strip(ends, scale, title, "theirs" if bad else "ours", grid)
+    cells = f'{_span("name", peer)}{drawing}<span class="number">{shown}</span>'
+    return _item(f"{peer} {job} {words}", {"job": job, "verdict": words}, cells, _note(row, "x"))
+
+
+def _why(row: Row) -> str:
+    return _span("strip why small", row["skipped"])
 
 
 # Drawings
 
 
-def _reach(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of a logarithmic axis that shows all of them and 1, with air on both sides."""
-    return math.log10(min([*values, 1.0]) / 1.35), math.log10(max([*values, 1.0]) * 1.35)
+def _strip(ends: Sequence[float], scale: Scale, title: str, kind: str, behind: Sequence[str]) -> str:
+    """A row's drawing, as wide as its column; what it stands on comes first."""
+    parts = (*behind, *strip(ends, scale, 0, TALL, kind))
+    return f'<span class="strip">{svg(parts, (STRIP, TALL), title, more=STRETCHED)}</span>'
 
 
-def _strip(
-    ends: tuple[float, float, float],
-    low: float,
-    high: float,
-    title: str,
-    kind: str,
-    grid: Sequence[float] = (),
-    marks: Sequence[float] = (),
-) -> str:
-    """A dot in the middle, a line from the least to the most, the line at 1, a grid, and marks."""
-
-    def line(classes: str, left: float, right: float, top: float, bottom: float) -> str:
-        x1, x2 = ((math.log10(x) - low) / (high - low) * STRIP for x in (left, right))
-        shape = f'x1="{x1:.1f}" x2="{x2:.1f}" y1="{top:g}" y2="{bottom:g}" vector-effect="non-scaling-stroke"'
-        return f'<line class="{classes}" {shape}/>'
-
-    least, middle, most = ends
-    lines = [line("axis", x, x, 0, TALL) for x in grid if low < math.log10(x) < high and x != 1]
-    lines += [line("one", 1, 1, 0, TALL), *(line("mark", x, x, TALL * 0.2, TALL * 0.8) for x in marks)]
-    lines.append(line(f"whisker {kind}", least, most, TALL / 2, TALL / 2))
-    lines.append(line(f"point {kind}", middle, middle, TALL / 2, TALL / 2))  # of no length: its round ends are the dot
-    view = f'viewBox="0 0 {STRIP} {TALL}" preserveAspectRatio="none"'
-    drawing = f'<svg {view} role="img"><title>{escape(title)}</title>{"".join(lines)}</svg>'
-    return f'<span class="strip">{drawing}</span>'
-
-
-def _ticks(low: float, high: float) -> str:
+def _ticks(scale: Scale) -> str:
     """The numbers beneath the strips of a card. Text in the strips would be stretched with them."""
-    places = [(x, (math.log10(x) - low) / (high - low)) for x in TICKS if low < math.log10(x) < high]
     return "".join(
-        f'<i style="left:{100 * place:.1f}%"{" class=minor" if "3" in f"{x:g}" else ""}>{x:g}x</i>'
-        for x, place in places
+        f'<i style="left:{100 * scale.at(x) / STRIP:.1f}%"{" class=minor" if "3" in f"{x:g}" else ""}>{x:g}x</i>'
+        for x in scale.ticks()
     )
 
 
 def _meter(share: float, title: str) -> str:
     """A bar as long as the share of the limit, which is the line."""
-    width, whole = SPARK / max(1.15, 1.05 * share), f'y1="0" y2="{TALL}"'
-    bars = f'<rect class="rail" width="{width:.1f}" y="7" height="8"/>'
-    bars += f'<rect class="full" width="{width * share:.1f}" y="7" height="8"/>'
-    bars += f'<line class="one" x1="{width:.1f}" x2="{width:.1f}" {whole}/>'
-    return f'<svg viewBox="0 0 {SPARK} {TALL}" role="img"><title>{escape(title)}</title>{bars}</svg>'
+    width = SPARK / max(1.15, 1.05 * share)
+    parts = box("rail", 0, 7, width, 8), box("full", 0, 7, width * share, 8), line("one", width, 0, width, TALL)
+    return svg(parts, (SPARK, TALL), title)
 
 
 def _spark(one: Series) -> str:
@@ -225,14 +192,13 @@ def _spark(one: Series) -> str:
     step = (SPARK - 10) / max(len(one.values) - 1, 1)
     left = 5 if len(one.values) > 1 else SPARK / 2
     points = [
-        (round(left + step * i, 1), round(SPARK_TALL / 2 - (value - middle) / reach * (SPARK_TALL / 2 - 5), 1))
+        (left + step * i, SPARK_TALL / 2 - (value - middle) / reach * (SPARK_TALL / 2 - 5))
         for i, value in enumerate(one.values)
     ]
-    line = " ".join(f"{x},{y}" for x, y in points)
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     title = ", ".join(f"{c[:8]} {quantity(v, one.unit)}" for c, v in zip(one.commits, one.values, strict=True))
-    last = f'<circle class="dot {one.verdict()}" cx="{points[-1][0]}" cy="{points[-1][1]}" r="3"/>'
-    graph = f'<title>{escape(title)}</title><polyline class="spark" points="{line}"/>{last}'
-    return f'<svg viewBox="0 0 {SPARK} {SPARK_TALL}" role="img">{graph}</svg>'
+    parts = f'<polyline class="spark" points="{path}"/>', dot(f"dot {one.verdict()}", *points[-1], 3)
+    return svg(parts, (SPARK, SPARK_TALL), title)
 
 
 # What asv has measured
@@ -258,8 +224,8 @@ def _limit(record: Mapping[str, Any] | None, site: Site) -> Iterator[str]:
 
 def _share(name: str, share: float, source: str) -> str:
     meter = _meter(share, f"{100 * share:.0f} % of a memset's speed")
-    cells = f'<span class="name">{name}</span>{meter}<span class="number value">{100 * share:.0f} %</span>'
-    return _item("", {}, f'{cells}<span class="small number">{escape(source)}</span>')
+    cells = f'<span class="name">{name}</span>{meter}{_span("number value", f"{100 * share:.0f} %")}'
+    return _item("", {}, cells + _span("small number", source))
 
 
 def _commits(site: Site) -> Iterator[str]:
@@ -292,9 +258,8 @@ def _regressions(site: Site) -> Iterator[str]:
     for one in site.regressions:
         change = _percent(one.last / one.best) if one.best else "from 0"
         since = f"since {', '.join(commit[:8] for commit in one.since)}" if one.since else ""
-        cells = f'<span class="name">{_anchor(one.link, one.name)}</span><span class="small">{since}</span>'
-        cells += f'<span class="number value">{change}</span><span class="chip bad">worse</span>'
-        yield _item(one.name, {}, cells)
+        cells = f'<span class="name">{_anchor(one.link, one.name)}</span>{_span("small", since)}'
+        yield _item(one.name, {}, cells + _span("number value", change) + _span("chip bad", "worse"))
     yield "</ul>"
 
 
@@ -310,17 +275,15 @@ def _commit(site: Site, commit: str, date: int) -> str:
             text = "" if change is None else f" {_percent(change)}"
             found[one.verdict(at)].append(f"<li>{_named(one)}{text}</li>")
     day = datetime.datetime.fromtimestamp(date / 1000, datetime.UTC).date().isoformat()
-    cells = f'<span class="name"><code>{commit[:8]}</code> <span class="small">{day}</span></span>'
+    cells = f'<span class="name"><code>{commit[:8]}</code> {_span("small", day)}</span>'
     if not compared:
-        return _item(
-            "", {}, f'{cells}<span class="soft">{len(found[""])} measured, nothing before to compare with</span>'
-        )
+        return _item("", {}, cells + _span("soft", f"{len(found[''])} measured, nothing before to compare with"))
     for word, kind in (("worse", "bad"), ("better", "good")):
         what = found[word]
-        head = f'<span class="{kind if what else "soft"}">{len(what)} {word}</span>'
+        head = _span(kind if what else "soft", f"{len(what)} {word}")
         lines = f"<details><summary>{head}</summary><ul>{''.join(what)}</ul></details>"
         cells += lines if what else head
-    return _item("", {}, f'{cells}<span class="small number">of {compared}</span>')
+    return _item("", {}, cells + _span("small number", f"of {compared}"))
 
 
 def _tracked(one: Series) -> str:
@@ -329,21 +292,22 @@ def _tracked(one: Series) -> str:
     said = "" if change is None else f"{_percent(change)} {word}"
     value, unit = quantity(one.values[-1], one.unit), ""
     if one.unit.startswith("times "):  # whose: too long for the column of numbers
-        value, unit = f"{one.values[-1]:.3g}x", f'<span class="small">{escape(one.unit[6:])} time</span>'
+        value, unit = f"{one.values[-1]:.3g}x", _span("small", f"{one.unit[6:]} time")
     cells = (
-        f'<span class="name">{_named(one)}</span>{_spark(one)}'
-        f'<span class="number"><span class="value">{escape(value)}</span>{unit}</span>'
-        f'<span class="chip {kind}">{said}</span>'
+        f'<span class="name">{_named(one)}</span>{_spark(one)}<span class="number">{_span("value", value)}{unit}</span>'
     )
-    return _item(f"{one.name} {one.label} {word}", {"verdict": word}, cells)
+    return _item(f"{one.name} {one.label} {word}", {"verdict": word}, cells + _span(f"chip {kind}", said))
 
 
 # Small parts
 
 
+def _span(kind: str, words: str = "") -> str:
+    return f'<span class="{kind}">{escape(words)}</span>'
+
+
 def _named(one: Series) -> str:
-    label = f' <span class="small">{escape(one.label)}</span>' if one.label else ""
-    return _anchor(one.link, one.name) + label
+    return _anchor(one.link, one.name) + (f" {_span('small', one.label)}" if one.label else "")
 
 
 def _anchor(fragment: str, words: str) -> str:
@@ -368,23 +332,18 @@ def _tools(rows: str, label: str, groups: Mapping[str, Iterable[str]], notes: bo
 
 def _item(text: str, groups: Mapping[str, str], cells: str, note: str = "") -> str:
     own = "".join(f' data-{kind}="{escape(group)}"' for kind, group in groups.items())
-    under = f'<span class="note small">{escape(note)}</span>' if note else ""
+    under = _span("note small", note) if note else ""
     return f'<li data-text="{escape(text.lower())}"{own}>{cells}{under}</li>'
 
 
 def _note(row: Row, unit: str) -> str:
-    spread = f"{_number(min(row['samples']))} to {_number(max(row['samples']))}{unit}" if row["samples"] else ""
+    spread = f"{number(min(row['samples']))} to {number(max(row['samples']))}{unit}" if row["samples"] else ""
     return "; ".join(filter(None, (spread, row["note"])))
 
 
 def _percent(change: float) -> str:
     text = f"{100 * (change - 1):+.0f} %"
     return "0 %" if text[1:] == "0 %" else text
-
-
-def _number(value: float) -> str:
-    digits = 0 if value >= 100 else 1 if value >= 20 else 2
-    return f"{value:.{digits}f}"
 
 
 def quantity(value: float, unit: str) -> str:

@@ -1,0 +1,241 @@
+"""How the adapters are measured, each beside its framework's own initializers."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import fastinit
+
+from .. import growth, side_by_side
+from ..bench_jax import made as made_by_jax
+from ..bench_keras import keras_on, ready
+from ..bench_keras import made as made_by_keras
+from ..bench_numba import compiled_loop, own_generator
+from ..side_by_side import optional
+from .fills import KINDS, torch_fill
+from .lab import Lab, Result, duration
+
+# PyTorch
+
+MESH = (8, 8)
+GPT2_XL = 4 * 1_557_611_200  # bytes in float32
+FUNCTIONS = {"xavier_uniform_": {}, "kaiming_normal_": {}, "trunc_normal_": {"std": 0.02, "a": -0.04, "b": 0.04}}
+
+
+def adapter(lab: Lab) -> Any:
+    assert lab.torch
+    return optional("fastinit.adapters.torch")
+
+
+def drop_in(lab: Lab, name: str, n: int) -> Result:
+    """One function on a square matrix in warm memory, against torch's of the same name."""
+    torch, n = lab.torch, min(n, lab.side)
+    tensor = torch.from_numpy(lab.memory[: n * n].reshape(n, n))
+    ours, theirs = (
+        partial(getattr(init, name), tensor, **FUNCTIONS[name]) for init in (adapter(lab).init, torch.nn.init)
+    )
+    return lab.compare(ours, theirs, 4 * n * n, "torch")
+
+
+def small_drop_in(lab: Lab, name: str, n: int) -> Result:
+    """The same on a matrix so small that the call dominates."""
+    torch, tensor = lab.torch, lab.torch.zeros(n, n)
+    counts = {"blocks": 5, "calls": 20} if lab.quick else {"blocks": 20, "calls": 200}
+    times: tuple[list[float], list[float]] = ([], [])
+    with side_by_side.without_garbage_collection():
+        for _ in range(lab.rounds):
+            for init, own in zip((adapter(lab).init, torch.nn.init), times, strict=True):
+                call = partial(getattr(init, name), tensor, **FUNCTIONS[name])
+                own.extend(side_by_side.per_call(call, groups=1, **counts))
+    ratios = [peer / own for own, peer in zip(*times, strict=True)]
+    return Result(ratios, f"{duration(min(times[0]))}; torch {duration(min(times[1]))}")
+
+
+def constructed(lab: Lab, build: Callable[[], Any], nbytes: int, size: int = 0) -> Result:
+    """A model constructed in fresh memory under patched(), against torch's own constructors."""
+    patched = adapter(lab).patched
+
+    def ours() -> Any:
+        with patched():
+            return build()
+
+    found = lab.compare(ours, build, size, "torch", fresh=nbytes)
+    gc.collect()
+    return found
+
+
+def linears(lab: Lab) -> Result:
+    torch, width = lab.torch, 64 if lab.quick else 4096
+    nbytes = 16 * 4 * width * width
+    build = lambda: torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(16))  # noqa: E731
+    return constructed(lab, build, 2 * nbytes, nbytes)
+
+
+def gpt2_xl(lab: Lab) -> Callable[[], Any]:
+    """The constructor of a model of GPT-2 XL's size: 1.56e9 parameters."""
+    assert lab.torch
+    transformers = optional("transformers")
+    size = {"n_embd": 64, "n_layer": 2, "n_head": 4} if lab.quick else {"n_embd": 1600, "n_layer": 48, "n_head": 25}
+    return partial(transformers.GPT2LMHeadModel, transformers.GPT2Config(**size))
+
+
+def gpt2_constructed(lab: Lab) -> Result:
+    return constructed(lab if lab.quick else lab.with_rounds(3), gpt2_xl(lab), GPT2_XL)
+
+
+def materialized(lab: Lab) -> Result:
+    """From meta into bfloat16, against torch constructing the model as usual, both in fresh memory."""
+    torch, build, materialize = lab.torch, gpt2_xl(lab), adapter(lab).materialize
+
+    def ours() -> Any:
+        with torch.device("meta"):
+            model = build()
+        materialize(model, dtype=torch.bfloat16)
+        return model
+
+    found = (lab if lab.quick else lab.with_rounds(3)).compare(ours, build, 0, "torch", fresh=GPT2_XL)
+    gc.collect()
+    return found
+
+
+def shards_of_a_mesh(lab: Lab, kind: str) -> Result:
+    """Time of 64 shards, filled in turn, over the time of the whole: both write as much memory."""
+    torch, fill_ = lab.torch, adapter(lab).fill_
+    side = 1024 if lab.quick else 16384
+    whole = torch.zeros(side, side)
+    rows, columns = (side // n for n in MESH)
+    shards = whole.view(-1, rows, columns)
+    offsets = [(rows * i, columns * j) for i in range(MESH[0]) for j in range(MESH[1])]
+
+    def in_turn() -> None:
+        for shard, begin in zip(shards.unbind(), offsets, strict=True):
+            fill_(shard, KINDS[kind], lab.key, global_shape=whole.shape, offsets=begin)
+
+    found = lab.compare(lambda: fill_(whole, KINDS[kind], lab.key), in_turn, whole.nbytes, "64 shards in turn")
+    return found._replace(note=f"whole {found.note}")
+
+
+def memory_of_a_shard(lab: Lab) -> Result:
+    """KiB beyond the shard itself while one shard is filled of a matrix that no memory holds."""
+    torch, fill_ = lab.torch, adapter(lab).fill_
+    shard = torch.zeros(2048, 2048)
+    options = {"global_shape": (2**20, 2**20), "offsets": (2**19, 2**19)}
+    fill_(shard[:8, :8], fastinit.Normal(), lab.key, **options)
+    found = growth.growth(lambda: fill_(shard, fastinit.Normal(), lab.key, **options))
+    return Result([found / 1024], f"a shard of {shard.nbytes >> 20} MiB of a tensor of 4 TiB")
+
+
+# Frameworks that return memory of their own
+
+
+def over_the_tensor(make: Callable[[int], object], n: int, words: str) -> Result:
+    """Peak memory of making an n x n tensor of float32, over the tensor's own."""
+    make(64)  # the framework's threads and tables
+    growth.give_back()
+    nbytes = 4 * n * n
+    return Result([growth.growth(partial(make, n)) / nbytes], f"{words} of {nbytes / 2**20:g} MiB")
+
+
+def keras_class(lab: Lab, backend: str, name: str) -> Result:
+    keras, ours = keras_on(backend), optional("fastinit.adapters.keras")
+    own, other = (made_by_keras(name, lab.side, place.initializers) for place in (ours, keras))
+    return lab.compare(own, other, lab.memory.nbytes, "Keras", fresh=2 * lab.memory.nbytes)
+
+
+def keras_memset(lab: Lab, backend: str) -> Result:
+    """The most that anything can reach that writes untouched memory."""
+    other = made_by_keras("GlorotUniform", lab.side, keras_on(backend).initializers)
+    ours = lambda: lab.memset.by_ctypes(lab.fresh())  # noqa: E731
+    return lab.compare(ours, other, lab.memory.nbytes, "Keras", fresh=2 * lab.memory.nbytes)
+
+
+def keras_model(lab: Lab, backend: str) -> Result:
+    keras, initializers = keras_on(backend), optional("fastinit.adapters.keras").initializers
+    width, layers = 64 if lab.quick else 4096, 8
+
+    def built(kernel: Callable[[], Any]) -> Any:
+        dense = [keras.layers.Dense(width, kernel_initializer=kernel()) for _ in range(layers)]
+        model = keras.Sequential([keras.Input((width,)), *dense])
+        for variable in model.variables:
+            ready(variable.value)
+        return model
+
+    nbytes, own, other = 4 * width * width * layers, partial(built, initializers.GlorotUniform), "glorot_uniform"
+    return lab.compare(own, partial(built, lambda: other), nbytes, "Keras", fresh=2 * nbytes)
+
+
+def keras_memory(lab: Lab, backend: str) -> Result:
+    keras, initializers = keras_on(backend), optional("fastinit.adapters.keras").initializers
+
+    def variable(side: int) -> Any:
+        found = keras.Variable(initializers.HeNormal(seed=1), shape=(side, side), dtype="float32")
+        ready(found.value)
+        return found
+
+    np.asarray(keras.ops.convert_to_numpy(variable(64).value))  # the framework's threads and tables
+    return over_the_tensor(variable, lab.side, "a variable")
+
+
+def jax_factory(lab: Lab, factory: str, dtype: str) -> Result:
+    jax, ours, n = optional("jax"), optional("fastinit.adapters.jax"), lab.side
+    own = made_by_jax(jax, ours, factory, dtype, n)
+    other = made_by_jax(jax, jax.nn.initializers, factory, dtype, n, jitted=True)
+    return lab.compare(own, other, n * n * (4 if dtype == "float32" else 2), "JAX", fresh=2 * lab.memory.nbytes)
+
+
+def jax_memory(lab: Lab) -> Result:
+    jax, ours = optional("jax"), optional("fastinit.adapters.jax")
+    return over_the_tensor(lambda n: made_by_jax(jax, ours, "he_normal", "float32", n)(), lab.side, "an array")
+
+
+# Numba
+
+
+def numba_fill(lab: Lab, kind: str, parallel: bool = False) -> Result:
+    """A fill against a loop with Numba's own generator, both on one thread or on as many as fastinit has."""
+    numba, threads = optional("numba"), lab.threads if parallel else 1
+    fill = optional("fastinit.adapters.numba").fill
+    ours = partial(fill, lab.memory, KINDS[kind], lab.key, num_threads=threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    peer = partial(own_generator(kind, parallel), lab.memory)
+    return lab.compare(ours, peer, lab.memory.nbytes, f"np.random.{kind} in njit")
+
+
+def numba_elements(lab: Lab) -> Result:
+    """The function of one element in one's own loop, against np.random.normal in its place; both on one thread."""
+    ours, peer = (
+        partial(compiled_loop(), lab.memory, lab.key.words),
+        partial(own_generator("normal"), lab.memory),
+    )
+    return lab.compare(ours, peer, lab.memory.nbytes, "np.random.normal in njit")
+
+
+# A CUDA device
+
+REPEATS = 10  # fills in one timed run: so many that the time to start a kernel does not matter
+
+
+def on_device(lab: Lab, kind: str, dtype: str = "float32", memset: bool = False) -> Result:
+    """Fills of a tensor of 1 GiB (float32), and the wait for the device; against torch's, or the device's memset."""
+    torch = lab.torch
+    if not torch.cuda.is_available():
+        raise NotImplementedError("no CUDA device")
+    if not optional("numba.cuda").is_available():
+        raise NotImplementedError("Numba has no CUDA device")
+    fill_, side = adapter(lab).fill_, lab.side if lab.quick else 2 * lab.side
+    tensor = torch.empty(side, side, dtype=getattr(torch, dtype), device="cuda")
+
+    def timed(run: Callable[[], object]) -> None:
+        for _ in range(REPEATS):
+            run()
+        torch.cuda.synchronize()
+
+    ours = partial(timed, lambda: fill_(tensor, KINDS[kind], lab.key))
+    theirs = tensor.zero_ if memset else partial(torch_fill(torch, kind), tensor)
+    name = "zero_ on the device" if memset else f"torch on {torch.cuda.get_device_name()}"
+    return lab.compare(ours, partial(timed, theirs), REPEATS * tensor.nbytes, name)
