@@ -51,7 +51,7 @@ are those of ``renorm=True``. Without them `initialize` would leave the statisti
 
 
 def layers_of(model: Any) -> Iterator[Any]:
-    """A model and all layers within it, in the order of their creation.
+    """A model and, after it, all layers within it.
 
     ``Layer._flatten_layers``. Without it nothing is found in layers that hold others (``Model.layers`` is one deep, and
     a Layer has no such list).

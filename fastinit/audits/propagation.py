@@ -289,9 +289,16 @@ def _backward(
 
 
 def _measured(
-    edges: Array, steepest: float, before: Array, after: Array, gradient: Array, slope: Array, factor: float,
-    forward: float, backward: float,
-) -> Layer:  # fmt: skip
+    edges: Array,
+    steepest: float,
+    before: Array,
+    after: Array,
+    gradient: Array,
+    slope: Array,
+    factor: float,
+    forward: float,
+    backward: float,
+) -> Layer:
     size = np.abs(slope)
     return Layer(
         width=before.shape[1],

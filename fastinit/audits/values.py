@@ -80,10 +80,12 @@ def _bits_of(held: Held) -> int:
 def _moments(values: Array) -> tuple[float, float]:
     """Mean and root mean square, in float64, a piece at a time."""
     flat, step = values.reshape(-1), 2**20
-    pieces = [flat[start : start + step].astype(np.float64) for start in range(0, flat.size, step)]
-    total, squares = (math.fsum(float(part) for part in parts) for parts in zip(
-        *((piece.sum(), np.dot(piece, piece)) for piece in pieces), strict=True))  # fmt: skip
-    return total / flat.size, math.sqrt(squares / flat.size)
+    sums, squares = [], []
+    for start in range(0, flat.size, step):
+        piece = flat[start : start + step].astype(np.float64)
+        sums.append(float(piece.sum()))
+        squares.append(float(np.dot(piece, piece)))
+    return math.fsum(sums) / flat.size, math.sqrt(math.fsum(squares) / flat.size)
 
 
 def _units(parameter: Parameter, values: Array) -> Array:

@@ -36,7 +36,7 @@ CLASSES: Final[Mapping[str, Any]] = {
         *(Axes, Blocks, Constant, DeltaOrthogonal, Dirac, Fans, ICNR, Identity, Normal, Orthogonal, Sparse),
         *(TruncatedNormal, Uniform, VarianceScaling, ZerO, ZeroRow),
     )
-}  # fmt: skip
+}
 
 
 def encoded(value: Any) -> Any:

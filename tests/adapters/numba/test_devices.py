@@ -188,7 +188,7 @@ from fastinit.dtypes import DTYPES
 # Every kind in every format, through one kernel; the other kernels have the same arithmetic, and differ in how they
 # store: of those each kind is compiled in one format, and each format with normals.
 narrow = ["float16"] if fastmath else ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
-for kind in quads.KINDS:
+for kind in quads.KINDS.values():
     real = types.float64 if kind.endswith("_64") else types.float32
     parameters = types.Tuple((*[real] * 4, *[types.uint64] * 2, *[types.float64] * 2, *[types.uint64] * 2))
     for dtype in ["float32", "float64", *narrow]:
