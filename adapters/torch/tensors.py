@@ -21,7 +21,7 @@ from fastinit.extending import Buffer, Shard, checked_key, fill_buffer, fill_mem
 
 __all__ = ["DTYPES", "Kind", "draw", "drawn_key", "fill_", "fill_part", "kind_of", "place", "write"]
 
-DTYPES: Final = {getattr(torch, name): name for name in FORMATS}
+DTYPES: Final = {getattr(torch, name): name for name in FORMATS if hasattr(torch, name)}
 """fastinit's name of each torch dtype that it writes."""
 
 _KNOWN: Final = frozenset({Tensor, torch.nn.Parameter})
