@@ -156,8 +156,12 @@ def run_python():
         given = {name: value for name, value in os.environ.items() if not name.startswith("FASTINIT_")}
         return subprocess.run(
             [sys.executable, "-c", program, *arguments],
-            env=given | environment, capture_output=True, text=True, timeout=timeout, check=False,
-        )  # fmt: skip
+            env=given | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
     return run
 

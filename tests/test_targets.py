@@ -111,8 +111,9 @@ def test_a_write_past_the_end_is_seen(all_samplers, bits_of, monkeypatch):
     sampling = all_samplers["normal-float32"]
     bits = bits_of(sampling, 0, 101)
     real = _core.fill
-    monkeypatch.setattr(_core, "fill", lambda *call: real(*call[:3], _core.Region(
-        Guarded.last + GUARD, 0, (101,), (1,), (4,)), 0, 101))  # fmt: skip
+    monkeypatch.setattr(
+        _core, "fill", lambda *call: real(*call[:3], _core.Region(Guarded.last + GUARD, 0, (101,), (1,), (4,)), 0, 101)
+    )
     guarded = Guarded(4, 101)
     monkeypatch.setattr(Guarded, "last", guarded.address, raising=False)
     assert "bytes 400 to 403 differ" in guarded.wrong(targets.current_index(), sampling, 0, bits[:100], 0)
