@@ -26,7 +26,7 @@ demo: $(VENV)/.demo  ## initialize a published model's parameters and show what 
 	@$(BIN)/python examples/demo.py --model $(MODEL) --dtype $(DTYPE) --seed $(SEED)
 
 test: $(VENV)/.test  ## the whole suite, in about ten minutes
-	$(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.test  ## the long batteries: other architectures, builds, statistics
 	$(BIN)/pytest -m long
