@@ -27,9 +27,10 @@ FATES = {
 }
 
 
+@pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 20), marks=pytest.mark.long)], ids=str)
 @pytest.mark.parametrize("fate", FATES)
-def test_the_fate_of_a_deep_rectifier_network_over_20_keys(fate):
-    for seed in range(20):
+def test_the_fate_of_a_deep_rectifier_network_over_20_keys(fate, seeds):
+    for seed in seeds:
         found = propagate(DEEP, "relu", FATES[fate], key=Key(seed), batch=16)
         assert found.verdict == fate, (seed, found.reason)
 
