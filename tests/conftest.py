@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,25 @@ def away_from_the_sources(tmp_path_factory):
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
     yield
     os.chdir(before)
+
+
+# Files that take longest, in processor time. With `--dist loadfile` a worker takes one file after another, so these go
+# first: a long file that came last would keep one worker busy while the others are idle.
+LONGEST = (
+    "adapters/test_keras.py",
+    "test_bench_suite.py",
+    "examples/test_experiments.py",
+    "adapters/test_framework_law.py",
+    "adapters/numba/test_devices.py",
+    "adapters/test_jax.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files that take longest before all others."""
+    here = Path(__file__).parent
+    place = {here / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 TAGS = {dtype.tag: name for name, dtype in DTYPES.items()} | {_core.UINT32: "uint32"}
@@ -156,8 +176,12 @@ def run_python():
         given = {name: value for name, value in os.environ.items() if not name.startswith("FASTINIT_")}
         return subprocess.run(
             [sys.executable, "-c", program, *arguments],
-            env=given | environment, capture_output=True, text=True, timeout=timeout, check=False,
-        )  # fmt: skip
+            env=given | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
     return run
 

@@ -110,8 +110,14 @@ def test_colour_is_for_terminals(setting, coloured, tmp_path):
     pty = pytest.importorskip("pty")
     reader, writer = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")} | setting
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *CHECK, *RELU, "--no-page"], stdout=writer, check=False,
-                          env=environment, cwd=tmp_path, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *CHECK, *RELU, "--no-page"],
+        stdout=writer,
+        check=False,
+        env=environment,
+        cwd=tmp_path,
+        timeout=60,
+    )
     os.close(writer)
     shown = b""
     try:
@@ -130,8 +136,14 @@ def test_a_reader_that_goes_away(command, tmp_path):
     import subprocess
     import sys
 
-    done = subprocess.run([sys.executable, "-c", program, *CHECK, *RELU], capture_output=True, text=True, timeout=60,
-                          check=False, cwd=tmp_path)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program, *CHECK, *RELU],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
     assert (done.returncode, done.stderr) == (141, "")
     assert os.listdir(tmp_path) == ["fastinit-check.html"]
 

@@ -26,12 +26,19 @@ def numpy_type(name):
 @pytest.mark.parametrize(
     "initializer",
     [
-        fastinit.Normal(), fastinit.Normal(0.0, 0.02), fastinit.Normal(1.0, 1e-3), fastinit.Normal(-3.0, 0.5),
-        fastinit.Normal(0.0, 1e-4), fastinit.Normal(0.0, 2e-6), fastinit.Normal(0.0, 1e-9), fastinit.Normal(0.0, 60.0),
-        fastinit.Constant(0.3), fastinit.Ones(),
+        fastinit.Normal(),
+        fastinit.Normal(0.0, 0.02),
+        fastinit.Normal(1.0, 1e-3),
+        fastinit.Normal(-3.0, 0.5),
+        fastinit.Normal(0.0, 1e-4),
+        fastinit.Normal(0.0, 2e-6),
+        fastinit.Normal(0.0, 1e-9),
+        fastinit.Normal(0.0, 60.0),
+        fastinit.Constant(0.3),
+        fastinit.Ones(),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_unbounded_distributions(filled, narrow, initializer):
     """Subnormals of every format are among them."""
     wide = filled(COUNT, initializer, KEY)

@@ -215,9 +215,12 @@ def test_torch_layers_run_on_ones(name, options):
 
     stride = layer.stride if transposed else 1
     result = fans(
-        layer.weight.shape, "IO..." if transposed else "OI...",
-        groups=layer.groups, transposed=transposed, stride=stride,
-    )  # fmt: skip
+        layer.weight.shape,
+        "IO..." if transposed else "OI...",
+        groups=layer.groups,
+        transposed=transposed,
+        stride=stride,
+    )
     assert (result.fan_in, result.fan_out) == (interior(y.detach()), interior(x.grad))
 
 

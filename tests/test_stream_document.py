@@ -151,8 +151,11 @@ def test_every_table_is_named_in_the_document():
 
 def test_philox_known_answers():
     """Salmon et al.: the kat_vectors of Random123, as the document lists them."""
-    rows = re.findall(r"^\| ((?:[0-9a-f]{8} ?){4})\| ((?:[0-9a-f]{8} ?){2})\| ((?:[0-9a-f]{8} ?){4})\|$",
-                      DOCUMENT.read_text(encoding="utf-8"), re.M)  # fmt: skip
+    rows = re.findall(
+        r"^\| ((?:[0-9a-f]{8} ?){4})\| ((?:[0-9a-f]{8} ?){2})\| ((?:[0-9a-f]{8} ?){4})\|$",
+        DOCUMENT.read_text(encoding="utf-8"),
+        re.M,
+    )
     assert len(rows) == 3
     for row in rows:
         counter, key, expected = ([int(word, 16) for word in cell.split()] for cell in row)
@@ -161,7 +164,11 @@ def test_philox_known_answers():
 
 def test_seven_rounds_known_answer():
     assert [int(word) for word in reference.philox4x32((0, 0, 0, 0), (0, 0), rounds=7)] == [
-        0x5F6FB709, 0x0D893F64, 0x4F121F81, 0x4F730A48]  # fmt: skip
+        0x5F6FB709,
+        0x0D893F64,
+        0x4F121F81,
+        0x4F730A48,
+    ]
 
 
 # The reference itself

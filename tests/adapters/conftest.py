@@ -1,8 +1,8 @@
 """Tests of Keras and JAX run in processes of their own.
 
 Keras has one backend per process, JAX one number of devices, and neither works well in a process that forks. So the
-folders keras/ and jax/ are collected only by a session that is asked for nothing else. test_keras.py and test_jax.py
-start such sessions; a developer can start one, too: ``KERAS_BACKEND=jax pytest tests/adapters/keras -k lstm --pdb``.
+folders keras/ and jax/ are collected only by a session that is asked for them by name. test_keras.py and test_jax.py
+start such sessions; a developer can start one, too: ``KERAS_BACKEND=jax pytest tests/adapters/keras -k lsuv --pdb``.
 """
 
 import os
@@ -13,20 +13,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-APART = [HERE / "keras", HERE / "jax"]
-INHERITED = ("FASTINIT_", "PYTHONPATH", "PYTEST_", "KERAS_", "JAX_", "XLA_")
-SECONDS = 420
-
-
-def pytest_ignore_collect(collection_path, config):
-    """Leaves out a folder that needs a process of its own, unless it is all that is asked for."""
-    if collection_path not in APART:
-        return None
-    start = config.invocation_params.dir
-    asked = [(start / argument.split("::")[0]).resolve().is_relative_to(collection_path) for argument in config.args]
-    if any(asked) and not all(asked):
-        raise pytest.UsageError(f"{collection_path} needs a process of its own: run its tests without others")
-    return not all(asked)
+collect_ignore = ["keras", "jax"]
+INHERITED = ("FASTINIT_", "PYTHONPATH", "PYTEST_", "KERAS_")
+SECONDS = 600
 
 
 @pytest.fixture(scope="session")

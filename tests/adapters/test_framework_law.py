@@ -39,8 +39,12 @@ def digests(adapter, environment, directory):
     done = subprocess.run(
         [sys.executable, str(WORKER), adapter.split()[0], device],
         env={**given, "KERAS_HOME": str(directory), **environment},
-        cwd=directory, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

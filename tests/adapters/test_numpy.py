@@ -254,7 +254,7 @@ OUT = np.empty((3, 2), np.float32)
         (lambda: init.normal(key=0, out=np.empty(3, "i4")), TypeError, "got an out of dtype int32"),
         (lambda: init.normal(key=0, out=np.broadcast_to(np.float32(1), 3)), BufferError, "read-only"),
     ],
-)  # fmt: skip
+)
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()

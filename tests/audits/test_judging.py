@@ -154,8 +154,10 @@ def test_every_scheme_is_silent_on_every_shape(scheme, activation):
 @pytest.mark.parametrize("std", [0.01, 0.02, 0.05, 0.02 / math.sqrt(24), 0.1])
 def test_one_std_for_all_is_silent(std):
     shapes = [(64, 64), (256, 64), (64, 256), (120, 64), (768, 3072)]
-    held = [Held(weight(f"{shape}.weight", shape), drawn(weight(f"{shape}.weight", shape), fastinit.Normal(0.0, std)))
-            for shape in shapes]  # fmt: skip
+    held = [
+        Held(weight(f"{shape}.weight", shape), drawn(weight(f"{shape}.weight", shape), fastinit.Normal(0.0, std)))
+        for shape in shapes
+    ]
     assert kinds(*held) == []
 
 
@@ -208,8 +210,9 @@ def test_the_break_is_the_largest_jump():
     assert broken([layer("a"), layer("b", 1e5), layer("c", 2e5)]) == ("exploding", [("b", "exploding")])
     assert broken([layer("a"), layer("b", math.nan), layer("c")]) == ("exploding", [("b", "exploding")])
     assert broken([layer("a", response=1e-5), layer("b", response=2e-5), layer("c")]) == (
-        "vanishing", [("c", "vanishing")],
-    )  # fmt: skip
+        "vanishing",
+        [("c", "vanishing")],
+    )
     assert broken([layer("a", response=1e6), layer("b"), layer("c")]) == ("exploding", [("b", "exploding")])
     assert broken([layer("a", response=0.0), layer("b"), layer("c")]) == ("vanishing", [("b", "vanishing")])
     assert broken([layer("a"), layer("b", identical=True), layer("c")]) == ("symmetric", [("b", "symmetric")])

@@ -27,9 +27,10 @@ FATES = {
 }
 
 
+@pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 20), marks=pytest.mark.long)], ids=str)
 @pytest.mark.parametrize("fate", FATES)
-def test_the_fate_of_a_deep_rectifier_network_over_20_keys(fate):
-    for seed in range(20):
+def test_the_fate_of_a_deep_rectifier_network_over_20_keys(fate, seeds):
+    for seed in seeds:
         found = propagate(DEEP, "relu", FATES[fate], key=Key(seed), batch=16)
         assert found.verdict == fate, (seed, found.reason)
 
@@ -64,8 +65,13 @@ def test_one_layer_that_does_nothing_wrong():
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "selu", "softsign"])
 def test_the_gradients_are_autograds(activation):
     torch = pytest.importorskip("torch")
-    functions = {"tanh": torch.tanh, "relu": torch.relu, "gelu": torch.nn.functional.gelu,
-                 "selu": torch.selu, "softsign": torch.nn.functional.softsign}  # fmt: skip
+    functions = {
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+        "gelu": torch.nn.functional.gelu,
+        "selu": torch.selu,
+        "softsign": torch.nn.functional.softsign,
+    }
     widths, batch = [7, 11, 5, 9], 13
     found = propagate(widths, activation, fastinit.he_normal(), key=KEY, batch=batch)
     x = torch.from_numpy(fastinit.fill(np.empty((batch, 7)), Normal(), KEY.fold_in("inputs")))
@@ -98,8 +104,9 @@ def strays(activation, width, depth, keys):
     runs = [propagate([width] * (depth + 1), activation, SCALED[activation], key=Key(s), batch=8) for s in range(keys)]
     worst = [0.0, 0.0]
     for layers in zip(*runs, strict=True):
-        for place, names in enumerate((("pre_variance", "predicted_variance"),
-                                       ("gradient_variance", "predicted_gradient_variance"))):  # fmt: skip
+        for place, names in enumerate(
+            (("pre_variance", "predicted_variance"), ("gradient_variance", "predicted_gradient_variance"))
+        ):
             measured, predicted = (np.mean([getattr(layer, name) for layer in layers]) for name in names)
             worst[place] = max(worst[place], abs(measured / predicted - 1))
     return worst
@@ -212,8 +219,9 @@ def test_verdicts(forward, backward, verdict, words):
     assert found == verdict
     assert words in reason
     assert judged(forward, backward, [False, True, False]) == (
-        "symmetric", "all units of layer 2 compute the same, and will learn the same for ever",
-    )  # fmt: skip
+        "symmetric",
+        "all units of layer 2 compute the same, and will learn the same for ever",
+    )
 
 
 @pytest.mark.parametrize(

@@ -239,8 +239,11 @@ def test_the_signal_keeps_its_size():
         ("Conv2d _ConvNd", "weight", (8, 4, 5, 5), {"groups": 2}, 1 / 10),
         ("Conv2d _ConvNd", "bias", (8,), {"weight_shape": (8, 4, 5, 5), "groups": 2}, 1 / 10),
         (
-            "ConvTranspose2d _ConvNd", "weight", (6, 4, 5, 5),
-            {"layout": "IO...", "transposed": True, "stride": 2, "groups": 3}, 1 / 10,
+            "ConvTranspose2d _ConvNd",
+            "weight",
+            (6, 4, 5, 5),
+            {"layout": "IO...", "transposed": True, "stride": 2, "groups": 3},
+            1 / 10,
         ),
         ("Bilinear", "weight", (3, 16, 5), {}, 1 / 4),
         ("Bilinear", "bias", (3,), {"weight_shape": (3, 16, 5)}, 1 / 4),
@@ -254,7 +257,7 @@ def test_the_signal_keeps_its_size():
         ("MultiheadAttention", "in_proj_weight", (96, 32), {"blocks": 3}, math.sqrt(6 / 128)),
         ("MultiheadAttention", "k_proj_weight", (32, 16), {}, math.sqrt(6 / 48)),
     ],
-)  # fmt: skip
+)
 def test_torch_bounds(types, name, shape, facts, bound):
     assert std(TORCH, types, name, shape, **facts) == pytest.approx(bound / math.sqrt(3), rel=1e-14)
     values = fastinit.fill(np.empty(shape), chosen(TORCH, types, name, shape, **facts), Key(0))

@@ -24,6 +24,7 @@ def mypy(tmp_path, *arguments, module="mypy", cwd=ROOT):
     )
 
 
+@pytest.mark.long  # `make lint` runs the same check
 def test_the_package_is_strictly_typed(tmp_path):
     pytest.importorskip("torch", reason="the adapters' types are those of their frameworks")
     done = mypy(tmp_path)

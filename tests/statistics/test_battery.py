@@ -160,10 +160,15 @@ def test_a_billion_normals():
     assert 5.7 < largest <= 6.7638
 
 
-@pytest.mark.parametrize("initializer, law", [
-    (fastinit.Uniform(-1.0, 1.0), stats.uniform(-1, 2)), (fastinit.TruncatedNormal(), stats.truncnorm(-2, 2)),
-    (fastinit.TruncatedNormal(0.0, 1.0, -1.0, 3.0), stats.truncnorm(-1, 3)), (fastinit.Normal(), stats.norm()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "initializer, law",
+    [
+        (fastinit.Uniform(-1.0, 1.0), stats.uniform(-1, 2)),
+        (fastinit.TruncatedNormal(), stats.truncnorm(-2, 2)),
+        (fastinit.TruncatedNormal(0.0, 1.0, -1.0, 3.0), stats.truncnorm(-1, 3)),
+        (fastinit.Normal(), stats.norm()),
+    ],
+)
 def test_equally_likely_cells(initializer, law):
     """2**26 draws in 4096 cells."""
     edges = law.ppf(np.arange(1, 4096) / 4096)

@@ -27,7 +27,9 @@ FACTORIES = {
     "normal": ((0.5,), fastinit.Normal(0.0, 0.5), (31, 7)),
     "truncated_normal": ((0.5,), fastinit.TruncatedNormal(0.0, 0.5), (31, 7)),
     "variance_scaling": (
-        (0.3, "fan_geo_avg", "uniform"), fastinit.VarianceScaling(0.3, "fan_geo_avg", "uniform"), (3, 3, 5, 7),
+        (0.3, "fan_geo_avg", "uniform"),
+        fastinit.VarianceScaling(0.3, "fan_geo_avg", "uniform"),
+        (3, 3, 5, 7),
     ),
     "glorot_uniform": ((), fastinit.glorot_uniform(), (31, 7)),
     "glorot_normal": ((), fastinit.glorot_truncated_normal(), (3, 3, 5, 7)),
@@ -41,7 +43,7 @@ FACTORIES = {
     "kaiming_normal": ((), fastinit.he_truncated_normal(), (31, 7)),
     "orthogonal": ((1.5,), fastinit.Orthogonal(1.5), (31, 7)),
     "delta_orthogonal": ((1.5,), fastinit.DeltaOrthogonal(1.5), (3, 3, 5, 7)),
-}  # fmt: skip
+}
 EXTRA = {
     "glorot_untruncated_normal": ((), fastinit.glorot_normal(), (31, 7)),
     "he_untruncated_normal": ((), fastinit.he_normal(), (31, 7)),
@@ -96,9 +98,12 @@ def test_the_factories_that_jax_does_not_have():
     assert found[3:] == ["dtype: 'Any' = None"]
     assert ours.identity(gain=2.0, dtype="bfloat16")(KEY, (3, 3)).dtype == jnp.bfloat16
     for wrong, kind in [
-        (lambda: ours.sparse(2.0), ValueError), (ours.sparse, TypeError), (lambda: ours.icnr(3), TypeError),
-        (lambda: ours.identity()(KEY, (3,)), ValueError), (lambda: ours.he_normal(rows=3), TypeError),
-    ]:  # fmt: skip
+        (lambda: ours.sparse(2.0), ValueError),
+        (ours.sparse, TypeError),
+        (lambda: ours.icnr(3), TypeError),
+        (lambda: ours.identity()(KEY, (3,)), ValueError),
+        (lambda: ours.he_normal(rows=3), TypeError),
+    ]:
         assert type(refusal(wrong)) is kind
 
 
@@ -132,11 +137,16 @@ def test_the_distributions_are_those_of_jax():
 
 def test_the_fans_are_those_of_jax():
     for shape, axes in [
-        ((5, 7), {}), ((3, 4, 5, 7), {}), ((7, 5, 3), {"in_axis": 1, "out_axis": 0}),
-        ((4, 5, 6), {"in_axis": (0, 1), "out_axis": 2}), ((9, 5, 7), {"batch_axis": 0}), ((9, 5), {"out_axis": 0}),
-        ((5,), {"in_axis": 0, "out_axis": ()}), ((5,), {"in_axis": (), "out_axis": 0}),
+        ((5, 7), {}),
+        ((3, 4, 5, 7), {}),
+        ((7, 5, 3), {"in_axis": 1, "out_axis": 0}),
+        ((4, 5, 6), {"in_axis": (0, 1), "out_axis": 2}),
+        ((9, 5, 7), {"batch_axis": 0}),
+        ((9, 5), {"out_axis": 0}),
+        ((5,), {"in_axis": 0, "out_axis": ()}),
+        ((5,), {"in_axis": (), "out_axis": 0}),
         ((), {"in_axis": (), "out_axis": ()}),
-    ]:  # fmt: skip
+    ]:
         # JAX tells its fans to nobody, but a uniform draw is the draw from (-1, 1) times a factor that shows them
         original = np.asarray(jax.random.uniform(KEY, shape, jnp.float32, -1.0))
         own = fastinit.fill(np.empty(shape, np.float32), fastinit.Uniform(-1.0, 1.0), CORE)
@@ -173,10 +183,14 @@ def test_keys():
         bits(ours.normal(0.5)(first, shape, jnp.float32)) != bits(ours.normal(0.5)(second, shape, jnp.float32))
     ).any()
     for wrong, kind in [
-        (3, TypeError), (None, TypeError), ("key", TypeError), (jnp.zeros(3, jnp.uint32), TypeError),
-        (jnp.zeros(2, jnp.float32), TypeError), (jnp.zeros((2, 2), jnp.uint32), TypeError),
+        (3, TypeError),
+        (None, TypeError),
+        ("key", TypeError),
+        (jnp.zeros(3, jnp.uint32), TypeError),
+        (jnp.zeros(2, jnp.float32), TypeError),
+        (jnp.zeros((2, 2), jnp.uint32), TypeError),
         (jax.random.split(KEY), ValueError),
-    ]:  # fmt: skip
+    ]:
         assert type(refusal(ours.normal(), wrong, shape)) is kind, wrong
         assert type(refusal(theirs.normal(), wrong, shape)) is kind or isinstance(wrong, (str, jax.Array)), wrong
 
@@ -336,9 +350,12 @@ def test_what_jax_refuses_is_refused_in_the_same_way():
 
 def test_other_bad_input():
     for wrong in (
-        ours.variance_scaling(-1.0, "fan_in", "normal"), ours.normal(math.nan), ours.uniform(math.inf),
-        ours.truncated_normal(1.0, lower=2.0, upper=1.0), ours.he_normal(groups=5),
-    ):  # fmt: skip
+        ours.variance_scaling(-1.0, "fan_in", "normal"),
+        ours.normal(math.nan),
+        ours.uniform(math.inf),
+        ours.truncated_normal(1.0, lower=2.0, upper=1.0),
+        ours.he_normal(groups=5),
+    ):
         assert type(refusal(wrong, KEY, (4, 6))) is ValueError
     assert type(refusal(ours.normal(1e6), KEY, (4, 6), jnp.float16)) is ValueError
     assert type(refusal(ours.initializer, theirs.he_normal())) is TypeError
@@ -346,10 +363,14 @@ def test_other_bad_input():
 
 def test_unusual_parameters_that_jax_takes():
     for name, arguments in [
-        ("uniform", (-0.5,)), ("uniform", (0.0,)), ("normal", (-0.5,)), ("truncated_normal", (-0.5, None, -1.0, 3.0)),
-        ("variance_scaling", (0.0, "fan_in", "normal")), ("normal", (jnp.float32(0.5),)),
+        ("uniform", (-0.5,)),
+        ("uniform", (0.0,)),
+        ("normal", (-0.5,)),
+        ("truncated_normal", (-0.5, None, -1.0, 3.0)),
+        ("variance_scaling", (0.0, "fan_in", "normal")),
+        ("normal", (jnp.float32(0.5),)),
         ("normal", (np.float64(0.5),)),
-    ]:  # fmt: skip
+    ]:
         own, original = (np.asarray(getattr(place, name)(*arguments)(KEY, (300, 300))) for place in (ours, theirs))
         assert abs(own.mean() - original.mean()) < 0.02, name
         assert abs(own.std() - original.std()) < 0.02, name

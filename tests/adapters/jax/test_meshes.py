@@ -83,8 +83,12 @@ def test_functions_mapped_over_some_axes_of_a_mesh():
         for spec in (None, P(None, "columns"), P("columns"), P()):
             mapped = jax.shard_map(
                 lambda key, spec=spec: ours.he_normal()(key, SHAPE, jnp.float32, out_sharding=spec),
-                mesh=mesh, in_specs=P(), out_specs=P(), axis_names={"rows"}, check_vma=False,
-            )  # fmt: skip
+                mesh=mesh,
+                in_specs=P(),
+                out_specs=P(),
+                axis_names={"rows"},
+                check_vma=False,
+            )
             equal_and_usable(jax.jit(mapped)(KEY), whole)
         each = jax.shard_map(
             jax.vmap(init), mesh=mesh, in_specs=P("rows"), out_specs=P("rows"), axis_names={"rows"}, check_vma=False

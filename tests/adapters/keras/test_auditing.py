@@ -235,8 +235,12 @@ def test_lsuv_of_convolutions_and_what_it_refuses():
     before = [array(variable) for variable in norm.variables]
     factors = lsuv(model, inputs(8, 12, 12, 4))
     assert set(factors) == {
-        "grouped/kernel", "depthwise/kernel", "separable/pointwise_kernel", "transposed/kernel", "head/kernel",
-    }  # fmt: skip
+        "grouped/kernel",
+        "depthwise/kernel",
+        "separable/pointwise_kernel",
+        "transposed/kernel",
+        "head/kernel",
+    }
     assert all(map(np.array_equal, before, map(array, norm.variables)))
     model = perceptron()
     model.get_layer("layer2").bias.assign(10 * inputs(64))

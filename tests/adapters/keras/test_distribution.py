@@ -23,11 +23,14 @@ def model_parallel():
 
 
 def built(seed):
-    return keras.Sequential([
-        keras.Input((16,)),
-        layers.Dense(24, kernel_initializer=initializers.HeNormal(seed=seed), name="dense"),
-        layers.Dense(8, kernel_initializer=initializers.Orthogonal(seed=seed), name="other"),
-    ], name="model")  # fmt: skip
+    return keras.Sequential(
+        [
+            keras.Input((16,)),
+            layers.Dense(24, kernel_initializer=initializers.HeNormal(seed=seed), name="dense"),
+            layers.Dense(8, kernel_initializer=initializers.Orthogonal(seed=seed), name="other"),
+        ],
+        name="model",
+    )
 
 
 def test_there_are_eight_devices():

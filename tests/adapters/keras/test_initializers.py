@@ -208,9 +208,13 @@ def test_configurations_go_round(tmp_path):
             config = json.loads(json.dumps(ours.serialize(initializer)))
             written[f"{name} {seed}"] = config
             for again in (
-                initializer.clone(), type(initializer).from_config(initializer.get_config()), ours.get(config),
-                ours.deserialize(config), keras.initializers.get(config), keras.initializers.deserialize(config),
-            ):  # fmt: skip
+                initializer.clone(),
+                type(initializer).from_config(initializer.get_config()),
+                ours.get(config),
+                ours.deserialize(config),
+                keras.initializers.get(config),
+                keras.initializers.deserialize(config),
+            ):
                 assert type(again) is type(initializer)
                 assert bits(again(shape), "float32").tolist() == wanted, name
     (tmp_path / "initializers.json").write_text(json.dumps(written))
@@ -268,9 +272,12 @@ def test_bad_input():
     for shape, kind in [((-1, 3), ValueError), ((2.5, 3), TypeError), ((None, 3), TypeError), ("ab", TypeError)]:
         assert type(refusal(ours.RandomNormal(), shape)) is kind, shape
     for wrong in (
-        ours.RandomNormal(0.0, -1.0), ours.RandomNormal(math.nan, 1.0), ours.TruncatedNormal(0.0, -1.0),
-        ours.RandomUniform(1.0, -1.0), ours.RandomUniform(0.0, math.inf),
-    ):  # fmt: skip
+        ours.RandomNormal(0.0, -1.0),
+        ours.RandomNormal(math.nan, 1.0),
+        ours.TruncatedNormal(0.0, -1.0),
+        ours.RandomUniform(1.0, -1.0),
+        ours.RandomUniform(0.0, math.inf),
+    ):
         assert type(refusal(wrong, (3,))) is ValueError
     assert type(refusal(ours.RandomNormal(0.0, 1e6), (3,), dtype="float16")) is ValueError
     for version in (0, 2, "1", None):

@@ -96,9 +96,11 @@ def test_by_name():
 def test_traced_functions_give_the_same_bytes():
     for dtype in ("float32", "bfloat16"):
         for initializer in (
-            initializers.HeNormal(seed=3), initializers.RandomUniform(seed=fastinit.Key(4)),
-            initializers.Orthogonal(seed=5), initializers.Zeros(),
-        ):  # fmt: skip
+            initializers.HeNormal(seed=3),
+            initializers.RandomUniform(seed=fastinit.Key(4)),
+            initializers.Orthogonal(seed=5),
+            initializers.Zeros(),
+        ):
             seen = []
             found = traced(lambda: watched(seen, initializer((6, 5), dtype=dtype)))()  # noqa: B023
             assert seen == [True], "it was not traced"
@@ -168,12 +170,14 @@ def test_mixed_precision():
 
 
 def _classifier(seed):
-    return keras.Sequential([
-        keras.Input((8,), name="features"),
-        layers.Dense(16, "relu", kernel_initializer=initializers.HeNormal(seed=seed), name="hidden"),
-        layers.Dense(16, "relu", kernel_initializer="fastinit>HeUniform", name="second"),
-        layers.Dense(2, kernel_initializer=initializers.GlorotUniform(seed=fastinit.Key(seed)), name="logits"),
-    ])  # fmt: skip
+    return keras.Sequential(
+        [
+            keras.Input((8,), name="features"),
+            layers.Dense(16, "relu", kernel_initializer=initializers.HeNormal(seed=seed), name="hidden"),
+            layers.Dense(16, "relu", kernel_initializer="fastinit>HeUniform", name="second"),
+            layers.Dense(2, kernel_initializer=initializers.GlorotUniform(seed=fastinit.Key(seed)), name="logits"),
+        ]
+    )
 
 
 def test_training_saving_and_loading(tmp_path):

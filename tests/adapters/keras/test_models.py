@@ -119,10 +119,15 @@ def test_adding_layers_changes_no_other_variable():
 
 
 def test_statistics_are_reset_and_other_state_is_left_alone():
-    model = keras.Sequential([
-        keras.Input((4,)), layers.Normalization(mean=2.0, variance=3.0), layers.BatchNormalization(name="norm"),
-        layers.Dropout(0.5), layers.Dense(2),
-    ])  # fmt: skip
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Normalization(mean=2.0, variance=3.0),
+            layers.BatchNormalization(name="norm"),
+            layers.Dropout(0.5),
+            layers.Dense(2),
+        ]
+    )
     norm = model.get_layer("norm")
     norm.moving_mean.assign(keras.ops.full((4,), 9.0))
     norm.moving_variance.assign(keras.ops.full((4,), 9.0))
@@ -186,9 +191,13 @@ def test_replay(tmp_path):
 
 
 def test_recipes_of_ones_own():
-    model = keras.Sequential([
-        keras.Input((4,)), layers.Dense(5, name="first"), layers.Dense(5, name="second"),
-    ])  # fmt: skip
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(5, name="first"),
+            layers.Dense(5, name="second"),
+        ]
+    )
     recipe = fastinit.AUTO.with_rules(Rule("Dense", "*second/kernel", fastinit.Orthogonal(), "second"))
     record = initialize(model, recipe)
     by_rule = {entry.rule: entry.shape for entry in record if len(entry.shape) == 2}

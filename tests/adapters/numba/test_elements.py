@@ -76,8 +76,12 @@ def test_elements_are_those_of_sample(function, compiled):
         for one in (getattr(adapter, function), *compiled):
             found = [one(KEY.words, index, a, b) for index in INDICES]
             assert bits(found) == wanted, (a, b)
-        assert all(type(number) is getattr(np, dtype) for number in map(getattr(adapter, function), *zip(
-            *[(KEY.words, index, a, b) for index in INDICES[:3]], strict=True)))  # fmt: skip
+        assert all(
+            type(number) is getattr(np, dtype)
+            for number in map(
+                getattr(adapter, function), *zip(*[(KEY.words, index, a, b) for index in INDICES[:3]], strict=True)
+            )
+        )
 
 
 def test_words_are_the_core_s():

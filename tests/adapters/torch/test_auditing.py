@@ -271,13 +271,15 @@ class Classifier(nn.Module):
 WORDS = torch.arange(1, 97).reshape(12, 8)
 HEALTHY = {
     "MLP": (lambda: nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64)), inputs(64, 64)),
-    "MLP in bfloat16": (lambda: nn.Sequential(nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 64)).bfloat16(),
-                        inputs(64, 64).bfloat16()),
+    "MLP in bfloat16": (
+        lambda: nn.Sequential(nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 64)).bfloat16(),
+        inputs(64, 64).bfloat16(),
+    ),
     "convolutions": (Convolutions, inputs(4, 3, 14, 14)),
     "LSTM": (Classifier, WORDS),
     "GRU and attention": (lambda: nn.TransformerEncoderLayer(32, 4, activation="gelu"), inputs(9, 8, 32)),
     "bilinear": (lambda: nn.Bilinear(24, 16, 12), (inputs(32, 24), inputs(32, 16))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("recipe", [None, "auto", "torch"])

@@ -18,13 +18,25 @@ from fastinit.adapters.torch import drawing, init  # noqa: E402
 
 BEYOND = {"key", "groups", "transposed", "stride"}
 NEW = {
-    "delta_orthogonal_", "icnr_", "kaiming_truncated_normal_", "lecun_normal_", "lecun_truncated_normal_",
-    "lecun_uniform_", "variance_scaling_", "xavier_truncated_normal_", "zero_init_",
-}  # fmt: skip
+    "delta_orthogonal_",
+    "icnr_",
+    "kaiming_truncated_normal_",
+    "lecun_normal_",
+    "lecun_truncated_normal_",
+    "lecun_uniform_",
+    "variance_scaling_",
+    "xavier_truncated_normal_",
+    "zero_init_",
+}
 PRIVATE = [
-    "_calculate_fan_in_and_fan_out", "_calculate_correct_fan", "_no_grad_uniform_", "_no_grad_normal_",
-    "_no_grad_trunc_normal_", "_no_grad_fill_", "_no_grad_zero_",
-]  # fmt: skip
+    "_calculate_fan_in_and_fan_out",
+    "_calculate_correct_fan",
+    "_no_grad_uniform_",
+    "_no_grad_normal_",
+    "_no_grad_trunc_normal_",
+    "_no_grad_fill_",
+    "_no_grad_zero_",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -76,7 +76,7 @@ MEANINGS = [
     ("zero_init_", (), {}, fastinit.ZerO(**OI)),
     ("eye_", (), {}, fastinit.Identity()),
     ("dirac_", (2,), {}, fastinit.Dirac(2, **OI)),
-]  # fmt: skip
+]
 KEYLESS = ("zero_init_", "eye_", "dirac_")
 CONVOLUTIONS = ("delta_orthogonal_", "icnr_", "dirac_")
 

@@ -216,9 +216,7 @@ def test_in_a_sequence_an_activation_follows_the_layer_before_it():
         nn.Linear(4, 4), nn.Linear(4, 4), nn.Sequential(nn.Dropout(), nn.Sequential(nn.Tanh())),
         nn.Sequential(nn.Linear(4, 4), nn.Identity()), nn.GELU(), nn.Linear(4, 2), nn.Softmax(-1),
     )  # fmt: skip
-    assert activations(model) == {
-        "0": "relu", "1": "relu", "6": None, "7": "tanh", "9.0": "gelu", "11": None
-    }  # fmt: skip
+    assert activations(model) == {"0": "relu", "1": "relu", "6": None, "7": "tanh", "9.0": "gelu", "11": None}
 
 
 def test_a_sequence_with_a_forward_of_its_own_says_nothing():

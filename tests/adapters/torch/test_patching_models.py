@@ -106,8 +106,11 @@ def check_unchanged(ours, torchs):
     for name, expected in torchs.state_dict(keep_vars=True).items():
         value = ours.state_dict(keep_vars=True)[name]
         assert (type(value), value.shape, value.dtype, value.stride()) == (
-            type(expected), expected.shape, expected.dtype, expected.stride(),
-        ), name  # fmt: skip
+            type(expected),
+            expected.shape,
+            expected.dtype,
+            expected.stride(),
+        ), name
         assert value.requires_grad == expected.requires_grad and value.is_leaf, name
         if expected.numel() < 2 or expected.unique().numel() == 1:
             assert torch.equal(value, expected), name

@@ -99,8 +99,10 @@ def test_models(name):
     for key, expected in torchs.state_dict(keep_vars=True).items():
         value = ours.state_dict(keep_vars=True)[key]
         assert (value.shape, value.dtype, value.requires_grad) == (
-            expected.shape, expected.dtype, expected.requires_grad,
-        ), key  # fmt: skip
+            expected.shape,
+            expected.dtype,
+            expected.requires_grad,
+        ), key
         if expected.unique().numel() == 1 or not expected.requires_grad:
             assert torch.equal(value, expected), key
             continue

@@ -61,12 +61,16 @@ def test_every_placement_holds_each_element_once_for_every_replica(mesh):
 @pytest.mark.parametrize(
     "placements",
     [
-        [Shard(0), Shard(1)], [Shard(1), Shard(0)], [Shard(0), Shard(0)], [Replicate(), Shard(1)],
-        [Shard(1), Replicate()], [_StridedShard(0, split_factor=3), Replicate()],
+        [Shard(0), Shard(1)],
+        [Shard(1), Shard(0)],
+        [Shard(0), Shard(0)],
+        [Replicate(), Shard(1)],
+        [Shard(1), Replicate()],
+        [_StridedShard(0, split_factor=3), Replicate()],
         [Shard(0), _StridedShard(0, split_factor=3)],
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_local_shapes_and_first_indices_are_torchs(mesh, placements):
     for shape, coordinate in itertools.product([(7, 5), (12, 6), (1, 9), (13, 2)], coordinates(mesh)):
         ranges = ranges_of(shape, mesh, coordinate, placements)
@@ -146,7 +150,7 @@ def test_scalars_and_empty_tensors():
         ((4,), (2, 2), (0,), [Shard(0), Shard(0)], "expected one coordinate and one placement for each axis"),
         ((4,), (2,), (0,), [Shard(0), Shard(0)], "expected one coordinate and one placement for each axis"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(shape, mesh, coordinate, placements, message):
     with pytest.raises(ValueError, match=message):
         ranges_of(shape, mesh, coordinate, placements)
