@@ -102,6 +102,10 @@ def floor_violations(sources):
 STANDS_ON = {"keras": {"torch", "jax"}, "torch": {"numba"}}
 
 
+# Adapters whose modules import each other in one direction only, imports within functions included.
+WITHOUT_CIRCLES = {"jax", "keras", "numba"}
+
+
 def adapter_violations(sources):
     """Of adapters by their place in the folder, "numpy.py" or "torch/init.py": one package may import within itself.
 
@@ -228,6 +232,33 @@ def test_the_numba_adapter_serves_pytorch():
         ("keras/layers.py", "from fastinit.adapters.numba import fill"),
     ]:
         assert list(adapter_violations({path: line})), (path, line)
+
+
+def circles(sources):
+    """The modules of an adapter that import themselves by way of others, by their place in the folder."""
+    modules = {f"fastinit.adapters.{path.removesuffix('.py').replace('/', '.')}": path for path in sources}
+    below = {}
+    for path, source in sources.items():
+        names = {found for name in imports(source) for found in (name, name.rpartition(".")[0])}
+        below[path] = {modules[name] for name in names & set(modules)}
+    for path, first in below.items():
+        reached, ahead = set(), list(first)
+        while ahead:
+            other = ahead.pop()
+            if other not in reached:
+                reached.add(other)
+                ahead += below[other]
+        if path in reached:
+            yield path
+
+
+def test_modules_of_an_adapter_import_in_one_direction():
+    sources = {path: source for path, source in adapter_sources().items() if path.split("/")[0] in WITHOUT_CIRCLES}
+    assert {path.split("/")[0] for path in sources} == WITHOUT_CIRCLES
+    assert not list(circles(sources))
+    back = "def late():\n    from fastinit.adapters.numba.filling import fill"
+    turned = sources | {"numba/devices.py": f"{sources['numba/devices.py']}\n{back}"}
+    assert set(circles(turned)) == {"numba/devices.py", "numba/filling.py"}
 
 
 def test_sampling_and_targets_do_not_see_each_other():

@@ -186,7 +186,7 @@ KERNELS = """
 from fastinit.dtypes import DTYPES
 
 narrow = ["float16"] if fastmath else ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
-for kind in quads.KINDS:
+for kind in quads.KINDS.values():
     real = types.float64 if kind.endswith("_64") else types.float32
     parameters = types.Tuple((*[real] * 4, *[types.uint64] * 2, *[types.float64] * 2, *[types.uint64] * 2))
     for dtype in ["float32", "float64", *narrow]:
