@@ -13,7 +13,7 @@ untouched           a weight of zeros, or any parameter that looks like memory n
 not as recorded     its bytes are not those of the record that was given
 constant            a weight with one value everywhere
 constant rows       units of a weight that have one value everywhere
-identical rows      units with the same weights, which will learn the same for ever
+identical rows      units with the same weights, which will always learn the same
 identical tensors   two weights with the same values, both to be trained
 tied                one tensor in two layers of the same type, neither of which is an embedding
 scale               see :func:`fastinit.audits.scales.wrong_scales`
@@ -49,7 +49,7 @@ class Finding:
     Attributes
     ----------
     name : str
-        Of the parameter or the layer.
+        The parameter or the layer.
     kind : str
         See :mod:`fastinit.audits`.
     message, remedy : str
@@ -67,7 +67,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What an audit found. It is true, and `ok`, where that is nothing; ``str(found)`` is a list and a table.
+    """What an audit found: truthy, and `ok`, if there are no findings. ``str(found)`` is a list and a table.
 
     Attributes
     ----------

@@ -61,7 +61,7 @@ class Layer:
         Shares in [0, 1]: of units with slope 0 for the whole batch; of (unit, example) pairs whose slope is below a
         tenth, or above nine tenths, of the steepest.
     identical : bool
-        Whether all its units compute the same, for every example. They then learn the same, for ever.
+        Whether all its units compute the same, for every example. They then always learn the same.
     factor : float
         n Var(W) E[f'^2], predicted: by what the variance of a gradient is multiplied on its way back through the layer.
     predicted_variance, predicted_gradient_variance : float

@@ -41,14 +41,14 @@ class Held:
     values : array of float
         All of them, or those that this process holds. Of any dtype that holds them exactly.
     dtype : str
-        That the parameter is of.
+        The parameter's dtype.
     other_names : tuple of str
-        Under which the model has the same tensor.
+        Other names of the same tensor in the model.
     repeated : bool
-        Whether layers share the tensor that should not.
+        Whether layers share the tensor by mistake.
     trainable : bool
     digest : str, optional
-        Of its bytes, to be compared with a record's.
+        Digest of its bytes, to be compared with a record's.
     """
 
     parameter: Parameter

@@ -237,14 +237,12 @@ def test_the_numba_adapter_serves_pytorch():
 def circles(sources):
     """The modules of an adapter that import themselves by way of others, by their place in the folder."""
     modules = {f"fastinit.adapters.{path.removesuffix('.py').replace('/', '.')}": path for path in sources}
-    below = {
-        path: {
-            modules[found] for name in imports(source) for found in (name, name.rpartition(".")[0]) if found in modules
-        }
-        for path, source in sources.items()
-    }
-    for path in below:
-        reached, ahead = set(), list(below[path])
+    below = {}
+    for path, source in sources.items():
+        names = {found for name in imports(source) for found in (name, name.rpartition(".")[0])}
+        below[path] = {modules[name] for name in names & set(modules)}
+    for path, first in below.items():
+        reached, ahead = set(), list(first)
         while ahead:
             other = ahead.pop()
             if other not in reached:
