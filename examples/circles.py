@@ -170,9 +170,15 @@ def picture(found: dict[Scheme, Runs], data: tuple):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No contour levels were found")  # where all points get one answer
             plot_decision_regions(
-                data[0][shown].astype(float), data[1][shown], classifier, ax=region, legend=0, markers="o^",
-                colors="#e69f00,#0072b2", scatter_kwargs={"s": 7, "linewidth": 0, "alpha": 0.8},
-            )  # fmt: skip
+                data[0][shown].astype(float),
+                data[1][shown],
+                classifier,
+                ax=region,
+                legend=0,
+                markers="o^",
+                colors="#e69f00,#0072b2",
+                scatter_kwargs={"s": 7, "linewidth": 0, "alpha": 0.8},
+            )
         region.grid(False)
         region.set(title=f"seed 0: {runs.tested[0]:.1%} of unseen points", aspect="equal")
     curves[0].set_ylabel("accuracy, training points")

@@ -63,28 +63,65 @@ def rows() -> list[Row]:
         *scaled("Xavier", "(n_in + n_out)", 2.0, lambda i, o: i + o, *kinds("glorot")),
         *scaled("Kaiming", "n_in", 2.0, lambda i, o: i, *kinds("he")),
         *scaled("LeCun", "n_in", 1.0, lambda i, o: i, *kinds("lecun")),
-        Row("torch's default", "U(+-1 / sqrt(n_in))", lambda i, o: 1 / math.sqrt(3 * i), lambda i, o: 1 / math.sqrt(i),
-            fastinit.torch_default_uniform()),
-        Row("Kaiming, fan_out", "N(0, sqrt(2 / n_out))", lambda i, o: math.sqrt(2 / o), None,
-            scaling(2.0, "fan_out", "normal")),
-        Row("geometric mean", "N(0, (n_in n_out)^(-1/4))", lambda i, o: (i * o) ** -0.25, None,
-            scaling(1.0, "fan_geo_avg", "normal")),
-        Row("naive uniform", "U(-0.1, 0.1)", lambda i, o: 0.1 / math.sqrt(3), lambda i, o: 0.1,
-            fastinit.naive_uniform()),
+        Row(
+            "torch's default",
+            "U(+-1 / sqrt(n_in))",
+            lambda i, o: 1 / math.sqrt(3 * i),
+            lambda i, o: 1 / math.sqrt(i),
+            fastinit.torch_default_uniform(),
+        ),
+        Row(
+            "Kaiming, fan_out",
+            "N(0, sqrt(2 / n_out))",
+            lambda i, o: math.sqrt(2 / o),
+            None,
+            scaling(2.0, "fan_out", "normal"),
+        ),
+        Row(
+            "geometric mean",
+            "N(0, (n_in n_out)^(-1/4))",
+            lambda i, o: (i * o) ** -0.25,
+            None,
+            scaling(1.0, "fan_geo_avg", "normal"),
+        ),
+        Row(
+            "naive uniform", "U(-0.1, 0.1)", lambda i, o: 0.1 / math.sqrt(3), lambda i, o: 0.1, fastinit.naive_uniform()
+        ),
         Row("naive normal", "N(0, 0.1)", lambda i, o: 0.1, None, fastinit.naive_normal()),
-        Row("truncated normal", "N(0, 0.02), cut at +-0.04", lambda i, o: 0.02 * CUT, lambda i, o: 0.04,
-            fastinit.TruncatedNormal(0.0, 0.02)),
+        Row(
+            "truncated normal",
+            "N(0, 0.02), cut at +-0.04",
+            lambda i, o: 0.02 * CUT,
+            lambda i, o: 0.04,
+            fastinit.TruncatedNormal(0.0, 0.02),
+        ),
         Row("zeros", "0", lambda i, o: 0.0, lambda i, o: 0.0, fastinit.Zeros()),
         Row("ones", "1", lambda i, o: 1.0, lambda i, o: 1.0, fastinit.Ones()),
         Row("constant", "0.5", lambda i, o: 0.5, lambda i, o: 0.5, fastinit.Constant(0.5)),
-        Row("identity", "1 on the diagonal", lambda i, o: math.sqrt(min(i, o) / (i * o)), lambda i, o: 1.0,
-            fastinit.Identity()),
+        Row(
+            "identity",
+            "1 on the diagonal",
+            lambda i, o: math.sqrt(min(i, o) / (i * o)),
+            lambda i, o: 1.0,
+            fastinit.Identity(),
+        ),
         Row("orthogonal", "Q, Q^T Q = 1", lambda i, o: 1 / math.sqrt(max(i, o)), None, fastinit.Orthogonal()),
-        Row("sparse", "a tenth from N(0, 0.01), else 0", lambda i, o: 0.01 * math.sqrt((i - math.ceil(0.9 * i)) / i),
-            None, fastinit.Sparse(0.9)),
-        Row("Dirac, 3 x 3", "1 at the centre, channel by channel", lambda i, o: math.sqrt(min(i, o) / (9 * i * o)),
-            lambda i, o: 1.0, fastinit.Dirac(layout="...IO"), 3),
-    ]  # fmt: skip
+        Row(
+            "sparse",
+            "a tenth from N(0, 0.01), else 0",
+            lambda i, o: 0.01 * math.sqrt((i - math.ceil(0.9 * i)) / i),
+            None,
+            fastinit.Sparse(0.9),
+        ),
+        Row(
+            "Dirac, 3 x 3",
+            "1 at the centre, channel by channel",
+            lambda i, o: math.sqrt(min(i, o) / (9 * i * o)),
+            lambda i, o: 1.0,
+            fastinit.Dirac(layout="...IO"),
+            3,
+        ),
+    ]
 
 
 def kinds(scheme: str) -> tuple[str, ...]:
@@ -163,9 +200,14 @@ def picture(fans: tuple[int, int]):
     for name, colour in (("glorot_uniform", BLUE), ("glorot_normal", RED), ("glorot_truncated_normal", PURPLE)):
         drawn = [fastinit.fill(np.empty(fans, np.float32), fastinit.PRESETS[name](), fastinit.Key(n)) for n in range(4)]
         histogram.hist(
-            np.concatenate(drawn).ravel(), bins=np.linspace(-4 * std, 4 * std, 161), histtype="step", density=True,
-            color=colour, linewidth=1.5, label=name.removeprefix("glorot_").replace("_", " "),
-        )  # fmt: skip
+            np.concatenate(drawn).ravel(),
+            bins=np.linspace(-4 * std, 4 * std, 161),
+            histtype="step",
+            density=True,
+            color=colour,
+            linewidth=1.5,
+            label=name.removeprefix("glorot_").replace("_", " "),
+        )
     histogram.plot([], [], ":", color="black", linewidth=0.8, label="bounds")
     for reach, colour in ((math.sqrt(3.0) * std, BLUE), (REACH * std, PURPLE)):
         for side in (-1, 1):

@@ -119,9 +119,16 @@ def picture(found: dict[tuple[str, str], fastinit.Propagation]):
             for kind, colour in COLOURS.items():
                 size = np.array([one[kind] for one in measured]) * 100
                 axes.barh(
-                    list(SCHEMES), size, left=left, color=colour, alpha=0.75, label=kind, hatch=HATCHES[kind],
-                    edgecolor="white", linewidth=0.5,
-                )  # fmt: skip
+                    list(SCHEMES),
+                    size,
+                    left=left,
+                    color=colour,
+                    alpha=0.75,
+                    label=kind,
+                    hatch=HATCHES[kind],
+                    edgecolor="white",
+                    linewidth=0.5,
+                )
                 left += size
             axes.set(title=f"{activation}, layer {layer + 1}", xlabel="% of the units", xlim=(0, 100))
             axes.invert_yaxis()

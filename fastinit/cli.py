@@ -119,18 +119,22 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="check | gain | recommend")
 
     check = commands.add_parser(
-        "check", allow_abbrev=False, help="does the signal survive the depth of a network?",
+        "check",
+        allow_abbrev=False,
+        help="does the signal survive the depth of a network?",
         description="Runs a fully connected network forward and backward, prints the variances layer by layer and a "
         "verdict, and writes a page. The exit status is 0 whatever the verdict, unless --strict is given.",
-    )  # fmt: skip
+    )
     check.add_argument("--depth", type=_at_least_one, required=True, help="layers")
     check.add_argument("--width", type=_at_least_one, required=True, help="units of each layer")
     check.add_argument("--inputs", type=_at_least_one, metavar="N", help="inputs of the first layer; else the width")
     check.add_argument("--activation", required=True, help="relu, gelu, tanh, ...")
     check.add_argument(
-        "--init", required=True, metavar="NAME",
+        "--init",
+        required=True,
+        metavar="NAME",
         help="a preset such as he_normal, auto, zeros, normal:std, uniform:low,high, orthogonal, orthogonal:gain",
-    )  # fmt: skip
+    )
     check.add_argument("--seed", type=int, default=0, help="an integer of any size (0)")
     check.add_argument("--batch", type=_at_least_one, default=256, help="examples (256)")
     pages = check.add_mutually_exclusive_group()

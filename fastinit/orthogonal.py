@@ -43,9 +43,18 @@ def write_orthogonal(matrix: np.ndarray, gain: float, key: Key, num_threads: int
     def columns(number: int) -> None:
         row_stride, column_stride = (stride // matrix.itemsize for stride in matrix.strides)
         _core.orthogonal_columns(
-            index, tag, _core.address(factors), m, n, pieces - 1 - number, gain, scratch(), _core.address(matrix),
-            row_stride, column_stride,
-        )  # fmt: skip
+            index,
+            tag,
+            _core.address(factors),
+            m,
+            n,
+            pieces - 1 - number,
+            gain,
+            scratch(),
+            _core.address(matrix),
+            row_stride,
+            column_stride,
+        )
 
     # the longest pieces first: the first ones of the first phase, the last ones of the second
     for_each(pieces, reflectors, threads)

@@ -52,12 +52,42 @@ from fastinit.adapters.torch.schemes import (
 from fastinit.adapters.torch.tensors import Kind, draw, kind_of, place
 
 __all__ = [
-    "calculate_gain", "constant", "constant_", "delta_orthogonal_", "dirac", "dirac_", "eye", "eye_", "icnr_",
-    "kaiming_normal", "kaiming_normal_", "kaiming_truncated_normal_", "kaiming_uniform", "kaiming_uniform_",
-    "lecun_normal_", "lecun_truncated_normal_", "lecun_uniform_", "normal", "normal_", "ones_", "orthogonal",
-    "orthogonal_", "sparse", "sparse_", "trunc_normal_", "uniform", "uniform_", "variance_scaling_", "xavier_normal",
-    "xavier_normal_", "xavier_truncated_normal_", "xavier_uniform", "xavier_uniform_", "zero_init_", "zeros_",
-]  # fmt: skip
+    "calculate_gain",
+    "constant",
+    "constant_",
+    "delta_orthogonal_",
+    "dirac",
+    "dirac_",
+    "eye",
+    "eye_",
+    "icnr_",
+    "kaiming_normal",
+    "kaiming_normal_",
+    "kaiming_truncated_normal_",
+    "kaiming_uniform",
+    "kaiming_uniform_",
+    "lecun_normal_",
+    "lecun_truncated_normal_",
+    "lecun_uniform_",
+    "normal",
+    "normal_",
+    "ones_",
+    "orthogonal",
+    "orthogonal_",
+    "sparse",
+    "sparse_",
+    "trunc_normal_",
+    "uniform",
+    "uniform_",
+    "variance_scaling_",
+    "xavier_normal",
+    "xavier_normal_",
+    "xavier_truncated_normal_",
+    "xavier_uniform",
+    "xavier_uniform_",
+    "zero_init_",
+    "zeros_",
+]
 
 # used by others, private as they are
 _no_grad_fill_ = internals.no_grad_fill_

@@ -212,9 +212,14 @@ def flat_parameter(module: nn.Module) -> FlatParameter | None:
         return None
     flat = module._handle.flat_param
     rows = zip(
-        flat._fqns, flat._param_infos, flat._shapes, flat._strides, flat._param_extensions, flat._shard_param_infos,
+        flat._fqns,
+        flat._param_infos,
+        flat._shapes,
+        flat._strides,
+        flat._param_extensions,
+        flat._shard_param_infos,
         strict=True,
-    )  # fmt: skip
+    )
     found = []
     for fqn, (own_name, owner, _), shape, stride, extension, shard in rows:
         held = (

@@ -62,16 +62,43 @@ class Place(NamedTuple):
 
 # Spellings without underscores: of strings, of functions, and of classes without "Activation" at their end.
 _NAMES = {
-    "relu": "relu", "relu6": "relu6", "leakyrelu": "leaky_relu", "elu": "elu", "selu": "selu", "celu": "celu",
-    "gelu": "gelu", "gelupython": "gelu", "clippedgelu": "gelu", "gelu10": "gelu",
-    "gelutanh": "gelu_tanh", "newgelu": "gelu_tanh", "gelunew": "gelu_tanh", "fastgelu": "gelu_tanh",
-    "gelufast": "gelu_tanh", "pytorchgelutanh": "gelu_tanh", "gelupytorchtanh": "gelu_tanh",
-    "gelupythontanh": "gelu_tanh", "accurategelu": "gelu_tanh", "geluaccurate": "gelu_tanh", "quickgelu": "quick_gelu",
-    "silu": "silu", "swish": "silu", "mish": "mish", "hardswish": "hardswish", "hardtanh": "hardtanh",
-    "tanh": "tanh", "sigmoid": "sigmoid", "hardsigmoid": "hardsigmoid", "logsigmoid": "logsigmoid",
-    "softplus": "softplus", "softsign": "softsign", "tanhshrink": "tanhshrink",
-    "relusquared": "relu_squared", "relu2": "relu_squared", "squaredrelu": "relu_squared",
-}  # fmt: skip
+    "relu": "relu",
+    "relu6": "relu6",
+    "leakyrelu": "leaky_relu",
+    "elu": "elu",
+    "selu": "selu",
+    "celu": "celu",
+    "gelu": "gelu",
+    "gelupython": "gelu",
+    "clippedgelu": "gelu",
+    "gelu10": "gelu",
+    "gelutanh": "gelu_tanh",
+    "newgelu": "gelu_tanh",
+    "gelunew": "gelu_tanh",
+    "fastgelu": "gelu_tanh",
+    "gelufast": "gelu_tanh",
+    "pytorchgelutanh": "gelu_tanh",
+    "gelupytorchtanh": "gelu_tanh",
+    "gelupythontanh": "gelu_tanh",
+    "accurategelu": "gelu_tanh",
+    "geluaccurate": "gelu_tanh",
+    "quickgelu": "quick_gelu",
+    "silu": "silu",
+    "swish": "silu",
+    "mish": "mish",
+    "hardswish": "hardswish",
+    "hardtanh": "hardtanh",
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+    "hardsigmoid": "hardsigmoid",
+    "logsigmoid": "logsigmoid",
+    "softplus": "softplus",
+    "softsign": "softsign",
+    "tanhshrink": "tanhshrink",
+    "relusquared": "relu_squared",
+    "relu2": "relu_squared",
+    "squaredrelu": "relu_squared",
+}
 # Parameters with which an activation is the one of that name.
 _STANDARD = {
     "elu": {"alpha": 1.0},
@@ -81,25 +108,78 @@ _STANDARD = {
 }
 
 _ACTIVATION_ATTRIBUTES = (
-    "activation", "act", "act_fn", "activation_fn", "activation_function", "intermediate_act_fn", "transform_act_fn",
-    "nonlinearity", "non_linearity", "relu",
-)  # fmt: skip
+    "activation",
+    "act",
+    "act_fn",
+    "activation_fn",
+    "activation_function",
+    "intermediate_act_fn",
+    "transform_act_fn",
+    "nonlinearity",
+    "non_linearity",
+    "relu",
+)
 # What such an attribute is applied to, wherever both stand side by side.
-_ACTIVATED = frozenset({
-    "fc1", "fc_in", "c_fc", "linear1", "linear_1", "lin1", "lin_1", "linear_fc1", "wi", "wi_0", "gate_proj", "dense",
-    "intermediate_dense", "dense_h_to_4h", "conv", "convolution", "ffn_1", "lin_in",
-})  # fmt: skip
+_ACTIVATED = frozenset(
+    {
+        "fc1",
+        "fc_in",
+        "c_fc",
+        "linear1",
+        "linear_1",
+        "lin1",
+        "lin_1",
+        "linear_fc1",
+        "wi",
+        "wi_0",
+        "gate_proj",
+        "dense",
+        "intermediate_dense",
+        "dense_h_to_4h",
+        "conv",
+        "convolution",
+        "ffn_1",
+        "lin_in",
+    }
+)
 # And these only beside, or without, another layer: w1 and w3 are the gate and the rest of a gated MLP.
 _ACTIVATED_WITH = {"w1": "w3", "conv1": "bn1"}
 _ACTIVATED_WITHOUT = {"up_proj": "gate_proj"}
 
 _PASSED_THROUGH = (
-    nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-    nn.FeatureAlphaDropout, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.BatchNorm1d,
-    nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
-)  # fmt: skip
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+)
 
 _PACKED_QKV = frozenset({"qkv", "qkv_proj", "Wqkv", "query_key_value", "to_qkv", "c_attn"})
 _PACKED_GATE = frozenset({"gate_up_proj", "w12"})

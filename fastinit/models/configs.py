@@ -10,33 +10,30 @@ Normal(mean=0.0, std=0.02)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-from fastinit.composites import Blocks, ZeroRow
-from fastinit.initializers import (
-    Constant,
-    Initializer,
-    Normal,
-    TruncatedNormal,
-    Uniform,
-    VarianceScaling,
-)
+from fastinit import composites, initializers, structured
+from fastinit.initializers import Initializer
 from fastinit.keys import Key
 from fastinit.layouts import Axes, Fans
-from fastinit.structured import ICNR, DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse, ZerO
 
 __all__ = ["CLASSES", "brief", "decoded", "encoded", "initializer_config", "initializer_from_config"]
 
-CLASSES: Final[Mapping[str, Any]] = {
-    kind.__name__: kind
-    for kind in (
-        *(Axes, Blocks, Constant, DeltaOrthogonal, Dirac, Fans, ICNR, Identity, Normal, Orthogonal, Sparse),
-        *(TruncatedNormal, Uniform, VarianceScaling, ZerO, ZeroRow),
-    )
-}
+
+def _classes() -> Iterator[Any]:
+    """Every initializer that the library's modules export."""
+    for module in (initializers, structured, composites):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if isinstance(value, type) and issubclass(value, Initializer) and is_dataclass(value):
+                yield value
+
+
+CLASSES: Final[Mapping[str, Any]] = {kind.__name__: kind for kind in (Axes, Fans, *_classes())}
+"""What a configuration may hold, by name."""
 
 
 def encoded(value: Any) -> Any:
