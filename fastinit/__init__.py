@@ -25,10 +25,14 @@ _core, kernels                                   the compiled core
 
 try:
     from fastinit import _core as _core
-except ImportError as problem:
+except ImportError:
+    from importlib.util import find_spec
+
+    if find_spec("fastinit._core") is not None:  # it is here, and says itself what is wrong
+        raise
     raise ImportError(
         "fastinit's compiled core is missing here: run `make demo` in a checkout, or install the package with pip"
-    ) from problem
+    ) from None
 
 from fastinit import targets
 from fastinit.advice.gains import backward_gain, gain

@@ -19,12 +19,8 @@ from fastinit import Key, reference, reference_orthogonal
 from fastinit.dtypes import DTYPES
 
 GOLDEN = Path(__file__).with_name("golden.txt")
-SEED, FOLD, START, COUNT = (
-    2026,
-    "golden",
-    2**34 - 1001,
-    2003,
-)  # the block number's low half wraps inside, for both widths' kinds
+SEED, FOLD = 2026, "golden"
+START, COUNT = 2**34 - 1001, 2003  # the block number's low half wraps inside, for both widths' kinds
 INF = math.inf
 
 INITIALIZERS = {
