@@ -149,17 +149,6 @@ INLINE void batches64(const fill_job *job, const int kind, uint32_t block, const
     }
 }
 
-static size_t size_of(int32_t dtype) {
-    switch (dtype) {
-    case FASTINIT_FLOAT64: return 8;
-    case FASTINIT_FLOAT32:
-    case FASTINIT_UINT32: return 4;
-    case FASTINIT_FLOAT16:
-    case FASTINIT_BFLOAT16: return 2;
-    default: return 1;
-    }
-}
-
 /* Elements [index, index + count) of the global tensor to consecutive memory. */
 INLINE void fill_run(fill_job *job, const int kind, uint64_t index, uint64_t count, char *out) {
     const int wide = kind >= FASTINIT_UNIFORM_SYMMETRIC_64;

@@ -3,7 +3,7 @@
 
 void fastinit_narrow(const float *values, size_t count, int32_t dtype, char *out) {
     enum { PAIR = 2 * 2 * LANES };
-    const size_t itemsize = dtype == FASTINIT_FLOAT16 || dtype == FASTINIT_BFLOAT16 ? 2 : 1;
+    const size_t itemsize = size_of(dtype);
     for (size_t done = 0; done < count; done += PAIR) {
         const size_t piece = count - done < PAIR ? count - done : PAIR;
         char narrow[2 * sizeof(f32v)];

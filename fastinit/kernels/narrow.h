@@ -8,6 +8,18 @@
 #include "fastinit.h"
 #include "vector.h"
 
+/* Bytes of one element. */
+INLINE size_t size_of(int32_t dtype) {
+    switch (dtype) {
+    case FASTINIT_FLOAT64: return 8;
+    case FASTINIT_FLOAT32:
+    case FASTINIT_UINT32: return 4;
+    case FASTINIT_FLOAT16:
+    case FASTINIT_BFLOAT16: return 2;
+    default: return 1;
+    }
+}
+
 INLINE u32v bits_bfloat16(f32v x) {
     u32v bits = (u32v)x;
 #if defined(FASTINIT_X86_V4)

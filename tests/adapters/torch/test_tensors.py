@@ -31,7 +31,8 @@ def wanted(shape, initializer, dtype, **place):
 
 
 def test_every_format_has_its_dtype():
-    assert list(DTYPES.values()) == list(FORMATS)
+    assert list(DTYPES.values()) == [name for name in FORMATS if hasattr(torch, name)]
+    assert {"float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"} <= set(DTYPES.values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
