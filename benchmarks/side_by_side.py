@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+
+import fastinit
 
 Run = Callable[[], object]
 
@@ -36,6 +39,13 @@ def optional(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError:
         raise NotImplementedError(f"{name} is not installed") from None
+
+
+def torch_on_as_many_threads() -> Any:
+    """torch, if it is installed, on as many threads as fastinit takes."""
+    torch = optional("torch")
+    torch.set_num_threads(fastinit.default_num_threads())
+    return torch
 
 
 @contextmanager
