@@ -4,7 +4,6 @@ The rates are there to hold against the processor's limit. `python -m tools.cycl
 """
 
 import math
-import time
 from functools import partial
 
 import numpy as np
@@ -13,6 +12,7 @@ import fastinit
 
 from .bench_fill import KEY, TARGETS, supported
 from .counters import Counter, Warm, once, runs, unit
+from .side_by_side import seconds_of
 
 ELEMENTS = 2**18  # 1 MiB of float32: two milliseconds of work at most, and some 2 us of Python
 ROUNDS = 200
@@ -38,12 +38,7 @@ def filling(case, target):
 
 def rate(fill, rounds=ROUNDS):
     """Values per nanosecond in the fastest round."""
-    best = math.inf
-    for _ in range(rounds):
-        start = time.perf_counter()
-        fill()
-        best = min(best, time.perf_counter() - start)
-    return 1e-9 * ELEMENTS / best
+    return 1e-9 * ELEMENTS / min(seconds_of(fill) for _ in range(rounds))
 
 
 class InCache(Warm):

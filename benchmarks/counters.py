@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .side_by_side import alternate, seconds_of, without_garbage_collection
+from .side_by_side import alternate, repeated, seconds_of, without_garbage_collection
 
 Run = Callable[[], object]
 
@@ -102,14 +102,7 @@ def _several(run: Run) -> tuple[Run, int]:
     """The run, repeated until it is long enough to time, and the number of repeats; runs it twice."""
     run()
     calls = math.ceil(LEAST_SECONDS / max(seconds_of(run), 1e-7))
-    if calls == 1:
-        return run, 1
-
-    def runs() -> None:
-        for _ in range(calls):
-            run()
-
-    return runs, calls
+    return repeated(run, calls), calls
 
 
 def seconds(run: Run) -> float:

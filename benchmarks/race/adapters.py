@@ -229,8 +229,7 @@ def on_device(lab: Lab, kind: str, dtype: str = "float32", memset: bool = False)
     tensor = torch.empty(side, side, dtype=getattr(torch, dtype), device="cuda")
 
     def timed(run: Callable[[], object]) -> None:
-        for _ in range(REPEATS):
-            run()
+        side_by_side.repeated(run, REPEATS)()
         torch.cuda.synchronize()
 
     ours = partial(timed, lambda: fill_(tensor, KINDS[kind], lab.key))
