@@ -15,30 +15,23 @@ from .bench_fill import KEY
 from .bench_models import public
 from .counters import Warm, once, runs, thousand
 
-INITIALIZERS = {
-    "Zeros": (),
-    "Ones": (),
+INITIALIZERS = [
+    *("Zeros", "Ones", "Constant", "Uniform", "Normal", "TruncatedNormal", "VarianceScaling"),
+    *(
+        f"{scheme}_{distribution}"
+        for scheme in ("glorot", "he", "lecun")
+        for distribution in ("uniform", "normal", "truncated_normal")
+    ),
+    *("torch_default_uniform", "naive_uniform", "naive_normal", "fan_in_normal"),
+    *("Identity", "Dirac", "Orthogonal", "DeltaOrthogonal", "Sparse", "ICNR", "ZerO"),
+]
+ARGUMENTS = {
     "Constant": (0.5,),
     "Uniform": (-0.05, 0.05),
     "Normal": (0.0, 0.02),
     "TruncatedNormal": (0.0, 0.02),
-    "VarianceScaling": (),
-    **{
-        f"{scheme}_{distribution}": ()
-        for scheme in ("glorot", "he", "lecun")
-        for distribution in ("uniform", "normal", "truncated_normal")
-    },
-    "torch_default_uniform": (),
-    "naive_uniform": (),
-    "naive_normal": (),
-    "fan_in_normal": (),
-    "Identity": (),
-    "Dirac": (),
-    "Orthogonal": (),
-    "DeltaOrthogonal": (),
     "Sparse": (0.9,),
     "ICNR": (fastinit.he_normal(),),
-    "ZerO": (),
 }
 KERNELS = ("Dirac", "DeltaOrthogonal", "ICNR")  # of convolutions only
 
@@ -65,13 +58,13 @@ class Adapter(Warm):
 class Initializers(Warm):
     """Every initializer on 16x16, or on 3x3x16x16."""
 
-    params = (list(INITIALIZERS),)
+    params = (INITIALIZERS,)
     param_names = ("initializer",)
 
     @once
     def setup(self, initializer):
         out = np.zeros((3, 3, 16, 16) if initializer in KERNELS else (16, 16), np.float32)
-        self.run = partial(fastinit.fill, out, public(initializer)(*INITIALIZERS[initializer]), KEY)
+        self.run = partial(fastinit.fill, out, public(initializer)(*ARGUMENTS.get(initializer, ())), KEY)
 
     time_1000_fills = thousand(runs)
 

@@ -17,6 +17,7 @@ FUNCTIONS = {
 
 
 def adapter():
+    torch_on_as_many_threads()
     return optional("fastinit.adapters.torch")
 
 

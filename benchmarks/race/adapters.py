@@ -13,6 +13,7 @@ import fastinit
 
 from .. import bench_jax, bench_keras, bench_numba, bench_torch, growth, side_by_side
 from ..bench_keras import keras_on, ready
+from ..bench_torch import adapter
 from ..side_by_side import optional
 from .fills import KINDS, torch_fill
 from .lab import Lab, Result, duration
@@ -22,11 +23,6 @@ from .lab import Lab, Result, duration
 MESH = (8, 8)
 GPT2_XL = 4 * 1_557_611_200  # bytes in float32
 FUNCTIONS = ("xavier_uniform_", "kaiming_normal_", "trunc_normal_")
-
-
-def adapter(lab: Lab) -> Any:
-    assert lab.torch
-    return bench_torch.adapter()
 
 
 def both(name: str, tensor: Any) -> list[Callable[[], object]]:
@@ -61,9 +57,9 @@ def against_torch(lab: Lab, ours: Callable[[], Any], theirs: Callable[[], Any], 
     return found
 
 
-def constructed(lab: Lab, build: Callable[[], Any]) -> Callable[[], Any]:
+def constructed(build: Callable[[], Any]) -> Callable[[], Any]:
     """The same constructor under patched()."""
-    patched = adapter(lab).patched
+    patched = adapter().patched
 
     def ours() -> Any:
         with patched():
@@ -76,12 +72,12 @@ def linears(lab: Lab) -> Result:
     torch, width = lab.torch, 64 if lab.quick else 4096
     nbytes = 16 * 4 * width * width
     build = lambda: torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(16))  # noqa: E731
-    return against_torch(lab, constructed(lab, build), build, 2 * nbytes, nbytes)
+    return against_torch(lab, constructed(build), build, 2 * nbytes, nbytes)
 
 
-def materialized(lab: Lab, build: Callable[[], Any]) -> Callable[[], Any]:
+def materialized(build: Callable[[], Any]) -> Callable[[], Any]:
     """The same constructor on meta, and its model materialized in bfloat16."""
-    torch, materialize = lab.torch, adapter(lab).materialize
+    torch, materialize = optional("torch"), adapter().materialize
 
     def ours() -> Any:
         with torch.device("meta"):
@@ -92,18 +88,18 @@ def materialized(lab: Lab, build: Callable[[], Any]) -> Callable[[], Any]:
     return ours
 
 
-def gpt2_xl(lab: Lab, way: Callable[[Lab, Callable[[], Any]], Callable[[], Any]]) -> Result:
+def gpt2_xl(lab: Lab, way: Callable[[Callable[[], Any]], Callable[[], Any]]) -> Result:
     """A model of GPT-2 XL's size, 1.56e9 parameters, by one of the two ways."""
     assert lab.torch
     transformers = optional("transformers")
     size = {"n_embd": 64, "n_layer": 2, "n_head": 4} if lab.quick else {"n_embd": 1600, "n_layer": 48, "n_head": 25}
     build = partial(transformers.GPT2LMHeadModel, transformers.GPT2Config(**size))
-    return against_torch(lab if lab.quick else lab.with_rounds(3), way(lab, build), build, GPT2_XL)
+    return against_torch(lab if lab.quick else lab.with_rounds(3), way(build), build, GPT2_XL)
 
 
 def shards_of_a_mesh(lab: Lab, kind: str) -> Result:
     """Time of 64 shards, filled in turn, over the time of the whole: both write as much memory."""
-    torch, fill_ = lab.torch, adapter(lab).fill_
+    torch, fill_ = lab.torch, adapter().fill_
     side = 1024 if lab.quick else 16384
     whole = torch.zeros(side, side)
     rows, columns = (side // n for n in MESH)
@@ -120,7 +116,7 @@ def shards_of_a_mesh(lab: Lab, kind: str) -> Result:
 
 def memory_of_a_shard(lab: Lab) -> Result:
     """KiB beyond the shard itself while one shard is filled of a matrix that no memory holds."""
-    torch, fill_ = lab.torch, adapter(lab).fill_
+    torch, fill_ = lab.torch, adapter().fill_
     shard = torch.zeros(2048, 2048)
     options = {"global_shape": (2**20, 2**20), "offsets": (2**19, 2**19)}
     fill_(shard[:8, :8], fastinit.Normal(), lab.key, **options)
@@ -225,7 +221,7 @@ def on_device(lab: Lab, kind: str, dtype: str = "float32", memset: bool = False)
         raise NotImplementedError("no CUDA device")
     if not optional("numba.cuda").is_available():
         raise NotImplementedError("Numba has no CUDA device")
-    fill_, side = adapter(lab).fill_, lab.side if lab.quick else 2 * lab.side
+    fill_, side = adapter().fill_, lab.side if lab.quick else 2 * lab.side
     tensor = torch.empty(side, side, dtype=getattr(torch, dtype), device="cuda")
 
     def timed(run: Callable[[], object]) -> None:
