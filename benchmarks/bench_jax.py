@@ -1,7 +1,7 @@
 """The JAX adapter beside JAX's own initializers, eagerly and compiled, and the parameters of a whole model."""
 
 from .bench_fill import ALL
-from .counters import once, over, thousand
+from .counters import Warm, once, ratio, runs, thousand
 from .side_by_side import optional
 
 FACTORIES = ["he_normal", "glorot_uniform"] + (["normal", "truncated_normal", "orthogonal"] if ALL else [])
@@ -9,50 +9,41 @@ FACTORIES = ["he_normal", "glorot_uniform"] + (["normal", "truncated_normal", "o
 WAYS = ["fastinit", "fastinit jitted", "jax jitted"]
 
 
-def made(jax, place, factory, dtype, n, jitted=False):
-    """What makes an n x n array by a factory of JAX's or of ours, and waits until its values are there."""
-    initializer, key = getattr(place, factory)(), jax.random.key(0)
-    if jitted:
-        initializer = jax.jit(initializer, static_argnums=(1, 2))
-    return lambda: initializer(key, (n, n), dtype).block_until_ready()
+def initializer(factory, way):
+    """Of a factory of JAX's or of ours, compiled for each shape and dtype where the way says so."""
+    jax, ours = optional("jax"), way.startswith("fastinit")
+    found = getattr(optional("fastinit.adapters.jax") if ours else jax.nn.initializers, factory)()
+    return jax.jit(found, static_argnums=(1, 2)) if way.endswith("jitted") else found
 
 
-def ours():
-    return optional("fastinit.adapters.jax")
+def made(factory, way, dtype, n):
+    """What makes an n x n array in one of WAYS, and waits until its values are there."""
+    draw, key = initializer(factory, way), optional("jax").random.key(0)
+    return lambda: draw(key, (n, n), dtype).block_until_ready()
 
 
-class _Array:
+class _Array(Warm):
     """A new square array; by JAX's own factory compiled, as its users have it."""
 
     param_names = ("factory", "library", "dtype", "n")
-    warmup_time = 0.05
-    rounds = 1
 
     @once
-    def setup(self, factory, library, dtype, n):
-        jax = optional("jax")
-        place = ours() if library.startswith("fastinit") else jax.nn.initializers
-        self.make = made(jax, place, factory, dtype, n, library.endswith("jitted"))
-        self.make()
+    def setup(self, *params):
+        self.run = made(*params)
 
 
 class Initializers(_Array):
     """One, of 16 MiB of float32."""
 
     params = (FACTORIES, WAYS, ["float32", "bfloat16"] if ALL else ["float32"], [2048])
-
-    def time_new(self, factory, library, dtype, n):
-        self.make()
+    time_new = runs
 
 
 class Small(_Array):
     """A thousand, one after the other."""
 
     params = (FACTORIES if ALL else FACTORIES[:1], WAYS, ["float32"], [16])
-
-    @thousand
-    def time_1000_new(self, factory, library, dtype, n):
-        self.make()
+    time_1000_new = thousand(runs)
 
 
 class OverJax:
@@ -62,45 +53,34 @@ class OverJax:
     param_names = ("factory", "dtype", "n")
 
     def setup(self, factory, dtype, n):
-        jax = optional("jax")
-        self.ours = made(jax, ours(), factory, dtype, n)
-        self.theirs = made(jax, jax.nn.initializers, factory, dtype, n, jitted=True)
-        self.theirs()  # JAX raises NotImplementedError for orthogonal matrices in bfloat16
+        self.run, self.peer = (made(factory, way, dtype, n) for way in ("fastinit", "jax jitted"))
+        self.peer()  # JAX raises NotImplementedError for orthogonal matrices in bfloat16
 
-    def track_time_over_jax(self, factory, dtype, n):
-        return over(self.ours, self.theirs)
-
-    track_time_over_jax.unit = "times JAX's"
+    track_time_over_jax = ratio("JAX's")
 
 
-class Model:
+class Model(Warm):
     """The 24 kernels of a Transformer of 19 million parameters, each by a key of its own."""
 
     params = (["fastinit", "jax"],)
     param_names = ("library",)
-    warmup_time = 0.05
-    rounds = 1
 
     @once
     def setup(self, library):
-        self.jax = optional("jax")
-        factory = (ours() if library == "fastinit" else self.jax.nn.initializers).he_normal()
-        self.initializer = factory if library == "fastinit" else self.jax.jit(factory, static_argnums=1)
-        self.shapes = {
+        jax = optional("jax")
+        draw = initializer("he_normal", "fastinit" if library == "fastinit" else "jax jitted")
+        shapes = {
             f"block_{block}/{name}": shape
             for block in range(6)
             for name, shape in {"qkv": (512, 1536), "out": (512, 512), "up": (512, 2048), "down": (2048, 512)}.items()
         }
-        self.key = self.jax.random.key(0)
-        self.time_initialize(library)
+        key = jax.random.key(0)
 
-    def initialize(self):
-        keys = self.jax.random.split(self.key, len(self.shapes))
-        named = zip(self.shapes.items(), keys, strict=True)
-        return self.jax.block_until_ready({name: self.initializer(key, shape) for (name, shape), key in named})
+        def initialize():
+            keys = jax.random.split(key, len(shapes))
+            named = zip(shapes.items(), keys, strict=True)
+            return jax.block_until_ready({name: draw(key, shape, "float32") for (name, shape), key in named})
 
-    def time_initialize(self, library):
-        self.initialize()
+        self.run = initialize
 
-    def peakmem_initialize(self, library):
-        self.initialize()
+    time_initialize = peakmem_initialize = runs

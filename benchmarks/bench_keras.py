@@ -6,12 +6,11 @@ before the setup says which.
 
 import os
 import tempfile
-
-import fastinit
+from functools import partial
 
 from .bench_fill import ALL
-from .counters import once, over, thousand
-from .side_by_side import optional
+from .counters import Warm, once, ratio, runs, thousand
+from .side_by_side import optional, torch_on_as_many_threads
 
 BACKENDS = ["tensorflow", "jax", "torch"]
 ARGUMENTS = {"RandomUniform": {"minval": -0.05, "maxval": 0.05}, "TruncatedNormal": {"stddev": 0.02}}
@@ -28,7 +27,7 @@ def keras_on(backend):
     if keras.backend.backend() != backend:
         raise NotImplementedError(f"this process has Keras on {keras.backend.backend()}")
     if backend == "torch":
-        optional("torch").set_num_threads(fastinit.default_num_threads())
+        torch_on_as_many_threads()
     return keras
 
 
@@ -37,44 +36,44 @@ def ready(tensor):
     return tensor.block_until_ready() if hasattr(tensor, "block_until_ready") else tensor
 
 
-def made(name, n, place):
+def made(name, n, library):
     """What makes an n x n tensor by an initializer of Keras's or of ours."""
+    place = optional("fastinit.adapters.keras" if library == "fastinit" else "keras").initializers
     initializer = getattr(place, name)(**ARGUMENTS.get(name, {}), seed=1)
     return lambda: ready(initializer((n, n)))
 
 
-class _Tensor:
+def built(keras, layers):
+    """A model of these layers, when the values of its variables are there."""
+    model = keras.Sequential(layers)
+    for variable in model.variables:
+        ready(variable.value)
+    return model
+
+
+class _Tensor(Warm):
     """A new square tensor by one of the two libraries."""
 
     param_names = ("backend", "initializer", "library", "n")
-    warmup_time = 0.05
-    rounds = 1
 
     @once
     def setup(self, backend, initializer, library, n):
-        keras = keras_on(backend)
-        ours = optional("fastinit.adapters.keras")
-        self.make = made(initializer, n, (ours if library == "fastinit" else keras).initializers)
-        self.make()
+        keras_on(backend)
+        self.run = made(initializer, n, library)
 
 
 class Initializers(_Tensor):
     """One, of 16 MiB."""
 
     params = (BACKENDS, CLASSES, LIBRARIES, [2048])
-
-    def time_new(self, backend, initializer, library, n):
-        self.make()
+    time_new = runs
 
 
 class Small(_Tensor):
     """A thousand, one after the other."""
 
     params = (BACKENDS, CLASSES, LIBRARIES, [16])
-
-    @thousand
-    def time_1000_new(self, backend, initializer, library, n):
-        self.make()
+    time_1000_new = thousand(runs)
 
 
 class OverKeras:
@@ -84,23 +83,18 @@ class OverKeras:
     param_names = ("backend", "initializer", "n")
 
     def setup(self, backend, initializer, n):
-        keras = keras_on(backend)
-        self.ours = made(initializer, n, optional("fastinit.adapters.keras").initializers)
-        self.theirs = made(initializer, n, keras.initializers)
+        keras_on(backend)
+        self.run, self.peer = (made(initializer, n, library) for library in ("fastinit", "keras"))
 
-    def track_time_over_keras(self, backend, initializer, n):
-        return over(self.ours, self.theirs)
-
-    track_time_over_keras.unit = "times Keras's"
+    track_time_over_keras = ratio("Keras's")
 
 
-class _Perceptron:
+class _Perceptron(Warm):
     """21 million parameters in six dense layers, after a small convolution."""
 
     params = (BACKENDS,)
     param_names = ("backend",)
     warmup_time = 0.0
-    rounds = 1
 
     @once
     def setup(self, backend):
@@ -112,10 +106,7 @@ class _Perceptron:
         layers, options = self.keras.layers, {"kernel_initializer": kernel, "activation": "relu"}
         dense = [layers.Dense(width, **options, name=f"dense_{i}") for i in range(6)]
         stem = [layers.Conv2D(32, 3, **options, name="stem"), layers.GlobalAveragePooling2D()]
-        model = self.keras.Sequential([self.keras.Input((32, 32, 3)), *stem, *dense])
-        for variable in model.variables:
-            ready(variable.value)
-        return model
+        return built(self.keras, [self.keras.Input((32, 32, 3)), *stem, *dense])
 
 
 class Models(_Perceptron):
@@ -127,8 +118,7 @@ class Models(_Perceptron):
     def time_build(self, backend):
         self.build("fastinit>GlorotUniform")
 
-    def peakmem_build(self, backend):
-        self.build("fastinit>GlorotUniform")
+    peakmem_build = time_build
 
 
 class Initialize(_Perceptron):
@@ -137,8 +127,6 @@ class Initialize(_Perceptron):
     @once
     def setup(self, backend):
         super().setup(backend)
-        self.model = self.build("zeros")
-        self.time_initialize(backend)
+        self.run = partial(self.adapter.initialize, self.build("zeros"), digests=False)
 
-    def time_initialize(self, backend):
-        self.adapter.initialize(self.model, digests=False)
+    time_initialize = runs

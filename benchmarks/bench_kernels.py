@@ -4,19 +4,18 @@ The rates are there to hold against the processor's limit. `python -m tools.cycl
 """
 
 import math
-import time
 from functools import partial
 
 import numpy as np
 
 import fastinit
 
-from .bench_fill import TARGETS, supported
-from .counters import Counter
+from .bench_fill import KEY, TARGETS, supported
+from .counters import Counter, Warm, once, runs, unit
+from .side_by_side import seconds_of
 
 ELEMENTS = 2**18  # 1 MiB of float32: two milliseconds of work at most, and some 2 us of Python
 ROUNDS = 200
-KEY = fastinit.Key(0)
 CASES = {
     "uniform, float32": (fastinit.Uniform(-0.05, 0.05), "float32"),
     "normal, float32": (fastinit.Normal(0.0, 0.02), "float32"),
@@ -39,36 +38,27 @@ def filling(case, target):
 
 def rate(fill, rounds=ROUNDS):
     """Values per nanosecond in the fastest round."""
-    best = math.inf
-    for _ in range(rounds):
-        start = time.perf_counter()
-        fill()
-        best = min(best, time.perf_counter() - start)
-    return 1e-9 * ELEMENTS / best
+    return 1e-9 * ELEMENTS / min(seconds_of(fill) for _ in range(rounds))
 
 
-class InCache:
+class InCache(Warm):
     """A fill of 2^18 elements, which neither memory nor threads hold up."""
 
     params = (list(CASES), TARGETS)
     param_names = ("case", "target")
-    warmup_time = 0.02
     sample_time = 0.01
-    rounds = 1
     repeat = (5, 50, 0.5)
 
+    @once
     def setup(self, case, target):
         supported(target)
-        self.fill = filling(case, target)
-        self.fill()
+        self.run = filling(case, target)
 
-    def time_fill(self, case, target):
-        self.fill()
+    time_fill = runs
 
-    def track_values_per_nanosecond(self, case, target):
-        return rate(self.fill, 50)
-
-    track_values_per_nanosecond.unit = "values/ns"
+    @unit("values/ns")
+    def track_values_per_nanosecond(self, *params):
+        return rate(self.run, 50)
 
 
 class Cycles:
@@ -77,20 +67,12 @@ class Cycles:
     params = InCache.params
     param_names = InCache.param_names
 
-    counter = None
-
+    @once
     def setup(self, case, target):
         supported(target)
-        self.counter = Counter()
-        self.fill = filling(case, target)
-        self.fill()
-        self.counter.of(self.fill)
+        self.counter, fill = Counter(), filling(case, target)
+        self.run = partial(self.counter.of, fill)
 
-    def teardown(self, case, target):  # after a skip too
-        if self.counter:
-            self.counter.close()
-
-    def track_cycles_per_value(self, case, target):
-        return min(self.counter.of(self.fill) for _ in range(50)) / ELEMENTS
-
-    track_cycles_per_value.unit = "cycles/value"
+    @unit("cycles/value")
+    def track_cycles_per_value(self, *params):
+        return min(self.run() for _ in range(50)) / ELEMENTS

@@ -1,87 +1,63 @@
-"""Where memory comes from: warm or never touched, with huge pages or small ones; and what a fill takes beyond it."""
+"""Where memory comes from: never touched, with huge pages or small ones; and what a fill takes beyond it."""
 
 import contextlib
 import os
+from functools import partial
 
 import numpy as np
 
 import fastinit
 
-from .counters import once, over
-from .growth import DISTRIBUTIONS, STORAGE, measured
+from .bench_fill import KEY
+from .counters import over, runs, unit
+from .growth import DISTRIBUTIONS, measured
 from .side_by_side import Memset, pages, settle_memory
 
 SIZES = [2**20, 2**24, 2**26]
 
 
-class Warm:
-    """Memory that has been written before."""
+class _Fresh:
+    """Memory that is first touched while the clock runs: each setup makes its own and touches no page of it."""
 
-    params = (["uniform", "normal"], SIZES, [1, 2])
-    param_names = ("distribution", "size", "threads")
-    warmup_time = 0.02
+    number = 1
+    warmup_time = 0.0
     rounds = 1
 
-    @once
-    def setup(self, distribution, size, threads):
-        self.initializer, self.key = DISTRIBUTIONS[distribution], fastinit.Key(0)
-        self.out = np.zeros(size, np.float32)
-        self.time_fill(distribution, size, threads)
+    def fresh(self, size, page):
+        self.stack = contextlib.ExitStack()
+        self.stack.enter_context(pages(page == "huge"))
+        return np.empty(size, np.float32)
 
-    def time_fill(self, distribution, size, threads):
-        fastinit.fill(self.out, self.initializer, self.key, num_threads=threads)
+    def teardown(self, *params):  # after a skip too
+        self.run = None
+        self.stack.close()
+
+    time_fill = runs
 
 
-class Fresh:
-    """Memory that the fill is the first to touch: the setup of each sample makes its own and touches no page of it."""
+class Fresh(_Fresh):
+    """A fill of memory that nobody has touched."""
 
     params = (["uniform", "normal"], SIZES, [1, 2], ["huge", "4 KiB"])
     param_names = ("distribution", "size", "threads", "pages")
-    number = 1
-    warmup_time = 0.0
-    rounds = 1
     repeat = 9
 
     def setup(self, distribution, size, threads, page):
-        self.initializer, self.key = DISTRIBUTIONS[distribution], fastinit.Key(0)
-        fastinit.fill(np.zeros(16, np.float32), self.initializer, self.key)
-        self.stack = contextlib.ExitStack()
-        self.stack.enter_context(pages(page == "huge"))
-        self.out = np.empty(size, np.float32)
-
-    def teardown(self, distribution, size, threads, page):  # after a skip too
-        self.out = None
-        self.stack.close()
-
-    def time_fill(self, distribution, size, threads, page):
-        fastinit.fill(self.out, self.initializer, self.key, num_threads=threads)
+        initializer = DISTRIBUTIONS[distribution]
+        fastinit.fill(np.zeros(16, np.float32), initializer, KEY)
+        self.run = partial(fastinit.fill, self.fresh(size, page), initializer, KEY, num_threads=threads)
 
 
-class FreshPeer:
-    """NumPy into memory that it is the first to touch."""
+class FreshPeer(_Fresh):
+    """NumPy's, of such memory."""
 
     params = (["zeros", "standard_normal"], SIZES, ["huge", "4 KiB"])
     param_names = ("peer", "size", "pages")
-    number = 1
-    warmup_time = 0.0
-    rounds = 1
     repeat = 5
 
     def setup(self, peer, size, page):
-        self.stack = contextlib.ExitStack()
-        self.stack.enter_context(pages(page == "huge"))
-        self.generator = np.random.default_rng(0)
-        self.out = np.empty(size, np.float32)
-
-    def teardown(self, peer, size, page):  # after a skip too
-        self.out = None
-        self.stack.close()
-
-    def time_fill(self, peer, size, page):
-        if peer == "zeros":
-            self.out.fill(0.0)
-        else:
-            self.generator.standard_normal(out=self.out, dtype=np.float32)
+        out, draw = self.fresh(size, page), np.random.default_rng(0).standard_normal
+        self.run = partial(out.fill, 0.0) if peer == "zeros" else partial(draw, out=out, dtype=np.float32)
 
 
 class OverMemset:
@@ -91,33 +67,15 @@ class OverMemset:
     param_names = ("distribution", "size")
 
     def setup(self, distribution, size):
-        self.initializer, self.key = DISTRIBUTIONS[distribution], fastinit.Key(0)
-        self.memset = Memset(fastinit.default_num_threads())
+        self.initializer, self.memset = DISTRIBUTIONS[distribution], Memset(fastinit.default_num_threads())
 
+    @unit("times memset's")
     def track_time_over_memset(self, distribution, size):
         return over(
-            lambda: fastinit.fill(np.empty(size, np.float32), self.initializer, self.key),
+            lambda: fastinit.fill(np.empty(size, np.float32), self.initializer, KEY),
             lambda: self.memset.by_ctypes(np.empty(size, np.float32)),
             before=lambda: settle_memory(8 * size),
         )
-
-    track_time_over_memset.unit = "times memset's"
-
-
-class Peak:
-    """Peak resident memory of a process that fills 64 MiB; "none" only touches them, and is what to compare with."""
-
-    params = (["none", *DISTRIBUTIONS], list(STORAGE))
-    param_names = ("distribution", "dtype")
-
-    def setup(self, distribution, dtype):
-        self.out = np.zeros(2**26, np.uint8).view(STORAGE[dtype])
-        self.out.fill(1)
-        fastinit.fill(np.zeros(16, np.float32), DISTRIBUTIONS["normal"], fastinit.Key(0))
-
-    def peakmem_fill(self, distribution, dtype):
-        if distribution != "none":
-            fastinit.fill(self.out, DISTRIBUTIONS[distribution], fastinit.Key(0), dtype=dtype)
 
 
 class Extra:
@@ -130,7 +88,6 @@ class Extra:
         if not os.path.exists("/proc/self/status"):
             raise NotImplementedError("peak memory is read from /proc")
 
+    @unit("bytes")
     def track_extra_memory_per_thread(self, threads):
         return max(measured(threads, 2**26).values()) / threads
-
-    track_extra_memory_per_thread.unit = "bytes"

@@ -1,11 +1,13 @@
 """Whole models in NumPy memory, by the core's recipes: names to initializers and keys, and the fills."""
 
+from functools import partial
+
 import numpy as np
 
 import fastinit
 
 from .bench_fill import STORAGE
-from .counters import gigabytes_per_second, once, over
+from .counters import Warm, gigabytes_per_second, once, ratio, runs, unit
 from .side_by_side import Memset
 
 WIDTH, BLOCKS, VOCABULARY, POSITIONS = 768, 12, 50257, 1024
@@ -43,55 +45,45 @@ def gpt2():
     yield from norm("norm")
 
 
-class Assigned:
+class Assigned(Warm):
     """What a recipe says of GPT-2's parameters; nothing is filled."""
 
     params = (["auto", "torch"],)
     param_names = ("recipe",)
-    rounds = 1
 
     @once
     def setup(self, recipe):
-        self.assigned, self.parameters = public("assigned"), list(gpt2())
-        self.time_assigned(recipe)
+        self.run = partial(public("assigned"), list(gpt2()), recipe, 0)
 
-    def time_assigned(self, recipe):
-        self.assigned(self.parameters, recipe, 0)
+    time_assigned = runs
 
 
-class Model:
+class Model(Warm):
     """GPT-2 in warm memory, tensor after tensor."""
 
     params = (["float32", "bfloat16"],)
     param_names = ("dtype",)
     warmup_time = 0.0
-    rounds = 1
 
     @once
     def setup(self, dtype):
         entries = public("assigned")(gpt2(), "auto", 0)
-        self.tensors = [(np.zeros(entry.shape, STORAGE[dtype]), entry.initializer, entry.key) for entry in entries]
-        self.time_fill(dtype)
+        tensors = [np.zeros(entry.shape, STORAGE[dtype]) for entry in entries]
+        self.nbytes, memset = sum(out.nbytes for out in tensors), Memset(fastinit.default_num_threads())
 
-    def time_fill(self, dtype):
-        for out, initializer, key in self.tensors:
-            fastinit.fill(out, initializer, key, dtype=dtype)
-
-    def track_gigabytes_per_second(self, dtype):
-        return gigabytes_per_second(lambda: self.time_fill(dtype), sum(out.nbytes for out, _, _ in self.tensors))
-
-    track_gigabytes_per_second.unit = "GB/s"
-
-    def track_time_over_memset(self, dtype):
-        memset = Memset(fastinit.default_num_threads())
+        def fill():
+            for out, entry in zip(tensors, entries, strict=True):
+                fastinit.fill(out, entry.initializer, entry.key, dtype=dtype)
 
         def write():
-            for out, _, _ in self.tensors:
+            for out in tensors:
                 memset.by_ctypes(out)
 
-        return over(lambda: self.time_fill(dtype), write)
+        self.run, self.peer = fill, write
 
-    track_time_over_memset.unit = "times memset's"
+    time_fill = peakmem_fill = runs
+    track_time_over_memset = ratio("memset's")
 
-    def peakmem_fill(self, dtype):
-        self.time_fill(dtype)
+    @unit("GB/s")
+    def track_gigabytes_per_second(self, *params):
+        return gigabytes_per_second(self.run, self.nbytes)

@@ -1,12 +1,15 @@
 """Shards against the whole: the same elements, written as slices one after the other, on all threads."""
 
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product
 
 import numpy as np
 
 import fastinit
 
-from .counters import once, over
+from .bench_fill import DISTRIBUTIONS, KEY
+from .counters import Warm, once, ratio, runs
+from .growth import STORAGE
 
 SIDE = 4096
 EIGHTH = SIDE // 8
@@ -31,30 +34,37 @@ SHARDINGS = {
 }
 
 
-class Shards:
+def in_turn(buffers, initializer, **place):
+    """Fills of the buffers, each given with its place in the tensor."""
+
+    def fill():
+        for out, own in buffers:
+            fastinit.fill(out, initializer, KEY, **place, **own)
+
+    return fill
+
+
+def sharded(sharding, distribution, dtype):
+    """Fills of all shards of the tensor, each in a buffer of its own."""
+    initializer = {"uniform": fastinit.glorot_uniform(), "normal": fastinit.he_normal()}[distribution]
+    buffers = [
+        (np.zeros((bottom - top, right - left), STORAGE[dtype]), {"offsets": (top, left)})
+        for (top, bottom), (left, right) in product(*SHARDINGS[sharding])
+    ]
+    return in_turn(buffers, initializer, global_shape=(SIDE, SIDE), dtype=dtype)
+
+
+class Shards(Warm):
     """All shards of a 4096 x 4096 tensor, each in a buffer of its own."""
 
     params = (list(SHARDINGS), ["uniform", "normal"], ["float32", "bfloat16"])
     param_names = ("sharding", "distribution", "dtype")
-    warmup_time = 0.02
-    rounds = 1
 
     @once
-    def setup(self, sharding, distribution, dtype):
-        self.initializer = fastinit.glorot_uniform() if distribution == "uniform" else fastinit.he_normal()
-        self.key = fastinit.Key(0)
-        storage = "uint16" if dtype == "bfloat16" else dtype
-        rows, columns = SHARDINGS[sharding]
-        self.shards = [
-            (np.zeros((bottom - top, right - left), storage), (top, left))
-            for top, bottom in rows
-            for left, right in columns
-        ]
-        self.time_all(sharding, distribution, dtype)
+    def setup(self, *params):
+        self.run = sharded(*params)
 
-    def time_all(self, sharding, distribution, dtype):
-        for out, offsets in self.shards:
-            fastinit.fill(out, self.initializer, self.key, global_shape=(SIDE, SIDE), offsets=offsets, dtype=dtype)
+    time_all = runs
 
 
 class OverWhole:
@@ -63,76 +73,61 @@ class OverWhole:
     params = ([name for name in SHARDINGS if name != "whole"], ["uniform", "normal"], ["float32"])
     param_names = Shards.param_names
 
-    def setup(self, sharding, distribution, dtype):
-        self.shards, self.whole = Shards(), Shards()
-        self.shards.setup(sharding, distribution, dtype)
-        self.whole.setup("whole", distribution, dtype)
+    def setup(self, sharding, *params):
+        self.run, self.peer = sharded(sharding, *params), sharded("whole", *params)
 
-    def track_time_over_whole(self, *params):
-        return over(lambda: self.shards.time_all(*params), lambda: self.whole.time_all("whole", *params[1:]))
-
-    track_time_over_whole.unit = "times the whole's"
+    track_time_over_whole = ratio("the whole's")
 
 
-class FlatRanges:
+class FlatRanges(Warm):
     """The flattened tensor in equal ranges, some of which begin within a block."""
 
     params = ([1, 7, 64],)
     param_names = ("ranges",)
-    warmup_time = 0.02
-    rounds = 1
 
     @once
     def setup(self, ranges):
-        self.key, self.initializer = fastinit.Key(0), fastinit.Normal()
-        size = SIDE * SIDE
-        bounds = [size * i // ranges for i in range(ranges + 1)]
-        self.ranges = [(np.zeros(end - start, np.float32), start) for start, end in pairwise(bounds)]
-        self.time_all(ranges)
+        bounds = [SIDE * SIDE * i // ranges for i in range(ranges + 1)]
+        buffers = [(np.zeros(end - start, np.float32), {"start": start}) for start, end in pairwise(bounds)]
+        self.run = in_turn(buffers, fastinit.Normal())
 
-    def time_all(self, ranges):
-        for out, start in self.ranges:
-            fastinit.fill(out, self.initializer, self.key, start=start)
+    time_all = runs
 
 
-class Layouts:
+LAYOUTS = {
+    "row-major": lambda: np.zeros((SIDE, SIDE), np.float32),
+    "Fortran": lambda: np.zeros((SIDE, SIDE), np.float32, order="F"),
+    "every other column": lambda: np.zeros((SIDE, 2 * SIDE), np.float32)[:, ::2],
+    # a convolution's (out, in, 4, 4), stored (out, 4, 4, in)
+    "channels last": lambda: np.zeros((SIDE // 4, 4, 4, SIDE // 4), np.float32).transpose(0, 3, 1, 2),
+}
+
+
+def laid_out(layout, distribution):
+    """A fill of the whole tensor in memory of this order."""
+    return partial(fastinit.fill, LAYOUTS[layout](), DISTRIBUTIONS[distribution], KEY)
+
+
+class Layouts(Warm):
     """The whole tensor into memory of another order."""
 
-    params = (["row-major", "Fortran", "every other column", "channels last"], ["uniform", "normal"])
+    params = (list(LAYOUTS), ["uniform", "normal"])
     param_names = ("layout", "distribution")
-    warmup_time = 0.02
-    rounds = 1
 
     @once
-    def setup(self, layout, distribution):
-        self.key = fastinit.Key(0)
-        self.initializer = fastinit.Uniform(-0.05, 0.05) if distribution == "uniform" else fastinit.Normal(0.0, 0.02)
-        if layout == "row-major":
-            self.out = np.zeros((SIDE, SIDE), np.float32)
-        elif layout == "Fortran":
-            self.out = np.zeros((SIDE, SIDE), np.float32, order="F")
-        elif layout == "every other column":
-            self.out = np.zeros((SIDE, 2 * SIDE), np.float32)[:, ::2]
-        else:  # a convolution's (out, in, 4, 4), stored (out, 4, 4, in)
-            self.out = np.zeros((SIDE // 4, 4, 4, SIDE // 4), np.float32).transpose(0, 3, 1, 2)
-        fastinit.fill(self.out, self.initializer, self.key)
+    def setup(self, *params):
+        self.run = laid_out(*params)
 
-    def time_fill(self, layout, distribution):
-        fastinit.fill(self.out, self.initializer, self.key)
+    time_fill = runs
 
 
 class OverRowMajor:
     """The time that another order takes over that of the usual one: 1 at best."""
 
-    params = (Layouts.params[0][1:], Layouts.params[1])
+    params = ([name for name in LAYOUTS if name != "row-major"], ["uniform", "normal"])
     param_names = Layouts.param_names
 
     def setup(self, layout, distribution):
-        self.other, self.usual = Layouts(), Layouts()
-        self.other.setup(layout, distribution)
-        self.usual.setup("row-major", distribution)
+        self.run, self.peer = laid_out(layout, distribution), laid_out("row-major", distribution)
 
-    def track_time_over_row_major(self, *params):
-        return over(lambda: self.other.time_fill(*params), lambda: self.usual.time_fill("row-major", params[1]))
-
-    track_time_over_row_major.unit = "times the row-major one's"
+    track_time_over_row_major = ratio("the row-major one's")

@@ -1,10 +1,12 @@
 """The PyTorch adapter: drop-in functions beside torch's own, constructors, whole models and shards."""
 
+from functools import partial
+
 import fastinit
 
-from .bench_fill import ALL
-from .counters import once, over, thousand
-from .side_by_side import optional
+from .bench_fill import ALL, KEY
+from .counters import Warm, once, over, ratio, runs, thousand, unit
+from .side_by_side import optional, torch_on_as_many_threads
 
 FUNCTIONS = {
     "xavier_uniform_": {},
@@ -15,52 +17,39 @@ FUNCTIONS = {
 
 
 def adapter():
+    torch_on_as_many_threads()
     return optional("fastinit.adapters.torch")
 
 
-def own(torch, library):
-    """torch.nn.init, or what stands in its place."""
-    return torch.nn.init if library == "torch" else adapter().init
+def drop_in(name, library, tensor):
+    """A call of torch's function, or of ours of the same name."""
+    torch = torch_on_as_many_threads()
+    init = torch.nn.init if library == "torch" else adapter().init
+    return partial(getattr(init, name), tensor, **FUNCTIONS[name])
 
 
-def torch_on_as_many_threads():
-    torch = optional("torch")
-    torch.set_num_threads(fastinit.default_num_threads())
-    return torch
-
-
-class _Function:
+class _Function(Warm):
     """A function on a square matrix, torch's or ours."""
 
     param_names = ("function", "library", "n")
-    warmup_time = 0.05
-    rounds = 1
 
     @once
     def setup(self, function, library, n):
-        torch = torch_on_as_many_threads()
-        self.function = getattr(own(torch, library), function)
-        self.tensor, self.arguments = torch.zeros(n, n), FUNCTIONS[function]
-        self.function(self.tensor, **self.arguments)
+        self.run = drop_in(function, library, optional("torch").zeros(n, n))
 
 
 class DropIn(_Function):
     """One call."""
 
     params = (list(FUNCTIONS), ["fastinit", "torch"], [256, 1024, 4096] if ALL else [1024])
-
-    def time_drop_in(self, function, library, n):
-        self.function(self.tensor, **self.arguments)
+    time_drop_in = runs
 
 
 class Small(_Function):
     """A thousand calls."""
 
     params = (list(FUNCTIONS), ["fastinit", "torch"], [16, 64] if ALL else [16])
-
-    @thousand
-    def time_1000_drop_ins(self, function, library, n):
-        self.function(self.tensor, **self.arguments)
+    time_1000_drop_ins = thousand(runs)
 
 
 class OverTorch:
@@ -70,22 +59,16 @@ class OverTorch:
     param_names = ("function", "n")
 
     def setup(self, function, n):
-        torch = torch_on_as_many_threads()
-        tensor, arguments = torch.zeros(n, n), FUNCTIONS[function]
-        ours, theirs = (getattr(own(torch, library), function) for library in ("fastinit", "torch"))
-        self.ours, self.theirs = (lambda: ours(tensor, **arguments)), (lambda: theirs(tensor, **arguments))
+        tensor = optional("torch").zeros(n, n)
+        self.run, self.peer = (drop_in(function, library, tensor) for library in ("fastinit", "torch"))
 
-    def track_time_over_torch(self, function, n):
-        return over(self.ours, self.theirs)
-
-    track_time_over_torch.unit = "times torch's"
+    track_time_over_torch = ratio("torch's")
 
 
-class _Encoder:
+class _Encoder(Warm):
     """A Transformer encoder of 25 million parameters."""
 
     warmup_time = 0.0
-    rounds = 1
 
     @once
     def setup(self):
@@ -101,13 +84,13 @@ class _Encoder:
         with self.torch.device("meta"):
             return self.build()
 
-    def patched(self):
-        with self.adapter.patched():
-            return self.build()
-
 
 class Models(_Encoder):
     """A new encoder: constructed, and materialized from meta."""
+
+    def patched(self):
+        with self.adapter.patched():
+            return self.build()
 
     def time_construct_by_torch(self):
         self.build()
@@ -118,19 +101,15 @@ class Models(_Encoder):
     def time_materialize(self):
         self.adapter.materialize(self.on_meta())
 
-    def peakmem_construct_by_torch(self):
-        self.build()
-
-    def peakmem_materialize(self):
-        self.adapter.materialize(self.on_meta())
-
     def peakmem_materialize_bfloat16(self):
         self.adapter.materialize(self.on_meta(), dtype=self.torch.bfloat16)
 
+    @unit("times torch's")
     def track_patched_over_torch(self):
         return over(self.patched, self.build)
 
-    track_patched_over_torch.unit = "times torch's"
+    peakmem_construct_by_torch = time_construct_by_torch
+    peakmem_materialize = time_materialize
 
 
 class Initialize(_Encoder):
@@ -140,35 +119,26 @@ class Initialize(_Encoder):
     def setup(self):
         super().setup()
         self.model = self.build()
-        self.time_initialize()
+        self.run = partial(self.adapter.initialize_, self.model, digests=False)
 
-    def time_initialize(self):
-        self.adapter.initialize_(self.model, digests=False)
+    time_initialize = peakmem_initialize = runs
 
     def time_initialize_with_digests(self):
         self.adapter.initialize_(self.model)
 
-    def peakmem_initialize(self):
-        self.adapter.initialize_(self.model, digests=False)
 
-
-class Shards:
+class Shards(Warm):
     """One of 64 shards of a matrix, and 1/64 of the time of the whole."""
 
     params = (["rows", "columns", "8 x 8"],)
     param_names = ("shard",)
-    warmup_time = 0.05
-    rounds = 1
 
     @once
     def setup(self, shard):
-        torch = torch_on_as_many_threads()
-        self.fill_ = adapter().fill_
         shape = {"rows": (128, 8192), "columns": (8192, 128), "8 x 8": (1024, 1024)}[shard]
-        self.tensor = torch.zeros(shape)
-        self.offsets = tuple(3 * extent if extent < 8192 else 0 for extent in shape)
-        self.time_shard(shard)
+        offsets = tuple(3 * extent if extent < 8192 else 0 for extent in shape)
+        fill, tensor = adapter().fill_, torch_on_as_many_threads().zeros(shape)
+        place = {"global_shape": (8192, 8192), "offsets": offsets}
+        self.run = partial(fill, tensor, fastinit.Normal(0.0, 0.02), KEY, **place)
 
-    def time_shard(self, shard):
-        place = {"global_shape": (8192, 8192), "offsets": self.offsets}
-        self.fill_(self.tensor, fastinit.Normal(0.0, 0.02), fastinit.Key(0), **place)
+    time_shard = runs

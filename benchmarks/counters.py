@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .side_by_side import alternate, seconds_of, without_garbage_collection
+from .side_by_side import alternate, repeated, seconds_of, without_garbage_collection
 
 Run = Callable[[], object]
 
@@ -36,12 +36,17 @@ ENABLE, DISABLE, RESET = 0x2400, 0x2401, 0x2403
 
 
 def once(setup: Callable[..., None]) -> Callable[..., None]:
-    """A setup that prepares once per process: asv calls it before every sample, and warm memory must stay warm."""
+    """A setup that prepares once per process, and then runs what it left in ``self.run``.
+
+    asv calls a setup before every sample, and warm memory must stay warm.
+    """
 
     @functools.wraps(setup)
     def prepared(self: Any, *params: Any) -> None:
         if getattr(self, "_prepared", None) != params:
             setup(self, *params)
+            if hasattr(self, "run"):
+                self.run()
             self._prepared = params
 
     return prepared
@@ -61,18 +66,43 @@ def thousand(call: Callable[..., object]) -> Callable[..., None]:
     return calls
 
 
+class Warm:
+    """The base of benchmarks that time what their setup prepared and ran."""
+
+    warmup_time = 0.02
+    rounds = 1
+
+
+def runs(self: Any, *params: Any) -> None:
+    """The benchmark of ``self.run``, which the setup prepared: ``time_fill = runs``."""
+    self.run()
+
+
+def unit(name: str) -> Callable[[Callable[..., float]], Callable[..., float]]:
+    """The unit of what a benchmark tracks."""
+
+    def named(track: Callable[..., float]) -> Callable[..., float]:
+        track.unit = name  # type: ignore[attr-defined]
+        return track
+
+    return named
+
+
+def ratio(whose: str) -> Callable[..., float]:
+    """A benchmark: the time of ``self.run`` over that of ``self.peer``, both from the setup."""
+
+    @unit(f"times {whose}")
+    def track(self: Any, *params: Any) -> float:
+        return over(self.run, self.peer)
+
+    return track
+
+
 def _several(run: Run) -> tuple[Run, int]:
     """The run, repeated until it is long enough to time, and the number of repeats; runs it twice."""
     run()
     calls = math.ceil(LEAST_SECONDS / max(seconds_of(run), 1e-7))
-    if calls == 1:
-        return run, 1
-
-    def runs() -> None:
-        for _ in range(calls):
-            run()
-
-    return runs, calls
+    return repeated(run, calls), calls
 
 
 def seconds(run: Run) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -49,6 +50,8 @@ def give_back() -> None:
 def growth(work: Callable[[], object]) -> int:
     """Bytes by which the resident size of this process exceeded, at its peak during the work, what it was before.
 
+    At least one page, the unit in which it is counted: a ratio to nothing means nothing.
+
     Raises
     ------
     NotImplementedError
@@ -64,7 +67,7 @@ def growth(work: Callable[[], object]) -> int:
     except OSError:
         before = _status("VmHWM")
     work()
-    return max(0, _status("VmHWM") - before)
+    return max(mmap.PAGESIZE, _status("VmHWM") - before)
 
 
 def of_fills(threads: int, nbytes: int) -> dict[str, int]:

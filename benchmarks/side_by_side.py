@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+
+import fastinit
 
 Run = Callable[[], object]
 
@@ -36,6 +39,13 @@ def optional(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError:
         raise NotImplementedError(f"{name} is not installed") from None
+
+
+def torch_on_as_many_threads() -> Any:
+    """torch, if it is installed, on as many threads as fastinit takes."""
+    torch = optional("torch")
+    torch.set_num_threads(fastinit.default_num_threads())
+    return torch
 
 
 @contextmanager
@@ -59,6 +69,16 @@ def seconds_of(run: Run) -> float:
     elapsed = time.perf_counter() - start
     del result
     return elapsed
+
+
+def repeated(run: Run, calls: int) -> Run:
+    """So many runs one after the other."""
+
+    def runs() -> None:
+        for _ in range(calls):
+            run()
+
+    return runs
 
 
 def alternate(
@@ -86,19 +106,10 @@ def alternate(
 
 def per_call(run: Run, groups: int = 5, blocks: int = 50, calls: int = 200) -> list[float]:
     """Seconds of one call of something small: for each group, the median over blocks of the mean over calls."""
-    medians = []
+    runs = repeated(run, calls)
     with without_garbage_collection():
-        for _ in range(calls):
-            run()
-        for _ in range(groups):
-            means = []
-            for _ in range(blocks):
-                start = time.perf_counter()
-                for _ in range(calls):
-                    run()
-                means.append((time.perf_counter() - start) / calls)
-            medians.append(statistics.median(means))
-    return medians
+        runs()
+        return [statistics.median(seconds_of(runs) / calls for _ in range(blocks)) for _ in range(groups)]
 
 
 class Memset:
@@ -137,19 +148,6 @@ class Memset:
         return "ndarray.fill", self.by_numpy
 
 
-def allow_huge_pages(allowed: bool) -> bool:
-    """Lets this process get huge pages for memory it touches from now on, or not; False where it has no such choice.
-
-    Advice on single buffers, from NumPy or from fastinit, has no effect while they are not allowed.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        return ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, ctypes.c_ulong(not allowed), *[ctypes.c_ulong(0)] * 3) == 0
-    except (OSError, AttributeError):
-        return False
-
-
 def settle_memory(nbytes: int) -> None:
     """Touches so many bytes and frees them: what is asked for next has been touched before.
 
@@ -167,17 +165,21 @@ def settle_memory(nbytes: int) -> None:
 def pages(huge: bool) -> Iterator[None]:
     """Within it, fresh memory gets huge pages where somebody asks for them, or never; huge pages are allowed after it.
 
+    Advice on single buffers, from NumPy or from fastinit, has no effect while they are not allowed.
+
     Raises
     ------
     NotImplementedError
         If the operating system does not offer the choice.
     """
-    if not allow_huge_pages(huge):
+    refuse = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform.startswith("linux") else None
+    rest = [ctypes.c_ulong(0)] * 3
+    if refuse is None or refuse(PR_SET_THP_DISABLE, ctypes.c_ulong(not huge), *rest) != 0:
         raise NotImplementedError("this system does not let a process refuse huge pages")
     try:
         yield
     finally:
-        allow_huge_pages(True)
+        refuse(PR_SET_THP_DISABLE, ctypes.c_ulong(0), *rest)
 
 
 def processor() -> str:

@@ -14,17 +14,19 @@ nothing more.
 from __future__ import annotations
 
 import ctypes
+import math
 import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 import fastinit
 from benchmarks.bench_kernels import CASES, KEY, filling, rate
-from benchmarks.side_by_side import optional, without_garbage_collection
+from benchmarks.side_by_side import optional, repeated, without_garbage_collection
 from fastinit import _core
 from fastinit.initializers import plan
 
@@ -84,21 +86,28 @@ class Chain:
         return int(self.start[0]) * 10**9 + int(self.start[1])
 
 
+def itemsize_of(case: str) -> int:
+    """Bytes of an element."""
+    return fastinit.dtypes.dtype_named(CASES[case][1]).itemsize
+
+
+def core_fill(case: str, target: str, count: int) -> Callable[[], object]:
+    """The core's fill of so many elements, always of the same memory, with nothing of Python's around it."""
+    itemsize, (initializer, dtype) = itemsize_of(case), CASES[case]
+    memory = np.zeros(count * itemsize + 64, np.uint8)
+    address = -(-_core.address(memory) // 64) * 64
+    sampling, index, words = plan(initializer, None, dtype), fastinit.targets.index_of(target), KEY.words
+    return lambda memory=memory: _core.fill_run(index, sampling, words, address, 0, count, itemsize)
+
+
 def nanoseconds_and_clock(case: str, target: str, chain: Chain) -> tuple[float, float]:
     """Nanoseconds per value, and the clock in GHz.
 
     The time that a twentieth of the rounds stay below: what disturbs a fill makes it slower, never faster, and where
     another machine's thread shares the core most rounds are disturbed.
     """
-    initializer, dtype = CASES[case]
-    itemsize = fastinit.dtypes.dtype_named(dtype).itemsize
-    memory, count, words = np.zeros(BYTES, np.uint8), BYTES // itemsize, KEY.words
-    sampling, index, address = plan(initializer, None, dtype), fastinit.targets.index_of(target), _core.address(memory)
-
-    def run() -> None:
-        for _ in range(FILLS):
-            _core.fill_run(index, sampling, words, address, 0, count, itemsize)
-
+    count = BYTES // itemsize_of(case)
+    run = repeated(core_fill(case, target, count), FILLS)
     times: list[float] = []
     chains: tuple[list[float], list[float]] = [], []
     multiply, start, end = chain.of, chain.start, chain.end
@@ -115,11 +124,11 @@ def nanoseconds_and_clock(case: str, target: str, chain: Chain) -> tuple[float, 
     return statistics.quantiles(times, n=20)[0], (STEPS[1] - STEPS[0]) * CYCLES_PER_STEP / (long - short)
 
 
-def table(title: str, targets: tuple[str, ...], rows: dict[str, list[float]]) -> None:
-    """Prints a column for each target."""
+def table(title: str, targets: Sequence[str], rows: dict[str, list[float]]) -> None:
+    """Prints a column for each target; what is not a number stays empty."""
     print(f"| {title} |", " | ".join(targets), "|\n|---|" + "---|" * len(targets))
     for name, row in rows.items():
-        print(f"| {name} |", " | ".join(f"{value:.2f}" for value in row), "|")
+        print(f"| {name} |", " | ".join("" if math.isnan(value) else f"{value:.2f}" for value in row), "|")
 
 
 def main() -> None:

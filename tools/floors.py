@@ -28,12 +28,11 @@ from functools import cache
 from itertools import chain, combinations, pairwise
 from typing import NamedTuple
 
-import numpy as np
-
 import fastinit
-from benchmarks.bench_kernels import CASES, KEY
+from benchmarks.bench_kernels import CASES
 from fastinit import _core
-from fastinit.initializers import plan
+
+from .cycles import core_fill, table
 
 # The ports that compute with vectors of up to 256 bits.
 PROCESSORS = {
@@ -93,11 +92,7 @@ def values_per_stretch(case: str, target: str) -> int:
 
 def executed(case: str, target: str, count: int) -> list[int]:
     """Addresses of the instructions of a fill in the file of the core, in the order in which they were run."""
-    initializer, dtype = CASES[case]
-    itemsize = fastinit.dtypes.dtype_named(dtype).itemsize
-    memory = np.zeros(count * itemsize + 64, np.uint8)
-    address = -(-_core.address(memory) // 64) * 64
-    sampling, index = plan(initializer, None, dtype), fastinit.targets.index_of(target)
+    fill = core_fill(case, target, count)
     ptrace = ctypes.CDLL(None, use_errno=True).ptrace
     ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
     file = os.path.realpath(str(_core.__file__))
@@ -105,7 +100,7 @@ def executed(case: str, target: str, count: int) -> list[int]:
     if child == 0:
         ptrace(PTRACE_TRACEME, 0, None, None)
         os.kill(os.getpid(), signal.SIGSTOP)
-        _core.fill_run(index, sampling, KEY.words, address, 0, count, itemsize)
+        fill()
         os._exit(0)
     os.waitpid(child, 0)
     with open(f"/proc/{child}/maps") as maps:
@@ -215,7 +210,5 @@ if __name__ == "__main__":
     cases = [case for case in CASES if not case.endswith("float64") or case.startswith("normal")]
     found = {case: [floor(case, target, processor) for target in targets] for case in cases}
     for title, part in ((f"floor of {processor}, cycles per value", 0), (f"in the model of {processor}", 1)):
-        print(f"| {title} |", " | ".join(targets), "|\n|---|" + "---|" * len(targets))
-        for case, row in found.items():
-            print(f"| {case} |", " | ".join("" if f[part] != f[part] else f"{f[part]:.2f}" for f in row), "|")
+        table(title, targets, {case: [one[part] for one in row] for case, row in found.items()})
         print()

@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 import fastinit
 from benchmarks import growth
 from fastinit.models.recipes import Parameter, assigned
@@ -94,9 +96,7 @@ def rehearse(coordinate: tuple[int, int], layers: int, checks: int, chooser: ran
         entry, own = entries[number], ranges[number]
         place = [chooser.randrange(extent) for extent in tensors[number].shape]
         coordinates = [_at(pieces, position) for pieces, position in zip(own, place, strict=True)]
-        index = 0
-        for extent, position in zip(entry.shape, coordinates, strict=True):
-            index = index * extent + position
+        index = int(np.ravel_multi_index(coordinates, entry.shape))
         wanted = fastinit.sample(entry.key, index, entry.initializer, shape=entry.shape, dtype="bfloat16")
         differing += float(tensors[number][tuple(place)]) != wanted
     text = (

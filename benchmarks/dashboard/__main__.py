@@ -17,12 +17,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from ..bench_summary import QUICK
 from . import page
 from .reading import read_race, read_site
 
 BENCHMARKS = Path(__file__).parents[1]
 ROOT = BENCHMARKS.parent
-QUICK = r"^bench_summary[.]"  # bench_summary.py says what it has
 
 
 def asv(*arguments: str, fine: Sequence[int] = (0,)) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 
 from fastinit.reports.charts import box, dot, line, svg
 
-from ..race.chart import Scale, by_job, median, number, strip
+from ..race.chart import Scale, by_job, strip
+from ..race.report import Figure, digits
 from .reading import NOISE, Series, Site
 
 HERE = Path(__file__).parent
@@ -19,11 +20,11 @@ SPARK, SPARK_TALL = 150, 30
 VERDICTS = {"aim": ("reaches the aim", "good"), "yes": ("holds", "good"), "no": ("missed", "bad")}
 STRETCHED = ' preserveAspectRatio="none"'
 WINS, LOSES, SKIPPED = "the peer wins", "fastinit is faster", "skipped"
-Row = Mapping[str, Any]
 
 
 def page(record: dict[str, Any] | None, site: Site) -> str:
     """The whole page."""
+    figures = [Figure.from_dict(row) for row in record["figures"]] if record else []
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8"><title>fastinit: how fast</title>',
@@ -35,10 +36,10 @@ def page(record: dict[str, Any] | None, site: Site) -> str:
         "peer takes. Times differ from machine to machine, and are for looking at.</p>",
         '<nav aria-label="Sections"><a href="#bars-title">The bars</a><a href="#race-title">The race</a>'
         '<a href="#limit-title">The limit</a><a href="#commits-title">Commit by commit</a></nav>',
-        *_summary(record, site),
+        *_summary(figures, site),
         "</header><main>",
-        *(_race(record) if record else _no_race()),
-        *_limit(record, site),
+        *(_race(figures, record.get("heading", [])) if record else _no_race()),
+        *_limit(figures, site),
         *_commits(site),
         f"</main><script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script></body></html>",
     ]
@@ -48,19 +49,18 @@ def page(record: dict[str, Any] | None, site: Site) -> str:
 # In front: what there is to know
 
 
-def _summary(record: Mapping[str, Any] | None, site: Site) -> Iterator[str]:
+def _summary(figures: Sequence[Figure], site: Site) -> Iterator[str]:
     yield '<dl class="tally">'
-    if record:
-        judged = [row for row in record["figures"] if row.get("verdict") in VERDICTS]
-        held = sum(row["verdict"] != "no" for row in judged)
-        aims = sum(row["verdict"] == "aim" for row in judged)
+    if figures:
+        judged = [row.verdict for row in figures if row.verdict in VERDICTS]
+        held, aims = len(judged) - judged.count("no"), judged.count("aim")
         yield _tile(f"{held} of {len(judged)}", f"bars hold; {aims} reach{'es' * (aims == 1)} the aim as well")
-        raced = [row for row in record["figures"] if row["peer"] and not row["skipped"]]
-        won = [row for row in raced if median(row) < 1]
+        raced = [row for row in figures if row.peer and not row.skipped]
+        won = [row for row in raced if row.value < 1]
         yield _tile(f"{len(raced) - len(won)} of {len(raced)}", "races against a peer are won")
         names: dict[str, list[str]] = {}
         for row in won:
-            names.setdefault(row["peer"], []).append(row["job"])
+            names.setdefault(row.peer, []).append(row.job)
         words = "; ".join(f"{peer} ({', '.join(jobs)})" for peer, jobs in names.items())
         yield _tile(str(len(won)), f"where the peer wins{': ' if words else ''}{words}", "bad" if won else "good")
     found = len(site.regressions)
@@ -86,9 +86,9 @@ def _no_race() -> Iterator[str]:
     yield '<p class="empty">Nobody has raced here yet: <code>make race</code> does, in about eleven minutes.</p>'
 
 
-def _race(record: dict[str, Any]) -> Iterator[str]:
-    barred = [row for row in record["figures"] if not row["peer"]]
-    heading = "<br>".join(escape(str(line)) for line in record.get("heading", []))
+def _race(figures: Sequence[Figure], lines: Sequence[str]) -> Iterator[str]:
+    barred = [row for row in figures if not row.peer]
+    heading = "<br>".join(escape(str(line)) for line in lines)
     yield '<h2 id="bars-title">The bars</h2>'
     yield "<p>What the project asks of itself. The dot is the median, the line reaches from the least to the most, "
     yield "the strong mark is the bar and the fine one the aim: right of them is better.</p>"
@@ -101,10 +101,10 @@ def _race(record: dict[str, Any]) -> Iterator[str]:
     yield '<h2 id="race-title">The race</h2>'
     yield "<p>Job by job everybody who does it, the nearest first: times as long as fastinit, on one logarithmic axis. "
     yield "Right of the strong line fastinit is faster; left of it the peer wins.</p>"
-    jobs = by_job(record)
+    jobs = by_job(figures)
     yield _tools("race", "Filter peers", {"job": jobs, "verdict": [WINS, LOSES, SKIPPED]}, True)
     yield '<div class="cards" id="race">'
-    scale = Scale.of([x for rows in jobs.values() for row in rows for x in row["samples"]], 0, STRIP)
+    scale = Scale.of([x for rows in jobs.values() for row in rows for x in row.samples], 0, STRIP)
     for job, rows in jobs.items():
         yield f'<section class="card"><h3>{escape(job)}</h3><ul class="rows race">'
         yield from (_contest(row, scale) for row in rows)
@@ -113,52 +113,49 @@ def _race(record: dict[str, Any]) -> Iterator[str]:
     yield "</div>"
 
 
-def _over_bar(row: Row) -> list[float]:
+def _over_bar(row: Figure) -> list[float]:
     """The least, the middle, the most and the aim of a row, over its bar: above 1 it holds."""
-    bar = row.get("bar")
-    if not bar or row["skipped"]:
+    bar = row.bar
+    if not bar or row.skipped:
         return []
-    values = [min(row["samples"]), median(row), max(row["samples"]), bar.get("aim") or bar["limit"]]
-    return [bar["limit"] / x if bar.get("less_is_better") else x / bar["limit"] for x in values]
+    return [bar.limit / x if bar.less_is_better else x / bar.limit for x in (*row.ends, bar.aim or bar.limit)]
 
 
-def _barred(row: Row, scale: Scale) -> str:
-    bar, unit = row.get("bar"), row["unit"] if row["unit"] in ("", "x") else f" {row['unit']}"
-    asked, (words, kind) = "", VERDICTS.get(row.get("verdict", ""), ("", "soft"))
-    if bar:
-        aim = f", aim {bar['aim']:g}{unit}" if bar.get("aim") is not None else ""
-        asked = f"{'under' if bar.get('less_is_better') else 'at least'} {bar['limit']:g}{unit}{aim}"
-    if row["skipped"]:
+def _barred(row: Figure, scale: Scale) -> str:
+    words, kind = VERDICTS.get(row.verdict, ("", "soft"))
+    _, asked, aim, value, *_ = row.cells()
+    if row.bar:
+        asked = f"{'' if row.bar.less_is_better else 'at least '}{asked}{', aim ' if aim else ''}{aim}"
+    if row.skipped:
         words, shown = SKIPPED, _why(row)  # in the place of the number too
     else:
         drawing = ""
         if ratios := _over_bar(row):
-            *ends, aim = ratios
-            marks = [line("mark", scale.at(aim), TALL * 0.2, scale.at(aim), TALL * 0.8)] if aim != 1 else []
-            title = f"{row['what']}: {number(median(row))}{unit}, {asked}: {words}"
+            *ends, aimed = ratios
+            marks = [line("mark", scale.at(aimed), TALL * 0.2, scale.at(aimed), TALL * 0.8)] if aimed != 1 else []
+            title = f"{row.what}: {value}, {asked}: {words}"
             drawing = _strip(ends, scale, title, "theirs" if kind == "bad" else "ours", marks)
-        shown = f"{drawing or _span('strip')}{_span('number value', number(median(row)) + unit)}"
-    cells = _span("name", row["what"]) + shown + _span("small asked", asked) + _span(f"chip {kind}", words)
-    return _item(f"{row['what']} {words}", {"verdict": words}, cells, _note(row, unit))
+        shown = f"{drawing or _span('strip')}{_span('number value', value)}"
+    cells = _span("name", row.what) + shown + _span("small asked", asked) + _span(f"chip {kind}", words)
+    return _item(f"{row.what} {words}", {"verdict": words}, cells, _note(row))
 
 
-def _contest(row: Row, scale: Scale) -> str:
+def _contest(row: Figure, scale: Scale) -> str:
     """A peer's row of a card."""
-    peer, job = row["peer"], row["job"]
-    if row["skipped"]:
+    peer, job = row.peer, row.job
+    if row.skipped:
         return _item(f"{peer} {job} {SKIPPED}", {"job": job, "verdict": SKIPPED}, _span("name soft", peer) + _why(row))
-    value, ends = median(row), (min(row["samples"]), median(row), max(row["samples"]))
-    words, bad = (WINS, " bad") if value < 1 else (LOSES, "")
-    shown = _span(f"value{bad}", f"{number(value)}x") + (_span("small bad", WINS) if bad else "")
+    words, bad = (WINS, " bad") if row.value < 1 else (LOSES, "")
+    shown = _span(f"value{bad}", row.number(row.value)) + (_span("small bad", WINS) if bad else "")
     grid = [line("axis", scale.at(x), 0, scale.at(x), TALL) for x in scale.ticks() if x != 1]
-    title = f"{peer}: {number(value)} times as long: {words}"
-    drawing = _strip(ends, scale, title, "theirs" if bad else "ours", grid)
+    title = f"{peer}: {digits(row.value)} times as long: {words}"
+    drawing = _strip(row.ends, scale, title, "theirs" if bad else "ours", grid)
     cells = f'{_span("name", peer)}{drawing}<span class="number">{shown}</span>'
-    return _item(f"{peer} {job} {words}", {"job": job, "verdict": words}, cells, _note(row, "x"))
+    return _item(f"{peer} {job} {words}", {"job": job, "verdict": words}, cells, _note(row))
 
 
-def _why(row: Row) -> str:
-    return _span("strip why small", row["skipped"])
+def _why(row: Figure) -> str:
+    return _span("strip why small", row.skipped)
 
 
 # Drawings
@@ -204,18 +201,18 @@ def _spark(one: Series) -> str:
 # What asv has measured
 
 
-def _limit(record: Mapping[str, Any] | None, site: Site) -> Iterator[str]:
+def _limit(figures: Sequence[Figure], site: Site) -> Iterator[str]:
     yield '<h2 id="limit-title">Against the machine\'s limit</h2>'
     yield "<p>What writes memory cannot be faster than a memset of it. The bar is the share of a memset's speed, the "
     yield "line all of it. Beneath: the other ratios and rates that asv follows.</p>"
-    rows = [row for row in record["figures"] if "against memset" in row["what"] and row["samples"]] if record else []
+    rows = [row for row in figures if "against memset" in row.what and row.samples]
     tracked = [one for one in site.series if ".track_" in one.name]
     if not rows and not tracked:
         yield '<p class="empty">Nothing measured yet.</p>'
         return
     yield '<ul class="rows track" id="limit">'
     for row in rows:
-        yield _share(escape(row["what"]), median(row), "the race")
+        yield _share(escape(row.what), row.value, "the race")
     limited = [one for one in tracked if "over_memset" in one.name and one.values[-1] > 0]
     yield from (_share(_named(one), 1 / one.values[-1], f"asv, {one.commits[-1][:8]}") for one in limited)
     yield from (_tracked(one) for one in tracked if one not in limited)
@@ -336,9 +333,9 @@ def _item(text: str, groups: Mapping[str, str], cells: str, note: str = "") -> s
     return f'<li data-text="{escape(text.lower())}"{own}>{cells}{under}</li>'
 
 
-def _note(row: Row, unit: str) -> str:
-    spread = f"{number(min(row['samples']))} to {number(max(row['samples']))}{unit}" if row["samples"] else ""
-    return "; ".join(filter(None, (spread, row["note"])))
+def _note(row: Figure) -> str:
+    spread = f"{digits(min(row.samples))} to {row.number(max(row.samples))}" if row.samples else ""
+    return "; ".join(filter(None, (spread, row.note)))
 
 
 def _percent(change: float) -> str:

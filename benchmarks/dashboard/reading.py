@@ -157,14 +157,9 @@ def read_site(folder: Path, thresholds: Mapping[str, float] | None = None) -> Si
     series, measured = [], set()
     for (name, environment), by_combination in found.items():
         benchmark = index["benchmarks"][name]
-        names = benchmark.get("param_names") or [str(i) for i in range(len(benchmark["params"]))]
         combinations = list(itertools.product(*benchmark["params"]))
         for i, by_revision in by_combination.items():
-            several = [
-                (one, value)
-                for one, value, all_of_it in zip(names, combinations[i], benchmark["params"], strict=True)
-                if len(all_of_it) > 1
-            ]
+            several = _several(benchmark, combinations[i])
             label = [f"{one} {value}" if value.isdigit() else value.strip("'") for one, value in several]
             label += [part for part in environment if part not in shared]
             revisions = sorted(by_revision)
@@ -190,6 +185,13 @@ def read_site(folder: Path, thresholds: Mapping[str, float] | None = None) -> Si
     )
 
 
+def _several(benchmark: Mapping[str, Any], combination: Sequence[str]) -> list[tuple[str, str]]:
+    """The names and values of a combination, without the parameters that have but one value."""
+    params = benchmark["params"]
+    names = benchmark.get("param_names") or map(str, range(len(params)))
+    return [(one, value) for one, value, axis in zip(names, combination, params, strict=True) if len(axis) > 1]
+
+
 def _regressions(folder: Path, index: Mapping[str, Any], hashes: Mapping[int, str]) -> Iterator[Regression]:
     file = folder / "regressions.json"
     rows = json.loads(file.read_text(encoding="utf-8"))["regressions"] if file.exists() else []
@@ -198,9 +200,7 @@ def _regressions(folder: Path, index: Mapping[str, Any], hashes: Mapping[int, st
         benchmark = index["benchmarks"].get(name, {})
         several: list[tuple[str, str]] = []
         if combination is not None and benchmark.get("params"):
-            values = next(itertools.islice(itertools.product(*benchmark["params"]), combination, None))
-            named = zip(benchmark.get("param_names", ()), values, benchmark["params"], strict=False)
-            several = [(one, value) for one, value, all_of_it in named if len(all_of_it) > 1]
+            several = _several(benchmark, list(itertools.product(*benchmark["params"]))[combination])
         since = tuple(hashes[after] for _, after, *_ in jumps or () if after in hashes)
         yield Regression(entry, _fragment(name, several), float(best), float(last), since)
 

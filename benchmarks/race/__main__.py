@@ -62,14 +62,8 @@ def measured_apart(lab: Lab, backend: str, numbers: list[int]) -> Iterator[tuple
     if importlib.util.find_spec(backend) is None:
         yield -1, f"{backend} is not installed"
         return
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.race",
-        "--apart",
-        ",".join(map(str, numbers)),
-        *["--quick"] * lab.quick,
-    ]
+    rows = ",".join(map(str, numbers))
+    command = [sys.executable, "-m", "benchmarks.race", "--apart", rows, *["--quick"] * lab.quick]
     environment = {**os.environ, **ENVIRONMENTS[backend]}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
     for line in done.stdout.splitlines():

@@ -11,11 +11,9 @@ import numpy as np
 
 import fastinit
 
-from .. import growth, side_by_side
-from ..bench_jax import made as made_by_jax
+from .. import bench_jax, bench_keras, bench_numba, bench_torch, growth, side_by_side
 from ..bench_keras import keras_on, ready
-from ..bench_keras import made as made_by_keras
-from ..bench_numba import compiled_loop, own_generator
+from ..bench_torch import adapter
 from ..side_by_side import optional
 from .fills import KINDS, torch_fill
 from .lab import Lab, Result, duration
@@ -24,73 +22,62 @@ from .lab import Lab, Result, duration
 
 MESH = (8, 8)
 GPT2_XL = 4 * 1_557_611_200  # bytes in float32
-FUNCTIONS = {"xavier_uniform_": {}, "kaiming_normal_": {}, "trunc_normal_": {"std": 0.02, "a": -0.04, "b": 0.04}}
+FUNCTIONS = ("xavier_uniform_", "kaiming_normal_", "trunc_normal_")
 
 
-def adapter(lab: Lab) -> Any:
-    assert lab.torch
-    return optional("fastinit.adapters.torch")
+def both(name: str, tensor: Any) -> list[Callable[[], object]]:
+    """Our function of this name, and torch's."""
+    return [bench_torch.drop_in(name, library, tensor) for library in ("fastinit", "torch")]
 
 
 def drop_in(lab: Lab, name: str, n: int) -> Result:
     """One function on a square matrix in warm memory, against torch's of the same name."""
     torch, n = lab.torch, min(n, lab.side)
     tensor = torch.from_numpy(lab.memory[: n * n].reshape(n, n))
-    ours, theirs = (
-        partial(getattr(init, name), tensor, **FUNCTIONS[name]) for init in (adapter(lab).init, torch.nn.init)
-    )
-    return lab.compare(ours, theirs, 4 * n * n, "torch")
+    return lab.compare(*both(name, tensor), 4 * n * n, "torch")
 
 
 def small_drop_in(lab: Lab, name: str, n: int) -> Result:
     """The same on a matrix so small that the call dominates."""
-    torch, tensor = lab.torch, lab.torch.zeros(n, n)
+    calls = both(name, lab.torch.zeros(n, n))
     counts = {"blocks": 5, "calls": 20} if lab.quick else {"blocks": 20, "calls": 200}
     times: tuple[list[float], list[float]] = ([], [])
     with side_by_side.without_garbage_collection():
         for _ in range(lab.rounds):
-            for init, own in zip((adapter(lab).init, torch.nn.init), times, strict=True):
-                call = partial(getattr(init, name), tensor, **FUNCTIONS[name])
+            for call, own in zip(calls, times, strict=True):
                 own.extend(side_by_side.per_call(call, groups=1, **counts))
     ratios = [peer / own for own, peer in zip(*times, strict=True)]
     return Result(ratios, f"{duration(min(times[0]))}; torch {duration(min(times[1]))}")
 
 
-def constructed(lab: Lab, build: Callable[[], Any], nbytes: int, size: int = 0) -> Result:
-    """A model constructed in fresh memory under patched(), against torch's own constructors."""
-    patched = adapter(lab).patched
+def against_torch(lab: Lab, ours: Callable[[], Any], theirs: Callable[[], Any], fresh: int, size: int = 0) -> Result:
+    """A model made in fresh memory, against torch's own constructors."""
+    found = lab.compare(ours, theirs, size, "torch", fresh=fresh)
+    gc.collect()
+    return found
+
+
+def constructed(build: Callable[[], Any]) -> Callable[[], Any]:
+    """The same constructor under patched()."""
+    patched = adapter().patched
 
     def ours() -> Any:
         with patched():
             return build()
 
-    found = lab.compare(ours, build, size, "torch", fresh=nbytes)
-    gc.collect()
-    return found
+    return ours
 
 
 def linears(lab: Lab) -> Result:
     torch, width = lab.torch, 64 if lab.quick else 4096
     nbytes = 16 * 4 * width * width
     build = lambda: torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(16))  # noqa: E731
-    return constructed(lab, build, 2 * nbytes, nbytes)
+    return against_torch(lab, constructed(build), build, 2 * nbytes, nbytes)
 
 
-def gpt2_xl(lab: Lab) -> Callable[[], Any]:
-    """The constructor of a model of GPT-2 XL's size: 1.56e9 parameters."""
-    assert lab.torch
-    transformers = optional("transformers")
-    size = {"n_embd": 64, "n_layer": 2, "n_head": 4} if lab.quick else {"n_embd": 1600, "n_layer": 48, "n_head": 25}
-    return partial(transformers.GPT2LMHeadModel, transformers.GPT2Config(**size))
-
-
-def gpt2_constructed(lab: Lab) -> Result:
-    return constructed(lab if lab.quick else lab.with_rounds(3), gpt2_xl(lab), GPT2_XL)
-
-
-def materialized(lab: Lab) -> Result:
-    """From meta into bfloat16, against torch constructing the model as usual, both in fresh memory."""
-    torch, build, materialize = lab.torch, gpt2_xl(lab), adapter(lab).materialize
+def materialized(build: Callable[[], Any]) -> Callable[[], Any]:
+    """The same constructor on meta, and its model materialized in bfloat16."""
+    torch, materialize = optional("torch"), adapter().materialize
 
     def ours() -> Any:
         with torch.device("meta"):
@@ -98,14 +85,21 @@ def materialized(lab: Lab) -> Result:
         materialize(model, dtype=torch.bfloat16)
         return model
 
-    found = (lab if lab.quick else lab.with_rounds(3)).compare(ours, build, 0, "torch", fresh=GPT2_XL)
-    gc.collect()
-    return found
+    return ours
+
+
+def gpt2_xl(lab: Lab, way: Callable[[Callable[[], Any]], Callable[[], Any]]) -> Result:
+    """A model of GPT-2 XL's size, 1.56e9 parameters, by one of the two ways."""
+    assert lab.torch
+    transformers = optional("transformers")
+    size = {"n_embd": 64, "n_layer": 2, "n_head": 4} if lab.quick else {"n_embd": 1600, "n_layer": 48, "n_head": 25}
+    build = partial(transformers.GPT2LMHeadModel, transformers.GPT2Config(**size))
+    return against_torch(lab if lab.quick else lab.with_rounds(3), way(build), build, GPT2_XL)
 
 
 def shards_of_a_mesh(lab: Lab, kind: str) -> Result:
     """Time of 64 shards, filled in turn, over the time of the whole: both write as much memory."""
-    torch, fill_ = lab.torch, adapter(lab).fill_
+    torch, fill_ = lab.torch, adapter().fill_
     side = 1024 if lab.quick else 16384
     whole = torch.zeros(side, side)
     rows, columns = (side // n for n in MESH)
@@ -122,7 +116,7 @@ def shards_of_a_mesh(lab: Lab, kind: str) -> Result:
 
 def memory_of_a_shard(lab: Lab) -> Result:
     """KiB beyond the shard itself while one shard is filled of a matrix that no memory holds."""
-    torch, fill_ = lab.torch, adapter(lab).fill_
+    torch, fill_ = lab.torch, adapter().fill_
     shard = torch.zeros(2048, 2048)
     options = {"global_shape": (2**20, 2**20), "offsets": (2**19, 2**19)}
     fill_(shard[:8, :8], fastinit.Normal(), lab.key, **options)
@@ -141,17 +135,21 @@ def over_the_tensor(make: Callable[[int], object], n: int, words: str) -> Result
     return Result([growth.growth(partial(make, n)) / nbytes], f"{words} of {nbytes / 2**20:g} MiB")
 
 
+def over_keras(lab: Lab, ours: Callable[[], Any], theirs: Callable[[], Any], nbytes: int) -> Result:
+    return lab.compare(ours, theirs, nbytes, "Keras", fresh=2 * nbytes)
+
+
 def keras_class(lab: Lab, backend: str, name: str) -> Result:
-    keras, ours = keras_on(backend), optional("fastinit.adapters.keras")
-    own, other = (made_by_keras(name, lab.side, place.initializers) for place in (ours, keras))
-    return lab.compare(own, other, lab.memory.nbytes, "Keras", fresh=2 * lab.memory.nbytes)
+    keras_on(backend)
+    own, other = (bench_keras.made(name, lab.side, library) for library in ("fastinit", "keras"))
+    return over_keras(lab, own, other, lab.memory.nbytes)
 
 
 def keras_memset(lab: Lab, backend: str) -> Result:
     """The most that anything can reach that writes untouched memory."""
-    other = made_by_keras("GlorotUniform", lab.side, keras_on(backend).initializers)
-    ours = lambda: lab.memset.by_ctypes(lab.fresh())  # noqa: E731
-    return lab.compare(ours, other, lab.memory.nbytes, "Keras", fresh=2 * lab.memory.nbytes)
+    keras_on(backend)
+    other = bench_keras.made("GlorotUniform", lab.side, "keras")
+    return over_keras(lab, lambda: lab.memset.by_ctypes(lab.fresh()), other, lab.memory.nbytes)
 
 
 def keras_model(lab: Lab, backend: str) -> Result:
@@ -160,13 +158,10 @@ def keras_model(lab: Lab, backend: str) -> Result:
 
     def built(kernel: Callable[[], Any]) -> Any:
         dense = [keras.layers.Dense(width, kernel_initializer=kernel()) for _ in range(layers)]
-        model = keras.Sequential([keras.Input((width,)), *dense])
-        for variable in model.variables:
-            ready(variable.value)
-        return model
+        return bench_keras.built(keras, [keras.Input((width,)), *dense])
 
-    nbytes, own, other = 4 * width * width * layers, partial(built, initializers.GlorotUniform), "glorot_uniform"
-    return lab.compare(own, partial(built, lambda: other), nbytes, "Keras", fresh=2 * nbytes)
+    own, other = partial(built, initializers.GlorotUniform), partial(built, lambda: "glorot_uniform")
+    return over_keras(lab, own, other, 4 * width * width * layers)
 
 
 def keras_memory(lab: Lab, backend: str) -> Result:
@@ -182,37 +177,36 @@ def keras_memory(lab: Lab, backend: str) -> Result:
 
 
 def jax_factory(lab: Lab, factory: str, dtype: str) -> Result:
-    jax, ours, n = optional("jax"), optional("fastinit.adapters.jax"), lab.side
-    own = made_by_jax(jax, ours, factory, dtype, n)
-    other = made_by_jax(jax, jax.nn.initializers, factory, dtype, n, jitted=True)
-    return lab.compare(own, other, n * n * (4 if dtype == "float32" else 2), "JAX", fresh=2 * lab.memory.nbytes)
+    own, other = (bench_jax.made(factory, way, dtype, lab.side) for way in ("fastinit", "jax jitted"))
+    nbytes = lab.memory.nbytes // (1 if dtype == "float32" else 2)
+    return lab.compare(own, other, nbytes, "JAX", fresh=2 * lab.memory.nbytes)
 
 
 def jax_memory(lab: Lab) -> Result:
-    jax, ours = optional("jax"), optional("fastinit.adapters.jax")
-    return over_the_tensor(lambda n: made_by_jax(jax, ours, "he_normal", "float32", n)(), lab.side, "an array")
+    make = lambda n: bench_jax.made("he_normal", "fastinit", "float32", n)()  # noqa: E731
+    return over_the_tensor(make, lab.side, "an array")
 
 
 # Numba
 
 
-def numba_fill(lab: Lab, kind: str, parallel: bool = False) -> Result:
-    """A fill against a loop with Numba's own generator, both on one thread or on as many as fastinit has."""
-    numba, threads = optional("numba"), lab.threads if parallel else 1
-    fill = optional("fastinit.adapters.numba").fill
-    ours = partial(fill, lab.memory, KINDS[kind], lab.key, num_threads=threads)
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    peer = partial(own_generator(kind, parallel), lab.memory)
+def over_numba(lab: Lab, ours: Callable[[], object], kind: str, parallel: bool = False) -> Result:
+    """Against a loop with Numba's own generator, on one thread or on as many as fastinit has."""
+    peer = partial(bench_numba.own_generator(kind, parallel), lab.memory)
     return lab.compare(ours, peer, lab.memory.nbytes, f"np.random.{kind} in njit")
+
+
+def numba_fill(lab: Lab, kind: str, parallel: bool = False) -> Result:
+    threads = lab.threads if parallel else 1
+    ours = bench_numba.adapter_fill(lab.memory, kind, threads)
+    numba = optional("numba")
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    return over_numba(lab, ours, kind, parallel)
 
 
 def numba_elements(lab: Lab) -> Result:
     """The function of one element in one's own loop, against np.random.normal in its place; both on one thread."""
-    ours, peer = (
-        partial(compiled_loop(), lab.memory, lab.key.words),
-        partial(own_generator("normal"), lab.memory),
-    )
-    return lab.compare(ours, peer, lab.memory.nbytes, "np.random.normal in njit")
+    return over_numba(lab, bench_numba.compiled_loop(lab.memory), "normal")
 
 
 # A CUDA device
@@ -227,12 +221,11 @@ def on_device(lab: Lab, kind: str, dtype: str = "float32", memset: bool = False)
         raise NotImplementedError("no CUDA device")
     if not optional("numba.cuda").is_available():
         raise NotImplementedError("Numba has no CUDA device")
-    fill_, side = adapter(lab).fill_, lab.side if lab.quick else 2 * lab.side
+    fill_, side = adapter().fill_, lab.side if lab.quick else 2 * lab.side
     tensor = torch.empty(side, side, dtype=getattr(torch, dtype), device="cuda")
 
     def timed(run: Callable[[], object]) -> None:
-        for _ in range(REPEATS):
-            run()
+        side_by_side.repeated(run, REPEATS)()
         torch.cuda.synchronize()
 
     ours = partial(timed, lambda: fill_(tensor, KINDS[kind], lab.key))

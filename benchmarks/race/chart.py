@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fastinit.reports.charts import line, svg, text
+
+from .report import Figure
 
 TICKS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 # Colours that are told apart in print and by most colour-blind readers, by light and in the dark.
@@ -63,24 +64,13 @@ def strip(ends: Sequence[float], scale: Scale, top: float, height: float, kind: 
     yield line(f"point {kind}", middle, y, middle, y)  # of no length: its round ends are the dot
 
 
-def number(value: float) -> str:
-    digits = 0 if value >= 100 else 1 if value >= 20 else 2
-    return f"{value:.{digits}f}"
-
-
-def median(row: Mapping[str, Any]) -> float:
-    """The one number of a figure that was not skipped."""
-    value = row.get("value")
-    return float(statistics.median(row["samples"]) if value is None else value)
-
-
-def by_job(record: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def by_job(figures: Iterable[Figure]) -> dict[str, list[Figure]]:
     """The contests by job, the nearest peer first and the skipped ones last."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for figure in record["figures"]:
-        if figure["peer"]:
-            found.setdefault(figure["job"], []).append(figure)
-    nearest = lambda row: math.inf if row["skipped"] else median(row)  # noqa: E731
+    found: dict[str, list[Figure]] = {}
+    for one in figures:
+        if one.peer:
+            found.setdefault(one.job, []).append(one)
+    nearest = lambda one: math.inf if one.skipped else one.value  # noqa: E731
     return {job: sorted(rows, key=nearest) for job, rows in found.items()}
 
 
@@ -94,7 +84,7 @@ def named(peer: str, versions: dict[str, str]) -> str:
     return peer
 
 
-def panel(job: str, rows: list[dict[str, Any]], scale: Scale, y: float, versions: dict[str, str]) -> Iterator[str]:
+def panel(job: str, rows: list[Figure], scale: Scale, y: float, versions: dict[str, str]) -> Iterator[str]:
     """One job, whose rows begin at this height."""
     bottom = y + HEAD + ROW * len(rows)
     yield text("job", scale.left, y + HEAD - 10, job, anchor="start")
@@ -102,20 +92,19 @@ def panel(job: str, rows: list[dict[str, Any]], scale: Scale, y: float, versions
         yield line("axis", scale.at(tick), y + HEAD, scale.at(tick), bottom)
         yield text("soft", scale.at(tick), bottom + 13, f"{tick:g}x")
     for place, row in enumerate(rows):
-        top, words = y + HEAD + ROW * place, named(row["peer"], versions)
+        top, words = y + HEAD + ROW * place, named(row.peer, versions)
         base = top + ROW / 2 + 4
-        if row["skipped"]:
-            reason = row["skipped"] if len(row["skipped"]) <= REASON else f"{row['skipped'][: REASON - 3]}..."
+        if row.skipped:
+            reason = row.skipped if len(row.skipped) <= REASON else f"{row.skipped[: REASON - 3]}..."
             yield text("soft", scale.left - 58, base, words, anchor="end")
             yield text("soft", scale.at(1) + 6, base, reason, anchor="start")
             continue
-        ends = (min(row["samples"]), median(row), max(row["samples"]))
-        won = ends[1] >= 1
+        won = row.value >= 1
         yield text("won" if won else "lost", scale.left - 58, base, words, anchor="end")
-        yield text("won" if won else "lost", scale.left - 8, base, f"{number(ends[1])}x", anchor="end")
-        yield from strip(ends, scale, top, ROW, "ours" if won else "theirs")
+        yield text("won" if won else "lost", scale.left - 8, base, row.number(row.value), anchor="end")
+        yield from strip(row.ends, scale, top, ROW, "ours" if won else "theirs")
         if not won:
-            yield text("lost", max(scale.at(ends[2]), scale.at(1)) + 8, base, "the peer wins", anchor="start")
+            yield text("lost", max(scale.at(row.ends[2]), scale.at(1)) + 8, base, "the peer wins", anchor="start")
 
 
 def drawn(record: dict[str, Any]) -> str:
@@ -126,10 +115,10 @@ def drawn(record: dict[str, Any]) -> str:
     ValueError
         If the record has no contests.
     """
-    jobs = by_job(record)
+    jobs = by_job(map(Figure.from_dict, record["figures"]))
     if not jobs:
         raise ValueError("the record has no contests to draw")
-    samples = [sample for rows in jobs.values() for row in rows for sample in row["samples"]]
+    samples = [sample for rows in jobs.values() for row in rows for sample in row.samples]
     title = "How many times as long as fastinit"
     parts, y = [text("title", WIDTH / 2, 26, title)], 40.0
     panels = list(jobs.items())
@@ -138,7 +127,7 @@ def drawn(record: dict[str, Any]) -> str:
         for column, (job, rows) in enumerate(side_by_side):
             left = column * WIDTH / COLUMNS
             scale = Scale.of(samples, left + LABEL, left + WIDTH / COLUMNS - 20)
-            slowest_first = sorted(rows, key=lambda row: 0 if row["skipped"] else -median(row))
+            slowest_first = sorted(rows, key=lambda row: 0 if row.skipped else -row.value)
             parts += panel(job, slowest_first, scale, y, record["versions"])
         y += HEAD + FOOT + ROW * max(len(rows) for _, rows in side_by_side)
     legend = "The median, between the smallest and the largest ratio of two neighbouring runs; left of 1 the peer wins"

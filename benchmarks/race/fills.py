@@ -12,6 +12,7 @@ import fastinit
 from fastinit.adapters import numpy as adapter
 
 from .. import growth, side_by_side
+from ..bench_fill import supported
 from .lab import Lab, Result, duration
 
 STD = 0.02
@@ -33,15 +34,12 @@ def torch_fill(torch: Any, kind: str) -> Callable[[Any], object]:
     }[kind]
 
 
-def against_torch(lab: Lab, kind: str, target: str | None = None, dtype: str = "float32") -> Result:
+def against_torch(lab: Lab, kind: str, target: str = "default", dtype: str = "float32") -> Result:
     """A fill against torch's own fill of the same memory."""
-    torch = lab.torch
-    if target is not None and target not in fastinit.targets.supported():
-        raise NotImplementedError(f"this build or this processor does not run the target {target}")
-    out = lab.memory if dtype == "float32" else lab.memory.view(np.uint16)
-    tensor = torch.from_numpy(out) if dtype == "float32" else torch.from_numpy(out.view(np.int16)).view(torch.bfloat16)
-    ours = partial(lab.fill, KINDS[kind], out, dtype=dtype, target=target)
-    return lab.compare(ours, partial(torch_fill(torch, kind), tensor), lab.memory.nbytes, "torch")
+    theirs = torch_fill(lab.torch, kind)
+    out = lab.memory.view(growth.STORAGE[dtype])
+    ours = partial(lab.fill, KINDS[kind], out, dtype=dtype, target=supported(target))
+    return lab.compare(ours, partial(theirs, lab.tensor(out, dtype)), lab.memory.nbytes, "torch")
 
 
 def against_memset(lab: Lab, kind: str, byte: int = 0x5A, fresh: bool = False) -> Result:

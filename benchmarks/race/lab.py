@@ -44,9 +44,13 @@ class Lab:
 
     @cached_property
     def torch(self) -> Any:
-        torch = side_by_side.optional("torch")
-        torch.set_num_threads(self.threads)
-        return torch
+        return side_by_side.torch_on_as_many_threads()
+
+    def tensor(self, out: np.ndarray, dtype: str) -> Any:
+        """The memory of an array as torch's tensor."""
+        if dtype != "bfloat16":
+            return self.torch.from_numpy(out)
+        return self.torch.from_numpy(out.view(np.int16)).view(self.torch.bfloat16)
 
     def fill(self, initializer: Any, out: np.ndarray | None = None, **options: Any) -> np.ndarray:
         options = {"num_threads": self.threads, **options}

@@ -15,6 +15,7 @@ import numpy as np
 import fastinit
 
 from ..bench_keras import keras_on, ready
+from ..bench_numba import own_loop
 from ..side_by_side import optional
 from .lab import Lab, Result
 
@@ -32,31 +33,15 @@ BLOCK = 2**16  # elements that stay in the second cache: then MKL never waits fo
 
 
 class Peer(NamedTuple):
-    """A contestant.
-
-    Attributes
-    ----------
-    name : str
-    jobs : tuple of str
-    make : callable
-        Makes its fill for a job.
-    note : str
-        What a reader should know; ``{threads}`` stands for fastinit's threads in words.
-    is_fresh : bool
-        It returns memory of its own.
-    elements : int, optional
-        How many it fills, of a contestant too slow for all.
-    process : str
-        The framework whose process it needs, one of ``rows.BACKENDS``.
-    """
+    """A contestant."""
 
     name: str
     jobs: tuple[str, ...]
-    make: Callable[[Lab, str], Fill]
-    note: str
-    is_fresh: bool = False
-    elements: int | None = None
-    process: str = ""
+    make: Callable[[Lab, str], Fill]  # its fill for a job
+    note: str  # {threads} stands for fastinit's threads in words
+    is_fresh: bool = False  # returns memory of its own
+    elements: int | None = None  # all, unless the contestant is too slow
+    process: str = ""  # the framework whose process it needs, one of rows.BACKENDS
 
 
 def kind(job: str) -> str:
@@ -118,27 +103,16 @@ def mkl_fill(lab: Lab, job: str, bits: str, block: int | None = None) -> Fill:
 
 
 def numba_fill(lab: Lab, job: str) -> Fill:
-    numba = optional("numba")
-
-    def uniform(out: np.ndarray) -> None:
-        for i in numba.prange(out.size):
-            out[i] = np.random.random()
-
-    def normal(out: np.ndarray) -> None:
-        for i in numba.prange(out.size):
-            out[i] = np.random.standard_normal()
-
+    draw = {"uniform": np.random.random, "normal": np.random.standard_normal}[kind(job)]
+    loop, numba = own_loop(draw, parallel=True), optional("numba")
     numba.set_num_threads(min(lab.threads, numba.config.NUMBA_NUM_THREADS))
-    return numba.njit(parallel=True)({"uniform": uniform, "normal": normal}[kind(job)])
+    return loop
 
 
 def torch_fill(lab: Lab, job: str) -> Fill:
-    torch = lab.torch
-    init = torch.nn.init
+    init = lab.torch.nn.init
     draw = {"uniform": init.uniform_, "normal": init.normal_, "truncated": init.trunc_normal_}[kind(job)]
-    if JOBS[job][1] == "bfloat16":
-        return lambda out: draw(torch.from_numpy(out.view(np.int16)).view(torch.bfloat16))
-    return lambda out: draw(torch.from_numpy(out))
+    return lambda out: draw(lab.tensor(out, JOBS[job][1]))
 
 
 def scipy_fill(lab: Lab, job: str) -> Fill:

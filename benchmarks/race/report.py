@@ -51,9 +51,17 @@ def under(limit: float, aim: float | None = None) -> Bar:
     return Bar(limit, aim, less_is_better=True)
 
 
+def digits(value: float) -> str:
+    """A number as the tables and the pictures show it."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 20 else 2}f}"
+
+
 @dataclass(frozen=True)
 class Figure:
-    """What a row found: a sample per round, or the reason why there is none."""
+    """What a row found: a sample per round, or the reason why there is none.
+
+    What ``--json`` writes of it, the dashboard and the chart read.
+    """
 
     section: str
     what: str
@@ -70,6 +78,11 @@ class Figure:
     def value(self) -> float:
         """The median; of a time per call, whose samples are medians already, the smallest."""
         return min(self.samples) if self.unit == "us" else statistics.median(self.samples)
+
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        """The least, the middle and the most."""
+        return min(self.samples), self.value, max(self.samples)
 
     @property
     def verdict(self) -> str:
@@ -90,8 +103,7 @@ class Figure:
         return "NO" if self.verdict == "no" else self.verdict
 
     def number(self, value: float) -> str:
-        digits = 0 if value >= 100 else 1 if value >= 20 else 2
-        return f"{value:.{digits}f}{self.suffix}"
+        return f"{digits(value)}{self.suffix}"
 
     @property
     def suffix(self) -> str:
@@ -105,8 +117,8 @@ class Figure:
             aim = f"{self.bar.aim:g}{self.suffix}" if self.bar.aim is not None else ""
         if self.skipped:
             return (self.what, target, aim, self.skipped, "", self.outcome)
-        spread = f"{self.number(min(self.samples))} to {self.number(max(self.samples))}"
-        return (self.what, target, aim, self.number(self.value), spread, self.outcome)
+        least, middle, most = map(self.number, self.ends)
+        return (self.what, target, aim, middle, f"{least} to {most}", self.outcome)
 
     def as_dict(self) -> dict[str, Any]:
         record = dataclasses.asdict(self)
@@ -116,8 +128,9 @@ class Figure:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Figure:
-        known = {field.name: record[field.name] for field in dataclasses.fields(cls)}
-        return cls(**known | {"bar": known["bar"] and Bar(**known["bar"]), "samples": tuple(known["samples"])})
+        known = {field.name: record[field.name] for field in dataclasses.fields(cls) if field.name in record}
+        bar = known.get("bar")
+        return cls(**known | {"bar": bar and Bar(**bar), "samples": tuple(known["samples"])})
 
 
 def sections(figures: list[Figure]) -> dict[str, list[Figure]]:

@@ -19,45 +19,22 @@ from .report import Bar, under
 
 
 class Row(NamedTuple):
-    """One line of the table.
-
-    Attributes
-    ----------
-    what : str
-        Its name.
-    bar : Bar, optional
-        What it must reach.
-    measure : callable
-    section : str
-    peer : str
-        The contestant, in a section of everybody who does a job.
-    unit : str
-    floor : float, optional
-        The most that the kernels' instructions allow on the processor of FLOORS (docs/performance.md).
-    process : str
-        The framework whose process it needs, one of BACKENDS.
-    """
+    """One line of the table."""
 
     what: str
     bar: Bar | None
     measure: Callable[[Lab], Result]
     section: str = ""
-    peer: str = ""
+    peer: str = ""  # in a section of everybody who does a job
     unit: str = "x"
-    floor: float | None = None
-    process: str = ""
+    floor: float | None = None  # the most that the kernels' instructions allow on the processor of FLOORS
+    process: str = ""  # the framework whose process it needs, one of BACKENDS
 
 
 #: Frameworks that do not share a process, each with the environment of its own: Keras has one backend in a process.
 BACKENDS = ("tensorflow", "jax", "torch")
-ENVIRONMENTS = {
-    name: {
-        "KERAS_BACKEND": name,
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PJRT_NPROC": str(fastinit.default_num_threads()),
-    }
-    for name in BACKENDS
-}
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PJRT_NPROC": str(fastinit.default_num_threads())}
+ENVIRONMENTS = {name: {"KERAS_BACKEND": name, **QUIET} for name in BACKENDS}
 
 BARS, WARM, FRESH = "The last factor", "Warm memory", "Fresh memory"
 TORCH, NUMBA, CUDA = "PyTorch adapter", "Numba adapter", "CUDA device"
@@ -79,8 +56,8 @@ def ways(function: Callable[..., Result]) -> Callable[..., Callable[[Lab], Resul
 
 
 torch, memset, numpy, raced = map(ways, (fills.against_torch, fills.against_memset, fills.against_numpy, peers.raced))
-threads, orthogonal, shard, small = map(
-    ways, (fills.two_threads, fills.orthogonal, fills.column_shard, fills.small_fill)
+threads, orthogonal, shard, small, gpt2 = map(
+    ways, (fills.two_threads, fills.orthogonal, fills.column_shard, fills.small_fill, adapters.gpt2_xl)
 )
 drop_in, small_drop_in, mesh = map(ways, (adapters.drop_in, adapters.small_drop_in, adapters.shards_of_a_mesh))
 keras_class, jax, numba, cuda = map(
@@ -119,7 +96,11 @@ ROWS = (
         ),
         Row("orthogonal 1024 against torch", Bar(1.8, 2.5), orthogonal(n=1024)),
         Row("orthogonal 4096 against torch", Bar(1.8, 2.5), orthogonal(n=4096)),
-        Row("GPT-2 XL constructed under patched(), fresh memory, against torch", Bar(8, 15), adapters.gpt2_constructed),
+        Row(
+            "GPT-2 XL constructed under patched(), fresh memory, against torch",
+            Bar(8, 15),
+            gpt2(way=adapters.constructed),
+        ),
         Row("two threads against one: uniform", Bar(1.9), threads(kind="uniform")),
         Row("two threads against one: normal", Bar(1.9), threads(kind="normal")),
     ),
@@ -177,7 +158,9 @@ ROWS = (
             if (name, n) != ("xavier_uniform_", 16)  # which is among the bars
         ),
         Row("16 x Linear(4096, 4096) under patched(), fresh memory, against torch's", Bar(5), adapters.linears),
-        Row("GPT-2 XL materialized in bfloat16 against torch constructing it", Bar(10), adapters.materialized),
+        Row(
+            "GPT-2 XL materialized in bfloat16 against torch constructing it", Bar(10), gpt2(way=adapters.materialized)
+        ),
         *(
             Row(
                 f"a 1/64 shard (8 x 8 mesh) of 16384x16384 against 1/64 of the whole: {kind}",
