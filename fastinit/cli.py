@@ -30,7 +30,7 @@ from fastinit.advice.activations import activation_named
 from fastinit.advice.recommending import LAYERS
 from fastinit.files import replacing
 from fastinit.presets import ALIASES, PRESETS
-from fastinit.reports.pages import advised, named, write_page
+from fastinit.reports.pages import named, remedies, write_page
 
 __all__ = ["initializer_named", "main"]
 
@@ -214,7 +214,7 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{written}\n" if written != options.init else "")
     print(str(found).rpartition("\n")[0], end="\n\n")
     print(_coloured(found.verdict.upper(), COLOURS[found.verdict]))
-    for line in (found.reason, *advised(found)):
+    for line in (found.reason, *remedies(found)):
         print(_filled(line))
     for what, path in (("page", options.page), ("picture", options.picture), ("numbers", options.json)):
         if path:

@@ -23,7 +23,7 @@ from fastinit.presets import PRESETS
 from fastinit.reports.charts import LEVELS, curves, heat_chart, share_chart, variance_chart
 from fastinit.sampling import STREAM_VERSION
 
-__all__ = ["advised", "named", "page", "write_page"]
+__all__ = ["named", "page", "remedies", "write_page"]
 
 # A sign and a word each, so that nothing hangs on the colour.
 SIGNS: Final = {"healthy": "✓", "vanishing": "↘", "exploding": "↗", "symmetric": "="}
@@ -146,7 +146,7 @@ def page(found: Propagation, *, command: str | None = None, settings: Mapping[st
         f"<dt>{escape(str(name))}</dt><dd><code>{escape(str(value))}</code></dd>" for name, value in made.items()
     )
     again = f"<pre><code>{escape(command)}</code></pre>\n" if command else ""
-    advice = "\n".join(f"<p>{escape(line)}</p>" for line in advised(found))
+    advice = "\n".join(f"<p>{escape(line)}</p>" for line in remedies(found))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -200,7 +200,7 @@ def named(initializer: Any) -> str:
     return preset or (repr(initializer) if isinstance(initializer, DISTRIBUTIONS) else brief(initializer))
 
 
-def advised(found: Propagation) -> list[str]:
+def remedies(found: Propagation) -> list[str]:
     """What to do about a verdict, as sentences."""
     try:
         better = recommend(found.activation)

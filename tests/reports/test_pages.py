@@ -12,7 +12,7 @@ import pytest
 import fastinit
 from fastinit.files import replacing
 from fastinit.reports import charts
-from fastinit.reports.pages import advised, named, page, write_page
+from fastinit.reports.pages import named, page, remedies, write_page
 
 STACKS = {
     "healthy": {},
@@ -199,12 +199,12 @@ def test_one_size_is_in_the_middle_of_four_decades(value):
 
 
 def test_the_advice():
-    assert advised(stack("healthy"))[0].startswith("Nothing: this is what is recommended for relu")
-    assert "he_normal" in advised(stack("vanishing"))[0]
+    assert remedies(stack("healthy"))[0].startswith("Nothing: this is what is recommended for relu")
+    assert "he_normal" in remedies(stack("vanishing"))[0]
     # what is recommended, and still not healthy
-    assert "depth" in advised(replace(stack("healthy"), verdict="exploding"))[1]
-    assert "fastinit.recommend" in advised(replace(stack("exploding"), activation="my own"))[0]
-    assert advised(replace(stack("healthy"), activation="my own")) == []
+    assert "depth" in remedies(replace(stack("healthy"), verdict="exploding"))[1]
+    assert "fastinit.recommend" in remedies(replace(stack("exploding"), activation="my own"))[0]
+    assert remedies(replace(stack("healthy"), activation="my own")) == []
 
 
 def test_what_an_audit_gives_can_be_drawn():
