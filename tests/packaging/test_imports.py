@@ -103,7 +103,7 @@ STANDS_ON = {"keras": {"torch", "jax"}, "torch": {"numba"}}
 
 
 # Adapters whose modules import each other in one direction only, imports within functions included.
-WITHOUT_CIRCLES = {"jax", "keras", "numba"}
+WITHOUT_CIRCLES = {"jax", "keras", "numba", "torch"}
 
 
 def adapter_violations(sources):
