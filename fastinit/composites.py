@@ -53,7 +53,8 @@ class Composite(StructuredInitializer):
             part.initializer.check(part.shape, dtype)
 
     def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
-        return max((part.initializer.reach(part.shape, dtype) for part in self.parts(shape)), default=0.0)
+        found = [part.initializer.reach(part.shape, dtype) for part in self.parts(shape)]
+        return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         fill(out, self, key, num_threads=num_threads, target=target)  # by the parts, all of them checked first

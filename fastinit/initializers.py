@@ -81,7 +81,7 @@ class Initializer:
         raise NotImplementedError
 
     def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
-        """A magnitude, in [0, inf], that no value goes beyond before it is rounded to the dtype.
+        """A magnitude, in [0, inf], that no value goes beyond before it is rounded to the dtype; NaN where one is NaN.
 
         Raises ValueError if the shape does not fit.
         """

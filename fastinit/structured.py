@@ -344,8 +344,11 @@ class ICNR(StructuredInitializer):
             raise ValueError(f"{copies} sub-pixels do not divide the {output} output channels of shape {shape}")
 
     def check(self, shape: tuple[int, ...], dtype: str = "float32") -> None:
-        StructuredInitializer.check(self, shape, dtype)
-        self.initializer.check(self._kernel_shape(shape), DTYPES[dtype].working)
+        self.check_shape(shape)
+        working = DTYPES[dtype].working
+        self.initializer.check(self._kernel_shape(shape), working)
+        if dtype != working:  # the kernel is narrowed, which knows neither infinities nor NaN
+            StructuredInitializer.check(self, shape, dtype)
 
     def moments(self, shape: tuple[int, ...]) -> Moments | None:
         self.check_shape(shape)

@@ -1,6 +1,7 @@
 """Tensors made of parts: each part is a tensor of its own, and shards of the whole are slices of the whole."""
 
 import itertools
+import math
 import pickle
 
 import numpy as np
@@ -246,3 +247,13 @@ def test_a_flat_range_in_strided_memory_is_rounded_once():
     wanted = fill(np.zeros((64, 64), np.float16), initializer, KEY).ravel()[100:2148]
     out = fill(np.zeros((2048, 2), np.float16)[:, 0], initializer, KEY, global_shape=(64, 64), start=100)
     assert (out == wanted).all() and out.max() < 1
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("inner", [lambda c: c, lambda c: Blocks((fastinit.Ones(), c)), lambda c: Blocks((c, Zeros()))])
+def test_constants_that_are_not_finite_are_values_too(value, inner):
+    kernel = inner(fastinit.Constant(value))
+    out = whole(fastinit.ICNR(kernel, 2, "OI..."), (16, 4, 3))
+    assert np.array_equal(out[::2], np.repeat(whole(kernel, (8, 4, 3)), 2, axis=0)[::2], equal_nan=True)
+    with pytest.raises(ValueError, match=r"beyond the largest finite float16"):  # narrowing knows neither
+        whole(fastinit.ICNR(kernel, 2, "OI..."), (16, 4, 3), np.float16)

@@ -22,9 +22,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,13 +32,15 @@ from torch.nn.init import calculate_gain, constant_, ones_, zeros_
 from fastinit import Dirac, Identity, Key, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from fastinit.adapters.torch import internals
 from fastinit.adapters.torch.drawing import Made, caller, factory
-from fastinit.adapters.torch.internals import is_fake, is_watched, torch_init, untraced
+from fastinit.adapters.torch.internals import is_fake, torch_init, untraced
 from fastinit.adapters.torch.schemes import (
     LAYOUT,
     delta_orthogonal_,
     icnr_,
     kaiming,
+    kaiming_normal_by_torch,
     kaiming_truncated_normal_,
+    kaiming_uniform_by_torch,
     lecun_normal_,
     lecun_truncated_normal_,
     lecun_uniform_,
@@ -274,7 +275,7 @@ def kaiming_uniform_(
     K. He et al., "Delving deep into rectifiers", 2015.
     """
     initializer = kaiming("uniform", a, mode, nonlinearity)
-    weight = of_weight(initializer, groups, transposed, stride, _kaiming_uniform_by_torch, a, mode, nonlinearity)
+    weight = of_weight(initializer, groups, transposed, stride, kaiming_uniform_by_torch, a, mode, nonlinearity)
     return draw(tensor, key, generator, *weight)
 
 
@@ -298,24 +299,8 @@ def kaiming_normal_(
     K. He et al., "Delving deep into rectifiers", 2015.
     """
     initializer = kaiming("normal", a, mode, nonlinearity)
-    weight = of_weight(initializer, groups, transposed, stride, _kaiming_normal_by_torch, a, mode, nonlinearity)
+    weight = of_weight(initializer, groups, transposed, stride, kaiming_normal_by_torch, a, mode, nonlinearity)
     return draw(tensor, key, generator, *weight)
-
-
-def _said_of_no_elements(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """torch's function, but its warning of weights without elements names the caller's line, not one in here."""
-
-    def by_torch(tensor: Tensor, *parameters: Any, generator: torch.Generator | None) -> Tensor:
-        if kind_of(tensor) is Kind.PLAIN and not tensor.numel() and not is_watched():
-            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=caller())
-            return tensor
-        return original(tensor, *parameters, generator=generator)
-
-    return by_torch
-
-
-_kaiming_uniform_by_torch = _said_of_no_elements(torch_init.kaiming_uniform_)
-_kaiming_normal_by_torch = _said_of_no_elements(torch_init.kaiming_normal_)
 
 
 @untraced

@@ -34,6 +34,7 @@ from fastinit.adapters.torch.internals import (
 from fastinit.adapters.torch.layers import Place, originals, parameters
 from fastinit.adapters.torch.models import drawing_from, fill_place, planned_entries, reset_norms, statistics_of
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
+from fastinit.extending import at_least
 
 __all__ = ["materialize", "on_meta"]
 
@@ -125,6 +126,8 @@ def materialize(
     """
     if dtype is not None and dtype not in DTYPES:
         raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
+    if num_threads is not None:
+        at_least(1, "num_threads", num_threads)
     chosen, where = recipe_named(recipe), torch.device(device)
     if where.type == "meta":
         raise ValueError("device is where the parameters get memory, and the meta device has none")

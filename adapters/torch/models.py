@@ -21,8 +21,8 @@ import fastinit
 from fastinit import Entry, Key, Recipe, Record, digest, recipe_named
 from fastinit.adapters.torch.internals import own_buffers, singular_vectors
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
-from fastinit.adapters.torch.tensors import DTYPES, Kind, fill_part, kind_of
-from fastinit.extending import compare_digests, planned, read_record, recorded_entries
+from fastinit.adapters.torch.tensors import DTYPES, Kind, buffer_of, fill_part, kind_of
+from fastinit.extending import check_distinct, compare_digests, planned, read_record, recorded_entries
 
 __all__ = ["initialize_", "replay"]
 
@@ -147,10 +147,16 @@ def check_places(places: Sequence[Place], entries: Sequence[Entry]) -> None:
         if kind is Kind.FOREIGN or (kind is Kind.UNREAL and not tensor.is_meta):
             raise TypeError(
                 f"{entry.name!r} is a {type(tensor).__name__} of layout {tensor.layout}: fastinit fills strided "
-                "Tensors, Parameters and DTensors"
+                "Tensors, Parameters and DTensors, neither lazily negated nor made in inference mode"
             )
-        if any(size > 1 and not stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
-            raise ValueError(f"the elements of {entry.name!r} overlap: shape {entry.shape}, strides {tensor.stride()}")
+        if kind is Kind.PLAIN:
+            try:
+                check_distinct(buffer_of(tensor))
+            except BufferError:
+                strides = tensor.stride()
+                raise ValueError(f"the elements of {entry.name!r} overlap: shape {entry.shape}, {strides=}") from None
+            except ValueError as problem:
+                raise ValueError(f"{entry.name!r}: {problem}") from None
         if kind is Kind.DISTRIBUTED:
             from fastinit.adapters.torch.shards import local_ranges
 

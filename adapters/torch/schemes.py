@@ -11,6 +11,7 @@ groups, transposed, stride
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -21,8 +22,8 @@ from torch import Tensor
 
 import fastinit
 from fastinit import Initializer, Key, StructuredInitializer, VarianceScaling
-from fastinit.adapters.torch.drawing import Made, factory, given_key, plain_number
-from fastinit.adapters.torch.internals import is_fake, torch_init, untraced
+from fastinit.adapters.torch.drawing import Made, caller, factory, given_key, plain_number
+from fastinit.adapters.torch.internals import is_fake, is_watched, torch_init, untraced
 from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, kind_of, write
 
 __all__ = [
@@ -115,6 +116,36 @@ def _by_torch(
     return torch_init.constant_(tensor, sampling.mean)
 
 
+def _of_truncated(
+    initializer: Made,
+    groups: int,
+    transposed: bool,
+    stride: int | Iterable[int],
+    original: Callable[..., Tensor],
+    *arguments: Any,
+) -> tuple[Any, ...]:
+    """:func:`of_weight`, where torch's function draws another distribution: torch then draws what fastinit would."""
+    if not isinstance(initializer, VarianceScaling):
+        return (initializer, original, *arguments)
+    return of_weight(initializer, groups, transposed, stride, _by_torch, initializer, original, arguments)
+
+
+def _said_of_no_elements(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch's function, but its warning of weights without elements names the caller's line, not one in here."""
+
+    def by_torch(tensor: Tensor, *parameters: Any, generator: torch.Generator | None) -> Tensor:
+        if kind_of(tensor) is Kind.PLAIN and not tensor.numel() and not is_watched():
+            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=caller())
+            return tensor
+        return original(tensor, *parameters, generator=generator)
+
+    return by_torch
+
+
+kaiming_uniform_by_torch = _said_of_no_elements(torch_init.kaiming_uniform_)
+kaiming_normal_by_torch = _said_of_no_elements(torch_init.kaiming_normal_)
+
+
 @untraced
 def variance_scaling_(
     tensor: Tensor,
@@ -204,7 +235,7 @@ def xavier_truncated_normal_(
     training deep feedforward neural networks", 2010.
     """
     initializer, original = xavier("truncated_normal", gain), torch_init.xavier_normal_
-    return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, original, gain))
+    return draw(tensor, key, generator, *_of_truncated(initializer, groups, transposed, stride, original, gain))
 
 
 @untraced
@@ -224,8 +255,9 @@ def kaiming_truncated_normal_(
 
     What Keras, JAX and TensorFlow call he_normal. K. He et al., "Delving deep into rectifiers", 2015.
     """
-    initializer, torchs = kaiming("truncated_normal", a, mode, nonlinearity), (torch_init.kaiming_normal_, a, mode)
-    return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, *torchs, nonlinearity))
+    initializer, torchs = kaiming("truncated_normal", a, mode, nonlinearity), (kaiming_normal_by_torch, a, mode)
+    weight = _of_truncated(initializer, groups, transposed, stride, *torchs, nonlinearity)
+    return draw(tensor, key, generator, *weight)
 
 
 @untraced

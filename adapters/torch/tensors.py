@@ -19,7 +19,7 @@ from fastinit.adapters.torch.internals import increment_version, is_fake, is_tra
 from fastinit.extending import DTYPES as FORMATS
 from fastinit.extending import Buffer, Shard, checked_key, fill_buffer, fill_memory, plan
 
-__all__ = ["DTYPES", "Kind", "draw", "drawn_key", "fill_", "fill_part", "kind_of", "place", "write"]
+__all__ = ["DTYPES", "Kind", "buffer_of", "draw", "drawn_key", "fill_", "fill_part", "kind_of", "place", "write"]
 
 DTYPES: Final = {getattr(torch, name): name for name in FORMATS if hasattr(torch, name)}
 """fastinit's name of each torch dtype that it writes."""
@@ -117,8 +117,8 @@ def draw(
 ) -> Tensor:
     """A tensor filled in place by an initializer, or by ``original(tensor, *arguments, generator=)``.
 
-    fastinit fills what is plain and usual, and torch all else. Where the initializer's parameters do not fit, an
-    elementwise one has drawn nothing from the generator.
+    fastinit fills what is plain and usual, and torch all else. Where the initializer's parameters do not fit, nothing
+    has been drawn from the generator.
     """
     kind, given = kind_of(tensor), None if key is None else given_key(key, generator)
     if isinstance(initializer, str):
@@ -130,6 +130,8 @@ def draw(
         if is_simple and given is None:
             sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
             return _fill_at_once(tensor, sampling, _drawn_words(tensor, generator))
+        if given is None and kind is not DISTRIBUTED:
+            initializer.check(tuple(tensor.shape), DTYPES[tensor.dtype])  # or the generator stays as it is
         unused = _NO_KEY if tensor.is_meta else None  # a DTensor without memory draws nothing
         return write(kind, tensor, initializer, given or unused or drawn_key(tensor, generator))
     except (BufferError, *REFUSALS) as error:  # elements that overlap, values beyond the dtype, a strange generator
@@ -182,10 +184,7 @@ def write(
         if shard is None and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous():
             sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
             return _fill_at_once(tensor, sampling, key.words, num_threads)
-        strides = tuple(stride * tensor.itemsize for stride in tensor.stride())
-        shape, dtype = tuple(tensor.shape), FORMATS[DTYPES[tensor.dtype]]
-        buffer = Buffer(_address(tensor, tensor.numel()), shape, strides, dtype)
-        fill_buffer(buffer, initializer, key, shard, num_threads=num_threads)
+        fill_buffer(buffer_of(tensor), initializer, key, shard, num_threads=num_threads)
     elif kind is DISTRIBUTED:
         from fastinit.adapters.torch.shards import local_part
 
@@ -201,6 +200,8 @@ def write(
                 return tensor.copy_(host)
     elif kind is UNREAL:
         return tensor
+    elif not isinstance(tensor, Tensor):
+        raise TypeError(f"expected a torch.Tensor, got {type(tensor).__name__} ({tensor!r})")
     else:
         raise TypeError(
             f"fastinit fills strided tensors of {', '.join(map(str, DTYPES))}; got a {type(tensor).__name__} of "
@@ -216,6 +217,12 @@ def _fill_at_once(
     size = tensor.numel()
     fill_memory(_address(tensor, size), size, tensor.itemsize, sampling, words, num_threads)
     return _written(tensor)
+
+
+def buffer_of(tensor: Tensor) -> Buffer:
+    """The memory of a plain tensor. Raises ValueError if it was freed."""
+    strides = tuple(stride * tensor.itemsize for stride in tensor.stride())
+    return Buffer(_address(tensor, tensor.numel()), tuple(tensor.shape), strides, FORMATS[DTYPES[tensor.dtype]])
 
 
 def _address(tensor: Tensor, size: int) -> int:

@@ -6,6 +6,22 @@ recommending   which initializer, why, and who says so
 """
 
 from fastinit.advice.gains import backward_gain, gain
-from fastinit.advice.recommending import LAYERS, Recommendation, recommend
+from fastinit.advice.recommending import (
+    LAYERS,
+    RECTIFIERS,
+    SATURATING,
+    SELF_NORMALIZING,
+    Recommendation,
+    recommend,
+)
 
-__all__ = ["LAYERS", "Recommendation", "backward_gain", "gain", "recommend"]
+__all__ = [
+    "LAYERS",
+    "RECTIFIERS",
+    "SATURATING",
+    "SELF_NORMALIZING",
+    "Recommendation",
+    "backward_gain",
+    "gain",
+    "recommend",
+]

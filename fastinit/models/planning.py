@@ -52,12 +52,12 @@ def read_record(record: Record | str | os.PathLike[str]) -> Record:
 
 
 def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: Iterable[str | None]) -> list[Entry]:
-    """The record's entry of each parameter of a model.
+    """The record's entry of each parameter of a model, checked.
 
     Raises
     ------
     ValueError
-        If the model has other names, shapes or dtypes.
+        If the model has other names, shapes or dtypes, or an entry's initializer cannot fill its parameter.
     """
     found = list(zip(parameters, dtypes, strict=True))
     entries = {entry.name: entry for entry in record}
@@ -72,6 +72,7 @@ def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: It
                 f"{entry.name!r} was recorded with shape {entry.shape} in {entry.dtype}, and the model has shape "
                 f"{parameter.shape} in {dtype}"
             )
+        check_entry(entry)
     return [entries[parameter.name] for parameter, _ in found]
 
 

@@ -383,3 +383,34 @@ def test_a_compiled_caller_gets_the_same_numbers():
         result = compiled(torch.zeros(4, 6))
     torch.manual_seed(1)
     assert torch.equal(result, caller(torch.zeros(4, 6)))
+
+
+@pytest.mark.parametrize("name", ["xavier_truncated_normal_", "kaiming_truncated_normal_", "lecun_truncated_normal_"])
+@pytest.mark.parametrize("weight", [{}, {"groups": 2}], ids=["usual", "grouped"])
+def test_torchs_numbers_are_cut_where_ours_are(name, weight):
+    class Own(torch.Tensor):
+        pass
+
+    tensor = torch.empty(200, 300).as_subclass(Own)
+    with pytest.warns(UserWarning, match="torch's own numbers fill tensors of class"):
+        getattr(init, name)(tensor, **weight)
+    values = tensor.as_subclass(torch.Tensor)
+    assert 2.2 < values.abs().max() / values.std() < 2.3  # two deviations before the cut
+
+
+@pytest.mark.parametrize("make", [lambda: torch.empty(4, 8), lambda: torch.empty(8, 4).T], ids=["plain", "transposed"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda tensor, generator: init.lecun_normal_(tensor, generator, groups=0),
+        lambda tensor, generator: init.xavier_uniform_(tensor, generator=generator, groups=3),
+        lambda tensor, generator: init.icnr_(tensor, generator=generator),
+    ],
+    ids=["groups of none", "groups that do not divide", "a matrix for a convolution"],
+)
+def test_what_is_refused_draws_nothing(make, call):
+    generator = torch.Generator().manual_seed(1)
+    before = generator.get_state()
+    with pytest.raises(ValueError):
+        call(make(), generator)
+    assert torch.equal(generator.get_state(), before)

@@ -282,3 +282,12 @@ def test_the_peak_of_memory_is_the_model(run_python, digests):
     size, grown = map(int, result.stdout.split())
     assert size == 2**29
     assert size <= grown < size + 2**26
+
+
+@pytest.mark.parametrize("number", [0, -3, "a", 1.5])
+def test_a_wrong_number_of_threads_is_refused_before_anything_is_allocated(number):
+    with torch.device("meta"):
+        model = nn.Linear(4, 4)
+    with pytest.raises((TypeError, ValueError), match="num_threads"):
+        materialize(model, num_threads=number)
+    assert model.weight.is_meta

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -386,3 +387,64 @@ def test_parameters_are_found_without_being_touched():
     before = copy.deepcopy(model.state_dict())
     assert len(parameters(model)) == len(list(model.parameters()))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+# Nothing is written before everything is known to fit
+
+
+def half():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(4, 4)).half()
+
+
+TOO_MUCH = [
+    fastinit.Orthogonal(1e6),
+    fastinit.Constant(1e6),
+    fastinit.Sparse(0.5, 1e6),
+    fastinit.Blocks((fastinit.Ones(), fastinit.Identity(1e5))),
+    fastinit.Dirac(layout="OI..."),  # not of a matrix
+]
+
+
+def recipe_with(initializer):
+    return RECIPES["auto"].with_rules(Rule("Linear", "1.weight", initializer))
+
+
+@pytest.mark.parametrize("initializer", TOO_MUCH, ids=repr)
+def test_a_later_parameter_that_cannot_be_filled_leaves_the_first_as_they_were(initializer):
+    model = half()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"'1\.weight'"):
+        initialize_(model, recipe_with(initializer))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("initializer", TOO_MUCH, ids=repr)
+def test_a_record_that_cannot_be_replayed_leaves_the_model_as_it_was(initializer):
+    model = half()
+    record = initialize_(model, recipe_with(fastinit.Zeros()))
+    entries = [replace(entry, initializer=initializer) if entry.name == "1.weight" else entry for entry in record]
+    nn.init.ones_(model[0].weight)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"'1\.weight'"):
+        replay(replace(record, entries=tuple(entries)), model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def overlapping(model):
+    model[1].weight.data = torch.zeros(20).as_strided((4, 4), (1, 1))
+
+
+def freed(model):
+    model[1].weight.data = torch.zeros(4, 4)
+    model[1].weight.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize("spoil, message", [(overlapping, "overlap"), (freed, "freed")])
+def test_memory_that_cannot_be_written_is_found_first(spoil, message):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    spoil(model)
+    before = model[0].weight.clone()
+    with pytest.raises(ValueError, match=rf"'1\.weight'.*{message}"):
+        initialize_(model)
+    assert torch.equal(model[0].weight, before)

@@ -156,6 +156,9 @@ def test_errors_come_before_anything_is_written():
         fill_(tensor, NORMAL, 5)
     with pytest.raises(TypeError, match="initializer"):
         fill_(tensor, "normal", KEY)
+    for wrong in ("x", None, np.zeros(3)):
+        with pytest.raises(TypeError, match=r"expected a torch\.Tensor, got"):
+            fill_(wrong, NORMAL, KEY)
     with pytest.raises(BufferError, match="overlap"):
         fill_(torch.zeros(3).expand(4, 3), NORMAL, KEY)
     assert (tensor == 7.0).all()
