@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 
 from fastinit import Parameter, canonical_name
 from fastinit.adapters.torch.internals import FLAT_MARK, may_be_flattened, own_modules, own_parameters
+from fastinit.adapters.torch.tensors import Kind
 from fastinit.extending import PRELU_SLOPE, WRAPPER_COMPONENTS, Shard, gates_of
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Place(NamedTuple):
         Through which the weight is assigned.
     shard : Shard or None
         What a piece of a flat parameter (FSDP's first version) holds; None of any other tensor.
+    kind : Kind
+        The kind of the tensor, once the place has been checked.
     """
 
     parameter: Parameter
@@ -58,6 +61,7 @@ class Place(NamedTuple):
     owners: tuple[tuple[nn.Module, str], ...]
     parametrizations: parametrize.ParametrizationList | None = None
     shard: Shard | None = None
+    kind: Kind = Kind.FOREIGN
 
 
 # Spellings without underscores: of strings, of functions, and of classes without "Activation" at their end.

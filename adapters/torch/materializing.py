@@ -32,7 +32,7 @@ from fastinit.adapters.torch.internals import (
     own_parameters,
 )
 from fastinit.adapters.torch.layers import Place, originals, parameters
-from fastinit.adapters.torch.models import drawing_from, fill_place, planned_entries, reset_norms, statistics_of
+from fastinit.adapters.torch.models import drawing_from, fill_place, planned_places, reset_norms, statistics_of
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.extending import at_least
 
@@ -139,7 +139,7 @@ def materialize(
         raise ValueError(
             f"{flat!r} is in a flat parameter on the meta device: give FSDP a param_init_fn, or fully_shard"
         )
-    entries = planned_entries(places, chosen, seed, dtype)
+    places, entries = planned_places(places, chosen, seed, dtype)
     sizes = list(map(_size, places, entries))
     with _progress(sum(sizes), progress) as advance:
         restore_buffers(model, where, Key(seed))
@@ -201,7 +201,8 @@ def _current(place: Place) -> Place:
     """A place with the tensor that is there now."""
     module, role = place.owners[0]
     chain = place.parametrizations
-    return place._replace(tensor=module.get_parameter(role) if chain is None else originals(chain)[0])
+    tensor = module.get_parameter(role) if chain is None else originals(chain)[0]
+    return place._replace(tensor=tensor, kind=kind_of(tensor))
 
 
 def _size(place: Place, entry: Entry) -> int:

@@ -21,8 +21,8 @@ import fastinit
 from fastinit import Entry, Key, Recipe, Record, digest, recipe_named
 from fastinit.adapters.torch.internals import own_buffers, singular_vectors
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
-from fastinit.adapters.torch.tensors import DTYPES, Kind, buffer_of, fill_part, kind_of
-from fastinit.extending import check_distinct, compare_digests, planned, read_record, recorded_entries
+from fastinit.adapters.torch.tensors import DTYPES, Kind, checked_kinds, fill_part, kind_of, write
+from fastinit.extending import compare_digests, planned, read_record, recorded_entries
 
 __all__ = ["initialize_", "replay"]
 
@@ -84,7 +84,7 @@ def initialize_(
     chosen = recipe_named(recipe)
     places = parameters(model)
     _refuse_meta(places)
-    entries = planned_entries(places, chosen, seed)
+    places, entries = planned_places(places, chosen, seed)
     filled = [fill_place(*pair, digests, num_threads) for pair in zip(places, entries, strict=True)]
     reset_norms(model)
     return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
@@ -118,17 +118,20 @@ def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_thr
     _refuse_meta(places)
     dtypes = [DTYPES.get(place.tensor.dtype, str(place.tensor.dtype)) for place in places]
     entries = recorded_entries(given, [place.parameter for place in places], dtypes)
-    check_places(places, entries)
+    places = check_places(places, entries)
     filled = [fill_place(*pair, True, num_threads) for pair in zip(places, entries, strict=True)]
     reset_norms(model)
     compare_digests(entries, filled)
     return replace(given, entries=tuple(filled))
 
 
-def planned_entries(
+def planned_places(
     places: Sequence[Place], recipe: Recipe, seed: int | str, dtype: torch.dtype | None = None
-) -> list[Entry]:
-    """What each parameter is to be filled with, checked; with `dtype` in place of the dtypes that they have."""
+) -> tuple[list[Place], list[Entry]]:
+    """The places with their kinds, and what each is to be filled with, all of it checked.
+
+    `dtype` stands in place of the dtypes that the parameters have.
+    """
     dtypes = []
     for place in places:
         own = place.tensor.dtype if dtype is None or not place.tensor.is_floating_point() else dtype
@@ -136,38 +139,18 @@ def planned_entries(
             raise TypeError(f"{place.parameter.name!r} is of {own}, and fastinit fills {', '.join(map(str, DTYPES))}")
         dtypes.append(DTYPES[own])
     entries = planned([place.parameter for place in places], dtypes, recipe, seed)
-    check_places(places, entries)
-    return entries
+    return check_places(places, entries), entries
 
 
-def check_places(places: Sequence[Place], entries: Sequence[Entry]) -> None:
-    """Raises what writing the entries into these tensors would raise, naming the parameter; writes nothing."""
+def check_places(places: Sequence[Place], entries: Sequence[Entry]) -> list[Place]:
+    """The places with their kinds; raises what writing the entries there would raise, naming the parameter."""
+    kinds = checked_kinds([(place.parameter.name, place.tensor) for place in places])
     for place, entry in zip(places, entries, strict=True):
-        tensor, kind = place.tensor, kind_of(place.tensor)
-        if kind is Kind.FOREIGN or (kind is Kind.UNREAL and not tensor.is_meta):
-            raise TypeError(
-                f"{entry.name!r} is a {type(tensor).__name__} of layout {tensor.layout}: fastinit fills strided "
-                "Tensors, Parameters and DTensors, neither lazily negated nor made in inference mode"
-            )
-        if kind is Kind.PLAIN:
-            try:
-                check_distinct(buffer_of(tensor))
-            except BufferError:
-                strides = tensor.stride()
-                raise ValueError(f"the elements of {entry.name!r} overlap: shape {entry.shape}, {strides=}") from None
-            except ValueError as problem:
-                raise ValueError(f"{entry.name!r}: {problem}") from None
-        if kind is Kind.DISTRIBUTED:
-            from fastinit.adapters.torch.shards import local_ranges
-
-            try:
-                local_ranges(tensor)  # type: ignore[arg-type]
-            except ValueError as problem:
-                raise ValueError(f"{entry.name!r}: {problem}") from None
         if place.parametrizations is not None:
             if any(kind_of(own) is Kind.DISTRIBUTED for own in originals(place.parametrizations)):
                 raise ValueError(f"{entry.name!r} is parametrized and sharded: initialize the model before sharding it")
             _rehearse(place, entry)
+    return [place._replace(kind=kind) for place, kind in zip(places, kinds, strict=True)]
 
 
 def _rehearse(place: Place, entry: Entry) -> None:
@@ -189,7 +172,7 @@ def fill_place(place: Place, entry: Entry, digests: bool, num_threads: int | Non
     if place.parametrizations is not None:
         made = _assign(place, entry, num_threads)
     else:
-        made = fill_part(place.tensor, entry.initializer, entry.key, place.shard, num_threads)
+        made = write(place.kind, place.tensor, entry.initializer, entry.key, place.shard, num_threads)
     return replace(entry, digest=_digest(made, entry.shape, num_threads) if digests else None)
 
 

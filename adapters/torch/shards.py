@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 
 from fastinit import canonical_name
 from fastinit.adapters.torch.internals import FlatParameter, parts_of_flat, shard_order
-from fastinit.extending import Ranges, Shard, dealt, joined
+from fastinit.extending import Ranges, dealt, joined
 
-__all__ = ["Piece", "flat_pieces", "local_part", "local_ranges", "ranges_of"]
+__all__ = ["Piece", "flat_pieces", "local_ranges", "ranges_of"]
 
 
 class _Split(NamedTuple):
@@ -26,14 +26,6 @@ class _Split(NamedTuple):
     mesh_axis: int
     axis: int
     rounds: int
-
-
-def local_part(tensor: DTensor) -> tuple[Tensor, Shard | None]:
-    """This rank's part of a DTensor, and what it holds; None if the rank is not in the mesh."""
-    ranges = local_ranges(tensor)
-    with torch.no_grad():
-        local = tensor.to_local()
-    return local, None if ranges is None else Shard(tuple(tensor.shape), ranges)
 
 
 def local_ranges(tensor: DTensor) -> Ranges | None:

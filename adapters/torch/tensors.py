@@ -17,9 +17,9 @@ from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
 from fastinit.adapters.torch.drawing import REFUSALS, Made, by_torch, given_key, say_once
 from fastinit.adapters.torch.internals import increment_version, is_fake, is_transformed, is_watched
 from fastinit.extending import DTYPES as FORMATS
-from fastinit.extending import Buffer, Shard, checked_key, fill_buffer, fill_memory, plan
+from fastinit.extending import Buffer, Shard, check_distinct, checked_key, fill_buffer, fill_memory, plan
 
-__all__ = ["DTYPES", "Kind", "buffer_of", "draw", "drawn_key", "fill_", "fill_part", "kind_of", "place", "write"]
+__all__ = ["DTYPES", "Kind", "checked_kinds", "draw", "drawn_key", "fill_", "fill_part", "kind_of", "place", "write"]
 
 DTYPES: Final = {getattr(torch, name): name for name in FORMATS if hasattr(torch, name)}
 """fastinit's name of each torch dtype that it writes."""
@@ -59,6 +59,47 @@ def kind_of(tensor: Tensor) -> Kind:
     if not usual:
         return FOREIGN
     return PLAIN if tensor.is_cpu else DEVICE
+
+
+def checked_kinds(tensors: Sequence[tuple[str, Tensor]]) -> list[Kind]:
+    """The kinds of tensors that are to be written, by name; tensors on the meta device are to get memory.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the first that fastinit cannot write: one of another class or layout, elements that overlap, memory that
+        was freed, a DTensor of whose values no rank has any.
+    """
+    kinds = []
+    for name, tensor in tensors:
+        kind = kind_of(tensor)
+        if kind is FOREIGN or (kind is UNREAL and not tensor.is_meta):
+            raise TypeError(
+                f"{name!r} is a {type(tensor).__name__} of layout {tensor.layout}: fastinit fills strided Tensors, "
+                "Parameters and DTensors, neither lazily negated nor made in inference mode"
+            )
+        try:
+            if kind is PLAIN:
+                check_distinct(_buffer_of(tensor))
+            elif kind is DISTRIBUTED:
+                local_part(tensor)
+        except BufferError:
+            shape, strides = tuple(tensor.shape), tensor.stride()
+            raise ValueError(f"the elements of {name!r} overlap: {shape=}, {strides=}") from None
+        except ValueError as problem:
+            raise ValueError(f"{name!r}: {problem}") from None
+        kinds.append(kind)
+    return kinds
+
+
+def local_part(tensor: Tensor) -> tuple[Tensor, Shard | None]:
+    """This rank's part of a DTensor, and what it holds; None if the rank is not in the mesh."""
+    from fastinit.adapters.torch.shards import local_ranges
+
+    ranges = local_ranges(tensor)  # type: ignore[arg-type]
+    with torch.no_grad():
+        local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    return local, None if ranges is None else Shard(tuple(tensor.shape), ranges)
 
 
 # Keys that a generator gives
@@ -184,11 +225,9 @@ def write(
         if shard is None and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous():
             sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
             return _fill_at_once(tensor, sampling, key.words, num_threads)
-        fill_buffer(buffer_of(tensor), initializer, key, shard, num_threads=num_threads)
+        fill_buffer(_buffer_of(tensor), initializer, key, shard, num_threads=num_threads)
     elif kind is DISTRIBUTED:
-        from fastinit.adapters.torch.shards import local_part
-
-        local, part = local_part(tensor)  # type: ignore[arg-type]
+        local, part = local_part(tensor)
         if part is None or local.is_meta:  # this rank is not in the mesh
             return tensor
         write(kind_of(local), local, initializer, key, part, num_threads)
@@ -219,7 +258,7 @@ def _fill_at_once(
     return _written(tensor)
 
 
-def buffer_of(tensor: Tensor) -> Buffer:
+def _buffer_of(tensor: Tensor) -> Buffer:
     """The memory of a plain tensor. Raises ValueError if it was freed."""
     strides = tuple(stride * tensor.itemsize for stride in tensor.stride())
     return Buffer(_address(tensor, tensor.numel()), tuple(tensor.shape), strides, FORMATS[DTYPES[tensor.dtype]])
