@@ -1,1 +1,1 @@
-"""Research tools, run from the root of the checkout: ``python -m tools.floors``, ``.cycles``, ``.rehearsal``."""
+"""Research tools, each run from the root of the checkout: ``python -m tools.floors``."""

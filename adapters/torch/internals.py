@@ -45,11 +45,11 @@ __all__ = [
     "initialize_as_transformers",
     "is_convolution",
     "is_fake",
+    "is_flattened",
     "is_pretrained",
     "is_transformed",
     "is_watched",
     "make_deprecate",
-    "may_be_flattened",
     "no_grad_fill_",
     "no_grad_normal_",
     "no_grad_uniform_",
@@ -233,9 +233,9 @@ def flat_parameter(module: nn.Module) -> FlatParameter | None:
     return FlatParameter(flat, flat._sharded_size, tuple(found), shared)
 
 
-def may_be_flattened() -> bool:
-    """Whether a process has loaded FSDP's first version at all."""
-    return "torch.distributed.fsdp.fully_sharded_data_parallel" in sys.modules
+def is_flattened(model: nn.Module) -> bool:
+    """Whether FSDP's first version has flattened parameters anywhere in a model."""
+    return any(flat_parameter(module) is not None for module in model.modules())
 
 
 # transformers

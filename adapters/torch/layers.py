@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from fastinit import Parameter, canonical_name
-from fastinit.adapters.torch.internals import FLAT_MARK, may_be_flattened, own_modules, own_parameters
+from fastinit.adapters.torch.internals import FLAT_MARK, is_flattened, own_modules, own_parameters
 from fastinit.adapters.torch.tensors import Kind
 from fastinit.extending import PRELU_SLOPE, WRAPPER_COMPONENTS, Shard, gates_of
 
@@ -341,7 +341,7 @@ def _reshard(model: nn.Module) -> None:
 
 def _flattened(model: nn.Module) -> dict[int, dict[str, tuple[Piece, Hashable]]]:
     """What FSDP's first version has flattened, by the module that owned it and its role there."""
-    if not may_be_flattened():
+    if not is_flattened(model):
         return {}
     from fastinit.adapters.torch.shards import flat_pieces
 

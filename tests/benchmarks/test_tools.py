@@ -106,3 +106,13 @@ def test_the_floor_of_a_kernel(suite):
     intel, amd = (floors.floor("uniform, float32", "x86_v3", processor) for processor in floors.PROCESSORS)
     assert 1.5 < intel.ports < intel.modelled < 2.5
     assert 1.1 < amd.ports < 0.8 * intel.ports and amd.ports < amd.modelled < 2.5
+
+
+def test_a_tensor_goes_straight_to_where_it_is_filled():
+    pytest.importorskip("torch", reason="torch is not installed")
+    done = subprocess.run([sys.executable, "-m", "tools.routes"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    counts = {line[:12].strip(): int(line[12:16]) for line in done.stdout.splitlines()[1:]}
+    # 7 and 29 before the tensor's kind was asked once and its part became one value
+    assert counts["plain"] == counts["with a key"] == counts["grouped"] == counts["transposed"] == 3
+    assert counts["model"] <= 19

@@ -99,7 +99,7 @@ def test_what_a_flat_parameter_says():
         assert name in text, f"FlatParameter.{name} is gone"
     assert {"offset_in_shard", "numel_in_shard", "intra_param_start_idx"} <= set(_flat_param._ShardParamInfo._fields)
     assert {"prim_module", "prim_param_name", "module_name"} <= set(_flat_param.SharedParamInfo._fields)
-    assert internals.FLAT_MARK == "_is_flat_param" and internals.flat_parameter(torch.nn.Linear(2, 2)) is None
+    assert internals.FLAT_MARK == "_is_flat_param" and not internals.is_flattened(torch.nn.Linear(2, 2))
 
 
 def test_transformers():
@@ -111,7 +111,7 @@ def test_transformers():
 
 def test_every_name_is_tested():
     text = inspect.getsource(inspect.getmodule(test_every_name_is_tested))
-    left = {"Flattened", "FlatParameter", "initialize_as_transformers", "is_fake", "is_watched", "may_be_flattened"}
+    left = {"Flattened", "FlatParameter", "initialize_as_transformers", "is_fake", "is_watched"}
     left |= {"parts_of_flat"}  # in test_tensors.py and test_shards_models.py
     assert {name for name in internals.__all__ if name not in text} <= left
     assert copy.copy(internals.torch_init)
