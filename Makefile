@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml meson.build LICENSE README.md $(shell find fastinit adapters -name '*.py' -o -name '*.pyx' -o -name '*.pyi' -o -name '*.[ch]')
+SOURCES := pyproject.toml meson.build LICENSE README.md tools/list_sources.py $(shell find fastinit adapters -name '*.py' -o -name '*.pyx' -o -name '*.pyi' -o -name '*.[ch]')
 C_SOURCES := $(shell find fastinit/kernels tests -name '*.[ch]')
 
 # What to initialize, for `make demo MODEL=llama-3-8b DTYPE=bfloat16 SEED=1`.
