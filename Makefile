@@ -10,8 +10,9 @@ MODEL ?= gpt2
 DTYPE ?= float32
 SEED ?= 0
 
-# Processes that share the tests, file by file.
+# Processes that share the tests, file by file; the frameworks' own threads would only be in their way.
 WORKERS ?= 2
+ONE_EACH := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 # The commit that bench-compare holds this one against, and the change that it calls one: less is noise on a quiet machine.
 BASE ?= main
@@ -26,7 +27,7 @@ demo: $(VENV)/.demo  ## initialize a published model's parameters and show what 
 	@$(BIN)/python examples/demo.py --model $(MODEL) --dtype $(DTYPE) --seed $(SEED)
 
 test: $(VENV)/.test  ## the whole suite, in less than ten minutes with the installation
-	$(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(ONE_EACH) $(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.test  ## the long batteries: other architectures, builds, statistics
 	$(BIN)/pytest -m long
@@ -82,7 +83,8 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) tests/requirements.txt | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo,test,lint]' -r tests/requirements.txt
+	@# modules are compiled when they are first imported: most of the frameworks' never are
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile '.[demo,test,lint]' -r tests/requirements.txt
 	@$(LINK_CORE)
 	@touch $(VENV)/.demo $@
 
