@@ -42,9 +42,11 @@ _cached = functools.lru_cache(maxsize=4096, typed=True)(lambda factory, **own: f
 
 
 def _key(key: Any) -> Key:
+    if isinstance(key, Key):
+        return key
     if isinstance(key, np.random.Generator):
         return Key(int(key.integers(0, 2**64, dtype=np.uint64)))
-    if isinstance(key, (Key, int, np.integer)):
+    if isinstance(key, (int, np.integer)):
         return Key.of(key)
     kind = type(key).__name__
     raise TypeError(f"key must be a fastinit.Key, an int or a numpy.random.Generator, not {kind} ({key!r})")

@@ -67,21 +67,20 @@ def fill_memory(
     itemsize: int,
     sampling: _core.Sampling,
     words: tuple[int, int, int, int],
-    num_threads: SupportsIndex | None = None,
+    num_threads: int | None = None,
 ) -> None:
-    """The fast path of :func:`fill` for adapters: consecutive memory, which is not checked, gets a whole tensor.
+    """The fast path of :func:`fill` for adapters: consecutive memory gets a whole tensor. Nothing is checked.
 
     `sampling` is a :func:`plan`, and `words` are those of the key.
     """
     target = targets.current_index()
-    threads = None if num_threads is None else at_least(1, "num_threads", num_threads)
     if size <= ELEMENTS_PER_THREAD:
         _core.fill_run(target, sampling, words, address, 0, size, itemsize)
         return
     if size * itemsize >= HUGE:
         _core.advise_huge_pages(address, size * itemsize)
     lattice = Lattice(0, (size,), (1,), (itemsize,))
-    _fill_lattice(sampling, words, address, lattice, itemsize, threads or default_num_threads(), target)
+    _fill_lattice(sampling, words, address, lattice, itemsize, num_threads or default_num_threads(), target)
 
 
 Out = TypeVar("Out")

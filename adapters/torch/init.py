@@ -226,8 +226,10 @@ def xavier_uniform_(
     X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
     """
     initializer = xavier("uniform", gain)
-    weight = of_weight(initializer, groups, transposed, stride, torch_init.xavier_uniform_, gain)
-    return draw(tensor, key, generator, *weight)
+    if groups != 1 or transposed or stride != 1:
+        weight = of_weight(initializer, groups, transposed, stride, torch_init.xavier_uniform_, gain)
+        return draw(tensor, key, generator, *weight)
+    return draw(tensor, key, generator, initializer, torch_init.xavier_uniform_, gain)
 
 
 @untraced
@@ -248,8 +250,10 @@ def xavier_normal_(
     X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
     """
     initializer = xavier("normal", gain)
-    weight = of_weight(initializer, groups, transposed, stride, torch_init.xavier_normal_, gain)
-    return draw(tensor, key, generator, *weight)
+    if groups != 1 or transposed or stride != 1:
+        weight = of_weight(initializer, groups, transposed, stride, torch_init.xavier_normal_, gain)
+        return draw(tensor, key, generator, *weight)
+    return draw(tensor, key, generator, initializer, torch_init.xavier_normal_, gain)
 
 
 @untraced
@@ -275,8 +279,10 @@ def kaiming_uniform_(
     K. He et al., "Delving deep into rectifiers", 2015.
     """
     initializer = kaiming("uniform", a, mode, nonlinearity)
-    weight = of_weight(initializer, groups, transposed, stride, kaiming_uniform_by_torch, a, mode, nonlinearity)
-    return draw(tensor, key, generator, *weight)
+    if groups != 1 or transposed or stride != 1:
+        weight = of_weight(initializer, groups, transposed, stride, kaiming_uniform_by_torch, a, mode, nonlinearity)
+        return draw(tensor, key, generator, *weight)
+    return draw(tensor, key, generator, initializer, kaiming_uniform_by_torch, a, mode, nonlinearity)
 
 
 @untraced
@@ -299,8 +305,10 @@ def kaiming_normal_(
     K. He et al., "Delving deep into rectifiers", 2015.
     """
     initializer = kaiming("normal", a, mode, nonlinearity)
-    weight = of_weight(initializer, groups, transposed, stride, kaiming_normal_by_torch, a, mode, nonlinearity)
-    return draw(tensor, key, generator, *weight)
+    if groups != 1 or transposed or stride != 1:
+        weight = of_weight(initializer, groups, transposed, stride, kaiming_normal_by_torch, a, mode, nonlinearity)
+        return draw(tensor, key, generator, *weight)
+    return draw(tensor, key, generator, initializer, kaiming_normal_by_torch, a, mode, nonlinearity)
 
 
 @untraced

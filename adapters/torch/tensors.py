@@ -17,7 +17,7 @@ from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
 from fastinit.adapters.torch.drawing import REFUSALS, Made, by_torch, given_key, say_once
 from fastinit.adapters.torch.internals import increment_version, is_fake, is_transformed, is_watched
 from fastinit.extending import DTYPES as FORMATS
-from fastinit.extending import Buffer, Shard, check_distinct, checked_key, fill_buffer, fill_memory, plan
+from fastinit.extending import Buffer, Shard, at_least, check_distinct, checked_key, fill_buffer, fill_memory, plan
 
 __all__ = ["DTYPES", "Kind", "checked_kinds", "draw", "drawn_key", "fill_", "fill_part", "kind_of", "place", "write"]
 
@@ -164,13 +164,17 @@ def draw(
     kind, given = kind_of(tensor), None if key is None else given_key(key, generator)
     if isinstance(initializer, str):
         return by_torch(tensor, given, generator, initializer, original, arguments)
-    if not _is_ours(kind, tensor):
+    if kind is PLAIN:  # without another call: small tensors are many
+        size = tensor.numel()
+        is_ours = size > 0 and not is_watched()
+    else:
+        size, is_ours = 0, _is_ours(kind, tensor)
+    if not is_ours:
         return by_torch(tensor, given, generator, None, original, arguments)
     try:
-        is_simple = kind is PLAIN and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous()
-        if is_simple and given is None:
+        if size and given is None and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous():
             sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
-            return _fill_at_once(tensor, sampling, _drawn_words(tensor, generator))
+            return _fill_at_once(tensor, size, sampling, _drawn_words(tensor, generator))
         if given is None and kind is not DISTRIBUTED:
             initializer.check(tuple(tensor.shape), DTYPES[tensor.dtype])  # or the generator stays as it is
         unused = _NO_KEY if tensor.is_meta else None  # a DTensor without memory draws nothing
@@ -224,7 +228,8 @@ def write(
     if kind is PLAIN:
         if shard is None and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous():
             sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
-            return _fill_at_once(tensor, sampling, key.words, num_threads)
+            threads = None if num_threads is None else at_least(1, "num_threads", num_threads)
+            return _fill_at_once(tensor, tensor.numel(), sampling, key.words, threads)
         fill_buffer(_buffer_of(tensor), initializer, key, shard, num_threads=num_threads)
     elif kind is DISTRIBUTED:
         local, part = local_part(tensor)
@@ -250,12 +255,16 @@ def write(
 
 
 def _fill_at_once(
-    tensor: Tensor, sampling: Any, words: tuple[int, int, int, int], num_threads: int | None = None
+    tensor: Tensor, size: int, sampling: Any, words: tuple[int, int, int, int], num_threads: int | None = None
 ) -> Tensor:
     """The shortest way, for small tensors: consecutive memory, of which nothing is left to check."""
-    size = tensor.numel()
-    fill_memory(_address(tensor, size), size, tensor.itemsize, sampling, words, num_threads)
-    return _written(tensor)
+    address = tensor.data_ptr()
+    if size and not address:
+        address = _address(tensor, size)  # which raises
+    fill_memory(address, size, tensor.itemsize, sampling, words, num_threads)
+    if not tensor.is_inference():
+        increment_version((tensor,))
+    return tensor
 
 
 def _buffer_of(tensor: Tensor) -> Buffer:
@@ -325,7 +334,8 @@ def fill_(
     ValueError, BufferError
         As :func:`fastinit.fill`, before anything is written.
     """
-    checked_key(key)
+    if not isinstance(key, Key):
+        checked_key(key)  # which raises
     kind, shard = kind_of(tensor), None
     whole = global_shape is None and offsets is None and ranges is None and start is None
     if not whole and kind is DISTRIBUTED:
