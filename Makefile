@@ -10,7 +10,7 @@ MODEL ?= gpt2
 DTYPE ?= float32
 SEED ?= 0
 
-# Processes that share the tests, file by file; the frameworks' own threads would only be in their way.
+# Processes that share the tests, file by file; the frameworks' own threads would be in their way.
 WORKERS ?= 2
 ONE_EACH := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
@@ -83,8 +83,9 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) tests/requirements.txt | $(BIN)/python
-	@# modules are compiled when they are first imported: most of the frameworks' never are
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile '.[demo,test,lint]' -r tests/requirements.txt
+	@# on all processors, where pip has one; some packages ship templates that are no Python
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@$(LINK_CORE)
 	@touch $(VENV)/.demo $@
 
