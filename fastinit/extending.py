@@ -6,7 +6,7 @@ here only; a test holds those of this repository to it.
 memory      `Buffer`, `buffer_of`, `new_memory`, `row_major_strides`: where elements lie
 formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
 samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for adapters that compile it again
-shards      `Shard`, `lattices`, `tiled`, `dealt`, `joined`: which elements of the global tensor a buffer holds
+shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of the global tensor a buffer holds
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who writes them
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`: what a caller may give
 facts       `PRELU_SLOPE`, `GATES`, `gates_of`: what layers of every framework have in common
@@ -43,7 +43,7 @@ from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.rules import GATES, gates_of
 from fastinit.sampling import KINDS
-from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiled, tiles
+from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiles
 from fastinit.threads import for_each
 from fastinit.truncation import window
 
@@ -96,7 +96,6 @@ __all__ = [
     "read_record",
     "recorded_entries",
     "row_major_strides",
-    "tiled",
     "tiles",
     "window",
 ]

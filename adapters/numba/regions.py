@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastinit.extending import Buffer, Shard, lattices, tiled
+from fastinit.extending import Buffer, Shard, lattices, tiles
 
 __all__ = ["pieces"]
 
@@ -24,14 +24,13 @@ def pieces(buffer: Buffer, shard: Shard, in_tiles: bool = False) -> Iterator[tup
     if not buffer.size:
         return
     dtype = buffer.dtype
-    for outset, whole in lattices(buffer, shard):
-        for offset, lattice in tiled(whole, dtype.itemsize) if in_tiles else [(0, whole)]:
-            missing = max(3 - len(lattice.extents), 0)
-            extents = (1,) * missing + lattice.extents
-            index_strides = (0,) * missing + lattice.index_strides
-            byte_strides = (dtype.itemsize,) * missing + lattice.byte_strides
-            for outer in itertools.product(*map(range, extents[:-3])):
-                address = sum(map(int.__mul__, outer, byte_strides), buffer.address + outset + offset)
-                index = sum(map(int.__mul__, outer, index_strides), lattice.start)
-                part = Buffer(address, extents[-3:], byte_strides[-3:], dtype)
-                yield part, u64(index), (u64(index_strides[-3]), u64(index_strides[-2]))
+    for offset, lattice in tiles(buffer, shard) if in_tiles else lattices(buffer, shard):
+        missing = max(3 - len(lattice.extents), 0)
+        extents = (1,) * missing + lattice.extents
+        index_strides = (0,) * missing + lattice.index_strides
+        byte_strides = (dtype.itemsize,) * missing + lattice.byte_strides
+        for outer in itertools.product(*map(range, extents[:-3])):
+            address = sum(map(int.__mul__, outer, byte_strides), buffer.address + offset)
+            index = sum(map(int.__mul__, outer, index_strides), lattice.start)
+            part = Buffer(address, extents[-3:], byte_strides[-3:], dtype)
+            yield part, u64(index), (u64(index_strides[-3]), u64(index_strides[-2]))
