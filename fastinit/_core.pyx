@@ -1,8 +1,14 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False
-"""The binding of the kernels: names, one value type for each of their structs, and calls without the GIL. No logic."""
+"""The binding of the kernels: names, one value type for each of their structs, and calls without the GIL. No logic.
+
+And what Python has no words for: calls in another floating-point environment, and equality by bits.
+"""
+
+from numbers import Number
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
 cimport numpy as cnp
 
@@ -161,14 +167,37 @@ def fill_run(int target, Sampling sampling not None, tuple key_words, size_t add
         fastinit_fill(target, &sampling.c, key, &region, 0, count)
 
 
-def enter_environment():
-    """Switches to the floating-point environment of stream v1; returns what leave_environment restores."""
-    return fastinit_enter_environment()
+def call_in_environment(function, tuple args, dict kwargs):
+    """Calls a function in the floating-point environment of stream v1, and restores the caller's.
+
+    No signal is handled between the two steps of either: a handler that raises finds the environment whole.
+    """
+    cdef uint64_t saved = fastinit_enter_environment()
+    try:
+        return function(*args, **kwargs)
+    finally:
+        fastinit_leave_environment(saved)
 
 
-def leave_environment(uint64_t saved):
-    """Restores the floating-point environment that enter_environment left."""
-    fastinit_leave_environment(saved)
+def same(a, b):
+    """Whether two values are of one type and do not differ in a bit: 0.0 and -0.0 do, 1 and True are of two types."""
+    cdef double x, y
+    cdef Py_ssize_t i
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if type(a) is float:
+        x, y = a, b
+        return memcmp(&x, &y, sizeof(double)) == 0
+    if type(a) is tuple:
+        if len(<tuple>a) != len(<tuple>b):
+            return False
+        for i in range(len(<tuple>a)):
+            if not same((<tuple>a)[i], (<tuple>b)[i]):
+                return False
+        return True
+    return bool(a == b) and (type(a) is int or not isinstance(a, Number) or repr(a) == repr(b))
 
 
 def targets():

@@ -90,6 +90,15 @@ class DType:
         """The smallest finite value > x."""
         return -self.below(-x) + 0.0
 
+    def nearest(self, x: float) -> float:
+        """x rounded to nearest even; infinite where that lies beyond the largest value."""
+        if not math.isfinite(x):
+            return x
+        grid = self._grid(abs(x))
+        steps = abs(x) / grid
+        magnitude = (steps if steps >= 2.0**53 else round(steps)) * grid  # Python rounds halves to even
+        return math.copysign(magnitude if magnitude <= self.max else math.inf, x)
+
     def bits(self, x: float) -> int:
         """The bit pattern of x rounded to nearest even; infinity and NaN as the format has them.
 
@@ -106,11 +115,8 @@ class DType:
             return (1 << (width - 1)) - 1 if infinity is None else infinity | 1 << (self.fraction - 1)
         if math.isinf(x) and infinity is not None:
             return sign | infinity
-        magnitude = abs(x)
-        if not math.isinf(x):
-            grid = self._grid(magnitude)
-            magnitude = round(magnitude / grid) * grid  # Python rounds halves to even
-        if magnitude > self.max:
+        magnitude = abs(self.nearest(x))
+        if magnitude == math.inf:
             raise ValueError(f"{x} has no finite {self.name} value: the largest is {self.max}")
         grid = self._grid(magnitude)
         steps = int(magnitude / grid)  # in units of the last place

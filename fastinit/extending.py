@@ -8,6 +8,7 @@ formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
 samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for adapters that compile it again
 shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of the global tensor a buffer holds
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who writes them
+exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`: what a caller may give
 facts       `PRELU_SLOPE`, `GATES`, `gates_of`: what layers of every framework have in common
 models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
@@ -37,6 +38,7 @@ from fastinit.audits.values import Held
 from fastinit.buffers import NATIVE, Buffer, buffer_of, new_memory, row_major_strides
 from fastinit.checks import at_least, checked_shape
 from fastinit.dtypes import DTYPES, DType, dtype_named
+from fastinit.exact import in_stream_environment, remembered
 from fastinit.filling import check_fill, fill_buffer, fill_memory
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
@@ -82,6 +84,7 @@ __all__ = [
     "fill_memory",
     "for_each",
     "gates_of",
+    "in_stream_environment",
     "is_linear_map",
     "joined",
     "judge_chain",
@@ -95,6 +98,7 @@ __all__ = [
     "planned",
     "read_record",
     "recorded_entries",
+    "remembered",
     "row_major_strides",
     "tiles",
     "window",

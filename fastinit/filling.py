@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from fastinit import _core, targets
 from fastinit.buffers import Buffer, buffer_of, new_memory, row_major_strides
 from fastinit.checks import at_least, checked_shape, integer
 from fastinit.dtypes import DTYPES, dtype_named
+from fastinit.exact import in_stream_environment
 from fastinit.initializers import (
     ElementwiseInitializer,
     Initializer,
@@ -25,6 +27,8 @@ from fastinit.threads import default_num_threads, together
 
 __all__ = ["fill", "fill_buffer", "fill_memory", "sample", "words"]
 
+# Of each format, NumPy's dtypes of its working format and of its bits: it reads no names while the interpreter ends.
+_NUMPYS = {dtype.name: (np.dtype(dtype.working), np.dtype(dtype.raw)) for dtype in DTYPES.values()}
 # A thread is worth starting for this many elements: about 0.1 ms of work.
 ELEMENTS_PER_THREAD = 2**18
 # Bytes of the largest pieces: a huge page, which two threads would else touch first at the same time; short enough to
@@ -236,11 +240,13 @@ def _fill_elements(buffer: Buffer, sampling: _core.Sampling, key: Key, shard: Sh
         _fill_lattice(sampling, key.words, address, lattice, itemsize, how.num_threads, how.target_index)
 
 
+@in_stream_environment
 def _fill_structured(buffer: Buffer, initializer: StructuredInitializer, key: Key, shard: Shard, how: _How) -> None:
     """A structured tensor is computed whole, in float32 or float64, and its local part copied out."""
     assert shard.shape is not None
-    work, dtype = np.dtype(buffer.dtype.working), buffer.dtype
-    if buffer.shape == shard.shape and dtype.name == work.name and buffer.is_contiguous:
+    dtype = buffer.dtype
+    work, raw = _NUMPYS[dtype.name]
+    if buffer.shape == shard.shape and dtype.name == dtype.working and buffer.is_contiguous:
         out = buffer.array(work)
         if out.flags.aligned:
             initializer.write(out, key, how.num_threads, how.target)
@@ -249,13 +255,13 @@ def _fill_structured(buffer: Buffer, initializer: StructuredInitializer, key: Ke
     initializer.write(whole, key, how.num_threads, how.target)
     local = np.empty(buffer.shape, work)
     strides = row_major_strides(buffer.shape, work.itemsize)
-    source = Buffer(_core.address(local), buffer.shape, strides, DTYPES[work.name])
+    source = Buffer(_core.address(local), buffer.shape, strides, DTYPES[dtype.working])
     for offset, lattice in lattices(source, shard):
         steps = tuple(stride * work.itemsize for stride in lattice.index_strides)
-        values = np.lib.stride_tricks.as_strided(whole.reshape(-1)[lattice.start :], lattice.extents, steps)
+        values = as_strided(whole.reshape(-1)[lattice.start :], lattice.extents, steps)
         np.copyto(_core.array_at(source.address + offset, lattice.extents, lattice.byte_strides, work.num), values)
-    if dtype.name != work.name:
-        narrow = np.empty(local.shape, dtype.raw)
+    if dtype.name != dtype.working:
+        narrow = np.empty(local.shape, raw)
         _core.narrow(_core.address(local), local.size, dtype.tag, _core.address(narrow))
         local = narrow
     np.copyto(buffer.array(local.dtype), local)
@@ -292,6 +298,7 @@ def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: 
 _WORDS = _core.Sampling(kind=_core.WORDS, dtype=_core.UINT32)
 
 
+@in_stream_environment
 def sample(
     key: Key,
     index: SupportsIndex,

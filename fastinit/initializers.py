@@ -20,6 +20,7 @@ import numpy as np
 from fastinit import _core, truncation
 from fastinit.checks import any_number, finite_number, integer, integers
 from fastinit.dtypes import DTYPES
+from fastinit.exact import equal_by_bits, in_stream_environment
 from fastinit.keys import Key
 from fastinit.layouts import Axes, Fans, fans
 from fastinit.sampling import Sampling, compiled
@@ -60,14 +61,32 @@ class Moments(NamedTuple):
     std: float
 
 
+# The methods in which an initializer computes.
+_COMPUTING: Final = frozenset(
+    {"__post_init__", "check", "check_shape", "moments", "parts", "reach", "sampling", "write"}
+)
+
+
 class Initializer:
     """What a tensor is filled with: a value that draws nothing, and that can be hashed, compared and pickled.
 
     There are two kinds: an :class:`ElementwiseInitializer` says what each element is drawn from, and a
-    :class:`StructuredInitializer` makes a tensor whose elements depend on each other. Equal ones are interchangeable.
+    :class:`StructuredInitializer` makes a tensor whose elements depend on each other.
+
+    Equal ones are interchangeable: dataclasses compare their fields by type and by bits, so that ``Normal(0.0, 0.0)``
+    and ``Normal(-0.0, 0.0)`` are two. Whatever a subclass computes in the methods of this class and of those two, and
+    in ``__post_init__``, it computes in the floating-point environment of the stream; see :mod:`fastinit.exact`.
     """
 
     __slots__ = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if "__eq__" not in own:
+            cls.__eq__ = equal_by_bits  # type: ignore[method-assign]  # a dataclass then adds its hash alone
+        for name in _COMPUTING & own.keys():
+            setattr(cls, name, in_stream_environment(own[name]))
 
     def check(self, shape: tuple[int, ...], dtype: str = "float32") -> None:
         """Raises ValueError if a tensor of this (global) shape and dtype cannot be filled. Nothing is drawn."""
@@ -112,6 +131,7 @@ class ElementwiseInitializer(Initializer):
 
 
 @lru_cache(maxsize=4096)
+@in_stream_environment
 def plan(initializer: ElementwiseInitializer, shape: tuple[int, ...] | None, dtype: str) -> _core.Sampling:
     """The numbers that the kernels take for a tensor of this shape and dtype: made once.
 
@@ -120,12 +140,7 @@ def plan(initializer: ElementwiseInitializer, shape: tuple[int, ...] | None, dty
     ValueError
         If the shape does not fit, or the dtype cannot hold what would be drawn.
     """
-    # parameters must not depend on the caller's rounding mode either
-    environment = _core.enter_environment()
-    try:
-        return compiled(initializer.sampling(shape), dtype)
-    finally:
-        _core.leave_environment(environment)
+    return compiled(initializer.sampling(shape), dtype)
 
 
 class Part(NamedTuple):
@@ -152,9 +167,10 @@ class StructuredInitializer(Initializer):
 
     def check(self, shape: tuple[int, ...], dtype: str = "float32") -> None:
         self.check_shape(shape)
-        reach, largest = self.reach(shape, dtype), DTYPES[dtype].max
-        if not reach <= largest:
-            raise ValueError(f"{self!r} reaches {reach:.6g}, beyond the largest finite {dtype} value {largest:.6g}")
+        found = DTYPES[dtype]
+        reach = self.reach(shape, dtype)
+        if not math.isfinite(found.nearest(DTYPES[found.working].nearest(reach))):
+            raise ValueError(f"{self!r} reaches {reach:.6g}, beyond the largest finite {dtype} value {found.max:.6g}")
 
     def moments(self, shape: tuple[int, ...]) -> Moments | None:
         self.check_shape(shape)
@@ -176,6 +192,7 @@ def checked_initializer(value: Any, what: str = "initializer") -> Initializer:
     return value
 
 
+@in_stream_environment
 def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | None:
     """The standard deviation that all values of a tensor together are expected to have; None where no formula says.
 
@@ -188,7 +205,7 @@ def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | No
     return None if found is None else found.std
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Constant(ElementwiseInitializer):
     """Every element is `value`, rounded to the dtype; infinities, NaN and -0.0 where the dtype has them.
 
@@ -208,15 +225,8 @@ class Constant(ElementwiseInitializer):
     def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
         return Sampling("constant", mean=self.value)
 
-    # by its bits: 0.0 and -0.0 are two constants, and NaN is itself
-    def _bits(self) -> bytes:
-        return struct.pack("<d", self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return self._bits() == other._bits() if isinstance(other, Constant) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._bits())
+    def __hash__(self) -> int:  # of its bits: a NaN is itself, and its own hash is that of an object
+        return hash(struct.pack("<d", self.value))
 
 
 def Zeros() -> Constant:
@@ -370,7 +380,10 @@ def _parent_std(mean: float, std: float, low: float, high: float) -> float:
     """The standard deviation of the normal that has `std` once it is cut to the absolute interval [low, high]."""
 
     def cut(parent: float) -> float:
-        return parent * truncation.standard_deviation((low - mean) / parent, (high - mean) / parent)
+        low_sigma, high_sigma = _sigmas(low - mean, parent), _sigmas(high - mean, parent)
+        if low_sigma == high_sigma:  # of a parent so small that the bounds are one to it
+            return 0.0
+        return parent * truncation.standard_deviation(low_sigma, high_sigma)
 
     # cut() grows with the parent's deviation, towards that of the uniform distribution on the interval.
     limit = (high - low) / math.sqrt(12.0)

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 
 from fastinit import _core, targets
-from fastinit.dtypes import DTYPES
+from fastinit.buffers import NATIVE
 from fastinit.filling import fill
 from fastinit.initializers import Normal
 from fastinit.keys import Key
@@ -27,7 +27,7 @@ def write_orthogonal(matrix: np.ndarray, gain: float, key: Key, num_threads: int
     pieces, factor_count, scratch_count = _core.orthogonal_sizes(m, n)
     threads = (num_threads or default_num_threads()) if pieces > FEW_PIECES else 1
     index = targets.current_index() if target is None else targets.index_of(target)
-    tag = DTYPES[matrix.dtype.name].tag
+    tag = NATIVE[matrix.dtype].tag
     normals = fill(np.empty((m, n), matrix.dtype), Normal(), key, num_threads=num_threads, target=target)
     factors = np.empty(factor_count, matrix.dtype)
     local = threading.local()

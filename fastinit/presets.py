@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, Final, NamedTuple
 
 from fastinit.checks import finite_number
+from fastinit.exact import in_stream_environment
 from fastinit.initializers import Normal, Uniform, VarianceScaling
 
 __all__ = [
@@ -44,6 +45,7 @@ class Preset(NamedTuple):
     source: str
     takes_slope: bool = False
 
+    @in_stream_environment
     def __call__(self, *, negative_slope: float = 0.0, **weight: Any) -> VarianceScaling:
         """The initializer, for a weight described by `layout`, `groups`, `transposed`, `stride` and `blocks`.
 

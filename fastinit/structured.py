@@ -14,6 +14,7 @@ import numpy as np
 
 from fastinit.checks import at_least, finite_number, integer
 from fastinit.dtypes import DTYPES
+from fastinit.exact import same
 from fastinit.filling import fill, words
 from fastinit.initializers import Initializer, Moments, Normal, StructuredInitializer, checked_initializer
 from fastinit.keys import Key
@@ -224,7 +225,7 @@ class DeltaOrthogonal(StructuredInitializer):
         np.copyto(centre, matrix.T)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Sparse(StructuredInitializer):
     """Normals of which, along one axis, an exact share is set to 0, at places drawn without replacement.
 
@@ -272,7 +273,7 @@ class Sparse(StructuredInitializer):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sparse):
             return NotImplemented
-        return (self._share(), self.std, self.axis) == (other._share(), other.std, other.axis)
+        return self._share() == other._share() and same((self.std, self.axis), (other.std, other.axis))
 
     def __hash__(self) -> int:
         return hash((self._share(), self.std, self.axis))

@@ -18,7 +18,9 @@ import math
 from decimal import Decimal
 from functools import lru_cache
 
-__all__ = ["mean_and_variance", "standard_deviation", "tail_ratio", "window"]
+from fastinit.exact import in_stream_environment
+
+__all__ = ["farthest", "mean_and_variance", "standard_deviation", "tail_ratio", "window"]
 
 _CONTEXT = decimal.Context(
     prec=60,
@@ -36,6 +38,7 @@ _UNDECIDED = Decimal("1e-20")
 
 
 @lru_cache(maxsize=1024)
+@in_stream_environment
 def window(low: float, high: float, bits: int) -> tuple[int, int]:
     """Return the cells of width ``2**-bits`` that lie wholly inside ``[Phi(low), Phi(high)]``.
 
@@ -81,6 +84,7 @@ def window(low: float, high: float, bits: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=1024)
+@in_stream_environment
 def tail_ratio(low: float, high: float) -> float:
     """Return ``1 - Q(high) / Q(low)``, the part of the upper tail beyond `low` that lies below `high`.
 
@@ -123,6 +127,7 @@ def tail_ratio(low: float, high: float) -> float:
 
 
 @lru_cache(maxsize=1024)
+@in_stream_environment
 def mean_and_variance(low: float, high: float) -> tuple[float, float]:
     """Return the mean and the variance of the standard normal truncated to ``[low, high]``.
 
@@ -160,6 +165,7 @@ def mean_and_variance(low: float, high: float) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=1024)
+@in_stream_environment
 def standard_deviation(low: float, high: float) -> float:
     """Return the standard deviation of the standard normal truncated to ``[low, high]``.
 
@@ -188,6 +194,38 @@ def standard_deviation(low: float, high: float) -> float:
     low, high = _checked(low, high)
     with decimal.localcontext(_CONTEXT):
         return float(_mean_and_variance(low, high)[1].sqrt())
+
+
+@lru_cache(maxsize=1024)
+@in_stream_environment
+def farthest(low: float) -> float:
+    """Return the x beyond which lies ``2**-53`` of the upper tail beyond `low`: ``Q(x) = 2**-53 * Q(low)``.
+
+    So far reach draws of the tail, whose uniform numbers end at ``1 - 2**-53``.
+
+    Parameters
+    ----------
+    low : float
+        In standard deviations, finite and >= 0.
+
+    Returns
+    -------
+    float
+        The smallest float whose tail is not larger.
+
+    Examples
+    --------
+    >>> farthest(4.0)
+    9.373262752137236
+    """
+    with decimal.localcontext(_CONTEXT):
+        mills = _tail_moments(low)[0]
+        limit = Decimal(2) ** -53
+        below, above = low, math.nextafter(math.hypot(low, 8.58), math.inf)  # 8.58^2 is more than 2 * 53 ln 2
+        while (middle := below + (above - below) / 2) not in (below, above):
+            is_beyond = _density_ratio(low, middle) * _tail_moments(middle)[0] <= limit * mills
+            below, above = (below, middle) if is_beyond else (middle, above)
+        return above
 
 
 def _checked(low: float, high: float) -> tuple[float, float]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import math
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -209,3 +212,60 @@ def distributions():
         "he normal": i.he_normal(),
         "lecun truncated": i.lecun_truncated_normal(),
     }
+
+
+# The floating-point environment of the caller
+
+
+class Environment:
+    """The rounding mode and the flushing of subnormals of this thread, by fenv_t."""
+
+    # offset of the control word in fenv_t; its bits that flush subnormals, inputs included; those of the rounding mode
+    LAYOUT = {"x86_64": (28, 0x8040, 0x6000), "aarch64": (0, 1 << 24, 0xC00000)}.get(platform.machine())
+
+    def __init__(self):
+        name = ctypes.util.find_library("m")
+        if self.LAYOUT is None or not name or platform.system() != "Linux":
+            pytest.skip(f"no fenv_t layout known for {platform.machine()} on {platform.system()}")
+        self.libm = ctypes.CDLL(name)
+        self.offset, self.flush, self.rounding = self.LAYOUT
+        self.saved = ctypes.create_string_buffer(64)
+        self.libm.fegetenv(self.saved)
+
+    def control(self):
+        """The bits that are set; those of the two units of x86 must agree."""
+        now = ctypes.create_string_buffer(64)
+        self.libm.fegetenv(now)
+        bits = ctypes.c_uint32.from_buffer(now, self.offset).value & (self.flush | self.rounding)
+        if platform.machine() == "x86_64":
+            assert ctypes.c_uint16.from_buffer(now, 0).value & 0xC00 == (bits & self.rounding) >> 3
+        return bits
+
+    def change(self, bits):
+        changed = ctypes.create_string_buffer(self.saved.raw, 64)
+        ctypes.c_uint32.from_buffer(changed, self.offset).value |= bits
+        if platform.machine() == "x86_64":  # the old unit rounds as the new one does
+            ctypes.c_uint16.from_buffer(changed, 0).value |= (bits & self.rounding) >> 3
+        self.libm.fesetenv(changed)
+
+    def restore(self):
+        self.libm.fesetenv(self.saved)
+
+
+@pytest.fixture(params=["flush", "downward", "upward", "toward zero", "all"])
+def foreign(request):
+    """A caller's unusual environment, which the test enters and leaves: (environment, bits)."""
+    environment = Environment()
+    lowest = environment.rounding & -environment.rounding  # of the two bits of the rounding mode
+    down, up = (lowest, 2 * lowest) if platform.machine() == "x86_64" else (2 * lowest, lowest)
+    bits = {
+        "flush": environment.flush,
+        "downward": down,
+        "upward": up,
+        "toward zero": environment.rounding,
+        "all": environment.flush | environment.rounding,
+    }[request.param]
+    try:
+        yield environment, bits
+    finally:
+        environment.restore()

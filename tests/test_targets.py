@@ -1,9 +1,6 @@
 """The law of targets: every compiled instruction set gives the bytes of reference.py, and writes nothing else."""
 
-import ctypes
-import ctypes.util
 import hashlib
-import platform
 from functools import lru_cache
 
 import numpy as np
@@ -160,50 +157,6 @@ def test_orthogonal_matches_its_reference(target, shape, real):
 
 
 # The floating-point environment of the caller
-
-
-class Environment:
-    """The rounding mode and the flushing of subnormals of this thread, by fenv_t."""
-
-    # offset of the control word in fenv_t; its bits that flush subnormals, inputs included; those of the rounding mode
-    LAYOUT = {"x86_64": (28, 0x8040, 0x6000), "aarch64": (0, 1 << 24, 0xC00000)}.get(platform.machine())
-
-    def __init__(self):
-        name = ctypes.util.find_library("m")
-        if self.LAYOUT is None or not name or platform.system() != "Linux":
-            pytest.skip(f"no fenv_t layout known for {platform.machine()} on {platform.system()}")
-        self.libm = ctypes.CDLL(name)
-        self.offset, self.flush, self.rounding = self.LAYOUT
-        self.saved = ctypes.create_string_buffer(64)
-        self.libm.fegetenv(self.saved)
-
-    def control(self):
-        now = ctypes.create_string_buffer(64)
-        self.libm.fegetenv(now)
-        return ctypes.c_uint32.from_buffer(now, self.offset).value & (self.flush | self.rounding)
-
-    def change(self, bits):
-        changed = ctypes.create_string_buffer(self.saved.raw, 64)
-        word = ctypes.c_uint32.from_buffer(changed, self.offset)
-        word.value |= bits
-        self.libm.fesetenv(changed)
-
-    def restore(self):
-        self.libm.fesetenv(self.saved)
-
-
-@pytest.fixture(params=["flush", "upward", "toward zero", "all"])
-def foreign(request):
-    """A caller's unusual environment: (enter, leave, bits)."""
-    environment = Environment()
-    up = 0x4000 if platform.machine() == "x86_64" else 0x400000
-    bits = {"flush": environment.flush, "upward": up, "toward zero": environment.rounding}.get(
-        request.param, environment.flush | environment.rounding
-    )
-    try:
-        yield environment, bits
-    finally:
-        environment.restore()
 
 
 TINY = [(_core.NORMAL, 0, 1e-39), (_core.NORMAL_64, 1, 1e-309), (_core.NORMAL, 3, 1e-39), (_core.NORMAL, 2, 1e-6)]

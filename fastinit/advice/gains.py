@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastinit.advice.activations import SLOPES, Activation, Array, activation_named, derivative, name_of
+from fastinit.exact import in_stream_environment
 
 __all__ = ["backward_gain", "gain", "second_moment"]
 
@@ -31,6 +32,7 @@ AGREEMENT = 1e-14
 CUTS = 60
 
 
+@in_stream_environment
 def gain(activation: str | Activation, **parameters: float) -> float:
     """The factor for the standard deviation of weights, so that the activation after them keeps the signal's size.
 
@@ -73,6 +75,7 @@ def gain(activation: str | Activation, **parameters: float) -> float:
     return _named(activation, tuple(sorted(parameters.items())))
 
 
+@in_stream_environment
 def backward_gain(activation: str | Activation, **parameters: float) -> float:
     """The factor for the standard deviation of weights that keeps the size of gradients: 1 / sqrt(E[f'(z)^2]).
 
@@ -88,6 +91,7 @@ def backward_gain(activation: str | Activation, **parameters: float) -> float:
     return _gain(_renamed(derivative(lambda z: activation(z, **parameters)), name_of(activation)), {})
 
 
+@in_stream_environment
 def second_moment(function: Activation, std: float) -> float:
     """E[f(std z)^2], z ~ N(0, 1), to three digits and more: by the trapezoidal rule on a fine grid."""
     if not math.isfinite(std):

@@ -15,6 +15,7 @@ from typing import Any, Final, SupportsIndex
 from fastinit.advice.activations import PRELU_SLOPE, Activation, activation_named
 from fastinit.advice.gains import gain
 from fastinit.checks import at_least
+from fastinit.exact import in_stream_environment
 from fastinit.initializers import Initializer, Normal, VarianceScaling
 from fastinit.presets import glorot_uniform, he_normal, lecun_normal
 from fastinit.structured import Orthogonal
@@ -57,6 +58,7 @@ class Recommendation:
         return f"{self.initializer!r}\n  {self.reason}\n  {self.source}"
 
 
+@in_stream_environment
 def recommend(
     activation: str | Activation | None,
     layer: str = "dense",

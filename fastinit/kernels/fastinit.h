@@ -112,7 +112,7 @@ void fastinit_columns(int target, int dtype, const void *factors, int64_t m, int
 /* Asks for huge pages within [memory, memory + size): fresh memory is limited by its page faults. */
 void fastinit_advise_huge_pages(void *memory, size_t size);
 
-/* count values of float32, finite and within the dtype's range, to a narrower dtype. */
+/* count values of float32, finite and within the dtype's range, to a narrower dtype, in that environment. */
 void fastinit_narrow(const float *values, size_t count, int32_t dtype, char *out);
 
 #endif

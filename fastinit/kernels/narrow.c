@@ -4,6 +4,7 @@
 void fastinit_narrow(const float *values, size_t count, int32_t dtype, char *out) {
     enum { PAIR = 2 * 2 * LANES };
     const size_t itemsize = size_of(dtype);
+    const uint64_t saved = fastinit_enter_environment(); /* subnormals are rounded by an addition */
     for (size_t done = 0; done < count; done += PAIR) {
         const size_t piece = count - done < PAIR ? count - done : PAIR;
         char narrow[2 * sizeof(f32v)];
@@ -12,4 +13,5 @@ void fastinit_narrow(const float *values, size_t count, int32_t dtype, char *out
         store_f32(narrow, dtype, x, 2);
         memcpy(out + done * itemsize, narrow, piece * itemsize);
     }
+    fastinit_leave_environment(saved);
 }

@@ -49,10 +49,23 @@ const fastinit_target fastinit_targets[] = {
 };
 const int fastinit_target_count = sizeof fastinit_targets / sizeof *fastinit_targets;
 
+#if defined(__SSE__)
+/* The old unit, which converts long double and which fesetround() turns too: round to nearest, all 64 bits, no traps. */
+enum { X87_USUAL = 0x37f };
+static uint16_t x87_control(void) {
+    uint16_t control;
+    __asm__ volatile("fnstcw %0" : "=m"(control));
+    return control;
+}
+static void set_x87_control(uint16_t control) { __asm__ volatile("fldcw %0" : : "m"(control)); }
+#endif
+
 uint64_t fastinit_enter_environment(void) {
 #if defined(__SSE__)
-    uint64_t saved = _mm_getcsr();
+    const uint16_t x87 = x87_control();
+    uint64_t saved = _mm_getcsr() | (uint64_t)x87 << 32;
     _mm_setcsr(0x1f80);
+    if (x87 != X87_USUAL) set_x87_control(X87_USUAL);
 #elif defined(__aarch64__)
     uint64_t saved;
     __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
@@ -66,6 +79,7 @@ uint64_t fastinit_enter_environment(void) {
 void fastinit_leave_environment(uint64_t saved) {
 #if defined(__SSE__)
     _mm_setcsr((unsigned)saved);
+    if ((uint16_t)(saved >> 32) != X87_USUAL) set_x87_control((uint16_t)(saved >> 32));
 #elif defined(__aarch64__)
     __asm__ volatile("msr fpcr, %0" : : "r"(saved));
 #else

@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from fastinit import composites, initializers, structured
+from fastinit.exact import in_stream_environment
 from fastinit.initializers import Initializer
 from fastinit.keys import Key
 from fastinit.layouts import Axes, Fans
@@ -91,6 +92,7 @@ def initializer_config(initializer: Initializer) -> dict[str, Any]:
     return config
 
 
+@in_stream_environment
 def initializer_from_config(config: Mapping[str, Any]) -> Initializer:
     """The initializer of an :func:`initializer_config`. Fields that are missing have their defaults.
 

@@ -23,6 +23,7 @@ from fastinit import checks
 from fastinit.advice.activations import PRELU_SLOPE
 from fastinit.advice.recommending import recommend
 from fastinit.composites import Blocks, ZeroRow
+from fastinit.exact import in_stream_environment
 from fastinit.initializers import (
     Constant,
     Initializer,
@@ -157,7 +158,7 @@ AUTO: Final = Recipe(
         Rule("PReLU", "weight|alpha", Constant(PRELU_SLOPE), "PReLU"),
         Rule("*LayerScale*", "*", Constant(1e-5), "layer scale"),
         Rule("*", LAYER_SCALE, Constant(1e-5), "layer scale"),
-        Rule("*", "logit_scale", Constant(math.log(1 / 0.07)), "temperature of contrastive logits"),
+        Rule("*", "logit_scale", Constant(2.659260036932778), "temperature of contrastive logits"),
     ),
     "auto",
 )
@@ -244,6 +245,7 @@ def recipe_named(recipe: str | Recipe) -> Recipe:
     return RECIPES[recipe]
 
 
+@in_stream_environment
 def assigned(parameters: Iterable[Parameter], recipe: str | Recipe, seed: int | str) -> list[Entry]:
     """An entry for each parameter: its rule, initializer, fans, expected standard deviation and key.
 

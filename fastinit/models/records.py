@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from fastinit import checks
 from fastinit.checks import integers
+from fastinit.exact import in_stream_environment
 from fastinit.initializers import Initializer
 from fastinit.keys import Key
 from fastinit.layouts import Fans
@@ -130,6 +131,7 @@ class Record:
                 return entry
         raise KeyError(f"the record has no entry {name!r}")
 
+    @in_stream_environment
     def to_json(self) -> str:
         """The record as JSON (RFC 8259), equal records as equal text."""
         import json  # not needed to fill a tensor
@@ -139,6 +141,7 @@ class Record:
         return json.dumps({**head, "entries": entries}, indent=1, allow_nan=False)
 
     @classmethod
+    @in_stream_environment
     def from_json(cls, text: str) -> Record:
         """The record that :meth:`to_json` wrote.
 

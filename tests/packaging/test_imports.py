@@ -22,7 +22,9 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "numba", "scipy", "ml_dtype
 
 # Each floor imports from floors below it only; what stands side by side does not see each other.
 HEART = [
-    {"_core", "checks", "coefficients", "truncation", "threads", "files"},
+    {"_core"},
+    {"checks", "coefficients", "exact", "threads", "files"},
+    {"truncation"},
     {"dtypes", "layouts", "keys"},
     {"buffers", "sampling"},
     {"targets", "shards", "initializers"},
