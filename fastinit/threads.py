@@ -3,13 +3,15 @@
 The pieces release the GIL; which thread takes which piece never shows in the values. Those of a fill are dealt out by
 the core (``kernels/pieces.c``), those of everything else are calls of a function of Python. Threads are started when
 the first call needs them and wait a moment for the next call, since starting one takes as long as drawing 10^5 values;
-then they end. A forked child starts its own.
+then they end. A forked child starts its own. While the interpreter ends, when no other thread gets to run, the calling
+thread does all of it.
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -127,7 +129,8 @@ class _Helpers:
 
     def forget(self) -> None:
         """Begins anew: a forked child has none of its parent's threads."""
-        self.lock = threading.Lock()
+        # one that its holder may take again: a signal handler, or a __del__ that the collector runs, may fill too
+        self.lock = threading.RLock()
         self.works: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self.waiting = 0  # threads that have nothing to do, of those that are promised nothing
 
@@ -141,7 +144,7 @@ class _Helpers:
         for _ in range(count - promised):
             try:
                 threading.Thread(target=self._serve, args=(work,), name="fastinit", daemon=True).start()
-            except RuntimeError:  # no thread to be had: at the interpreter's end, or at a limit
+            except RuntimeError:  # no thread to be had
                 return
 
     def _serve(self, work: Work | None) -> None:
@@ -175,7 +178,9 @@ if hasattr(os, "register_at_fork"):
 def together(work: Work, num_threads: int) -> None:
     """Does it on up to `num_threads` threads, of which the caller's is one; when this ends, nobody is at work."""
     try:
-        _helpers.ask(work, num_threads - 1)
+        # in the end a new thread would never say that it has started, and an old one may have died with the lock
+        if num_threads > 1 and not sys.is_finalizing():
+            _helpers.ask(work, num_threads - 1)
         while work.take():
             pass
     finally:

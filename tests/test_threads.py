@@ -407,3 +407,41 @@ def test_the_gil_is_released():
         time.sleep(0)
     thread.join()
     assert count > 100
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("initializer", ["Normal()", "Orthogonal()", "Sparse(0.1)", "ZeroRow(fastinit.he_normal(), 1)"])
+def test_fills_while_the_interpreter_ends(run_python, initializer, warm):
+    """From a __del__ on, when no other thread gets to run: threads that wait, and those that are to be started."""
+    program = f"""
+import os, sys
+import numpy as np, fastinit
+
+class Late:
+    def __init__(self):
+        self.initializer, self.key = fastinit.{initializer}, fastinit.Key(0)
+        self.out = np.empty((1024, 600), np.float32)
+        self.expected = fastinit.fill(self.out.copy(), self.initializer, self.key, num_threads=1).tobytes()
+        self.fill, self.write, self.finalizing = fastinit.fill, os.write, sys.is_finalizing
+
+    def __del__(self):
+        self.fill(self.out, self.initializer, self.key, num_threads=4)
+        same = self.out.tobytes() == self.expected
+        self.write(1, f"{{self.finalizing()}} {{same}}".encode())
+
+late = Late()
+late.circle = late
+if {warm}:
+    fastinit.fill(late.out.copy(), fastinit.Normal(), late.key, num_threads=4)
+"""
+    done = run_python(program)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True True", "")
+
+
+def test_a_fill_within_the_lock_of_the_threads(filled):
+    """A signal handler or a collected object may fill while its thread asks for others."""
+    from fastinit.threads import _helpers
+
+    with _helpers.lock:
+        out = filled(2**20, fastinit.Normal(), KEY, num_threads=2)
+    assert out.tobytes() == filled(2**20, fastinit.Normal(), KEY, num_threads=1).tobytes()
