@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+import numpy as np
 
 from fastinit import _core, truncation
 from fastinit.dtypes import DTYPES, DType
@@ -37,8 +39,8 @@ NARROW = 2.0**-28
 # Nearer to infinity than this the tail is thinner than the spacing of any dtype.
 FARTHEST = 2.0**500
 SMALLEST_NORMAL = 2.0**-126
-# The largest magnitude of a standard normal draw, rounded up.
-MAX_NORMAL = {4: 6.7638, 8: 9.4941}
+# The largest magnitudes of standard normal draws: those of the word 0 for the radius and an angle next to 0.
+LARGEST_NORMAL = {_core.NORMAL: float.fromhex("0x1.b0e08ep+2"), _core.NORMAL_64: float.fromhex("0x1.2fc33d95c1fdfp+3")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Sampling:
         if self.distribution == "uniform":
             return 0.5 * (self.low + self.high)
         if self.distribution == "truncated_normal":
+            if self.near_sigma > FARTHEST or self._is_narrowest:
+                return self.near_bound
             return self.mean + self.std * truncation.mean_and_variance(self.low_sigma, self.high_sigma)[0]
         return self.mean
 
@@ -80,32 +84,50 @@ class Sampling:
         if self.distribution == "uniform":
             return (self.high - self.low) / math.sqrt(12.0)
         if self.distribution == "truncated_normal":
+            if self._is_narrowest:
+                return 0.0 if self.near_sigma > FARTHEST else (self.high - self.low) / math.sqrt(12.0)
             return self.std * truncation.standard_deviation(self.low_sigma, self.high_sigma)
         return self.std
 
+    @property
+    def near_sigma(self) -> float:
+        """How far outside the interval the mean is, in standard deviations; negative if it is within."""
+        return self.low_sigma if self.low_sigma > 0 else -self.high_sigma
+
+    @property
+    def near_bound(self) -> float:
+        """The bound of a truncated normal that is nearer to a mean outside."""
+        return self.low if self.low_sigma > 0 else self.high
+
+    @property
+    def _is_narrowest(self) -> bool:
+        """Whether the bounds of a truncated normal are one number of standard deviations."""
+        return self.std > 0.0 and self.low_sigma == self.high_sigma
+
     def reach(self, dtype: str) -> float:
-        """A magnitude, in [0, inf], that no draw for a dtype goes beyond before it is rounded."""
-        if self.distribution == "uniform":
-            return max(abs(self.low), abs(self.high))
-        if self.distribution == "constant" or self.std == 0.0:
+        """The largest magnitude, in [0, inf], of a draw for a dtype before it is rounded."""
+        if self.distribution == "constant" or (self.distribution != "uniform" and self.std == 0.0):
             return abs(self.mean)
-        if self.distribution == "normal" or (self.low_sigma == -math.inf and self.high_sigma == math.inf):
-            return abs(self.mean) + MAX_NORMAL[8 if dtype == "float64" else 4] * self.std
-        # A draw goes beyond the nearer bound, or the mean, by less than this many standard deviations.
-        farthest = MAX_NORMAL[8]
-        top = min(self.high, self.mean + math.hypot(max(self.low_sigma, 0.0), farthest) * self.std)
-        bottom = max(self.low, self.mean - math.hypot(max(-self.high_sigma, 0.0), farthest) * self.std)
-        return max(abs(top), abs(bottom))
+        return max(map(abs, _RULES[self.distribution](self, DTYPES[dtype]).extremes))
 
 
-def _check_reach(reach: float, sampling: Sampling, dtype: DType, verb: str = "reaches") -> None:
-    """Raises ValueError if `reach` is beyond the largest value of a dtype."""
-    if not reach <= dtype.max:
+class _Rule(NamedTuple):
+    """What draws a sampling in a dtype."""
+
+    parameters: dict[str, Any]
+    """Those of the core's sampling."""
+    extremes: tuple[float, float]
+    """The smallest and the largest value before rounding: of a bounded distribution, within its bounds."""
+
+
+def _check_extremes(extremes: tuple[float, float], sampling: Sampling, dtype: DType) -> None:
+    """Raises ValueError if a dtype has no finite value for one of them."""
+    if not all(math.isfinite(dtype.nearest(x)) for x in extremes):
         parameters = ("low", "high") if sampling.distribution == "uniform" else ("mean", "std")
         given = ", ".join(f"{name}={getattr(sampling, name)!r}" for name in parameters)
         raise ValueError(
-            f"a {sampling.distribution} with {given} {verb} {reach:.6g}, beyond the largest finite {dtype.name} value "
-            f"{dtype.max:.6g}"
+            f"a {sampling.distribution} with {given} reaches {max(map(abs, extremes)):.6g}, beyond the largest finite "
+            f"{dtype.name} value {dtype.max:.6g}"
         )
 
 
@@ -118,31 +140,38 @@ def _interval(low: float, high: float, sampling: Sampling, dtype: DType) -> dict
     return {"clamped": True, "low": low, "high": high}
 
 
-def _uniform(sampling: Sampling, dtype: DType) -> dict[str, Any]:
+def _uniform(sampling: Sampling, dtype: DType) -> _Rule:
     low, high = sampling.low, sampling.high
     symmetric = low == -high
-    _check_reach(sampling.reach(dtype.name), sampling, dtype)
-    # steps that float32 cannot hold in full are taken in float64
-    double = dtype.name == "float64" or math.ldexp(high if symmetric else high - low, -24) < SMALLEST_NORMAL
+    # an excluded end is not reached, but what is infinite has no last value before it
+    inner_low, inner_high = math.nextafter(low, 0.0), math.nextafter(high, -math.inf)
+    extremes = inner_low if symmetric and high < math.inf else low, inner_high if high < math.inf else high
+    _check_extremes(extremes, sampling, dtype)
+    # steps that float32 cannot hold in full, or that it cannot add up, are taken in float64
+    step = math.ldexp(high if symmetric else high - low, -24)
+    double = dtype.name == "float64" or step < SMALLEST_NORMAL or not math.isfinite(_float32(_float32(step) * 2.0**24))
     inside = _interval(dtype.above(low) if symmetric else dtype.ceil(low), dtype.below(high), sampling, dtype)
     bits = 53 if double else 24
     if symmetric:
         kind = _core.UNIFORM_SYMMETRIC_64 if double else _core.UNIFORM_SYMMETRIC
-        return {"kind": kind, "scale": math.ldexp(high, -bits), **inside}
-    if not double:
-        _check_reach(high - low, sampling, DTYPES["float32"], "spans")
-    return {
-        "kind": _core.UNIFORM_64 if double else _core.UNIFORM,
-        "scale": math.ldexp(high - low, -bits),
-        "shift": low,
-        **inside,
-    }
+        return _Rule({"kind": kind, "scale": math.ldexp(high, -bits), **inside}, extremes)
+    kind = _core.UNIFORM_64 if double else _core.UNIFORM
+    return _Rule({"kind": kind, "scale": math.ldexp(high - low, -bits), "shift": low, **inside}, extremes)
 
 
-def _normal(sampling: Sampling, dtype: DType) -> dict[str, Any]:
+def _normal(sampling: Sampling, dtype: DType) -> _Rule:
     double = dtype.name == "float64"
-    _check_reach(sampling.reach(dtype.name), sampling, dtype)
-    return {"kind": _core.NORMAL_64 if double else _core.NORMAL, "scale": sampling.std, "shift": sampling.mean}
+    kind = _core.NORMAL_64 if double else _core.NORMAL
+    extremes = _affine(kind, -LARGEST_NORMAL[kind], sampling), _affine(kind, LARGEST_NORMAL[kind], sampling)
+    _check_extremes(extremes, sampling, dtype)
+    return _Rule({"kind": kind, "scale": sampling.std, "shift": sampling.mean}, extremes)
+
+
+def _affine(kind: int, z: float, sampling: Sampling) -> float:
+    """The value of a normal's draw z, as its kernel computes it."""
+    if kind == _core.NORMAL_64:
+        return z * sampling.std + sampling.mean
+    return _float32(_float32(z * _float32(sampling.std)) + _float32(sampling.mean))
 
 
 def _different_arguments(first: int, count: int) -> int:
@@ -158,36 +187,65 @@ def _different_arguments(first: int, count: int) -> int:
     return lower + upper
 
 
-def _truncated_normal(sampling: Sampling, dtype: DType) -> dict[str, Any]:
-    low, high = sampling.low_sigma, sampling.high_sigma
-    if low == -math.inf and high == math.inf:
+def _truncated_normal(sampling: Sampling, dtype: DType) -> _Rule:
+    if sampling.low_sigma == -math.inf and sampling.high_sigma == math.inf:
         return _normal(sampling, dtype)
-    _check_reach(sampling.reach(dtype.name), sampling, dtype)
+    if sampling.near_sigma > FARTHEST:
+        parameters = {"kind": _core.UNIFORM_64, "scale": 0.0, "shift": sampling.near_bound}
+        extremes = sampling.near_bound, sampling.near_bound
+    else:
+        parameters, draws = _truncated_sampler(sampling, dtype)
+        smallest, largest = (sampling.mean + z * sampling.std for z in draws)
+        extremes = max(sampling.low, smallest), min(sampling.high, largest)
+    _check_extremes(extremes, sampling, dtype)
     inside = _interval(dtype.ceil(sampling.low), dtype.floor(sampling.high), sampling, dtype)
-    affine = {"scale": sampling.std, "shift": sampling.mean, **inside}
-    near, far = (low, high) if low > 0 else (-high, -low)
-    if near > FARTHEST:
-        return {"kind": _core.UNIFORM_64, "shift": sampling.low if low > 0 else sampling.high, **inside}
-    if low == high:
+    return _Rule({"scale": sampling.std, "shift": sampling.mean, **inside, **parameters}, extremes)
+
+
+def _truncated_sampler(sampling: Sampling, dtype: DType) -> tuple[dict[str, Any], tuple[float, float]]:
+    """The sampler with the parameters that it does not share with others, and its smallest and largest draw."""
+    low, high = sampling.low_sigma, sampling.high_sigma
+    near, far = sampling.near_sigma, high if low > 0 else -low
+    if low < high and dtype.name != "float64":
+        if low == -2.0 and high == 2.0:
+            return {"kind": _core.TRUNCATED_2}, (low, high)
+        first, count = truncation.window(low, high, 32)
+        if _different_arguments(first, count) >= FEWEST_ARGUMENTS:
+            return {"kind": _core.TRUNCATED, "first": first, "count": count}, _ends(_core.TRUNCATED, first, count)
+    if low < high and near >= TAIL:
+        sign = math.copysign(1.0, low)
+        share = truncation.tail_ratio(near, far)
+        own = {"kind": _core.TRUNCATED_TAIL_64, "scale": sign * sampling.std, "tail_low": near, "tail_share": share}
+        end = min(far, truncation.farthest(near))
+        return own, (near, end) if sign > 0 else (-end, -near)
+    if high - low < NARROW:
+        return _narrow(sampling), (low, high)
+    first, count = truncation.window(low, high, 64)
+    return {"kind": _core.TRUNCATED_64, "first": first, "count": count}, _ends(_core.TRUNCATED_64, first, count)
+
+
+def _narrow(sampling: Sampling) -> dict[str, Any]:
+    """A normal between bounds so near to each other that its density is constant there."""
+    low, high, width = sampling.low_sigma, sampling.high_sigma, sampling.high - sampling.low
+    # bounds that are the same number of standard deviations may differ all the same, far out by as much as the tail
+    if low == high and abs(low) * width >= NARROW * sampling.std:
         raise ValueError(
             f"the bounds of a truncated normal must differ in standard deviations; low={sampling.low!r} and "
             f"high={sampling.high!r} are both {low!r} of them from the mean"
         )
-    if dtype.name != "float64":
-        if low == -2.0 and high == 2.0:
-            return {"kind": _core.TRUNCATED_2, **affine}
-        first, count = truncation.window(low, high, 32)
-        if _different_arguments(first, count) >= FEWEST_ARGUMENTS:
-            return {"kind": _core.TRUNCATED, "first": first, "count": count, **affine}
-    if low >= TAIL or high <= -TAIL:
-        affine["scale"] = math.copysign(sampling.std, low if low > 0 else high)
-        share = truncation.tail_ratio(near, far)
-        return {"kind": _core.TRUNCATED_TAIL_64, "tail_low": near, "tail_share": share, **affine}
-    if high - low < NARROW:
-        affine.update(scale=math.ldexp(sampling.high - sampling.low, -53), shift=sampling.low)
-        return {"kind": _core.UNIFORM_64, **affine}
-    first, count = truncation.window(low, high, 64)
-    return {"kind": _core.TRUNCATED_64, "first": first, "count": count, **affine}
+    return {"kind": _core.UNIFORM_64, "scale": math.ldexp(width, -53), "shift": sampling.low}
+
+
+def _ends(kind: int, first: int, count: int) -> tuple[float, float]:
+    """The draws of the first and the last cell of a window, as the kernel gives them."""
+    dtype = DTYPES["float32" if kind == _core.TRUNCATED else "float64"]
+    found = []
+    for cell in (first, first + count - 1):
+        only = _core.Sampling(kind=kind, dtype=dtype.tag, scale=1.0, first=cell, count=1)
+        out = np.empty(1, dtype.name)
+        _core.fill_run(len(_core.targets()) - 1, only, (0, 0, 0, 0), _core.address(out), 0, 1, dtype.itemsize)
+        found.append(float(out[0]))
+    return found[0], found[1]
 
 
 _RULES = {"uniform": _uniform, "normal": _normal, "truncated_normal": _truncated_normal}
@@ -203,8 +261,7 @@ _EXTREMES = {
 
 def _float32(x: float) -> float:
     """x, rounded to float32."""
-    float32 = DTYPES["float32"]
-    return float32.value(float32.bits(x))
+    return DTYPES["float32"].nearest(x)
 
 
 def _stays_inside(kind: int, scale: float, low: float, high: float, shift: float = 0.0, **_: Any) -> bool:
@@ -221,13 +278,13 @@ def compiled(sampling: Sampling, dtype_name: str) -> _core.Sampling:
     Raises
     ------
     ValueError
-        If the dtype has no value in the distribution's interval, or if the distribution reaches beyond the dtype's
-        largest finite value.
+        If the dtype has no value in the distribution's interval, or if the sampler reaches values that the dtype
+        would round to infinity.
     """
     dtype = DTYPES[dtype_name]
     if sampling.distribution == "constant" or (sampling.distribution != "uniform" and sampling.std == 0.0):
         return _core.Sampling(kind=_core.CONSTANT, dtype=dtype.tag, bits=dtype.bits(sampling.mean))
-    parameters = _RULES[sampling.distribution](sampling, dtype)
+    parameters = _RULES[sampling.distribution](sampling, dtype).parameters
     if parameters.get("clamped") and _stays_inside(**parameters):
         parameters["clamped"] = False
     return _core.Sampling(dtype=dtype.tag, **parameters)

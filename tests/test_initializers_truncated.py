@@ -104,3 +104,85 @@ def test_a_std_of_zero_is_the_constant_mean(initializer):
 def test_a_std_of_zero_around_zero_has_no_negative_zeros():
     for initializer in (Normal(0.0, 0.0), TruncatedNormal(0.0, 0.0)):
         assert not np.signbit(fill(np.empty(100, np.float32), initializer, Key(0))).any()
+
+
+# Bounds and deviations of any size
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(
+    "mean, std, low, high, value",
+    [
+        (0.0, 1e-300, 1.0, 2.0, 1.0),
+        (0.0, 1e-300, -2.0, -1.0, -1.0),
+        (0.0, 5e-324, 1.0, 2.0, 1.0),  # more deviations than float64 can count
+        (0.0, 5e-324, -math.inf, -1.0, -1.0),
+        (0.0, 1e-320, 0.5, math.inf, 0.5),
+        (0.0, 1e-200, 0.1, 0.2, 0.1),
+        (1e300, 1e-10, 1.0, 2.0, 2.0),
+        (-1e308, 5e-324, 1.0, 2.0, 1.0),
+    ],
+)
+def test_bounds_far_out_are_all_there_is(mean, std, low, high, value, dtype):
+    initializer = TruncatedNormal(mean, std, low, high, "absolute")
+    out = fill(np.empty(50, dtype), initializer, Key(3))
+    nearest = np.array(value, dtype)
+    inside = (
+        nearest
+        if low <= float(nearest) <= high
+        else np.nextafter(nearest, np.array(math.copysign(1.0, low - mean) * 9, dtype))
+    )
+    assert (out == inside).all()
+    found = initializer.moments((3,))
+    assert math.isclose(found.mean, value, rel_tol=1e-9) and 0.0 <= found.std < 1e-99
+    assert initializer.reach((3,), dtype) == abs(value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bounds_that_float64_cannot_tell_apart_in_deviations(dtype):
+    """Near the mean the density is constant between them."""
+    low = 0.5
+    high = math.nextafter(low, 1.0) if dtype == "float64" else low + 2.0**-24
+    std = 1.0 if dtype == "float64" else 1e30
+    initializer = TruncatedNormal(0.1, std, low, high, "absolute")
+    out = fill(np.empty(4000, dtype), initializer, Key(4))
+    assert set(out.tolist()) <= {low, high}
+    assert math.isclose(initializer.moments((3,)).std, (high - low) / math.sqrt(12), rel_tol=1e-6)
+    with pytest.raises(ValueError, match="must differ in standard deviations"):
+        fill(np.empty(3, dtype), TruncatedNormal(1e20, 1.0, 0.0, 1.0, "absolute"), Key(0))
+
+
+@pytest.mark.parametrize("std", [5e-324, 1e-300, 1e-3])
+@pytest.mark.parametrize("low, high", [(1.0, 2.0), (-2.0, -1.0), (0.5, math.inf)])
+def test_the_deviation_of_far_bounds_is_found(std, low, high):
+    initializer = TruncatedNormal(0.0, std, low, high, "absolute", correct_variance=True)
+    assert math.isclose(initializer.moments((3,)).std, std, rel_tol=1e-6)
+    out = fill(np.empty(100), initializer, Key(5))
+    assert (out >= low).all() and (out <= high).all()
+
+
+EXTREME = [0.0, 5e-324, 1e-310, 1e-300, 1e-45, 1e-8, 1.0, 1e4, 3e38, 1e150, 1e300, 1.7e308, math.inf]
+
+
+@pytest.mark.parametrize("bounds", ["sigma", "absolute"])
+def test_any_parameters_are_drawn_or_refused_in_words(bounds):
+    rng, drawn = np.random.default_rng(6), 0
+    for _ in range(1500):
+        mean, std, low, high = (
+            float(rng.choice(EXTREME)) * sign for sign in (rng.choice([-1, 1]), 1, *rng.choice([-1, 1], 2))
+        )
+        dtype = str(rng.choice(["float32", "float64", "float16"]))
+        try:
+            initializer = TruncatedNormal(mean, std, low, high, bounds)
+            out = fill(np.empty(8, dtype), initializer, Key(7)).astype(np.float64)
+            found = initializer.moments((8,))
+        except ValueError as error:
+            assert "truncated" in str(error) or "must" in str(error) or "has no finite" in str(error), error
+            continue
+        sampling = initializer.sampling()
+        assert np.isfinite(out).all()
+        if std:
+            assert (out >= sampling.low).all() and (out <= sampling.high).all(), initializer
+            assert not math.isnan(found.mean) and found.std >= 0
+        drawn += 1
+    assert drawn > 300
