@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, SupportsIndex
+
+import numpy as np
 
 from fastinit.buffers import Buffer, row_major_strides
 from fastinit.checks import checked_shape, integer
@@ -41,6 +43,10 @@ LARGEST_INDEX = 2**63
 # Elements of one piece of a strided run: a cache line of each, which neighbouring runs share, fits the scratch that the
 # kernels write from (kernels/scatter.h).
 TILE = 256
+
+
+# So many candidates NumPy may look at to tell whether elements overlap; usual layouts need none of them.
+CANDIDATES = 10**6
 
 
 class Lattice(NamedTuple):
@@ -124,15 +130,19 @@ def checked_ranges(global_shape: tuple[int, ...], ranges: Sequence[Sequence[rang
     TypeError
         If an axis has no sequence of ranges.
     ValueError
-        If the numbers of axes differ, a range does not ascend or leaves its axis, or the lengths do not add up to the
-        local extent.
+        If the numbers of axes differ, a range does not ascend or leaves its axis, the lengths do not add up to the
+        local extent, or two ranges of an axis hold the same index.
     """
-    if not len(global_shape) == len(ranges) == len(shape):
+    try:
+        given = [pieces if isinstance(pieces, range) else tuple(pieces) for pieces in ranges]
+    except TypeError:
+        raise TypeError(f"ranges must have a sequence of ranges for each axis, got {ranges!r:.80}") from None
+    if not len(global_shape) == len(given) == len(shape):
         raise ValueError(
             f"the global shape {global_shape}, the ranges {ranges} and the local shape {shape} must have the same "
             "number of axes"
         )
-    for axis, (whole, pieces, extent) in enumerate(zip(global_shape, ranges, shape, strict=True)):
+    for axis, (whole, pieces, extent) in enumerate(zip(global_shape, given, shape, strict=True)):
         if isinstance(pieces, range) or not all(isinstance(piece, range) for piece in pieces):
             raise TypeError(f"ranges must have a sequence of ranges for each axis, got {pieces!r} for axis {axis}")
         for piece in pieces:
@@ -141,7 +151,35 @@ def checked_ranges(global_shape: tuple[int, ...], ranges: Sequence[Sequence[rang
         held = sum(map(len, pieces))
         if held != extent:
             raise ValueError(f"the ranges {tuple(pieces)} hold {held} indices of axis {axis}, the local axis {extent}")
-    return tuple(tuple(piece for piece in pieces if piece) for pieces in ranges)
+        twice = _held_twice(pieces)
+        if twice is not None:
+            raise ValueError(f"the ranges {tuple(pieces)} of axis {axis} hold the index {twice} more than once")
+    return tuple(tuple(piece for piece in pieces if piece) for pieces in given)
+
+
+def _held_twice(ranges: Iterable[range]) -> int | None:
+    """An index that two of these ascending ranges hold, or None."""
+    open_: list[range] = []
+    for piece in sorted((piece for piece in ranges if piece), key=lambda piece: piece.start):
+        open_ = [other for other in open_ if other[-1] >= piece.start]
+        for other in open_:
+            if (index := _common(other, piece)) is not None:
+                return index
+        open_.append(piece)
+    return None
+
+
+def _common(a: range, b: range) -> int | None:
+    """The first index that is in two ascending ranges, or None: by the Chinese remainder theorem."""
+    divisor = math.gcd(a.step, b.step)
+    steps, rest = divmod(b.start - a.start, divisor)
+    if rest:
+        return None
+    modulus = b.step // divisor
+    first = a.start + steps * pow(a.step // divisor, -1, modulus) % modulus * a.step
+    period = a.step * modulus
+    index = first + max(0, -((first - max(a.start, b.start)) // period)) * period
+    return index if index <= min(a[-1], b[-1]) else None
 
 
 def dealt(ranges: Sequence[range], rounds: int, ranks: int, rank: int) -> list[range]:
@@ -359,13 +397,29 @@ def tiled(lattice: Lattice, itemsize: int) -> list[tuple[int, Lattice]]:
 
 
 def check_distinct(buffer: Buffer) -> None:
-    """Raises BufferError if two elements of a buffer may share memory: a stride that steps over too little."""
-    if buffer.is_contiguous:
+    """Raises BufferError if two elements of a buffer share memory."""
+    if buffer.is_contiguous or _is_nested(buffer):
         return
+    about = f"shape {buffer.shape}, strides {buffer.byte_strides} bytes"
+    array = buffer.array(buffer.dtype.raw)
+    try:
+        # two elements first differ on some axis: one lies at the origin of it and of those before, the other beyond
+        for axis in range(array.ndim):
+            first, beyond = ((slice(None),) * axis + (part,) for part in (slice(1), slice(1, None)))
+            if np.shares_memory(array[first], array[beyond], max_work=CANDIDATES):
+                raise BufferError(f"the elements of out overlap: {about}")
+            array = array[first]
+    except np.exceptions.TooHardError:
+        raise BufferError(f"whether the elements of out overlap is too hard to tell: {about}") from None
+
+
+def _is_nested(buffer: Buffer) -> bool:
+    """Whether every stride steps over all that the smaller ones reach: what all usual layouts do."""
     reach = buffer.dtype.itemsize
     for stride, extent in sorted(
         (abs(stride), extent) for extent, stride in zip(buffer.shape, buffer.byte_strides, strict=True) if extent > 1
     ):
         if stride < reach:
-            raise BufferError(f"the elements of out overlap: shape {buffer.shape}, strides {buffer.byte_strides} bytes")
+            return False
         reach = stride * (extent - 1) + reach
+    return True

@@ -1,7 +1,10 @@
 """The law of layouts: the logical values do not depend on where in memory the elements lie."""
 
 import array
+import contextlib
+import itertools
 import mmap
+import random
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ from hypothesis import strategies as st
 
 import fastinit
 from fastinit import Key
+from fastinit.buffers import Buffer
 from fastinit.dtypes import DTYPES
+from fastinit.shards import check_distinct
 
 KEY = Key("layouts")
 NORMAL = fastinit.Normal(0.1, 0.5)
@@ -188,6 +193,41 @@ def test_shaped_memoryview(filled):
     whole = filled((5, 14), NORMAL, KEY)
     fastinit.fill(out, NORMAL, KEY, global_shape=(5, 14), offsets=(0, 7))
     assert np.array_equal(np.asarray(out), whole[:, 7:])
+
+
+def test_overlap_is_decided_exactly():
+    """By the places of all elements, of thousands of layouts in memory that is not there: nothing reads it."""
+    rng, seen = random.Random(1), {True: 0, False: 0}
+    for _ in range(4000):
+        dtype = DTYPES[rng.choice(list(DTYPES))]
+        shape = tuple(rng.randint(0 if rng.random() < 0.1 else 1, 4) for _ in range(rng.randint(1, 4)))
+        strides = tuple(rng.choice((1, dtype.itemsize)) * rng.randint(-9, 9) for _ in shape)
+        index = itertools.product(*map(range, shape))
+        places = sorted(sum(i * stride for i, stride in zip(at, strides, strict=True)) for at in index)
+        overlaps = any(after - before < dtype.itemsize for before, after in itertools.pairwise(places))
+        with pytest.raises(BufferError, match="overlap") if overlaps else contextlib.nullcontext():
+            check_distinct(Buffer(2**40, shape, strides, dtype))
+        seen[overlaps] += 1
+    assert min(seen.values()) > 1000
+
+
+def test_strides_that_interleave_are_filled():
+    memory = np.full(10, 7.0, np.float32)
+    view = np.lib.stride_tricks.as_strided(memory, (3, 2), (8, 12))
+    fastinit.fill(view, fastinit.Normal(), Key(0))
+    assert (view == fastinit.fill(np.empty((3, 2), np.float32), fastinit.Normal(), Key(0))).all()
+    assert (memory[[1, 6, 8, 9]] == 7.0).all()
+
+
+def test_large_and_hard_layouts_are_decided_in_time():
+    far = Buffer(2**40, (10**6, 10**6), (4 * 1000003, 4 * 1000033), DTYPES["float32"])
+    check_distinct(far)
+    with pytest.raises(BufferError, match="overlap: shape"):
+        check_distinct(far._replace(shape=(2 * 10**6, 2 * 10**6)))
+    rng = random.Random(2)
+    hard = tuple(rng.randint(2**38, 2**39) for _ in range(24))  # a subset sum
+    with pytest.raises(BufferError, match="too hard to tell"):
+        check_distinct(Buffer(2**40, (2,) * 24, hard, DTYPES["float32"]))
 
 
 def test_what_overlaps_or_is_read_only_is_refused():

@@ -129,11 +129,13 @@ def test_structured_slices(filled, raw, data, case, dtype, flat):
 
 @st.composite
 def ranges_of_an_axis(draw, length):
-    """Some ranges within [0, length), in any order, empty ones and strided ones too."""
+    """Some ranges within [0, length), in any order, empty ones and strided ones too, none of which share an index."""
     found = []
     for _ in range(draw(st.integers(0, 3))):
         begin, end = sorted((draw(st.integers(0, length)), draw(st.integers(0, length))))
-        found.append(range(begin, end, draw(st.sampled_from([1, 1, 1, 2, 3]))))
+        piece = range(begin, end, draw(st.sampled_from([1, 1, 1, 2, 3])))
+        if not any(set(piece) & set(other) for other in found):
+            found.append(piece)
     return found
 
 
@@ -185,6 +187,10 @@ def test_ranges_into_a_strided_buffer(filled):
         ([[range(5, 9)], [range(2)]], ValueError, r"range\(5, 9\) does not ascend within \[0, 8\), axis 0"),
         ([[range(4)], [range(1, -1, -1)]], ValueError, "ascend"),
         ([[range(4)], [range(-2, 0)]], ValueError, "ascend"),
+        ([5, 5], TypeError, r"a sequence of ranges for each axis, got \[5, 5\]"),
+        (5, TypeError, "a sequence of ranges for each axis, got 5"),
+        ([[range(3), range(2, 3)], [range(2)]], ValueError, "of axis 0 hold the index 2 more than once"),
+        ([[range(4)], [range(7, 8), range(7, 8)]], ValueError, "of axis 1 hold the index 7 more than once"),
     ],
 )
 def test_ranges_that_do_not_fit(ranges, error, message):
@@ -192,6 +198,21 @@ def test_ranges_that_do_not_fit(ranges, error, message):
     with pytest.raises(error, match=message):
         fastinit.fill(out, fastinit.Normal(), KEY, global_shape=(8, 8), ranges=ranges)
     assert (out == 7.0).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.builds(range, st.integers(0, 20), st.integers(0, 60), st.integers(1, 9)), max_size=4))
+def test_an_index_that_ranges_hold_twice_is_found(ranges):
+    held = [index for piece in ranges for index in piece]
+    found = fastinit.shards._held_twice(ranges)
+    assert (found is None) == (len(set(held)) == len(held))
+    assert found is None or held.count(found) > 1
+
+
+def test_ranges_of_many_indices_are_compared_at_once():
+    even, odd = range(0, 2**40, 2), range(1, 2**40, 2)
+    assert fastinit.shards._held_twice([even, odd]) is None
+    assert fastinit.shards._held_twice([odd, range(2**39, 2**40, 7)]) == 2**39 + 7
 
 
 def test_ranges_need_a_global_shape_and_stand_alone():
