@@ -7,14 +7,16 @@ they have no state, and deriving one from another leaves both as they were.
 from __future__ import annotations
 
 import hashlib
+import operator
 import struct
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
-from typing import Any, Final, SupportsIndex
+from typing import Any, Final, SupportsIndex, overload
 
 from fastinit.checks import at_least, integer
 
-__all__ = ["Key", "canonical_name", "checked_key"]
+__all__ = ["Key", "Keys", "canonical_name", "checked_key"]
 
 KeyData = SupportsIndex | str | bytes
 
@@ -152,11 +154,27 @@ class Key:
             data = canonical_name(data)
         return Key._of(_digest(b"fastinit v1 fold", self._bytes, _encode(data, "data to fold in")))
 
-    def split(self, n: int = 2) -> tuple[Key, ...]:
-        """`n` keys independent of each other and of every folded one. The first m of them do not depend on n."""
+    def split(self, n: int = 2) -> Keys:
+        """`n` keys independent of each other and of every folded one. The first m of them do not depend on n.
+
+        They are a sequence like a tuple of keys, and each is made when it is asked for: `n` may be any number.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `n` is no integer, or not in [0, 2**63).
+
+        >>> first, second = Key(0).split()
+        >>> Key(0).split(10**9)[1] == second
+        True
+        """
         count = at_least(0, "n", n)
-        parts = (i.to_bytes(8, "little") for i in range(count))
-        return tuple(Key._of(_digest(b"fastinit v1 part", self._bytes, part)) for part in parts)
+        if count > sys.maxsize:
+            raise ValueError(f"n must be below 2**63, got one of {count.bit_length()} bits")
+        return Keys(self, range(count))
+
+    def _part(self, number: int) -> Key:
+        return Key._of(_digest(b"fastinit v1 part", self._bytes, number.to_bytes(8, "little")))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a Key is a value and cannot change")
@@ -175,6 +193,49 @@ class Key:
 
     def __repr__(self) -> str:
         return "Key.from_words({:#010x}, {:#010x}, {:#010x}, {:#010x})".format(*self.words)
+
+
+class Keys(Sequence[Key]):
+    """Parts of a key, made when they are asked for; what :meth:`Key.split` returns."""
+
+    __slots__ = ("_numbers", "_parent")
+
+    def __init__(self, parent: Key, numbers: range) -> None:
+        self._parent, self._numbers = parent, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Key: ...
+    @overload
+    def __getitem__(self, place: slice) -> Keys: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> Key | Keys:
+        found = self._numbers[place]
+        return Keys(self._parent, found) if isinstance(found, range) else self._parent._part(found)
+
+    def __iter__(self) -> Iterator[Key]:
+        return map(self._parent._part, self._numbers)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Keys) and self._parent == other._parent:
+            return self._numbers == other._numbers  # no two parts of a key meet
+        if not isinstance(other, (Keys, tuple)):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __add__(self, other: Keys | tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*self, *other) if isinstance(other, (Keys, tuple)) else NotImplemented
+
+    def __radd__(self, other: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*other, *self) if isinstance(other, tuple) else NotImplemented
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self[:3]))
+        return f"<{len(self)} keys: {shown}{', ...' if len(self) > 3 else ''}>"
 
 
 def checked_key(key: Any) -> Key:

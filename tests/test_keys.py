@@ -135,6 +135,27 @@ def test_the_first_keys_of_a_split_do_not_depend_on_how_many():
     assert key.split(0) == ()
 
 
+def test_parts_are_a_sequence_that_is_made_on_demand():
+    key = Key("lazy")
+    few, many = key.split(5), key.split(10**9)
+    first, *_, last = few
+    assert len(few) == 5 and len(many) == 10**9
+    assert few == tuple(few) and tuple(few) == few and few == many[:5] and few != many[1:6] and few != key.split(4)
+    assert (few[0], few[-1], many[4]) == (first, last, last)
+    assert tuple(many[999_999_997::2]) == (many[999_999_997], many[-1])
+    assert list(reversed(few)) == [*few][::-1] and first in few and few.index(last) == 4
+    assert few + tuple(many[:1]) == (*few, first) and tuple(many[:1]) + few == (first, *few)
+    assert few + few == (*few, *few)
+    assert hash(few) == hash(tuple(few)) and {few: 1}[tuple(few)] == 1
+    assert pickle.loads(pickle.dumps(many)) == many
+    assert repr(many).startswith(f"<1000000000 keys: {first!r}, ") and repr(many).endswith(", ...>")
+    assert many[-1] == Key("lazy").split(10**9 + 1)[-2] != many[0]
+    with pytest.raises(IndexError):
+        few[5]
+    with pytest.raises(ValueError, match="n must be below 2\\*\\*63, got one of 16610 bits"):
+        key.split(10**5000)
+
+
 def test_from_words_and_back():
     assert Key.from_words(1, 2).words == (1, 2, 0, 0)
     assert Key.from_words(1, 2, 3, 4).words == (1, 2, 3, 4)

@@ -67,6 +67,7 @@ def test_the_parameters_that_cython_does_not_tell():
 
 
 USER = """
+from collections.abc import Sequence
 import numpy as np
 import fastinit
 
@@ -74,7 +75,7 @@ key: fastinit.Key = fastinit.Key("model").fold_in("weight")
 out = fastinit.fill(np.empty((3, 4), np.float32), fastinit.he_normal(layout="OI"), key, num_threads=2)
 out.reshape(-1)
 first: float = fastinit.sample(key, 0, fastinit.Normal(std=0.02))
-parts: tuple[fastinit.Key, ...] = key.split(3)
+parts: Sequence[fastinit.Key] = key.split(3)
 fan: fastinit.Fans = fastinit.fans((3, 4))
 """
 MISTAKES = {
