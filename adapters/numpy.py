@@ -35,10 +35,11 @@ import numpy as np
 
 import fastinit
 from fastinit import Key
-from fastinit.extending import checked_shape, dtype_named
+from fastinit.extending import checked_shape, dtype_named, remembered
 
 # Making an initializer checks its parameters, which takes longer than a small fill.
-_cached = functools.lru_cache(maxsize=4096, typed=True)(lambda factory, **own: factory(**own))
+_cached = remembered(lambda factory, **own: factory(**own))
+_default = functools.cache(lambda factory: factory())
 
 
 def _key(key: Any) -> Key:
@@ -96,7 +97,7 @@ def _function(name: str, factory: Callable[..., Any], summary: str) -> Callable[
         initializer = None
         if factory is not fastinit.Constant:  # 0.0 and -0.0 are equal, and different constants
             try:  # noqa: SIM105 (suppress() takes a microsecond)
-                initializer = _cached(factory, **own)
+                initializer = _cached(factory, **own) if own else _default(factory)
             except TypeError:  # a parameter that is wrong, or one that cannot be hashed
                 pass
         return _filled(initializer or factory(**own), shape, key, dtype, out, num_threads)

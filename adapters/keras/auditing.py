@@ -36,6 +36,7 @@ from fastinit.extending import (
     called,
     check_finite,
     differentiated,
+    in_stream_environment,
     is_linear_map,
     judge_chain,
     judge_parameters,
@@ -293,6 +294,7 @@ def _by_jax(model: Any, batch: Any) -> tuple[Calls, list[Any]]:
 # Scaling by data
 
 
+@in_stream_environment
 def lsuv(model: Any, batch: Any, *, tolerance: float = 0.02, rounds: int = 10) -> dict[str, float]:
     """Scales the kernels of a model, layer by layer, until each layer's output on a batch has unit variance.
 

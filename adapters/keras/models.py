@@ -18,11 +18,12 @@ import fastinit
 from fastinit import Entry, Recipe, Record, digest, recipe_named
 from fastinit.adapters.keras.layers import Place, parameters, statistics
 from fastinit.adapters.keras.tensors import assign, memory_of
-from fastinit.extending import DTYPES, compare_digests, planned, read_record, recorded_entries
+from fastinit.extending import DTYPES, compare_digests, in_stream_environment, planned, read_record, recorded_entries
 
 __all__ = ["initialize", "replay"]
 
 
+@in_stream_environment
 def initialize(model: Any, recipe: str | Recipe = "auto", seed: int | str = 0, *, digests: bool = True) -> Record:
     """Gives every variable of a model that is made to be trained new values, each by its own key.
 
@@ -65,6 +66,7 @@ def initialize(model: Any, recipe: str | Recipe = "auto", seed: int | str = 0, *
     return Record(tuple(written), seed, chosen.name, fastinit.__version__)
 
 
+@in_stream_environment
 def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
     """Fills a model as a record says, and compares the bytes with the record's digests.
 

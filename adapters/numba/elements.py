@@ -3,6 +3,7 @@
 Parameters are taken as float64, and everything that follows from them is computed as the core does: the value is that
 of :func:`fastinit.sample`, bit for bit. Parameters that the core refuses (a negative or NaN `std`, ``low >= high``, an
 interval that holds no value, a reach beyond the largest value) are not checked here, and give a value without meaning.
+They compute in the floating-point environment of the code that calls them.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ ZERO, ONE, TWO = u64(0), u64(1), u64(2)
 SIGN32, SIGN64 = u64(1 << 31), u64(1 << 63)
 # From this step on, float32 holds the steps of a uniform distribution in full.
 SMALLEST_NORMAL: Final = f64(2.0**-126)
+# From here on 2^24 steps, rounded to float32, are infinite.
+LARGEST_STEP: Final = f64(2.0**104 - 2.0**79)
 FIRST, COUNT = map(u64, window(-2.0, 2.0, 64))
 
 _uniform, _uniform_symmetric = samplers.uniform, samplers.uniform_symmetric
@@ -173,14 +176,15 @@ def uniform(key: Any, index: Any, low: Any = 0.0, high: Any = 1.0) -> Any:
     span = b if is_symmetric else sub(b, a)
     top = _below32(b)
     bottom = negated(top) if is_symmetric else _ceil32(a)
-    if mul(span, f64(2.0**-24)) < SMALLEST_NORMAL:
+    step = mul(span, f64(2.0**-24))
+    if step < SMALLEST_NORMAL or step >= LARGEST_STEP:
         d = _draw(key, i)
         z = _uniform_symmetric_64(d) if is_symmetric else _uniform_64(d)
         shift = f64(-0.0) if is_symmetric else _shift64(a)
         return single(finish(z, mul(span, f64(2.0**-53)), shift, double(bottom), double(top)))
     w = _word(key, i)
     x = _uniform_symmetric(w) if is_symmetric else _uniform(w)
-    return finish(x, single(mul(span, f64(2.0**-24))), f32(-0.0) if is_symmetric else _shift32(a), bottom, top)
+    return finish(x, single(step), f32(-0.0) if is_symmetric else _shift32(a), bottom, top)
 
 
 @exact

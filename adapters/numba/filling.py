@@ -24,6 +24,7 @@ from fastinit.extending import (
     checked_key,
     fill_buffer,
     for_each,
+    in_stream_environment,
     plan,
 )
 
@@ -39,6 +40,7 @@ TILES_AT_A_TIME = 64
 Out = TypeVar("Out")
 
 
+@in_stream_environment
 def fill(
     out: Out,
     initializer: Initializer,
@@ -87,8 +89,7 @@ def fill(
 
     Notes
     -----
-    The first fill with a sampler and dtype compiles a loop for them, in about a second. The loop runs in the
-    floating-point environment of its caller: where that flushes subnormals to zero, so does the loop.
+    The first fill with a sampler and dtype compiles a loop for them, in about a second.
 
     Examples
     --------
@@ -126,6 +127,7 @@ def fill(
         array = part.array(buffer.dtype.raw)
         count = math.prod(array.shape[:2]) * -(-array.shape[2] // TILE)
 
+        @in_stream_environment  # of each thread that helps
         def work(
             number: int, array: np.ndarray = array, count: int = count, first: Any = first, strides: Any = strides
         ) -> None:

@@ -19,7 +19,7 @@ from fastinit.adapters.torch.internals import own_modules
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
 from fastinit.adapters.torch.measuring import arguments_of, array_of, calls, left_as_it_was, run
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
-from fastinit.extending import Held, UnitVariance, judge_chain, judge_parameters, read_record
+from fastinit.extending import Held, UnitVariance, in_stream_environment, judge_chain, judge_parameters, read_record
 
 __all__ = ["audit", "lsuv_"]
 
@@ -170,6 +170,7 @@ def _tied_by_mistake(place: Place, repeated: set[int]) -> bool:
 # Scaling by data
 
 
+@in_stream_environment
 def lsuv_(model: nn.Module, batch: Any, *, tolerance: float = 0.02, rounds: int = 10) -> dict[str, float]:
     """Scales the weights of a model in place, layer by layer, until each output on a batch has unit variance.
 

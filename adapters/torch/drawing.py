@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
 from types import FrameType, NoneType
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from fastinit import Initializer, Key
 from fastinit.adapters.torch.internals import is_fake
-from fastinit.extending import DTYPES
+from fastinit.extending import DTYPES, in_stream_environment, remembered
 
 __all__ = ["REFUSALS", "Made", "by_torch", "caller", "factory", "given_key", "plain_number", "say_once"]
 
@@ -39,8 +38,10 @@ def factory(make: Callable[..., Made], number: Callable[[Any], Any] = plain_numb
     What `make` raises becomes the reason why there is none. `number` reads parameters that are no plain values.
     """
 
-    @lru_cache(maxsize=4096, typed=True)  # True is 1, and not for torch
-    def remembered(*parameters: Any) -> Made:
+    make = in_stream_environment(make)
+
+    @remembered  # True is 1, and not for torch
+    def recalled(*parameters: Any) -> Made:
         if not all(isinstance(parameter, (int, float, str, NoneType)) for parameter in parameters):
             raise TypeError  # a tensor is found by its identity, and may have another value then
         try:
@@ -50,7 +51,7 @@ def factory(make: Callable[..., Made], number: Callable[[Any], Any] = plain_numb
 
     def made(*parameters: Any) -> Made:
         try:
-            return remembered(*parameters)
+            return recalled(*parameters)
         except TypeError:
             pass
         try:

@@ -34,7 +34,7 @@ from fastinit.adapters.torch.internals import (
 from fastinit.adapters.torch.layers import Place, originals, parameters
 from fastinit.adapters.torch.models import drawing_from, fill_place, planned_places, reset_norms, statistics_of
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
-from fastinit.extending import at_least
+from fastinit.extending import at_least, in_stream_environment
 
 __all__ = ["materialize", "on_meta"]
 
@@ -69,6 +69,7 @@ def on_meta() -> Iterator[None]:
         handle.remove()
 
 
+@in_stream_environment
 def materialize(
     model: nn.Module,
     recipe: str | Recipe = "auto",

@@ -22,7 +22,7 @@ from fastinit import Entry, Key, Recipe, Record, digest, recipe_named
 from fastinit.adapters.torch.internals import own_buffers, singular_vectors
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
 from fastinit.adapters.torch.tensors import DTYPES, Kind, checked_kinds, fill_part, kind_of, write
-from fastinit.extending import compare_digests, planned, read_record, recorded_entries
+from fastinit.extending import compare_digests, in_stream_environment, planned, read_record, recorded_entries
 
 __all__ = ["initialize_", "replay"]
 
@@ -31,6 +31,7 @@ _POWER_ITERATIONS = 15
 _STATISTICS = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
 
 
+@in_stream_environment
 def initialize_(
     model: nn.Module,
     recipe: str | Recipe = "auto",
@@ -90,6 +91,7 @@ def initialize_(
     return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
 
 
+@in_stream_environment
 def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_threads: int | None = None) -> Record:
     """Fills a model as a record says, and compares the bytes with the record's digests.
 

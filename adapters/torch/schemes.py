@@ -14,7 +14,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from fastinit import Initializer, Key, StructuredInitializer, VarianceScaling
 from fastinit.adapters.torch.drawing import Made, caller, factory, given_key, plain_number
 from fastinit.adapters.torch.internals import is_fake, is_watched, torch_init, untraced
 from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, kind_of, write
+from fastinit.extending import in_stream_environment, remembered
 
 __all__ = [
     "delta_orthogonal_",
@@ -85,7 +85,7 @@ def of_weight(
     return initializer, _by_torch, initializer, original, arguments
 
 
-@lru_cache(maxsize=4096, typed=True)
+@remembered
 def _of_convolution(
     initializer: VarianceScaling, groups: int, transposed: bool, stride: int | tuple[int, ...]
 ) -> VarianceScaling:
@@ -183,7 +183,7 @@ def variance_scaling_(
     return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, _by_torch, initializer))
 
 
-@lru_cache(maxsize=4096, typed=True)
+@remembered
 def _variance_scaling(scale: float, mode: str, distribution: str) -> VarianceScaling:
     return VarianceScaling(scale, mode, distribution, LAYOUT)
 
@@ -341,6 +341,7 @@ def zero_init_(tensor: Tensor) -> Tensor:
 _ZERO = fastinit.ZerO(LAYOUT)
 
 
+@in_stream_environment
 def _whole(
     tensor: Tensor, initializer: StructuredInitializer, key: Key | int | None, generator: torch.Generator | None
 ) -> Tensor:

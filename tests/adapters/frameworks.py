@@ -1,17 +1,26 @@
 """The same logical tensors through one adapter; ``python frameworks.py ADAPTER [DEVICE]`` prints digests.
 
+After them come those that differ when the caller rounds otherwise or flushes subnormals: there should be none.
+
 Each adapter says them in its framework's own words. All are square, so that (in, out) and (out, in) have the same fans;
 what an adapter's framework has no word for, it leaves out.
 """
 
+import collections
+import contextlib
+import ctypes
+import ctypes.util
 import json
+import platform
 import sys
 
 import numpy as np
 
 import fastinit
-from fastinit import Key
+from fastinit import Key, truncation
+from fastinit.advice import gains
 from fastinit.dtypes import DTYPES
+from fastinit.initializers import plan
 
 SHAPE = (24, 24)
 KEY = Key("the law of frameworks")
@@ -199,13 +208,49 @@ def numba(device):
         yield name, lambda dtype, initializer=initializer: filled(initializer, dtype)
 
 
+# Functions of the framework that the adapter hands on: they convert a number as the framework does.
+THEIR_OWN = collections.defaultdict(
+    set, {name: {f"constant, {dtype}" for dtype in DTYPES} for name in ("torch", "jax")}
+)
+
+
+def digests(adapter, device):
+    """The digest of every tensor in every dtype; what the heart and the adapter remember is forgotten first."""
+    for function in (plan, truncation.standard_deviation, truncation.window, gains._named):
+        function.cache_clear()
+    return {
+        f"{name}, {dtype}": fastinit.digest(np.ascontiguousarray(values(dtype)))
+        for name, values in globals()[adapter](device)
+        for dtype in DTYPES
+    }
+
+
+@contextlib.contextmanager
+def rounding(mode, flush):
+    """Another floating-point environment of this thread, of x86_64 on Linux: MXCSR is at byte 28 of fenv_t."""
+    libm = ctypes.CDLL(ctypes.util.find_library("m"))
+    saved, changed = ctypes.create_string_buffer(64), ctypes.create_string_buffer(64)
+    libm.fegetenv(saved)
+    libm.fesetround(mode)
+    libm.fegetenv(changed)
+    ctypes.c_uint32.from_buffer(changed, 28).value |= 0x8040 if flush else 0
+    libm.fesetenv(changed)
+    try:
+        yield
+    finally:
+        libm.fesetenv(saved)
+
+
 def main(adapter, device="cpu"):
     """The program."""
-    found = {}
-    for name, values in globals()[adapter](device):
-        for dtype in DTYPES:
-            found[f"{name}, {dtype}"] = fastinit.digest(np.ascontiguousarray(values(dtype)))
-    print(json.dumps(found))
+    usual, different = digests(adapter, device), []
+    if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+        for mode, flush in ((0x400, False), (0x800, False), (0xC00, True), (0, True)):
+            with rounding(mode, flush):
+                found = digests(adapter, device)
+            names = {name for name in usual if found[name] != usual[name]} - THEIR_OWN[adapter]
+            different += [f"{name}, mode {mode:#x}, {flush=}" for name in sorted(names)]
+    print(json.dumps([usual, different]))
 
 
 if __name__ == "__main__":
