@@ -62,7 +62,7 @@ def equal_by_bits(self: Any, other: Any) -> Any:
     """The ``__eq__`` of dataclasses whose equals are interchangeable: by type and by the bits of every field."""
     if type(self) is not type(other):
         return NotImplemented
-    read = _fields_of(type(self))
+    read = _fields_of(type(self))  # type: ignore[arg-type]
     if read is None:
         return self is other
     return same(read(self), read(other))

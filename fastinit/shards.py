@@ -406,7 +406,7 @@ def check_distinct(buffer: Buffer) -> None:
         # two elements first differ on some axis: one lies at the origin of it and of those before, the other beyond
         for axis in range(array.ndim):
             first, beyond = ((slice(None),) * axis + (part,) for part in (slice(1), slice(1, None)))
-            if np.shares_memory(array[first], array[beyond], max_work=CANDIDATES):
+            if np.shares_memory(array[first], array[beyond], max_work=CANDIDATES):  # type: ignore[arg-type]
                 raise BufferError(f"the elements of out overlap: {about}")
             array = array[first]
     except np.exceptions.TooHardError:
