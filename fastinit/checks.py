@@ -7,26 +7,107 @@ expected and what came.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Mapping, Set
+from itertools import islice
 from operator import index
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["any_number", "at_least", "checked_shape", "finite_number", "integer", "integers", "seed"]
+__all__ = [
+    "MOST_AXES",
+    "any_integer",
+    "any_number",
+    "at_least",
+    "checked_shape",
+    "finite_number",
+    "integer",
+    "integer_or_integers",
+    "integers",
+    "seed",
+    "shown",
+    "texts",
+]
+
+# Beyond every size, index and count; Python writes longer ones in decimal only up to a limit (4300 digits by default).
+BITS: Final = 128
+MOST: Final = 2**20  # elements of a sequence of integers; an endless iterable has more
+MOST_AXES: Final = 64  # of a tensor, as in NumPy and torch
+# No sequences of integers: texts and bytes are read by their codes, and the others have no order of their own.
+NO_SEQUENCES: Final = (str, bytes, bytearray, memoryview, Mapping, Set)
+
+
+class _Shown(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxtuple = self.maxlist = self.maxarray = self.maxset = self.maxfrozenset = self.maxdeque = 12
+        self.maxdict = 8
+        self.maxstring = self.maxother = 200
+
+    def repr_int(self, x: int, level: int) -> str:
+        bits = x.bit_length()
+        return repr(x) if bits <= 2 * BITS else f"an integer of {bits} bits"
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        text = repr(x)
+        return text if len(text) <= self.maxother else f"{text[: self.maxother - 3]}..."
+
+
+_SHOWN: Final = _Shown()
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: its repr, shortened; its type where it has no repr that can be had."""
+    try:
+        return _SHOWN.repr(value)
+    except Exception:  # what came need not be able to show itself
+        return f"<{type(value).__name__}>"
 
 
 def integer(name: str, value: Any) -> int:
-    """Anything that is an integer, except a bool, as an int."""
+    """Anything that is an integer of at most 128 bits, except a bool, as an int."""
+    number = value if type(value) is int else any_integer(name, value)
+    if number.bit_length() > BITS:
+        raise ValueError(f"{name}: expected an integer of at most {BITS} bits, got {shown(number)}")
+    return number
+
+
+def any_integer(name: str, value: Any) -> int:
+    """Anything that is an integer of any size, except a bool, as an int."""
     try:
-        if not isinstance(value, bool):  # index(True) is 1, and never what was meant
+        # the index of a truth value is 0 or 1, and never what was meant
+        if not isinstance(value, bool) and "bool" not in str(getattr(value, "dtype", "")):
             return index(value)
-    except TypeError:
+    except (TypeError, ValueError, RuntimeError):  # arrays of frameworks raise what they like
         pass
-    raise TypeError(f"{name}: expected an integer, got {value!r}")
+    raise TypeError(f"{name}: expected an integer, got {shown(value)}")
 
 
-def integers(name: str, value: Any) -> tuple[int, ...]:
-    """An integer or an iterable of them as a tuple of ints."""
-    return tuple(integer(name, v) for v in value) if isinstance(value, Iterable) else (integer(name, value),)
+def integers(name: str, value: Any, most: int = MOST) -> tuple[int, ...]:
+    """An integer or an iterable of them as a tuple of ints: not a text or bytes, not a dict or a set."""
+    if not isinstance(value, (tuple, list)):
+        if not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
+            return (integer(name, value),)
+        if isinstance(value, NO_SEQUENCES):
+            raise TypeError(f"{name} must be a sequence of integers, got {shown(value)}")
+        value = tuple(islice(value, most + 1))
+    if len(value) > most:
+        raise ValueError(f"{name} must be at most {most} integers, got more")
+    return tuple([integer(name, one) for one in value])
+
+
+def integer_or_integers(name: str, value: Any) -> int | tuple[int, ...]:
+    """An integer as an int, an iterable of them as a tuple of ints."""
+    several = isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
+    return integers(name, value) if several else integer(name, value)
+
+
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """An iterable of str, which is no str itself, as a tuple."""
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        found = tuple(value)
+        if all(isinstance(one, str) for one in found):
+            return found
+    raise TypeError(f"{name} must be a sequence of str, got {shown(value)}")
 
 
 def at_least(least: int, name: str, value: Any) -> int:
@@ -43,10 +124,10 @@ def any_number(value: Any, what: str) -> float:
         if not isinstance(value, (str, bytes, bytearray)) and not getattr(value, "ndim", 0):
             return float(value)
     except OverflowError:
-        raise ValueError(f"{what} must be within the range of float64, got {value!r:.40}...") from None
-    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be within the range of float64, got {shown(value)}") from None
+    except (TypeError, ValueError, RuntimeError):  # arrays of frameworks raise what they like
         pass
-    raise TypeError(f"{what} must be a number, not {type(value).__name__} ({value!r})")
+    raise TypeError(f"{what} must be a number, not {type(value).__name__} ({shown(value)})")
 
 
 def finite_number(value: Any, what: str) -> float:
@@ -59,14 +140,12 @@ def finite_number(value: Any, what: str) -> float:
 
 def checked_shape(value: Any, what: str = "shape") -> tuple[int, ...]:
     """A shape, or one number for a shape of one axis, as a tuple of integers >= 0."""
-    if isinstance(value, (str, bytes)):
-        raise TypeError(f"{what} must be a sequence of integers, got {value!r}")
-    shape = integers(what, value)
+    shape = integers(what, value, MOST_AXES)
     if any(size < 0 for size in shape):
-        raise ValueError(f"{what} must not be negative, got {shape}")
+        raise ValueError(f"{what} must not be negative, got {shown(shape)}")
     return shape
 
 
 def seed(value: Any) -> int | str:
-    """A seed that a record can hold: an int or a str."""
-    return value if isinstance(value, str) else integer("seed", value)
+    """A seed that a record can hold: an int of any size or a str."""
+    return value if isinstance(value, str) else any_integer("seed", value)

@@ -26,11 +26,14 @@ from contextlib import ExitStack, suppress
 from typing import Any, Final, NoReturn
 
 import fastinit
-from fastinit.advice.activations import activation_named
+from fastinit.advice.activations import activation_named, checked_parameters
 from fastinit.advice.recommending import LAYERS
-from fastinit.files import replacing
+from fastinit.checks import shown
+from fastinit.files import Outlet
 from fastinit.presets import ALIASES, PRESETS
-from fastinit.reports.pages import named, remedies, write_page
+from fastinit.models.configs import encoded
+from fastinit.reports.pages import named, remedies
+from fastinit.reports.pages import page as page_text
 
 __all__ = ["initializer_named", "main"]
 
@@ -53,11 +56,12 @@ WRITTEN: Final[dict[str, tuple[str, Callable[..., Any]]]] = {
 }
 
 
-def initializer_named(text: str, activation: str) -> Any:
+def initializer_named(text: str, activation: str, negative_slope: float | None = None) -> Any:
     """The initializer that a text names: a preset or its alias, ``auto``, ``zeros``, ``normal:std``,
     ``uniform:low,high``, ``orthogonal`` or ``orthogonal:gain``.
 
-    ``auto`` is what :func:`fastinit.recommend` says for the activation.
+    ``auto`` is what :func:`fastinit.recommend` says for the activation. A negative slope is that of the activation:
+    ``auto`` and the schemes of He et al. take it into account.
 
     >>> initializer_named("uniform:-0.5,0.5", "relu")
     Uniform(low=-0.5, high=0.5)
@@ -70,23 +74,23 @@ def initializer_named(text: str, activation: str) -> Any:
     head, colon, rest = text.partition(":")
     name = head.strip().lower().replace("-", "_")
     if name == "auto" and not colon:
-        return fastinit.recommend(activation).initializer
+        return fastinit.recommend(activation, negative_slope=negative_slope).initializer
     preset = PRESETS.get(ALIASES.get(name, name))
     if preset is not None and not colon:
-        return preset()
+        return preset(negative_slope=negative_slope) if negative_slope and preset.takes_slope else preset()
     if name not in WRITTEN:
         known = sorted({"auto", *PRESETS, *ALIASES, *WRITTEN})
         if name in known:
-            raise ValueError(f"{name} takes no numbers; got {text!r}")
+            raise ValueError(f"{name} takes no numbers; got {shown(text)}")
         near = difflib.get_close_matches(name, known, 3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"init must be one of {', '.join(known)}; got {text!r}{hint}")
+        raise ValueError(f"init must be one of {', '.join(known)}; got {shown(text)}{hint}")
     form, kind = WRITTEN[name]
     try:
         return kind(*(float(number) for number in rest.split(",")) if colon else ())
     except (TypeError, ValueError) as problem:
         detail = "" if isinstance(problem, TypeError) or "could not convert" in str(problem) else f": {problem}"
-        raise ValueError(f"{name} is written {form}; got {text!r}{detail}") from None
+        raise ValueError(f"{name} is written {form}; got {shown(text)}{detail}") from None
 
 
 # Arguments
@@ -96,10 +100,18 @@ def _at_least_one(text: str) -> int:
     try:
         value = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be an integer, got {shown(text)}") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def _any_integer(text: str) -> int:
+    for base in (10, 0):  # in decimal; in hexadecimal, of any length
+        with suppress(ValueError):
+            return int(text, base)
+    limit = f"; more than {sys.get_int_max_str_digits()} digits only in hexadecimal, 0x..."
+    raise argparse.ArgumentTypeError(f"must be an integer, got {shown(text)}{limit * text.strip('+-').isdecimal()}")
 
 
 class _Version(argparse.Action):
@@ -135,7 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a preset such as he_normal, auto, zeros, normal:std, uniform:low,high, orthogonal, orthogonal:gain",
     )
-    check.add_argument("--seed", type=int, default=0, help="an integer of any size (0)")
+    check.add_argument("--negative-slope", type=float, metavar="X", help="of leaky_relu and prelu (0.01 and 0.25)")
+    check.add_argument("--seed", type=_any_integer, default=0, help="an integer of any size (0)")
     check.add_argument("--batch", type=_at_least_one, default=256, help="examples (256)")
     pages = check.add_mutually_exclusive_group()
     pages.add_argument("--page", metavar="FILE", default=PAGE, help=f"where the page goes ({PAGE})")
@@ -170,14 +183,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = int(options.run(options))
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `fastinit check ... | head`
+    except BrokenPipeError as problem:  # `fastinit check ... | head`
+        if problem.filename is not None:
+            return _failed(options, problem)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
         return 130
     except (ImportError, MemoryError, OSError, OverflowError, TypeError, ValueError) as problem:
-        print(f"fastinit {options.command}: error: {problem or 'not enough memory'}", file=sys.stderr)
-        return 2
+        return _failed(options, problem)
+
+
+def _failed(options: argparse.Namespace, problem: BaseException) -> int:
+    print(f"fastinit {options.command}: error: {problem or 'not enough memory'}", file=sys.stderr)
+    return 2
 
 
 # The commands
@@ -185,32 +204,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     name, _ = activation_named(options.activation)
-    initializer = initializer_named(options.init, name)
+    slope = options.negative_slope
+    checked_parameters(name, {} if slope is None else {"negative_slope": slope})
+    initializer = initializer_named(options.init, name, slope)
     _affordable(options)
+    _distinct(options)
     widths = [options.inputs or options.width, *[options.width] * options.depth]
     settings = {"depth": options.depth, "width": options.width, "inputs": widths[0]}
     settings |= {"seed": options.seed, "batch": options.batch}
+    if slope is not None:
+        settings["negative_slope"] = slope
     with ExitStack() as files:
         # every file is opened before the work, which would else be lost
         page, picture, numbers = (
-            path and files.enter_context(replacing(path)) for path in (options.page, options.picture, options.json)
+            path and files.enter_context(Outlet(path)) for path in (options.page, options.picture, options.json)
         )
         if picture:
-            from fastinit.reports.pictures import draw, picture_format
+            from fastinit.reports.pictures import draw, picture_bytes, picture_format
 
-            picture_format(picture)
-        found = fastinit.propagate(widths, name, initializer, key=fastinit.Key(options.seed), batch=options.batch)
+            kind = picture_format(options.picture)
+        found = fastinit.propagate(
+            widths, name, initializer, key=fastinit.Key(options.seed), batch=options.batch, negative_slope=slope
+        )
+        # all are made before the first is written
+        made: list[tuple[Outlet, bytes | str]] = []
         if page:
-            write_page(found, page, command=_command(options), settings=settings)
+            shown_settings = settings | {"seed": _written(options.seed)}
+            made.append((page, page_text(found, command=_command(options), settings=shown_settings)))
         if picture:
-            draw(found, picture)
+            made.append((picture, picture_bytes(draw(found), kind)))
         if numbers:
             head = {"version": fastinit.__version__, "stream_version": fastinit.STREAM_VERSION, "init": options.init}
-            with open(numbers, "w", encoding="utf-8") as file:
-                json.dump({**head, **settings, **found.as_dict()}, file, indent=1, allow_nan=False)
-                file.write("\n")
+            numbered = {**head, **settings, "seed": encoded(options.seed), **found.as_dict()}
+            made.append((numbers, json.dumps(numbered, indent=1, allow_nan=False) + "\n"))
+        for outlet, data in made:
+            outlet.write(data)
     print(_command(options))
-    written = named(initializer)
+    written = named(initializer, slope)
     print(f"{written}\n" if written != options.init else "")
     print(str(found).rpartition("\n")[0], end="\n\n")
     print(_coloured(found.verdict.upper(), COLOURS[found.verdict]))
@@ -225,11 +255,25 @@ def _check(options: argparse.Namespace) -> int:
 def _command(options: argparse.Namespace) -> str:
     """The command that makes the same again."""
     words = ["fastinit", "check"]
-    for option in ("depth", "width", "inputs", "activation", "init", "seed", "batch"):
+    for option in ("depth", "width", "inputs", "activation", "negative_slope", "init", "seed", "batch"):
         value = getattr(options, option)
         if value is not None and (option, value) not in (("seed", 0), ("batch", 256)):
-            words += (f"--{option}", str(value))
+            words.append(f"--{option.replace('_', '-')}")
+            words.append(_written(value) if option == "seed" else str(value))
     return shlex.join(words)
+
+
+def _written(seed: int) -> str:
+    """A seed as --seed reads it: Python writes long integers in hexadecimal only."""
+    return str(encoded(seed)["integer"] if isinstance(encoded(seed), dict) else seed)
+
+
+def _distinct(options: argparse.Namespace) -> None:
+    """Raises ValueError where two files are one, so that the first would be lost."""
+    given = [path for path in (options.page, options.picture, options.json) if path]
+    files = [os.path.realpath(path) for path in given if os.path.isfile(path) or not os.path.exists(path)]
+    if len(set(files)) < len(files):
+        raise ValueError(f"--page, --picture and --json must be different files, got {', '.join(given)}")
 
 
 def _affordable(options: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from fastinit.checks import at_least, integer
 from fastinit.filling import fill
-from fastinit.initializers import Constant, Initializer, Moments, Part, StructuredInitializer, checked_initializer
+from fastinit.initializers import Constant, Initializer, Moments, Part, StructuredInitializer, checked_inner
 from fastinit.keys import Key
 
 __all__ = ["Blocks", "Composite", "ZeroRow"]
@@ -99,7 +99,7 @@ class Blocks(Composite):
                 raise ValueError(f"{len(self.initializers)} initializers cannot fill {count} blocks")
             count = at_least(1, "count", len(self.initializers))
         for initializer in self.each():
-            checked_initializer(initializer)
+            checked_inner(initializer)
         object.__setattr__(self, "count", count)
 
     def each(self) -> tuple[Initializer, ...]:
@@ -153,7 +153,7 @@ class ZeroRow(Composite):
     row: int
 
     def __post_init__(self) -> None:
-        checked_initializer(self.initializer)
+        checked_inner(self.initializer)
         object.__setattr__(self, "row", at_least(0, "row", self.row))
 
     def parts(self, shape: tuple[int, ...]) -> Sequence[Part]:

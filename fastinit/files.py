@@ -1,38 +1,222 @@
-"""Files that are replaced whole or not at all."""
+"""The one way in which the library writes a file for its caller: complete, or not at all.
+
+What the path names decides how:
+
+==========================  ===========================================================================================
+a regular file              Replaced. The new file keeps its mode, and its owner, group and extended attributes where
+                            the system permits. Another hard link keeps the old contents.
+nothing yet                 Created, with the mode that any new file has under the umask.
+a symbolic link             Followed. The target is replaced or created, and the link stays.
+a pipe, a character device  Written to, never replaced. Opening a named pipe waits for its reader.
+an open descriptor          Written to where it stands: ``/dev/stdout``, ``/dev/fd/3``, ``/proc/self/fd/3``, pipes,
+                            sockets and redirected files among them.
+anything else               Refused with an OSError: folders, sockets with a name, block devices.
+==========================  ===========================================================================================
+
+A file is replaced by a rename. The data goes to a temporary file in the same folder, whose name cannot be predicted and
+which is opened exclusively, reaches the disk (``fsync``), and takes the name of the old file in one step. So a reader
+sees the old contents or the new ones, a failure or Ctrl-C leaves the old file and no temporary file, and of two
+processes that write at the same time the last one wins. A process that is killed in between may leave a file
+``.fastinit-*.part``. It follows that the folder must be writable: a writable file in a read-only folder is refused, and
+so is a read-only file in a writable folder.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import select
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import TracebackType
 
-__all__ = ["replacing"]
+__all__ = ["Outlet", "write_file"]
+
+LINKS = 40  # as many as Linux follows
 
 
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """The name of a new file beside `path`, which takes its place when the block ends, and is removed if it fails.
+def write_file(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Writes `data`, text as UTF-8, to what `path` names, as the table of this module says.
 
     Raises
     ------
+    TypeError
+        If `path` is no path.
     OSError
-        With the path, before the block is entered, if its folder is missing or read-only or it is a folder itself.
+        With the path, if it cannot be written. A regular file is then as it was.
     """
-    name = os.path.realpath(path)
-    if os.path.isdir(name):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    stem, suffix = os.path.splitext(name)
-    temporary = f"{stem}.{os.getpid()}.part{suffix}"  # of the same suffix: it may say the format
-    try:
-        with open(temporary, "w"):  # with the permissions that any new file would have
-            pass
-    except OSError as problem:
-        raise type(problem)(problem.errno, problem.strerror, os.fspath(path)) from None
-    try:
-        yield temporary
-        os.replace(temporary, name)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    encoded = data.encode() if isinstance(data, str) else data
+    with Outlet(path) as outlet:
+        outlet.write(encoded)
+
+
+class Outlet:
+    """What a path names, opened now and written later, in one go.
+
+    Opening finds a missing or read-only folder before the work whose result would have no place. It changes nothing
+    that is there, and a context that ends without :meth:`write` leaves everything as it was.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    TypeError
+        If `path` is no path.
+    OSError
+        When the context is entered, with the path, if it cannot be written.
+
+    Examples
+    --------
+    >>> with Outlet(path) as outlet:  # doctest: +SKIP
+    ...     outlet.write(long_work())
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fsdecode(path)
+        self._descriptor = -1
+        self._temporary = self._target = ""
+
+    def __enter__(self) -> Outlet:
+        try:
+            with self._errors():
+                self._open()
+            return self
+        except BaseException:
+            self._close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def write(self, data: bytes | str) -> None:
+        """Writes all of `data`, text as UTF-8. May be called once.
+
+        Raises
+        ------
+        OSError
+            With the path, if it cannot be written. A regular file is then as it was.
+        """
+        rest = memoryview(data.encode() if isinstance(data, str) else data)
+        with self._errors():
+            if not self._target:
+                for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
+                    with suppress(AttributeError, OSError, ValueError):
+                        stream.flush()
+            while rest:
+                try:
+                    rest = rest[os.write(self._descriptor, rest) :]
+                except BlockingIOError:  # a descriptor of another program's making
+                    select.select([], [self._descriptor], [])
+            if self._target:
+                os.fsync(self._descriptor)
+                self._replace()
+        self._close()
+
+    def _open(self) -> None:
+        own = _own_descriptor(self.path)
+        if own is not None:
+            self._descriptor = os.dup(own)
+            os.write(self._descriptor, b"")  # fails where it was opened for reading
+            return
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            found = None
+        kind = found.st_mode if found else stat.S_IFREG
+        if stat.S_ISDIR(kind) or os.path.basename(self.path) in ("", ".", ".."):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if stat.S_ISBLK(kind):
+            raise OSError(errno.EINVAL, "a block device is not written to")
+        if not stat.S_ISREG(kind):
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+            return
+        target = os.path.realpath(self.path)
+        if found and not os.access(target, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        self._temporary = os.path.join(os.path.dirname(target), f".fastinit-{os.urandom(12).hex()}.part")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(self._temporary, flags, 0o600 if found else 0o666)
+        except PermissionError as problem:
+            raise PermissionError(problem.errno, f"{problem.strerror}: its folder must be writable") from None
+        if found:
+            _resemble(self._descriptor, target, found)
+        self._target = target
+
+    def _replace(self) -> None:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(self._target).st_mode):
+                raise FileExistsError(errno.EEXIST, "it is no regular file any more")
+        os.replace(self._temporary, self._target)
+        self._temporary = ""
+        with suppress(OSError):  # some file systems do not sync folders
+            folder = os.open(os.path.dirname(self._target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _close(self) -> None:
+        if self._temporary:
+            with suppress(OSError):
+                os.unlink(self._temporary)
+            self._temporary = ""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with suppress(OSError):
+                os.close(descriptor)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Errors name the path as the caller gave it."""
+        try:
+            yield
+        except OSError as problem:
+            raise OSError(problem.errno, problem.strerror, self.path) from None
+
+
+def _own_descriptor(name: str) -> int | None:
+    """The open descriptor that a name such as ``/dev/stdout`` or ``/proc/self/fd/3`` stands for, by links or directly.
+
+    Opening it by that name would begin at the start of a redirected file, and fails for a socket.
+    """
+    folders = {os.path.realpath(folder) for folder in ("/dev/fd", "/proc/self/fd", "/proc/thread-self/fd")}
+    for _ in range(LINKS):
+        folder, base = os.path.split(name)
+        folder = os.path.realpath(folder)
+        if folder in folders and base.isascii() and base.isdecimal() and len(base) < 10:
+            return int(base)
+        name = os.path.join(folder, base)
+        if not base or not os.path.islink(name):
+            break
+        name = os.path.join(folder, os.readlink(name))
+    return None
+
+
+def _resemble(descriptor: int, name: str, found: os.stat_result) -> None:
+    """Gives a new file what the file that it replaces has: owner, group, mode and extended attributes."""
+    own, mode = os.fstat(descriptor), stat.S_IMODE(found.st_mode)
+    if (own.st_uid, own.st_gid) != (found.st_uid, found.st_gid):
+        try:
+            os.fchown(descriptor, found.st_uid, found.st_gid)
+        except PermissionError:
+            mode &= 0o777  # an own file must not run as its new owner
+            try:
+                os.fchown(descriptor, -1, found.st_gid)
+            except PermissionError:
+                mode = mode & 0o707 | (mode & 0o007) << 3  # another group has the rights of all others
+    os.fchmod(descriptor, mode)
+    with suppress(AttributeError, OSError):  # where there are none; access control lists are among them
+        kept = os.listxattr(name)
+        for attribute in {*kept, *os.listxattr(descriptor)}:
+            with suppress(OSError):
+                if attribute in kept:
+                    os.setxattr(descriptor, attribute, os.getxattr(name, attribute))
+                else:
+                    os.removexattr(descriptor, attribute)

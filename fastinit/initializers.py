@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import struct
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from fastinit import _core, truncation
-from fastinit.checks import any_number, finite_number, integer, integers
+from fastinit.checks import any_number, checked_shape, finite_number, integer, integer_or_integers, shown
 from fastinit.dtypes import DTYPES
 from fastinit.exact import equal_by_bits, in_stream_environment
 from fastinit.keys import Key
@@ -39,12 +39,15 @@ __all__ = [
     "VarianceScaling",
     "Zeros",
     "checked_initializer",
+    "checked_inner",
     "expected_std",
     "plan",
 ]
 
 MODES: Final = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 DISTRIBUTIONS: Final = ("uniform", "normal", "truncated_normal")
+# Initializers one within another: far more than a tensor is made of, and far fewer than Python's stack holds.
+MOST_NESTED: Final = 32
 
 
 def _std(value: float, what: str = "std") -> float:
@@ -170,7 +173,8 @@ class StructuredInitializer(Initializer):
         found = DTYPES[dtype]
         reach = self.reach(shape, dtype)
         if not math.isfinite(found.nearest(DTYPES[found.working].nearest(reach))):
-            raise ValueError(f"{self!r} reaches {reach:.6g}, beyond the largest finite {dtype} value {found.max:.6g}")
+            largest = f"beyond the largest finite {dtype} value {found.max:.6g}"
+            raise ValueError(f"{shown(self)} reaches {reach:.6g}, {largest}")
 
     def moments(self, shape: tuple[int, ...]) -> Moments | None:
         self.check_shape(shape)
@@ -188,8 +192,27 @@ class StructuredInitializer(Initializer):
 def checked_initializer(value: Any, what: str = "initializer") -> Initializer:
     """An initializer. Raises TypeError for anything else, a class of one or a function that makes one among them."""
     if not isinstance(value, Initializer):
-        raise TypeError(f"{what} must be an Initializer such as fastinit.he_normal(), not {value!r}")
+        raise TypeError(f"{what} must be an Initializer such as fastinit.he_normal(), not {shown(value)}")
     return value
+
+
+def checked_inner(value: Any) -> Initializer:
+    """An initializer that another one is made of. Raises ValueError if the other would be more than 32 deep."""
+    level, depth = [checked_initializer(value)], 1
+    while level:
+        depth += 1
+        if depth > MOST_NESTED:
+            raise ValueError(f"initializers are nested at most {MOST_NESTED} deep, got more")
+        # each once, since parts may be shared
+        level = list({id(inner): inner for one in level for inner in _inner(one)}.values())
+    return checked_initializer(value)
+
+
+def _inner(initializer: Initializer) -> Iterator[Initializer]:
+    """The initializers among the fields of one, and in the tuples among them."""
+    for field in fields(initializer) if is_dataclass(initializer) else ():
+        value = getattr(initializer, field.name)
+        yield from (one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, Initializer))
 
 
 @in_stream_environment
@@ -198,10 +221,10 @@ def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | No
 
     Raises
     ------
-    ValueError
-        If a tensor of this shape cannot be initialized so.
+    TypeError, ValueError
+        If it is no initializer or no shape, or a tensor of this shape cannot be initialized so.
     """
-    found = checked_initializer(initializer).moments(shape)
+    found = checked_initializer(initializer).moments(checked_shape(shape))
     return None if found is None else found.std
 
 
@@ -346,7 +369,9 @@ class TruncatedNormal(ElementwiseInitializer):
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
         if self.bounds not in ("sigma", "absolute"):
-            raise ValueError(f"bounds must be 'sigma' or 'absolute', got {self.bounds!r}")
+            raise ValueError(f"bounds must be 'sigma' or 'absolute', got {shown(self.bounds)}")
+        if not isinstance(self.correct_variance, bool):
+            raise TypeError(f"correct_variance must be a bool, got {shown(self.correct_variance)}")
         if self.bounds == "absolute" and self.std == 0 and not low <= self.mean <= high:
             raise ValueError(f"with std=0 the mean {self.mean} must lie in [{low}, {high}]")
         self.sampling()
@@ -444,18 +469,17 @@ class VarianceScaling(ElementwiseInitializer):
             raise ValueError(f"scale must be positive, got {scale}")
         object.__setattr__(self, "scale", scale)
         if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {shown(self.mode)}")
         if self.distribution not in DISTRIBUTIONS:
-            raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}; got {self.distribution!r}")
+            raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}; got {shown(self.distribution)}")
         # one spelling, hashable, for the caches; whether it fits a shape is for fans() to say
         if not isinstance(self.layout, (str, Axes)):
-            raise TypeError(f"layout must be a str or Axes, got {self.layout!r}")
+            raise TypeError(f"layout must be a str or Axes, got {shown(self.layout)}")
         if not isinstance(self.transposed, bool):
-            raise TypeError(f"transposed must be a bool, got {self.transposed!r}")
+            raise TypeError(f"transposed must be a bool, got {shown(self.transposed)}")
         object.__setattr__(self, "groups", integer("groups", self.groups))
         object.__setattr__(self, "blocks", integer("blocks", self.blocks))
-        read = integers if isinstance(self.stride, Iterable) else integer
-        object.__setattr__(self, "stride", read("stride", self.stride))
+        object.__setattr__(self, "stride", integer_or_integers("stride", self.stride))
 
     def fans(self, shape: tuple[int, ...]) -> Fans:
         """The fans of a tensor of this shape."""
@@ -470,7 +494,7 @@ class VarianceScaling(ElementwiseInitializer):
 
     def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
         if shape is None:
-            raise ValueError(f"{self!r} depends on the shape of the whole tensor: pass global_shape with start")
+            raise ValueError(f"{shown(self)} depends on the shape of the whole tensor: pass global_shape with start")
         found = self.fans(shape)
         fan: float | Fraction
         if self.mode == "fan_in":
@@ -480,8 +504,8 @@ class VarianceScaling(ElementwiseInitializer):
         elif self.mode == "fan_avg":
             fan = Fraction(found.fan_in + found.fan_out) / 2
         else:
-            fan = math.sqrt(found.fan_in * found.fan_out)
-        variance = self.scale / float(fan) if fan else 0.0  # a fan of 0 means a tensor of no elements
+            fan = math.sqrt(any_number(found.fan_in * found.fan_out, "a product of fans"))
+        variance = self.scale / any_number(fan, "a fan") if fan else 0.0  # a fan of 0 means a tensor of no elements
         if self.distribution == "uniform":
             limit = math.sqrt(3.0 * variance)
             return Sampling("uniform", low=-limit, high=limit) if limit else Sampling("constant")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from typing import Any, Final, SupportsIndex, overload
 
-from fastinit.checks import at_least, integer
+from fastinit.checks import any_integer, at_least, integer, shown
 
 __all__ = ["Key", "Keys", "canonical_name", "checked_key"]
 
@@ -35,7 +35,11 @@ def canonical_name(name: str) -> str:
 
     >>> canonical_name("module.encoder._orig_mod.weight")
     'encoder.weight'
+
+    Raises TypeError if it is no str.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a parameter must be a str, got {shown(name)}")
     kept = [component for component in name.split(".") if component not in WRAPPER_COMPONENTS]
     return ".".join(kept) if kept else name
 
@@ -47,9 +51,9 @@ def _encode(data: KeyData, what: str) -> bytes:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return b"b" + bytes(data)
     try:
-        number = integer(what, data)
+        number = any_integer(what, data)
     except TypeError:
-        raise TypeError(f"{what} must be an int, a str or bytes, not {type(data).__name__} ({data!r})") from None
+        raise TypeError(f"{what} must be an int, a str or bytes, not {type(data).__name__} ({shown(data)})") from None
     # two's complement, little-endian, with a byte for every eight bits and the sign's
     return b"i" + number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
 
@@ -137,8 +141,8 @@ class Key:
         if isinstance(value, Key):
             return value
         if isinstance(value, Integral) and not isinstance(value, bool):  # a tensor of one integer is none
-            return cls(integer("key", value))
-        raise TypeError(f"key must be a fastinit.Key or an int, not {type(value).__name__} ({value!r})")
+            return cls(any_integer("key", value))
+        raise TypeError(f"key must be a fastinit.Key or an int, not {type(value).__name__} ({shown(value)})")
 
     def fold_in(self, data: KeyData) -> Key:
         """The key of `data` under this key: the way to name a layer, a parameter, an expert, a step.

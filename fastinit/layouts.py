@@ -39,18 +39,32 @@ from fractions import Fraction
 from functools import lru_cache
 from math import prod
 
-from fastinit.checks import integer, integers
+from fastinit.checks import MOST_AXES, integer, integer_or_integers, integers, shown
 
 __all__ = ["Axes", "Fans", "fans"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fans:
-    """Exact fans of one weight: ints, save a ``fan_in`` that a stride makes fractional (`fractions.Fraction`)."""
+    """Exact fans of one weight: ints, save a ``fan_in`` that a stride makes fractional (`fractions.Fraction`).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is no such number, or negative.
+    """
 
     fan_in: int | Fraction
     fan_out: int | Fraction
     receptive_field_size: int
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | Fraction):
+                raise TypeError(f"{name} must be an int or a Fraction, got {shown(value)}")
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {shown(value)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +163,17 @@ def fans(
     Fans(fan_in=1, fan_out=768, receptive_field_size=1)
     """
     if not isinstance(layout, str | Axes):
-        raise TypeError(f"layout must be a str or Axes, got {layout!r}")
+        raise TypeError(f"layout must be a str or Axes, got {shown(layout)}")
     if not isinstance(transposed, bool):
-        raise TypeError(f"transposed must be a bool, got {transposed!r}")
-    if isinstance(shape, str) or not isinstance(shape, Iterable):
-        raise TypeError(f"shape must be an iterable of integers, got {shape!r}")
+        raise TypeError(f"transposed must be a bool, got {shown(transposed)}")
+    if not isinstance(shape, Iterable):
+        raise TypeError(f"shape must be an iterable of integers, got {shown(shape)}")
     return _fans(
-        integers("shape", shape),
+        integers("shape", shape, MOST_AXES),
         layout,
         integer("groups", groups),
         transposed,
-        integers("stride", stride) if isinstance(stride, Iterable) else integer("stride", stride),
+        integer_or_integers("stride", stride),
         integer("blocks", blocks),
     )
 
@@ -175,7 +189,7 @@ def _fans(
 ) -> Fans:
     """`fans` of arguments that are normalised, so that equal calls are equal keys."""
     if any(size < 0 for size in shape):
-        raise ValueError(f"the axes of shape must be >= 0, got {shape}")
+        raise ValueError(f"the axes of shape must be >= 0, got {shown(shape)}")
     if len(shape) < 2 and not isinstance(layout, Axes):
         raise ValueError(f"fans need a shape with an input and an output axis, got {shape}: {len(shape)}-d")
     roles = axis_roles(shape, layout)
@@ -187,12 +201,12 @@ def _fans(
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
     if any(step != 1 for step in given) and not (transposed and spatial):
-        raise ValueError(f"a stride needs transposed=True and spatial axes, got stride {stride} for {layout!r}")
+        raise ValueError(f"a stride needs transposed=True and spatial axes, got stride {stride} for {shown(layout)}")
     steps = given * spatial if isinstance(stride, int) else given
     if len(steps) != spatial:
         raise ValueError(f"stride must be one integer or {spatial}, one per spatial axis, got {stride}")
     if groups != 1 and "I" not in roles:
-        raise ValueError(f"groups must be 1, since {layout!r} has no input axis to split, got {groups}")
+        raise ValueError(f"groups must be 1, since {shown(layout)} has no input axis to split, got {groups}")
 
     if transposed:
         ins = _divided("input", ins, "groups", groups)
@@ -217,16 +231,16 @@ def _roles_by_letter(layout: str, shape: tuple[int, ...]) -> str:
     """The roles by a layout's letters."""
     match = re.fullmatch(r"([A-Z]*)(\.\.\.)?([A-Z]*)", layout)
     if match is None:
-        raise ValueError(f"layout must be capital letters with at most one '...', got {layout!r}")
+        raise ValueError(f"layout must be capital letters with at most one '...', got {shown(layout)}")
     before, dots, after = match.groups()
     letters = before + after
     named = "".join(sorted(set(letters) & set("IOMVD" if "V" in letters else "IOM")))
     if named not in _ROLES:
-        raise ValueError(f"layout must name its axes by I and O, by I and M, or by V and D, got {layout!r}")
+        raise ValueError(f"layout must name its axes by I and O, by I and M, or by V and D, got {shown(layout)}")
     missing = len(shape) - len(letters)
     if missing < 0 or (missing and not dots):
         wanted = f"at least {len(letters)}" if dots else f"{len(letters)}"
-        raise ValueError(f"layout {layout!r} needs {wanted} axes, got shape {shape}: {len(shape)}-d")
+        raise ValueError(f"layout {shown(layout)} needs {wanted} axes, got shape {shape}: {len(shape)}-d")
     roles = {"I": "I", "O": "O", "E": "E"} | _ROLES[named]
     return "".join(roles.get(letter, ".") for letter in before + "." * missing + after)
 

@@ -16,7 +16,7 @@ from fastinit.checks import at_least, finite_number, integer
 from fastinit.dtypes import DTYPES
 from fastinit.exact import same
 from fastinit.filling import fill, words
-from fastinit.initializers import Initializer, Moments, Normal, StructuredInitializer, checked_initializer
+from fastinit.initializers import Initializer, Moments, Normal, StructuredInitializer, checked_inner
 from fastinit.keys import Key
 from fastinit.layouts import Axes, axis_roles
 from fastinit.orthogonal import write_orthogonal
@@ -330,7 +330,7 @@ class ICNR(StructuredInitializer):
     order: str = "channel"
 
     def __post_init__(self) -> None:
-        checked_initializer(self.initializer)
+        checked_inner(self.initializer)
         object.__setattr__(self, "factor", at_least(1, "factor", self.factor))
         _check_layout(self.layout)
         if self.order not in ("channel", "subpixel"):

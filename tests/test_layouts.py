@@ -277,7 +277,7 @@ def test_what_is_no_integer_is_a_type_error(bad):
     ("args", "options", "message"),
     [
         ((5,), {}, r"shape must be an iterable of integers, got 5"),
-        (("57",), {}, r"shape must be an iterable of integers, got '57'"),
+        (("57",), {}, r"shape must be a sequence of integers, got '57'"),
         (((5, 7), None), {}, r"layout must be a str or Axes, got None"),
         (((5, 7), ("I", "O")), {}, r"layout must be a str or Axes, got \('I', 'O'\)"),
         (((5, 7),), {"transposed": 1}, r"transposed must be a bool, got 1"),

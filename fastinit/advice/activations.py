@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "ALIASES", "PRELU_SLOPE", "SLOPES", "activation_named", "derivative"]
+from fastinit.checks import any_number, finite_number, shown
+
+__all__ = [
+    "ACTIVATIONS",
+    "ALIASES",
+    "PRELU_SLOPE",
+    "SLOPES",
+    "activation_named",
+    "checked_parameters",
+    "derivative",
+    "evaluated",
+]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Activation = Callable[..., Any]
@@ -192,40 +205,105 @@ def activation_named(activation: str | Activation) -> tuple[str, Activation]:
     """
     if not isinstance(activation, str):
         if not callable(activation):
-            raise TypeError(f"activation must be a name or a function, not {activation!r}")
+            raise TypeError(f"activation must be a name or a function, not {shown(activation)}")
         return name_of(activation), activation
     name = ALIASES.get(activation, activation)
     if name not in ACTIVATIONS:
         known = sorted({*ACTIVATIONS, *ALIASES})
-        near = difflib.get_close_matches(activation.lower(), known, 3)
+        near = difflib.get_close_matches(activation[:64].lower(), known, 3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"activation must be one of {', '.join(known)}; got {activation!r}{hint}")
+        raise ValueError(f"activation must be one of {', '.join(known)}; got {shown(activation)}{hint}")
     return name, ACTIVATIONS[name]
 
 
 def name_of(function: Activation) -> str:
-    return getattr(function, "__name__", None) or repr(function)
+    name = getattr(function, "__name__", None)
+    return name if isinstance(name, str) and name else shown(function)
+
+
+def checked_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, float]:
+    """The parameters of an activation that is known by this standard name, as finite floats.
+
+    Raises
+    ------
+    TypeError
+        If it has no such parameter, or one is no number.
+    ValueError
+        If one is not finite.
+    """
+    function = ACTIVATIONS[name]
+    known = [] if isinstance(function, np.ufunc) else list(inspect.signature(function).parameters)[1:]
+    for parameter in parameters:
+        if parameter not in known:
+            raise TypeError(f"{name} has no parameter {parameter}; it has {', '.join(known) or 'none'}")
+    return {parameter: finite_number(value, parameter) for parameter, value in parameters.items()}
+
+
+def evaluated(function: Activation, what: str, z: Array, parameters: Mapping[str, Any]) -> Array:
+    """f(z) of an array as float64, of functions that take arrays and of those that take numbers only.
+
+    Raises
+    ------
+    TypeError
+        If the function returns no real numbers.
+    ValueError
+        If it changes the shape.
+    """
+    try:
+        values = _real_numbers(function(z.copy(), **parameters))
+    except (TypeError, ValueError):  # of math.tanh, or of an `if` on an array
+        values = None
+    if values is not None and values.shape == z.shape:
+        return values
+    if values is not None and values.ndim:
+        raise ValueError(f"{what} changes the shape: {z.shape} to {values.shape}")
+
+    def at(one: float) -> float:
+        try:
+            return any_number(function(one, **parameters), f"the value of {what} at {one:.6g}")
+        except OverflowError:  # of math.exp
+            return math.inf
+
+    found = np.array([at(one) for one in z.ravel().tolist()]).reshape(z.shape)
+    if values is not None and not ((found == values) | np.isnan(found)).all():
+        raise ValueError(f"{what} gives one number for an array, and others for the numbers in it")
+    return found
+
+
+def _real_numbers(values: Any) -> Array:
+    """An array of float64. Raises TypeError for complex numbers, texts and whatever else has no real numbers in it."""
+    found = np.asarray(values)
+    if found.dtype.kind == "O":
+        own = [any_number(one, "a value") for one in found.ravel().tolist()]
+        return np.array(own, dtype=float).reshape(found.shape)
+    if found.dtype.kind in "cSUmM":
+        raise TypeError(f"expected real numbers, got {found.dtype}")
+    return found.astype(float)
 
 
 # Steps to either side of a point, in units of the signal's size. Slopes that differ by more have a kink between them.
 STEP, KINK = 1e-6, 1e-3
 
 
-def derivative(activation: str | Activation) -> Activation:
+def derivative(
+    activation: str | Activation, parameters: Mapping[str, Any] = MappingProxyType({}), *, size: float | None = None
+) -> Activation:
     """The slope of an activation: exact of one that is known by name, else by differences, from the left at a kink.
 
-    The steps follow the root mean square of the array, so that the slopes of a vanishing signal are right, too.
+    The steps follow the root mean square of the array, or `size`, so that the slopes of a vanishing signal are right.
     """
     if isinstance(activation, str):
-        return SLOPES[activation_named(activation)[0]]
-    function = activation
+        name = activation_named(activation)[0]
+        return partial(SLOPES[name], **checked_parameters(name, parameters)) if parameters else SLOPES[name]
+    name, function = activation_named(activation)
 
     def at(z: Array) -> Array:
-        return np.asarray(function(z), dtype=float)
+        return evaluated(function, f"the activation {name}", z, parameters)
 
     def slope(z: Array) -> Array:
-        size = math.sqrt(float(np.mean(z * z))) if z.size else 1.0
-        step = STEP * np.maximum(size if 0.0 < size < math.inf else 1.0, np.abs(z))
+        z = np.asarray(z, dtype=float)
+        unit = size or (math.sqrt(float(np.mean(z * z))) if z.size else 1.0)
+        step = STEP * np.maximum(unit if 0.0 < unit < math.inf else 1.0, np.abs(z))
         middle = at(z)
         left, right = (middle - at(z - step)) / step, (at(z + step) - middle) / step
         kink = np.abs(right - left) > KINK * (np.abs(left) + np.abs(right) + 0.1)

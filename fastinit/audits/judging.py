@@ -233,7 +233,7 @@ def _backward(
 ) -> tuple[str, str, Measured | None]:
     responses = [math.inf if math.isnan(layer.response or 0.0) else layer.response or 0.0 for layer in layers]
     if not responses:
-        return "healthy", judged(variances, [1.0], [False])[1].replace(" and 1 backward", ""), None
+        return "healthy", judged(variances, [1.0], [False])[1], None
     up_to = list(itertools.accumulate(responses, max))
     if up_to[0] == 0:
         passed = next((number for number, response in enumerate(responses) if response > 0), 0)

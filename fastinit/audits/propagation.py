@@ -20,11 +20,12 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Final, SupportsIndex
 
 import numpy as np
 
-from fastinit.advice.activations import Activation, activation_named, derivative
+from fastinit.advice.activations import Activation, activation_named, checked_parameters, derivative, evaluated
 from fastinit.advice.gains import second_moment
 from fastinit.checks import at_least, integers
 from fastinit.filling import fill
@@ -105,6 +106,8 @@ class Propagation:
         The verdict in words.
     edges : tuple of float
         Of the bins of every layer's `histogram`: four times the size of the first layer's activations to either side.
+    negative_slope : float, optional
+        Of the activation, where it was given.
     """
 
     layers: tuple[Layer, ...]
@@ -113,6 +116,7 @@ class Propagation:
     verdict: str
     reason: str
     edges: tuple[float, ...] = ()
+    negative_slope: float | None = None
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -125,6 +129,7 @@ class Propagation:
         rows = [{f.name: finite(getattr(layer, f.name)) for f in fields(Layer)} for layer in self.layers]
         return {
             "activation": self.activation,
+            "negative_slope": self.negative_slope,
             "initializer": repr(self.initializer),
             "verdict": self.verdict,
             "reason": self.reason,
@@ -167,6 +172,7 @@ def propagate(
     *,
     key: Key,
     batch: SupportsIndex | Array = 256,
+    negative_slope: float | None = None,
 ) -> Propagation:
     """Runs a fully connected stack forward and backward and measures every layer.
 
@@ -184,6 +190,8 @@ def propagate(
         The stream of everything that is drawn.
     batch : int or array
         How many standard normal inputs, or the inputs themselves, (examples, widths[0]).
+    negative_slope : float, optional
+        Of ``"leaky_relu"`` and ``"prelu"``; by default 0.01 and 0.25.
 
     Returns
     -------
@@ -193,13 +201,19 @@ def propagate(
     ------
     TypeError, ValueError
         Widths or a batch that are no positive integers, inputs that do not fit or are not finite, an activation that is
-        unknown, gives NaN or changes the shape, an initializer that a layer's shape refuses.
+        unknown, gives NaN, changes the shape or has no negative slope, an initializer that a layer's shape refuses.
     """
     sizes = integers("widths", widths)
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"widths must be of the input and at least one layer, each at least 1; got {sizes}")
     checked_key(key)
     name, function = activation_named(activation)
+    parameters = {} if negative_slope is None else {"negative_slope": negative_slope}
+    if parameters:
+        if not isinstance(activation, str):
+            raise TypeError("negative_slope is for an activation that is given by its name")
+        parameters = checked_parameters(name, parameters)
+        function = partial(function, **parameters)
     inputs = _inputs(batch, sizes[0], key)
     shapes = list(itertools.pairwise(sizes))
 
@@ -209,14 +223,14 @@ def propagate(
 
     with np.errstate(all="ignore"):
         some = np.linspace(-3.0, 3.0, 2 * sizes[1]).reshape(2, sizes[1])
-        _checked(function(some), some, name)
-        slope = derivative(activation)
+        _after(function, some, name)
+        slope = derivative(activation, parameters)
         before, after, slopes, squares = [], [inputs], [], []
         for number in range(len(shapes)):
             own = weight(number)
             squares.append(_square(initializer, own))
             before.append(after[-1] @ own)
-            after.append(_checked(function(before[-1]), before[-1], name))
+            after.append(_after(function, before[-1], name))
             slopes.append(slope(before[-1]))
         gradients = [fill(np.empty((len(inputs), sizes[-1])), Normal(), key.fold_in("gradient")) * slopes[-1]]
         for number in range(len(shapes) - 1, 0, -1):
@@ -235,7 +249,9 @@ def propagate(
         [layer.gradient_variance for layer in layers],
         [layer.identical for layer in layers[:-1]] or [False],
     )
-    return Propagation(layers, name, initializer, verdict, reason, tuple(edges.tolist()))
+    return Propagation(
+        layers, name, initializer, verdict, reason, tuple(edges.tolist()), parameters.get("negative_slope")
+    )
 
 
 def _inputs(batch: SupportsIndex | Array, width: int, key: Key) -> Array:
@@ -250,10 +266,9 @@ def _inputs(batch: SupportsIndex | Array, width: int, key: Key) -> Array:
     return inputs
 
 
-def _checked(values: Any, given: Array, name: str) -> Array:
-    found: Array = np.asarray(values, dtype=float)
-    if found.shape != given.shape:
-        raise ValueError(f"the activation {name} changes the shape: {given.shape} to {found.shape}")
+def _after(function: Activation, given: Array, name: str) -> Array:
+    """The activations; the function may write into its argument."""
+    found = evaluated(function, f"the activation {name}", given, {})
     if np.isnan(found[np.isfinite(given)]).any():
         raise ValueError(f"the activation {name} gives NaN for a finite pre-activation")
     return found
@@ -336,7 +351,8 @@ def _histogram(values: Array, edges: Array) -> tuple[int, ...]:
 def judged(forward: Sequence[float], backward: Sequence[float], identical: Sequence[bool]) -> tuple[str, str]:
     """The verdict on the variances of a network's layers, forward and backward, in the order of the layers; and why.
 
-    Layers are counted from 1. Shared by everything that measures a network.
+    It compares both ends of the network with LIMIT, which the reason names. Layers are counted from 1. One backward
+    variance says nothing, and the reason leaves it out. Shared by everything that measures a network.
     """
     if any(identical):
         number = list(identical).index(True) + 1
@@ -349,12 +365,22 @@ def judged(forward: Sequence[float], backward: Sequence[float], identical: Seque
             return "exploding", f"the {what} overflow before they reach {where}"
         if last <= first / LIMIT:
             ratio = "0" if last == 0 else f"{last / first:.2g}"
-            return "vanishing", f"the variance of the {what} falls to {ratio} of its size on the way to {where}"
+            reason = f"the variance of the {what} falls to {ratio} of its size on the way to {where}"
+            return "vanishing", f"{reason} (limit 1/{LIMIT:g})"
         if last >= first * LIMIT:
-            return "exploding", f"the variance of the {what} grows by {last / first:.2g} on the way to {where}"
-    spread = (max(forward) / min(forward), max(backward) / min(backward))
-    return (
-        "healthy",
-        f"the variance stays within a factor of {spread[0]:.2g} forward and {spread[1]:.2g} backward through "
-        f"{len(forward)} layers",
-    )
+            reason = f"the variance of the {what} grows by {_plain(last / first)} on the way to {where}"
+            return "exploding", f"{reason} (limit {LIMIT:g})"
+    changes = f"{_change(forward)} forward" + (f" and {_change(backward)} backward" if len(backward) > 1 else "")
+    reason = f"from end to end the variance changes by a factor of {changes} through {len(forward)} layers"
+    return "healthy", f"{reason} (limit {LIMIT:g})"
+
+
+def _change(variances: Sequence[float]) -> str:
+    """The factor between both ends, at least 1."""
+    first, last = variances[0], variances[-1]
+    return _plain(max(first / last, last / first) if first != last else 1.0)
+
+
+def _plain(factor: float) -> str:
+    """Two digits, and no exponent where a person would write none."""
+    return f"{float(f'{factor:.2g}'):g}"

@@ -10,18 +10,25 @@ Normal(mean=0.0, std=0.02)
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from typing import Any, Final
 
 from fastinit import composites, initializers, structured
+from fastinit.checks import any_integer, shown
 from fastinit.exact import in_stream_environment
-from fastinit.initializers import Initializer
+from fastinit.initializers import MOST_NESTED, Initializer
 from fastinit.keys import Key
 from fastinit.layouts import Axes, Fans
 
 __all__ = ["CLASSES", "brief", "decoded", "encoded", "initializer_config", "initializer_from_config"]
+
+
+# Of lists and objects: a few for each initializer, which may be nested so often, and one for the fields within.
+DEPTH: Final = 3 * MOST_NESTED
+HEXADECIMAL: Final = re.compile("-?0x[0-9a-f]+")
 
 
 def _classes() -> Iterator[Any]:
@@ -37,6 +44,10 @@ CLASSES: Final[Mapping[str, Any]] = {kind.__name__: kind for kind in (Axes, Fans
 """What a configuration may hold, by name."""
 
 
+# Python reads and writes the decimals of an integer only up to a limit, which can be set as low as 640 digits.
+DECIMAL_BITS: Final = 2048
+
+
 def encoded(value: Any) -> Any:
     """A field's value as JSON holds it. Objects are told apart by their one special key."""
     if CLASSES.get(type(value).__name__) is type(value):
@@ -44,38 +55,54 @@ def encoded(value: Any) -> Any:
     if isinstance(value, Key):
         return {"key": list(value.words)}
     if isinstance(value, Fraction):
-        return {"fraction": [value.numerator, value.denominator]}
+        return {"fraction": [encoded(value.numerator), encoded(value.denominator)]}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": repr(value)}
+    if isinstance(value, int) and value.bit_length() > DECIMAL_BITS:
+        return {"integer": hex(value)}
     if isinstance(value, tuple):
         return [encoded(one) for one in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"{value!r} cannot be written to a record: {type(value).__name__} is no class of the library")
+    raise TypeError(f"{shown(value)} cannot be written to a record: {type(value).__name__} is no class of the library")
 
 
-def decoded(value: Any) -> Any:
-    """A value as :func:`encoded` wrote it. Raises ValueError for anything else."""
+def decoded(value: Any, depth: int = 0) -> Any:
+    """A value as :func:`encoded` wrote it. Raises TypeError or ValueError for anything else."""
+    if depth > DEPTH:
+        raise ValueError(f"a configuration is nested at most {DEPTH} levels deep, got more")
     if isinstance(value, list):
-        return tuple(decoded(one) for one in value)
+        return tuple(decoded(one, depth + 1) for one in value)
     if not isinstance(value, dict):
         return value
     match value:
         case {"class": name, **own}:
-            kind = CLASSES.get(name)
+            kind = CLASSES.get(name) if isinstance(name, str) else None
             if kind is None:
-                raise ValueError(f"unknown class {name!r}; the library has {', '.join(CLASSES)}")
-            unknown = sorted(set(own) - {field.name for field in fields(kind)})
+                raise ValueError(f"unknown class {shown(name)}; the library has {', '.join(CLASSES)}")
+            unknown = sorted(map(str, set(own) - {field.name for field in fields(kind)}))
             if unknown:
                 raise ValueError(f"{name} has no field {', '.join(unknown)}")
-            return kind(**{field: decoded(one) for field, one in own.items()})
-        case {"key": [*words], **others} if not others:
+            made = kind(**{field: decoded(one, depth + 1) for field, one in own.items()})
+            for field, one in own.items():  # a number may be an int or a float, but a truth value is no number
+                if isinstance(one, bool) != isinstance(getattr(made, field), bool):
+                    raise ValueError(f"{field} of {name} has the wrong type: {shown(one)}")
+            return made
+        case {"key": [_, _, _, _] as words, **others} if not others:
             return Key.from_words(*words)
-        case {"fraction": [int(numerator), int(denominator)], **others} if not others and denominator:
-            return Fraction(numerator, denominator)
+        case {"fraction": [numerator, denominator], **others} if not others:
+            return _fraction(decoded(numerator, depth + 1), decoded(denominator, depth + 1))
         case {"float": ("inf" | "-inf" | "nan") as text, **others} if not others:
             return float(text)
-    raise ValueError(f"expected a class, a key, a fraction or a float, got {value!r}")
+        case {"integer": str(text), **others} if not others and HEXADECIMAL.fullmatch(text):
+            return int(text, 16)
+    raise ValueError(f"expected a class, a key, a fraction, a float or an integer, got {shown(value)}")
+
+
+def _fraction(numerator: Any, denominator: Any) -> Fraction:
+    if any_integer("denominator", denominator) < 1:
+        raise ValueError(f"expected a fraction with a denominator of at least 1, got {shown(denominator)}")
+    return Fraction(any_integer("numerator", numerator), denominator)
 
 
 def initializer_config(initializer: Initializer) -> dict[str, Any]:
@@ -87,7 +114,7 @@ def initializer_config(initializer: Initializer) -> dict[str, Any]:
         If it, or one within it, is no initializer of the library.
     """
     if not isinstance(initializer, Initializer):
-        raise TypeError(f"initializer must be an Initializer, not {initializer!r}")
+        raise TypeError(f"initializer must be an Initializer, not {shown(initializer)}")
     config: dict[str, Any] = encoded(initializer)
     return config
 
@@ -98,15 +125,20 @@ def initializer_from_config(config: Mapping[str, Any]) -> Initializer:
 
     Raises
     ------
+    TypeError
+        If it is no mapping.
     ValueError
-        If the class is unknown or no initializer, or a field is unknown, missing or out of range.
+        If the class is unknown or no initializer, a field is unknown, missing, of the wrong type or out of range, or
+        initializers are nested more than 32 deep.
     """
+    if not isinstance(config, Mapping):
+        raise TypeError(f"config must be a dict as initializer_config gives it, not {shown(config)}")
     try:
         found = decoded(dict(config))
     except TypeError as problem:
-        raise ValueError(f"{config!r} describes no initializer: {problem}") from None
+        raise ValueError(f"{shown(config)} describes no initializer: {problem}") from None
     if not isinstance(found, Initializer):
-        raise ValueError(f"{config!r} describes no initializer")
+        raise ValueError(f"{shown(config)} describes no initializer")
     return found
 
 

@@ -7,13 +7,14 @@ which version of the stream it vouches for; a record of another version is refus
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from fastinit import checks
-from fastinit.checks import integers
+from fastinit.checks import any_number, checked_shape, shown, texts
 from fastinit.exact import in_stream_environment
+from fastinit.files import write_file
 from fastinit.initializers import Initializer
 from fastinit.keys import Key
 from fastinit.layouts import Fans
@@ -62,19 +63,29 @@ class Entry:
     other_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "other_names", tuple(self.other_names))
+        object.__setattr__(self, "other_names", texts("other_names", self.other_names))
         for what, kinds in (
             *(("name", str), ("rule", str), ("initializer", Initializer), ("key", Key), ("fans", (Fans, NONE))),
             *(("std", (float, int, NONE)), ("dtype", (str, NONE)), ("digest", (str, NONE))),
         ):
             value = getattr(self, what)
-            if not isinstance(value, kinds):
-                raise TypeError(f"{what} of an entry has the wrong type: {value!r}")
-        object.__setattr__(self, "shape", integers("shape", self.shape))
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise TypeError(f"{what} of an entry has the wrong type: {shown(value)}")
+        object.__setattr__(self, "shape", checked_shape(self.shape))
+        if self.std is not None:
+            object.__setattr__(self, "std", any_number(self.std, "std"))
+
+
+class _Places:
+    """Where a record has each name: kept with it, but no part of its value, which is what the fields hold."""
+
+    __slots__ = ("_places",)
+
+    _places: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Record(_Places):
     """How a model was filled: an entry for each parameter, in the model's order.
 
     Iterating gives the entries, ``record["name"]`` one of them, ``str(record)`` a table.
@@ -93,6 +104,8 @@ class Record:
 
     Raises
     ------
+    TypeError
+        If an attribute is of another type.
     ValueError
         If two entries have the same name, or the stream is of another version than this library's.
     """
@@ -104,17 +117,30 @@ class Record:
     stream_version: int = STREAM_VERSION
 
     def __post_init__(self) -> None:
-        if self.stream_version != STREAM_VERSION:
+        if type(self.stream_version) is not int or self.stream_version != STREAM_VERSION:
             raise ValueError(_other_version(self.stream_version))
         for what in ("recipe", "version"):
             if not isinstance(getattr(self, what), str):
-                raise TypeError(f"{what} of a record must be a str, got {getattr(self, what)!r}")
+                raise TypeError(f"{what} of a record must be a str, got {shown(getattr(self, what))}")
         object.__setattr__(self, "seed", checks.seed(self.seed))
+        if not isinstance(self.entries, Iterable) or isinstance(self.entries, Mapping):
+            raise TypeError(f"entries of a record must be a sequence of Entry, got {shown(self.entries)}")
         object.__setattr__(self, "entries", tuple(self.entries))
-        names = [entry.name for entry in self.entries]
-        if len(set(names)) < len(names):
-            twice = next(name for number, name in enumerate(names) if name in names[:number])
-            raise ValueError(f"two entries of a record have the same name {twice!r}")
+        self._index()
+
+    def _index(self) -> dict[str, int]:
+        """Where each name is; made once, also of a record that was copied or unpickled."""
+        try:
+            return self._places
+        except AttributeError:
+            places: dict[str, int] = {}
+        for number, entry in enumerate(self.entries):
+            if not isinstance(entry, Entry):
+                raise TypeError(f"entries of a record must be a sequence of Entry, got {shown(entry)} among them")
+            if places.setdefault(entry.name, number) != number:
+                raise ValueError(f"two entries of a record have the same name {shown(entry.name)}")
+        object.__setattr__(self, "_places", places)
+        return places
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -123,20 +149,27 @@ class Record:
         return len(self.entries)
 
     def __contains__(self, name: object) -> bool:
-        return any(entry.name == name for entry in self.entries)
+        return isinstance(name, str) and name in self._index()
 
     def __getitem__(self, name: str) -> Entry:
-        for entry in self.entries:
-            if entry.name == name:
-                return entry
-        raise KeyError(f"the record has no entry {name!r}")
+        if name not in self:
+            raise KeyError(f"the record has no entry {shown(name)}")
+        return self.entries[self._index()[name]]
 
     @in_stream_environment
     def to_json(self) -> str:
-        """The record as JSON (RFC 8259), equal records as equal text."""
+        """The record as JSON (RFC 8259), equal records as equal text.
+
+        A seed of more than 2048 bits is written in hexadecimal: ``{"integer": "0x..."}``.
+
+        Raises
+        ------
+        TypeError
+            If an initializer of an entry is none of the library's.
+        """
         import json  # not needed to fill a tensor
 
-        head = {name: getattr(self, name) for name in ("stream_version", "version", "seed", "recipe")}
+        head = {name: encoded(getattr(self, name)) for name in ("stream_version", "version", "seed", "recipe")}
         entries = [{f.name: encoded(getattr(entry, f.name)) for f in fields(Entry)} for entry in self.entries]
         return json.dumps({**head, "entries": entries}, indent=1, allow_nan=False)
 
@@ -148,29 +181,54 @@ class Record:
         Raises
         ------
         ValueError
-            If the text is no such JSON, has unknown or missing fields, classes that the library does not know, or is
-            of another stream version.
+            If the text is no such JSON: a name twice in an object, unknown or missing fields, a value of another type
+            than to_json writes (1.0 or true for an integer), numbers that are not finite, classes that the library
+            does not know, nesting beyond what it makes, or another stream version.
         """
         import json
 
+        if not isinstance(text, (str, bytes, bytearray)):
+            raise TypeError(f"text must be the JSON of a record, not {shown(text)}")
         try:
-            found = json.loads(text)
+            found = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
             if not isinstance(found, dict) or "stream_version" not in found:
                 raise ValueError("expected an object with a stream_version")
-            if found["stream_version"] == STREAM_VERSION:
-                _expect(found, {field.name for field in fields(cls)}, "a record")
-                for entry in found["entries"]:
-                    _expect(entry, {field.name for field in fields(Entry)}, "an entry")
-                read = ({name: decoded(value) for name, value in entry.items()} for entry in found["entries"])
-                return cls(**{**found, "entries": tuple(Entry(**own) for own in read)})
+            if type(found["stream_version"]) is int and found["stream_version"] == STREAM_VERSION:
+                return cls._read(found)
+        except RecursionError:
+            raise ValueError("not a record: its JSON is nested too deep") from None
         except (TypeError, ValueError) as problem:
             raise ValueError(f"not a record: {problem}") from None
         raise ValueError(_other_version(found["stream_version"]))
 
+    @classmethod
+    def _read(cls, found: dict[str, Any]) -> Record:
+        """The record that JSON holds. Raises TypeError or ValueError where to_json would not have written that."""
+        _expect(found, {field.name for field in fields(cls)}, "a record")
+        if not isinstance(found["entries"], list):
+            raise TypeError(f"entries of a record must be an array, got {shown(found['entries'])}")
+        entries = []
+        for own in found["entries"]:
+            _expect(own, {field.name for field in fields(Entry)}, "an entry")
+            entry = Entry(**{name: decoded(value) for name, value in own.items()})
+            for field in fields(Entry):
+                _same(own[field.name], encoded(getattr(entry, field.name)), f"{field.name} of an entry")
+            entries.append(entry)
+        read = cls(**{**found, "seed": decoded(found["seed"]), "entries": tuple(entries)})
+        _same(found["seed"], encoded(read.seed), "seed of a record")
+        return read
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the JSON to a file."""
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(self.to_json() + "\n")
+        """Writes the JSON to a file, whole or not at all: see :mod:`fastinit.files`.
+
+        Raises
+        ------
+        TypeError
+            If an initializer of an entry is none of the library's.
+        OSError
+            With the path, if it cannot be written.
+        """
+        write_file(path, self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Record:
@@ -188,17 +246,46 @@ class Record:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
         head = (
-            f"{len(self.entries)} parameters, recipe {self.recipe}, seed {self.seed!r}, stream v{self.stream_version}, "
+            f"{len(self.entries)} parameters, recipe {self.recipe}, seed {shown(self.seed)}, stream v{self.stream_version}, "
             f"fastinit {self.version}"
         )
         return "\n".join((head, *lines))
 
 
 def _other_version(found: Any) -> str:
-    return f"a record of stream version {found!r} cannot be used here: version {STREAM_VERSION} has other bytes"
+    return f"a record of stream version {shown(found)} cannot be used here: version {STREAM_VERSION} has other bytes"
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"an object has the name {shown(name)} twice")
+        found[name] = value
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _same(given: Any, written: Any, what: str) -> None:
+    """Raises ValueError where a value that was read is not what is written for it; 1 may stand for 1.0."""
+    if isinstance(written, dict) and isinstance(given, dict) and set(given) <= set(written):
+        for name in given:  # a field that a later version added has its default
+            _same(given[name], written[name], what)
+    elif isinstance(written, list) and isinstance(given, list) and len(given) == len(written):
+        for one, other in zip(given, written, strict=True):
+            _same(one, other, what)
+    elif isinstance(written, dict | list):
+        raise ValueError(f"{what} has the wrong form: expected {shown(written)}, got {shown(given)}")
+    else:
+        alike = type(given) is type(written) or (type(given) is int and type(written) is float)
+        if not alike or given != written:
+            raise ValueError(f"{what} has the wrong type: expected {shown(written)}, got {shown(given)}")
 
 
 def _expect(found: Any, names: set[str], what: str) -> None:
     if not isinstance(found, dict) or set(found) != names:
-        came = sorted(found) if isinstance(found, dict) else repr(found)
+        came = shown(sorted(found) if isinstance(found, dict) else found)
         raise ValueError(f"{what} has the fields {sorted(names)}, got {came}")

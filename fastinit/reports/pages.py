@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from fastinit.advice.recommending import recommend
 from fastinit.audits.propagation import LIMIT, Layer, Propagation
-from fastinit.files import replacing
+from fastinit.files import write_file
 from fastinit.initializers import Constant, Normal, TruncatedNormal, Uniform
 from fastinit.models.configs import brief
 from fastinit.presets import PRESETS
@@ -110,7 +110,8 @@ def write_page(
 ) -> None:
     """Writes one self-contained HTML page: the verdict, what to do about it, charts and all numbers.
 
-    A page that is there already is replaced when the new one is complete.
+    A page that is there already is replaced when the new one is complete; a device or a pipe is written to: see
+    :mod:`fastinit.files`.
 
     Parameters
     ----------
@@ -124,21 +125,21 @@ def write_page(
     Raises
     ------
     OSError
-        With the path, if its folder is missing or read-only, or it is a folder itself.
+        With the path, if its folder is missing or read-only, it is a folder itself, or it cannot be written.
     """
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(page(found, command=command, settings=settings))
+    write_file(path, page(found, command=command, settings=settings))
 
 
 def page(found: Propagation, *, command: str | None = None, settings: Mapping[str, object] | None = None) -> str:
     """The text of the page that :func:`write_page` writes."""
     widths = sorted({layer.width for layer in found.layers})
     size = f"width {widths[0]}" if len(widths) == 1 else f"widths {widths[0]} to {widths[-1]}"
-    title = f"{len(found)} layers of {size}, {found.activation}, {named(found.initializer)}"
+    initializer = named(found.initializer, found.negative_slope)
+    title = f"{len(found)} layers of {size}, {described(found)}, {initializer}"
     library = f"fastinit {_version()}, stream v{STREAM_VERSION}"
     made = {
-        "activation": found.activation,
-        "initializer": named(found.initializer),
+        "activation": described(found),
+        "initializer": initializer,
         **(settings or {}),
         "library": library,
     }
@@ -193,33 +194,43 @@ def page(found: Propagation, *, command: str | None = None, settings: Mapping[st
 """
 
 
-def named(initializer: Any) -> str:
-    """The preset that an initializer is, or how it is written."""
+def named(initializer: Any, negative_slope: float | None = None) -> str:
+    """The preset that an initializer is, or that it is for this negative slope, or how it is written."""
     preset = next((name for name, row in PRESETS.items() if row() == initializer), None)
+    for name, row in PRESETS.items():
+        if preset is None and negative_slope and row.takes_slope and row(negative_slope=negative_slope) == initializer:
+            preset = f"{name}(negative_slope={negative_slope:g})"
     # of a distribution all parameters, of what has ten fields those that are not the defaults
     return preset or (repr(initializer) if isinstance(initializer, DISTRIBUTIONS) else brief(initializer))
+
+
+def described(found: Any) -> str:
+    """The activation, with its negative slope where one was given."""
+    slope = getattr(found, "negative_slope", None)
+    return f"{found.activation}" if slope is None else f"{found.activation} of slope {slope:g}"
 
 
 def remedies(found: Propagation) -> list[str]:
     """What to do about a verdict, as sentences."""
     try:
-        better = recommend(found.activation)
+        better = recommend(found.activation, negative_slope=found.negative_slope)
     except ValueError:  # a function of the caller's, which has no name that could be looked up
         better = None
     if better is None:
         return [] if found.verdict == "healthy" else ["Pass the activation itself to fastinit.recommend for a scale."]
     same = better.initializer == found.initializer
+    activation, name = described(found), named(better.initializer, found.negative_slope)
     why = f"{better.reason[:1].upper()}{better.reason[1:]} ({better.source})."
     if found.verdict == "healthy":
         if same:
-            return [f"Nothing: this is what is recommended for {found.activation}. {why}"]
-        return [f"Nothing has to change. For {found.activation} in general: {named(better.initializer)}. {why}"]
+            return [f"Nothing: this is what is recommended for {activation}. {why}"]
+        return [f"Nothing has to change. For {activation} in general: {name}. {why}"]
     if same:
         return [
-            f"The weights already have the scale that {found.activation} asks for. {why}",
+            f"The weights already have the scale that {activation} asks for. {why}",
             "What is left comes from the depth: use fewer layers, residual branches, or normalization between layers.",
         ]
-    return [f"For {found.activation} use {named(better.initializer)}, on the command line --init auto. {why}"]
+    return [f"For {activation} use {name}, on the command line --init auto. {why}"]
 
 
 # Parts of the page

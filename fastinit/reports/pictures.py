@@ -5,6 +5,7 @@ No display, no pyplot and no global state of matplotlib: a picture can be drawn 
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -13,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fastinit.audits.propagation import LIMIT
-from fastinit.files import replacing
+from fastinit.files import write_file
 from fastinit.reports.charts import Curve, cropped, curves, decades, steps
-from fastinit.reports.pages import SIGNS, named
+from fastinit.reports.pages import SIGNS, described, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "picture_format"]
+__all__ = ["draw", "picture_bytes", "picture_format"]
 
 INK, SOFT, MEASURED, PREDICTED = "#1c2128", "#57606a", "#0b5cad", "#bc4c00"
 # Dark enough for white text, and as different in lightness as that allows.
@@ -70,7 +71,7 @@ def draw(found: Any, path: str | os.PathLike[str] | None = None, *, title: str |
     found : Propagation, or any object with layers
         Its layers have a `pre_variance` and a `gradient_variance`; it may have a `verdict` and a `reason`.
     path : path, optional
-        Where to write it, as its suffix says, ``.png`` or ``.svg``.
+        Where to write it, as its suffix says, ``.png`` or ``.svg``; whole or not at all, see :mod:`fastinit.files`.
     title : str, optional
         By default the depth, the widths, the activation and the initializer.
 
@@ -86,18 +87,17 @@ def draw(found: Any, path: str | os.PathLike[str] | None = None, *, title: str |
     ValueError
         If there are no layers, or the path's suffix is another one.
     OSError
-        With the path, if its folder is missing or read-only.
+        With the path, if its folder is missing or read-only, it is a folder itself, or it cannot be written.
     """
     kind = None if path is None else picture_format(path)
-    matplotlib = _matplotlib()
+    _matplotlib()
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     forward, backward = curves(found)
     histograms = [getattr(layer, "histogram", ()) for layer in found.layers]
     edges = getattr(found, "edges", ())
-    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
-    with matplotlib.rc_context(defaults | SETTINGS):
+    with _own_settings():
         whole = bool(edges) and all(histograms)
         spacing = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
         figure = Figure(figsize=(11.0, 8.6 if whole else 5.2), dpi=120, facecolor="white", layout=spacing)
@@ -108,20 +108,33 @@ def draw(found: Any, path: str | os.PathLike[str] | None = None, *, title: str |
             _variances(where, curve)
         if whole:
             _heat(figure, axes["heat"], forward.names, edges, histograms)
-        if path is not None:
-            with replacing(path) as temporary:
-                metadata = {"Date": None} if kind == "svg" else {}
-                figure.savefig(temporary, format=kind, metadata=metadata)
+    if path is not None and kind is not None:
+        write_file(path, picture_bytes(figure, kind))
     return figure
+
+
+def picture_bytes(figure: Figure, kind: str) -> bytes:
+    """A figure that :func:`draw` drew as the bytes of a file of the kind "png" or "svg"."""
+    file = io.BytesIO()
+    with _own_settings():
+        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else {})
+    return file.getvalue()
+
+
+def _own_settings() -> Any:
+    """A context in which matplotlib has its defaults and SETTINGS, whatever the caller has set."""
+    matplotlib = _matplotlib()
+    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
+    return matplotlib.rc_context(defaults | SETTINGS)
 
 
 def _title(found: Any) -> str:
     widths = sorted({getattr(layer, "width", None) or 0 for layer in found.layers})
     size = f"width {widths[0]}" if len(widths) == 1 else f"widths {widths[0]} to {widths[-1]}"
     parts = [f"{len(found.layers)} layers", *([f"of {size}"] if widths[0] else [])]
-    what = [" ".join(parts), getattr(found, "activation", None)]
+    what = [" ".join(parts), described(found) if getattr(found, "activation", None) else None]
     if getattr(found, "initializer", None) is not None:
-        what.append(named(found.initializer))
+        what.append(named(found.initializer, getattr(found, "negative_slope", None)))
     return ", ".join(str(part) for part in what if part)
 
 
@@ -138,7 +151,7 @@ def _verdict(axes: Any, found: Any, title: str) -> None:
     axes.add_patch(_rectangle((0, 0), 1, 1, color=colour, linewidth=0))
     word = f"{SIGNS.get(verdict, '')} {verdict.upper()}".strip()
     axes.text(0.012, 0.5, word, color="white", fontsize=17, fontweight="bold", va="center", parse_math=False)
-    reason = textwrap.fill(str(getattr(found, "reason", "")), 98)
+    reason = textwrap.fill(str(getattr(found, "reason", "")), 78)
     axes.text(0.235, 0.5, reason, color="white", fontsize=10.5, va="center", parse_math=False)
 
 

@@ -10,7 +10,6 @@ from html.parser import HTMLParser
 import pytest
 
 import fastinit
-from fastinit.files import replacing
 from fastinit.reports import charts
 from fastinit.reports.pages import named, page, remedies, write_page
 
@@ -269,14 +268,3 @@ def test_a_read_only_folder(tmp_path):
             write_page(stack("healthy"), tmp_path / "page.html")
     finally:
         tmp_path.chmod(0o700)
-
-
-def test_what_fails_leaves_the_old_file(tmp_path):
-    path = tmp_path / "page.html"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        with open(temporary, "w") as file:
-            file.write("half")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["page.html"]
