@@ -2,12 +2,15 @@
 
 import argparse
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+from fastinit.files import write_file
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -81,8 +84,10 @@ def save(figure: Any, path: str) -> None:
     if figure is None:
         print("no picture: matplotlib is not installed")
         return
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
     try:
-        figure.savefig(path, format="png")
+        write_file(path, picture.getvalue())
     except OSError as error:
         sys.exit(f"the picture cannot be written: {error}")
     print(f"picture: {path}")

@@ -30,8 +30,8 @@ from fastinit.advice.activations import activation_named, checked_parameters
 from fastinit.advice.recommending import LAYERS
 from fastinit.checks import shown
 from fastinit.files import Outlet
-from fastinit.presets import ALIASES, PRESETS
 from fastinit.models.configs import encoded
+from fastinit.presets import ALIASES, PRESETS
 from fastinit.reports.pages import named, remedies
 from fastinit.reports.pages import page as page_text
 

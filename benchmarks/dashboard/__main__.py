@@ -17,6 +17,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from fastinit.files import write_file
+
 from ..bench_summary import QUICK
 from . import page
 from .reading import read_race, read_site
@@ -85,7 +87,7 @@ def build(out: Path, race: Path) -> Path:
         asv("--config", str(file), "publish", "--no-pull", "--html-dir", str((out / "asv").resolve()))
     front = out / "index.html"
     site = read_site(out / "asv", settings.get("regressions_thresholds"))
-    front.write_text(page.page(record, site), encoding="utf-8")
+    write_file(front, page.page(record, site))
     return front
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import fastinit
+from fastinit.files import Outlet
 
 from .. import side_by_side
 from . import chart, report
@@ -162,22 +163,25 @@ def main(argv: list[str] | None = None) -> None:
         return
     sections = [options.section] if options.section else SETS[options.set or "race"]
     numbers = [i for i, row in enumerate(ROWS) if options.only in row.what and row.section in sections]
-    # what would fail at the end, after all the measuring, fails here
+    # what would fail at the end, after all the measuring, fails here or where the files are opened
     if not numbers:
         parser.error("no row has that name in these sections; --set all has every row")
     if options.chart and not any(ROWS[number].peer for number in numbers):
         parser.error("a chart needs contests, and only other rows are chosen")
-    record = json.loads(options.record.read_text()) if options.record else run(numbers, options.quick)
-    figures = [Figure.from_dict(one) for one in record["figures"]]
-    report.show(figures, record["heading"])
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(
-            "# The race\n\n" + report.markdown(figures, ["\n\n".join(record["heading"])]) + "\n"
+    with contextlib.ExitStack() as files:
+        paths = (options.json, options.markdown, options.chart)
+        outlets = [path and files.enter_context(Outlet(path)) for path in paths]
+        record = json.loads(options.record.read_text()) if options.record else run(numbers, options.quick)
+        figures = [Figure.from_dict(one) for one in record["figures"]]
+        report.show(figures, record["heading"])
+        texts = (
+            json.dumps(record, indent=1) + "\n",
+            "# The race\n\n" + report.markdown(figures, ["\n\n".join(record["heading"])]) + "\n",
+            chart.drawn(record) if options.chart else "",
         )
-    if options.chart:
-        options.chart.write_text(chart.drawn(record), encoding="utf-8")
+        for outlet, text in zip(outlets, texts, strict=True):
+            if outlet:
+                outlet.write(text)
 
 
 if __name__ == "__main__":
