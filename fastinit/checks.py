@@ -11,7 +11,7 @@ import reprlib
 from collections.abc import Iterable, Mapping, Set
 from itertools import islice
 from operator import index
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 __all__ = [
     "MOST_AXES",
@@ -24,9 +24,11 @@ __all__ = [
     "integer_or_integers",
     "integers",
     "seed",
+    "sequence_of",
     "shown",
-    "texts",
 ]
+
+Item = TypeVar("Item")
 
 # Beyond every size, index and count; Python writes longer ones in decimal only up to a limit (4300 digits by default).
 BITS: Final = 128
@@ -101,13 +103,17 @@ def integer_or_integers(name: str, value: Any) -> int | tuple[int, ...]:
     return integers(name, value) if several else integer(name, value)
 
 
-def texts(name: str, value: Any) -> tuple[str, ...]:
-    """An iterable of str, which is no str itself, as a tuple."""
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        found = tuple(value)
-        if all(isinstance(one, str) for one in found):
-            return found
-    raise TypeError(f"{name} must be a sequence of str, got {shown(value)}")
+def sequence_of(kind: type[Item], expected: str, value: Any) -> tuple[Item, ...]:
+    """An iterable of these as a tuple; a text is no sequence of texts, and a dict or a set none of anything."""
+    try:
+        ahead = iter(() if isinstance(value, NO_SEQUENCES) else value)
+    except TypeError:
+        raise TypeError(f"{expected}, got {shown(value)}") from None
+    found = tuple(ahead)
+    wrong = [value] if isinstance(value, NO_SEQUENCES) else [one for one in found if not isinstance(one, kind)]
+    if wrong:
+        raise TypeError(f"{expected}, got {shown(wrong[0])}")
+    return found
 
 
 def at_least(least: int, name: str, value: Any) -> int:

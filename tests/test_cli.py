@@ -5,6 +5,8 @@ import json
 import math
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -104,9 +106,6 @@ def test_a_path_that_the_encoding_does_not_have(command, tmp_path):
 
 @pytest.mark.parametrize(("setting", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
 def test_colour_is_for_terminals(setting, coloured, tmp_path):
-    import subprocess
-    import sys
-
     pty = pytest.importorskip("pty")
     reader, writer = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")} | setting
@@ -133,9 +132,6 @@ def test_colour_is_for_terminals(setting, coloured, tmp_path):
 
 def test_a_reader_that_goes_away(command, tmp_path):
     program = f"import os, sys\nreader, writer = os.pipe()\nos.close(reader)\nos.dup2(writer, 1)\n{PROGRAM}"
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-c", program, *CHECK, *RELU],
         capture_output=True,
@@ -219,8 +215,6 @@ def test_a_missing_folder_is_found_before_the_work(tmp_path, monkeypatch, capsys
 
 
 def test_a_picture_without_matplotlib_says_so_before_the_work(tmp_path, monkeypatch, capsys):
-    import sys
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(fastinit, "propagate", lambda *_, **__: pytest.fail("the work was done for nothing"))
@@ -288,11 +282,99 @@ def test_versions(command):
         assert word in done.stdout
 
 
-def test_it_runs_as_a_module(run_python, tmp_path):
-    program = "import runpy, sys; sys.argv[0] = 'fastinit'; runpy.run_module('fastinit.cli', run_name='__main__')"
-    done = run_python(program, "gain", "relu")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split()[:2] == ["forward", "1.414213562"]
+@pytest.mark.parametrize("arguments", [("gain", "relu"), ("gain", "rellu"), ("--help",), ("check", *RELU)])
+def test_it_runs_as_a_module(command, tmp_path, arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "fastinit", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    same = command(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (same.returncode, same.stdout, same.stderr)
+    assert done.returncode == (0 if arguments[-1] in ("relu", "--help") else 2)
+
+
+SLOPE = ("--negative-slope", "0.2")
+
+
+def test_a_negative_slope(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for init in ("he_normal", "kaiming_normal", "auto"):
+        assert main([*CHECK, "--activation", "leaky_relu", *SLOPE, "--init", init, "--json", "a.json"]) == 0
+        read = json.loads((tmp_path / "a.json").read_text())
+        own = fastinit.he_normal(negative_slope=0.2)
+        found = fastinit.propagate([16] * 7, "leaky_relu", own, key=fastinit.Key(0), batch=16, negative_slope=0.2)
+        assert (read["initializer"], read["negative_slope"]) == (repr(own), 0.2)
+        assert read["layers"][-1]["pre_variance"] == pytest.approx(found.layers[-1].pre_variance, rel=1e-6)
+        # half of E[a^2] is kept in full, half of it by 0.04
+        assert found.layers[1].predicted_variance == pytest.approx(found.layers[0].predicted_variance, rel=1e-3)
+        shown = capsys.readouterr().out
+        command_line = f"fastinit check --depth 6 --width 16 --activation leaky_relu --negative-slope 0.2 --init {init}"
+        page = (tmp_path / "fastinit-check.html").read_text()
+        for text in (shown, page):
+            assert f"{command_line} --batch 16" in text
+            assert "he_normal(negative_slope=0.2)" in text
+            assert "leaky_relu of slope 0.2" in text
+            assert "cut to 0.2 of its size" in " ".join(text.split())
+    assert main([*CHECK, "--activation", "prelu", *SLOPE, "--init", "glorot_normal", "--no-page"]) == 0
+    assert initializer_named("glorot_normal", "prelu", 0.2) == fastinit.glorot_normal()
+    capsys.readouterr()
+    for activation, slope, message in (
+        ("relu", "0.2", "relu has no parameter negative_slope"),
+        ("leaky_relu", "inf", "must be finite"),
+    ):
+        arguments = ("--activation", activation, "--negative-slope", slope, "--init", "auto", "--no-page")
+        assert main([*CHECK, *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_seeds_of_any_size(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = hex(16**5000 + 7)
+    assert main([*CHECK, *RELU, "--seed", text, "--json", "a.json"]) == 0
+    assert json.loads((tmp_path / "a.json").read_text())["seed"] == {"integer": text}
+    assert f"--seed {text} --batch" in capsys.readouterr().out
+    assert f"--seed {text} --batch" in (tmp_path / "fastinit-check.html").read_text()
+    for given, number in (("-12", -12), ("007", 7), ("0x10", 16), ("9" * 600, 10**600 - 1)):
+        assert main([*CHECK, *RELU, f"--seed={given}", "--no-page", "--json", "b.json"]) == 0
+        assert json.loads((tmp_path / "b.json").read_text())["seed"] == number
+    with pytest.raises(SystemExit):
+        main([*CHECK, *RELU, "--seed", "9" * 5000])
+    error = capsys.readouterr().err
+    assert "more than 4300 digits only in hexadecimal, 0x..." in error and len(error) < 2000
+
+
+@pytest.mark.parametrize("other", ["a.html", "./a.html", "link"])
+def test_two_names_of_one_file(other, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("a.html")
+    monkeypatch.setattr(fastinit, "propagate", lambda *_, **__: pytest.fail("the work was done for nothing"))
+    assert main([*CHECK, *RELU, "--page", "a.html", "--json", other]) == 2
+    assert "must be different files" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["link"]
+
+
+def test_the_verdict_and_its_limit_stand_together(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for init, verdict, limit in (("he_normal", "HEALTHY", "1000"), ("normal:1e-3", "VANISHING", "1/1000")):
+        assert main([*CHECK, "--activation", "relu", "--init", init]) == 0
+        after = capsys.readouterr().out.partition(f"{verdict}\n")[2].replace("\n", " ")
+        assert f"(limit {limit})" in after[:160]
+        page = (tmp_path / "fastinit-check.html").read_text()
+        assert f"(limit {limit})" in page.partition('<div class="verdict')[2].partition("</div>")[0]
+    assert main([*CHECK, "--activation", "relu", "--init", "normal:3", "--no-page"]) == 0
+    assert "(limit 1000)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_pipe_that_is_closed_is_an_error_of_its_file(command, tmp_path):
+    program = "import os, sys\nreader, writer = os.pipe()\nos.close(reader)\nsys.argv[-1] += str(writer)\n" + PROGRAM
+    done = subprocess.run(
+        [sys.executable, "-c", program, *CHECK, *RELU, "--no-page", "--json", "/dev/fd/"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "Broken pipe: '/dev/fd/" in done.stderr
 
 
 def test_help_names_every_option():

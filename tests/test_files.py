@@ -573,7 +573,8 @@ def test_the_command_writes_through_a_pipe(tmp_path, run_python):
     pipe = tmp_path / "numbers.json"
     os.mkfifo(pipe)
     thread, found = reads(pipe)
-    arguments = ["check", "--depth", "3", "--width", "8", "--activation", "relu", "--init", "he_normal", "--no-page", "--json"]
+    network = ["--depth", "3", "--width", "8", "--activation", "relu", "--init", "he_normal"]
+    arguments = ["check", *network, "--no-page", "--json"]
     done = run_python("import sys; from fastinit.cli import main; sys.exit(main())", *arguments, str(pipe))
     thread.join(30)
     assert (done.returncode, done.stderr) == (0, "")

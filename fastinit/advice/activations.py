@@ -278,7 +278,8 @@ def _real_numbers(values: Any) -> Array:
         return np.array(own, dtype=float).reshape(found.shape)
     if found.dtype.kind in "cSUmM":
         raise TypeError(f"expected real numbers, got {found.dtype}")
-    return found.astype(float)
+    real: Array = found.astype(float)
+    return real
 
 
 # Steps to either side of a point, in units of the signal's size. Slopes that differ by more have a kink between them.

@@ -36,8 +36,8 @@ NODES = 24
 # The integral of a panel is accepted when that of its halves agrees to this share of the whole, or after so many cuts.
 AGREEMENT = 1e-14
 CUTS = 60
-# Panels that disagree at one time. A kink is in one or two, a sine of 10,000 z in 20,000; noise would be in all, doubled
-# by every cut. So many are evaluated at once.
+# Panels that disagree at one time. A kink is in one or two, a sine of 10,000 z in 20,000; noise would be in all of
+# them, which every cut doubles. AT_ONCE of them are evaluated at once.
 MOST_OPEN, AT_ONCE = 2**15, 2**11
 
 
@@ -80,7 +80,7 @@ def gain(activation: str | Activation, **parameters: float) -> float:
     """
     name, function = activation_named(activation)
     if not isinstance(activation, str):
-        return _gain(function, f"the activation {name}", parameters)
+        return _gain(_at(function, name, parameters), f"the activation {name}")
     return _named(name, tuple(sorted(checked_parameters(name, parameters).items())))
 
 
@@ -95,7 +95,7 @@ def backward_gain(activation: str | Activation, **parameters: float) -> float:
     (2.0, 1.46741)
     """
     name, _ = activation_named(activation)
-    return _gain(derivative(activation, parameters, size=1.0), f"the slope of the activation {name}", {})
+    return _gain(derivative(activation, parameters, size=1.0), f"the slope of the activation {name}")
 
 
 @in_stream_environment
@@ -117,13 +117,17 @@ def _grid() -> tuple[Array, Array]:
 
 @lru_cache(maxsize=1024)
 def _named(name: str, parameters: tuple[tuple[str, float], ...]) -> float:
-    return _gain(activation_named(name)[1], f"the activation {name}", dict(parameters))
+    return _gain(_at(activation_named(name)[1], name, dict(parameters)), f"the activation {name}")
 
 
-def _gain(function: Activation, what: str, parameters: dict[str, Any]) -> float:
+def _at(function: Activation, name: str, parameters: dict[str, Any]) -> Callable[[Array], Array]:
+    return lambda z: evaluated(function, f"the activation {name}", z, parameters)
+
+
+def _gain(function: Callable[[Array], Array], what: str) -> float:
     def integrand(z: Array) -> Array:
         with np.errstate(all="ignore"):
-            values = evaluated(function, what, z, parameters)
+            values = function(z)
             if not np.isfinite(values).all():
                 where = z.ravel()[~np.isfinite(values).ravel()][0]
                 raise ValueError(f"{what} is not finite at {where:.6g}")
@@ -133,7 +137,7 @@ def _gain(function: Activation, what: str, parameters: dict[str, Any]) -> float:
             return weighted
 
     with np.errstate(all="ignore"):
-        _check_function(lambda z: evaluated(function, what, z, parameters), what)
+        _check_function(function, what)
     moment, outermost = _integral(integrand, what)
     if not moment > 0.0:
         raise ValueError(f"{what} is zero everywhere: no weights can make up for it")

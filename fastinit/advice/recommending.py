@@ -14,7 +14,7 @@ from typing import Any, Final, SupportsIndex
 
 from fastinit.advice.activations import PRELU_SLOPE, Activation, activation_named
 from fastinit.advice.gains import gain
-from fastinit.checks import at_least
+from fastinit.checks import at_least, shown
 from fastinit.exact import in_stream_environment
 from fastinit.initializers import Initializer, Normal, VarianceScaling
 from fastinit.presets import glorot_uniform, he_normal, lecun_normal
@@ -90,8 +90,8 @@ def recommend(
         If the activation is unknown (the error names the nearest ones) or gives NaN, the layer is none of these, or a
         residual layer has no depth.
     """
-    if layer not in LAYERS:
-        raise ValueError(f"layer must be one of {', '.join(LAYERS)}; got {layer!r}")
+    if not isinstance(layer, str) or layer not in LAYERS:
+        raise ValueError(f"layer must be one of {', '.join(LAYERS)}; got {shown(layer)}")
     if (depth is None) == (layer == "residual"):
         raise ValueError("a residual layer needs its depth, the number of branches, and no other layer has one")
     if layer == "recurrent":

@@ -22,6 +22,7 @@ from typing import Any, Final
 from fastinit import checks
 from fastinit.advice.activations import PRELU_SLOPE
 from fastinit.advice.recommending import recommend
+from fastinit.checks import sequence_of, shown
 from fastinit.composites import Blocks, ZeroRow
 from fastinit.exact import in_stream_environment
 from fastinit.initializers import (
@@ -239,9 +240,9 @@ def recipe_named(recipe: str | Recipe) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if not isinstance(recipe, str):
-        raise TypeError(f"recipe must be a name or a Recipe, not {recipe!r}")
+        raise TypeError(f"recipe must be a name or a Recipe, not {shown(recipe)}")
     if recipe not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, or a Recipe; got {recipe!r}")
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, or a Recipe; got {shown(recipe)}")
     return RECIPES[recipe]
 
 
@@ -259,7 +260,7 @@ def assigned(parameters: Iterable[Parameter], recipe: str | Recipe, seed: int | 
     """
     chosen, key = recipe_named(recipe), Key(checks.seed(seed))
     entries: dict[str, Entry] = {}
-    for parameter in parameters:
+    for parameter in sequence_of(Parameter, "parameters must be a sequence of Parameter", parameters):
         if parameter.name in entries:
             raise ValueError(f"two parameters have the same name {parameter.name!r}, without what wrappers add to it")
         try:

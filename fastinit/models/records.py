@@ -7,12 +7,12 @@ which version of the stream it vouches for; a record of another version is refus
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from fastinit import checks
-from fastinit.checks import any_number, checked_shape, shown, texts
+from fastinit.checks import any_number, checked_shape, sequence_of, shown
 from fastinit.exact import in_stream_environment
 from fastinit.files import write_file
 from fastinit.initializers import Initializer
@@ -63,7 +63,9 @@ class Entry:
     other_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "other_names", texts("other_names", self.other_names))
+        object.__setattr__(
+            self, "other_names", sequence_of(str, "other_names must be a sequence of str", self.other_names)
+        )
         for what, kinds in (
             *(("name", str), ("rule", str), ("initializer", Initializer), ("key", Key), ("fans", (Fans, NONE))),
             *(("std", (float, int, NONE)), ("dtype", (str, NONE)), ("digest", (str, NONE))),
@@ -123,9 +125,8 @@ class Record(_Places):
             if not isinstance(getattr(self, what), str):
                 raise TypeError(f"{what} of a record must be a str, got {shown(getattr(self, what))}")
         object.__setattr__(self, "seed", checks.seed(self.seed))
-        if not isinstance(self.entries, Iterable) or isinstance(self.entries, Mapping):
-            raise TypeError(f"entries of a record must be a sequence of Entry, got {shown(self.entries)}")
-        object.__setattr__(self, "entries", tuple(self.entries))
+        entries = sequence_of(Entry, "entries of a record must be a sequence of Entry", self.entries)
+        object.__setattr__(self, "entries", entries)
         self._index()
 
     def _index(self) -> dict[str, int]:
@@ -135,8 +136,6 @@ class Record(_Places):
         except AttributeError:
             places: dict[str, int] = {}
         for number, entry in enumerate(self.entries):
-            if not isinstance(entry, Entry):
-                raise TypeError(f"entries of a record must be a sequence of Entry, got {shown(entry)} among them")
             if places.setdefault(entry.name, number) != number:
                 raise ValueError(f"two entries of a record have the same name {shown(entry.name)}")
         object.__setattr__(self, "_places", places)
@@ -246,8 +245,8 @@ class Record(_Places):
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
         head = (
-            f"{len(self.entries)} parameters, recipe {self.recipe}, seed {shown(self.seed)}, stream v{self.stream_version}, "
-            f"fastinit {self.version}"
+            f"{len(self.entries)} parameters, recipe {self.recipe}, seed {shown(self.seed)}, "
+            f"stream v{self.stream_version}, fastinit {self.version}"
         )
         return "\n".join((head, *lines))
 

@@ -19,12 +19,22 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Any, Final
 
-from fastinit.checks import integers
+from fastinit.checks import (
+    at_least,
+    checked_shape,
+    finite_number,
+    integer,
+    integer_or_integers,
+    sequence_of,
+    shown,
+)
 from fastinit.initializers import Initializer
 from fastinit.keys import canonical_name
 from fastinit.layouts import Axes, Fans, fans
 
 __all__ = ["GATES", "Parameter", "Recipe", "Rule", "UnmatchedParameter", "gates_of"]
+
+NONE: Final = type(None)
 
 GATES: Final = {
     "RNN": 1,
@@ -97,11 +107,28 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise TypeError(f"the name of a parameter must be a str that is not empty, got {self.name!r}")
+            raise TypeError(f"the name of a parameter must be a str that is not empty, got {shown(self.name)}")
         object.__setattr__(self, "name", canonical_name(self.name))
-        object.__setattr__(self, "shape", integers("shape", self.shape))
-        object.__setattr__(self, "types", (self.types,) if isinstance(self.types, str) else tuple(self.types))
+        object.__setattr__(self, "shape", checked_shape(self.shape))
+        types = (self.types,) if isinstance(self.types, str) else self.types
+        object.__setattr__(self, "types", sequence_of(str, "types of a parameter must be a sequence of str", types))
+        names = sequence_of(str, "other_names of a parameter must be a sequence of str", self.other_names)
+        object.__setattr__(self, "other_names", names)
+        for what, kinds in (("role", str), ("layout", (str, Axes, NONE)), ("activation", (str, NONE))):
+            if not isinstance(getattr(self, what), kinds):
+                raise TypeError(f"{what} of a parameter has the wrong type: {shown(getattr(self, what))}")
+        for what in ("transposed", "tied"):
+            if not isinstance(getattr(self, what), bool):
+                raise TypeError(f"{what} of a parameter must be a bool, got {shown(getattr(self, what))}")
         object.__setattr__(self, "role", self.role or self.name.rpartition(".")[2])
+        object.__setattr__(self, "groups", integer("groups", self.groups))
+        object.__setattr__(self, "blocks", integer("blocks", self.blocks))
+        object.__setattr__(self, "stride", integer_or_integers("stride", self.stride))
+        object.__setattr__(self, "negative_slope", finite_number(self.negative_slope, "negative_slope"))
+        if self.weight_shape is not None:
+            object.__setattr__(self, "weight_shape", checked_shape(self.weight_shape, "weight_shape"))
+        if self.zero_row is not None:
+            object.__setattr__(self, "zero_row", at_least(0, "zero_row", self.zero_row))
 
     @property
     def geometry(self) -> dict[str, Any]:
@@ -163,11 +190,11 @@ class Rule:
     def __post_init__(self) -> None:
         for what in ("types", "name", "title"):
             if not isinstance(getattr(self, what), str):
-                raise TypeError(f"{what} of a rule must be a str, got {getattr(self, what)!r}")
+                raise TypeError(f"{what} of a rule must be a str, got {shown(getattr(self, what))}")
         if not isinstance(self.initializer, Initializer) and not callable(self.initializer):
             raise TypeError(
                 f"the initializer of a rule must be an Initializer or a function of a Parameter, got "
-                f"{self.initializer!r}"
+                f"{shown(self.initializer)}"
             )
         object.__setattr__(self, "title", self.title or f"{self.types}: {self.name}")
 
@@ -198,7 +225,7 @@ class Rule:
         found = self.initializer(parameter)
         if found is not None and not isinstance(found, Initializer):
             raise TypeError(
-                f"rule {self.title!r} must give an Initializer or None for {parameter.name!r}, got {found!r}"
+                f"rule {self.title!r} must give an Initializer or None for {parameter.name!r}, got {shown(found)}"
             )
         return found
 
@@ -221,16 +248,16 @@ class Recipe:
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", tuple(self.rules))
+        object.__setattr__(self, "rules", sequence_of(Rule, "a recipe is made of rules", self.rules))
+        if not isinstance(self.name, str):
+            raise TypeError(f"the name of a recipe must be a str, got {shown(self.name)}")
         first: dict[Any, Rule] = {}
         for rule in self.rules:
-            if not isinstance(rule, Rule):
-                raise TypeError(f"a recipe is made of rules, got {rule!r}")
             before = first.setdefault(rule.selector, rule)
             if before.is_final and before.initializer != rule.initializer:
                 raise ValueError(
                     f"two rules for types {rule.types!r} and name {rule.name!r} contradict each other: "
-                    f"{before.initializer!r} and {rule.initializer!r}"
+                    f"{shown(before.initializer)} and {shown(rule.initializer)}"
                 )
 
     def with_rules(self, *rules: Rule, name: str = "custom") -> Recipe:
@@ -272,5 +299,5 @@ class Recipe:
                 if found not in (None, initializer):
                     raise ValueError(
                         f"the rule for exactly {exact.name!r} comes after {rule.title!r}, which fills it with "
-                        f"{initializer!r}, not {found!r}: put the exact rule first"
+                        f"{shown(initializer)}, not {shown(found)}: put the exact rule first"
                     )

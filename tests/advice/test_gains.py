@@ -1,12 +1,14 @@
 """Gains against mpmath's quadrature, closed forms, and what the errors say."""
 
 import math
+import random
+import time
 
 import mpmath
 import numpy as np
 import pytest
 
-from fastinit import gain
+from fastinit import backward_gain, gain
 from fastinit.advice.activations import ACTIVATIONS, ALIASES
 
 # The figures that issue trackers and papers quote, to their five decimals.
@@ -159,6 +161,82 @@ def test_the_gain_scales_with_the_function(scale):
 def test_bad_activations(activation, message):
     with pytest.raises(ValueError, match=message):
         gain(activation)
+
+
+GENERATOR = np.random.default_rng(0)
+
+
+def noise(z):
+    return GENERATOR.normal(size=np.shape(z))
+
+
+def softmax(z):
+    powers = np.exp(z - np.max(z, axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("measure", [gain, backward_gain])
+@pytest.mark.parametrize(
+    ("activation", "error", "message"),
+    [
+        (lambda z: z + 0.1 * noise(z), ValueError, "is no function of z alone: it gives other values when"),
+        (lambda z: z * (noise(z) > -1), ValueError, "is no function of z alone"),  # dropout
+        (lambda z: z + 1e-6 * noise(z), ValueError, "is no function of z"),
+        (lambda z: math.tanh(z) + random.gauss(0, 1e-5), ValueError, "is no function of z"),
+        (lambda z: np.sin(1e9 * z), ValueError, "changes too fast with z"),
+        (lambda z: np.modf(np.sin(z * 12.9898) * 43758.5453)[0], ValueError, "changes too fast with z"),
+        (softmax, ValueError, "is no function of z alone"),
+        (lambda z: z - np.mean(z, axis=0) if np.ndim(z) else z, ValueError, "is no function of z alone"),
+        (np.sum, ValueError, "gives one number for an array, and others|is no function of z alone"),
+        (lambda z: z[:, :3] if np.ndim(z) else z, ValueError, "changes the shape"),
+        (lambda z: np.ones(3), ValueError, "changes the shape"),
+        (lambda z: z + 1j, TypeError, "must be a number, not complex"),
+        (lambda z: None, TypeError, "must be a number, not NoneType"),
+        (lambda z: "1.0", TypeError, "must be a number, not str"),
+        (lambda z: object(), TypeError, "must be a number, not object"),
+        (lambda z: np.exp(z * z), ValueError, "infinite"),
+        (lambda z: math.exp(z**4), ValueError, "is not finite at -1"),
+        (lambda z: 10**400 if z > 0 else 1, ValueError, "range of float64|not finite"),
+    ],
+)
+def test_what_has_no_gain_is_said_in_little_time_and_memory(measure, activation, error, message):
+    begin = time.process_time()
+    with pytest.raises(error, match=message):
+        measure(activation)
+    assert time.process_time() - begin < 5
+
+
+def test_what_has_one_has_it_still():
+    assert gain(lambda z: np.sin(1e4 * z)) == pytest.approx(math.sqrt(2), rel=1e-10)
+    assert gain(lambda z: np.rint(z).astype(int)) == pytest.approx(0.960768927696, rel=1e-10)
+    assert gain(lambda z: z > 0.5) == pytest.approx((0.5 * math.erfc(0.5 / math.sqrt(2))) ** -0.5, rel=1e-10)
+    grid = np.linspace(-8, 8, 2**22 + 1)
+    density = np.exp(-grid * grid / 2) / math.sqrt(2 * math.pi)
+    exact = (np.sum((np.round(grid * 256) / 256) ** 2 * density) * (grid[1] - grid[0])) ** -0.5
+    assert gain(lambda z: np.round(z * 256) / 256) == pytest.approx(exact, rel=1e-6)  # thousands of jumps
+    assert gain(np.frompyfunc(math.tanh, 1, 1)) == pytest.approx(gain("tanh"), rel=1e-13)
+
+
+@pytest.mark.parametrize("name", ["relu", "hardtanh", "tanh", "gelu", "silu", "leaky_relu"])
+def test_the_slopes_of_functions_are_those_of_the_names(name):
+    function = ACTIVATIONS[name]
+    assert backward_gain(function) == pytest.approx(backward_gain(name), rel=1e-5)
+    assert backward_gain(math.tanh) == pytest.approx(backward_gain("tanh"), rel=1e-6)
+    assert backward_gain(lambda z, size: size * z, size=4.0) == pytest.approx(0.25, rel=1e-6)
+
+
+def test_bad_arguments_backward():
+    with pytest.raises(TypeError, match="a name or a function, not 5"):
+        backward_gain(5)
+    with pytest.raises(TypeError, match="relu has no parameter negative_slope; it has none"):
+        backward_gain("relu", negative_slope=0.1)
+    for measure in (gain, backward_gain):
+        with pytest.raises(TypeError, match="negative_slope must be a number, not str"):
+            measure("leaky_relu", negative_slope="0.1")
+        with pytest.raises(TypeError, match="negative_slope must be a number, not list"):
+            measure("leaky_relu", negative_slope=[0.1])
+        with pytest.raises(ValueError, match="negative_slope must be within the range of float64"):
+            measure("leaky_relu", negative_slope=10**5000)
 
 
 def test_bad_arguments():

@@ -1,8 +1,12 @@
 """Records: JSON there and back, other versions refused, digests that depend on the bytes alone."""
 
+import copy
 import hashlib
 import json
 import math
+import pickle
+import sys
+import time
 from dataclasses import fields, replace
 from fractions import Fraction
 
@@ -37,6 +41,7 @@ from fastinit import (
     initializer_config,
     initializer_from_config,
 )
+from fastinit.checks import shown
 from fastinit.models.configs import CLASSES
 from fastinit.models.digests import CHUNK
 
@@ -204,7 +209,7 @@ def changed_entry(**own):
     return json.dumps(found | {"entries": [found["entries"][0] | own]})
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 2, "1", None, 1.0, True])
 def test_another_stream_version_is_refused(version):
     with pytest.raises(ValueError, match=f"stream version {version!r} cannot be used here: version 1"):
         Record.from_json(changed(stream_version=version, unknown="fields of the future"))
@@ -217,12 +222,25 @@ def test_another_stream_version_is_refused(version):
     [
         ("", "not a record: Expecting value"),
         ("[]", "not a record: expected an object with a stream_version"),
+        ("[" * 100_000, "not a record: its JSON is nested too deep"),
+        ('{"a":' * 100_000, "not a record: its JSON is nested too deep"),
+        ('{"stream_version": 1, "seed": 1, "seed": 2}', "an object has the name 'seed' twice"),
+        ('{"stream_version": 1, "seed": {"a": 1, "a": 2}}', "an object has the name 'a' twice"),
+        ('{"stream_version": NaN}', "NaN is no JSON"),
+        ('{"stream_version": -Infinity}', "-Infinity is no JSON"),
         ("{}", "not a record: expected an object with a stream_version"),
         ('{"stream_version": 1}', "a record has the fields .*entries"),
         (changed(more=1), "a record has the fields .*more"),
         (changed(entries=[{"name": "a"}]), "an entry has the fields"),
         (changed(entries=[1]), "an entry has the fields .* got 1"),
         (changed(entries=3), "not a record"),
+        (changed(entries={}), "entries of a record must be an array, got {}"),
+        (changed(entries=""), "entries of a record must be an array"),
+        (changed(entries=None), "entries of a record must be an array"),
+        (changed(seed={"float": "inf"}), "seed: expected an integer, got inf"),
+        (changed(seed={"integer": "0x10"}), "seed of a record has the wrong"),
+        (changed(seed={"integer": "ff"}), "expected a class, a key, a fraction, a float or an integer"),
+        (changed(seed=[1]), "seed: expected an integer"),
         (changed(seed=1.5), "seed: expected an integer, got 1.5"),
         (changed(seed=True), "seed: expected an integer"),
         (changed(recipe=None), "recipe of a record must be a str"),
@@ -233,18 +251,148 @@ def test_another_stream_version_is_refused(version):
         (changed_entry(initializer={"class": "Axes"}), "initializer of an entry"),
         (changed_entry(key=[1, 2, 3, 4]), "key of an entry"),
         (changed_entry(key={"key": [1, 2, 3, 2**32]}), "must be in"),
-        (changed_entry(key={"key": [1]}), "not a record"),
+        (changed_entry(key={"key": [1]}), "not a record: expected a class"),
         (changed_entry(shape=["3"]), "shape: expected an integer"),
         (changed_entry(name=3), "name of an entry"),
         (changed_entry(fans=[1, 2]), "fans of an entry"),
         (changed_entry(std="1"), "std of an entry"),
         (changed_entry(dtype=1), "dtype of an entry"),
         (changed_entry(digest=[1]), "digest of an entry"),
+        (changed_entry(shape=[3.0, 4]), "shape: expected an integer, got 3.0"),
+        (changed_entry(shape=[True, 4]), "shape: expected an integer, got True"),
+        (changed_entry(shape=3), "shape of an entry has the wrong form"),
+        (changed_entry(shape="34"), "shape must be a sequence of integers"),
+        (changed_entry(shape={"key": [1, 2, 3, 4]}), "shape: expected an integer"),
+        (changed_entry(std=True), "std of an entry has the wrong type"),
+        (changed_entry(name=None), "name of an entry has the wrong type"),
+        (changed_entry(other_names="ab"), "other_names must be a sequence of str"),
+        (changed_entry(other_names=[1]), "other_names must be a sequence of str"),
+        (changed_entry(key={"key": [1.0, 2, 3, 4]}), "k0: expected an integer, got 1.0"),
+        (changed_entry(key={"key": [1, 2]}), "expected a class, a key"),
+        (changed_entry(key={"key": [True, 2, 3, 4]}), "k0: expected an integer, got True"),
+        (
+            changed_entry(fans={"class": "Fans", "fan_in": "3", "fan_out": 4, "receptive_field_size": 1}),
+            "fan_in must be",
+        ),
+        (changed_entry(fans={"class": "Fans", "fan_in": True, "fan_out": 4, "receptive_field_size": 1}), "fan_in"),
+        (changed_entry(fans={"class": "Fans", "fan_in": -3, "fan_out": 4, "receptive_field_size": 1}), "at least 0"),
+        (changed_entry(initializer={"class": "Normal", "mean": 0.0, "std": True}), "std of Normal has the wrong type"),
+        (changed_entry(initializer={"class": "Normal", "mean": 0.0, "std": "1"}), "std must be a number"),
+        (changed_entry(initializer={"class": "Orthogonal", "gain": 1.0, "column_axis": 0.0}), "expected an integer"),
+        (changed_entry(initializer={"class": "TruncatedNormal", "correct_variance": 1}), "correct_variance"),
+        (changed_entry(initializer={"class": "Sparse", "sparsity": {"fraction": [1, 0]}}), "denominator of at least 1"),
+        (changed_entry(initializer={"class": "Sparse", "sparsity": {"fraction": [2, 6]}}), "wrong type"),
+        (changed_entry(initializer={"class": "Constant", "value": {"float": "1.0"}}), "expected a class"),
+        (changed(seed=1).replace('"seed": 1', '"seed": 1e999'), "seed: expected an integer, got inf"),
     ],
 )
 def test_bad_records(text, message):
     with pytest.raises(ValueError, match=message):
         Record.from_json(text)
+
+
+def test_what_other_writers_of_json_do_with_numbers_is_understood():
+    found = json.loads(a_record().to_json())
+    for entry in found["entries"]:  # a writer that knows one kind of numbers
+        own = entry["initializer"]
+        entry["initializer"] = {
+            name: int(v) if type(v) is float and str(v).endswith(".0") and v else v for name, v in own.items()
+        }
+    found = dict(sorted(found.items()))
+    assert Record.from_json(json.dumps(found, separators=(",", ":"))) == a_record()
+    assert Record.from_json(a_record().to_json().encode()) == a_record()
+
+
+@pytest.mark.parametrize("seed", [10**5000, -(10**5000), 2**2048, 2**2048 - 1, -1, 0], ids=shown)
+def test_seeds_of_any_size(seed, tmp_path):
+    record = a_record(seed=seed)
+    record.save(tmp_path / "record.json")
+    assert Record.load(tmp_path / "record.json") == record
+    assert Record.from_json(record.to_json()).seed == seed
+    assert "4300" not in str(record)
+    big = abs(seed) >= 2**2048
+    assert json.loads(record.to_json())["seed"] == ({"integer": hex(seed)} if big else seed)
+    share = Sparse(Fraction(1, 10**5000))
+    assert initializer_from_config(json.loads(json.dumps(initializer_config(share)))) == share
+
+
+def nested(depth, wrap=lambda inner: ZeroRow(inner, 0)):
+    found = Normal()
+    for _ in range(depth - 1):
+        found = wrap(found)
+    return found
+
+
+WRAPS = {
+    "ZeroRow": lambda inner: ZeroRow(inner, 0),
+    "Blocks": lambda inner: Blocks(inner, 2),
+    "tuple": lambda inner: Blocks((inner,)),
+    "shared": lambda inner: Blocks((inner, inner)),
+    "ICNR": lambda inner: ICNR(inner, 1),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPS)
+def test_initializers_are_nested_at_most_32_deep(kind):
+    wrap = WRAPS[kind]
+    deepest = nested(8 if kind == "shared" else 32, wrap)
+    for again in (
+        initializer_from_config(json.loads(json.dumps(initializer_config(deepest)))),
+        pickle.loads(pickle.dumps(deepest)),
+        copy.deepcopy(deepest),
+    ):
+        assert again == deepest and hash(again) == hash(deepest) and repr(again) == repr(deepest)
+    if kind in ("ZeroRow", "tuple"):
+        shape = (3, 4)
+        deepest.check(shape)
+        fastinit.fill(np.empty(shape, np.float32), deepest, Key(0))
+    for depth in (33, 1000):
+        with pytest.raises(ValueError, match="initializers are nested at most 32 deep, got more"):
+            nested(depth, wrap)
+
+
+def test_configurations_nested_deeper_than_any_initializer():
+    config, value = initializer_config(Normal()), 0
+    for _ in range(sys.getrecursionlimit()):
+        config = {"class": "ZeroRow", "initializer": config, "row": 0}
+        value = [value]
+    for bad in (config, {"class": "VarianceScaling", "stride": value}, {"class": "Axes", "in_axis": value}):
+        with pytest.raises(ValueError, match="nested at most"):
+            initializer_from_config(bad)
+    text = '{"class":"ZeroRow","row":0,"initializer":' * 900 + '{"class":"Normal"}' + "}" * 900
+    entry = json.dumps({f.name: None for f in fields(Entry)}).replace('"initializer": null', f'"initializer": {text}')
+    head = '{"stream_version": 1, "version": "0", "seed": 0, "recipe": "r", "entries": ['
+    with pytest.raises(ValueError, match=r"not a record: .*nested"):
+        Record.from_json(f"{head}{entry}]}}")
+
+
+def test_a_record_of_many_entries():
+    """Twenty thousand names are checked, found and read in time that is linear in them."""
+    entries = [an_entry(name=f"layers.{number}.weight") for number in range(20_000)]
+    begin = time.process_time()
+    record = Record(entries, 0, "auto", "0.1.0")
+    assert all(record[entry.name] is entry and entry.name in record for entry in entries)
+    assert "layers.20000.weight" not in record
+    with pytest.raises(ValueError, match=r"same name 'layers\.19999\.weight'"):
+        Record([*entries, entries[-1]], 0, "auto", "0.1.0")
+    assert time.process_time() - begin < 3  # 20 s where each looks at all others
+
+
+def test_the_index_of_a_record_is_no_part_of_it():
+    record = a_record()
+    again = [pickle.loads(pickle.dumps(record)), copy.copy(record), copy.deepcopy(record), replace(record)]
+    for one in (*again, Record.from_json(record.to_json())):
+        assert one == record and hash(one) == hash(record) and repr(one) == repr(record)
+        assert one["p3"] == record["p3"] and "p99" not in one
+        assert {field.name for field in fields(one)} == {"entries", "seed", "recipe", "version", "stream_version"}
+    assert "_places" not in repr(record) and not hasattr(record, "__dict__")
+    assert len(pickle.dumps(record)) == len(pickle.dumps(a_record()))
+    shorter = replace(record, entries=record.entries[1:])
+    assert "p0" not in shorter and shorter["p3"] == record["p3"]
+    for other in (3, None, ["p0"], ("p0",)):
+        assert other not in record
+        with pytest.raises(KeyError):
+            record[other]
 
 
 def test_two_entries_of_one_name_are_refused():

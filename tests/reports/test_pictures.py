@@ -62,6 +62,20 @@ def test_every_verdict_is_drawn(stacks, tmp_path, name, suffix):
 
 
 @needs_matplotlib
+@pytest.mark.parametrize("name", ["healthy", "vanishing", "exploding"])
+def test_the_reason_lies_within_the_verdict_and_names_the_limit(stacks, name):
+    figure = draw(stacks[name])
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    word, reason = axes.texts
+    assert "(limit 1" in reason.get_text()
+    box = axes.get_window_extent()
+    left, right = word.get_window_extent(), reason.get_window_extent()
+    assert box.x0 < left.x0 < left.x1 < right.x0 < right.x1 < box.x1
+    assert box.y0 <= right.y0 < right.y1 <= box.y1
+
+
+@needs_matplotlib
 def test_every_layer_is_a_point(stacks):
     for name, marked in (("healthy", ""), ("symmetric", "measured: zero"), ("overflow", "measured: overflow")):
         axes = draw(stacks[name]).axes[1]

@@ -1,0 +1,227 @@
+"""What a caller may give: integers, sequences of them, and values of any kind in what an error says."""
+
+import array
+import itertools
+import math
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import fastinit
+from fastinit import Blocks, Key, Normal, Parameter, Recipe, Rule, ZeroRow
+from fastinit.checks import checked_shape, integer, integer_or_integers, integers, sequence_of, shown
+
+HUGE = 10**5000
+
+
+class Mute:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+class Deaf:
+    """Whose type has the name of another."""
+
+    def __repr__(self):
+        return "deaf"
+
+
+Deaf.__name__ = "int"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (3, "3"),
+        (True, "True"),
+        ("a", "'a'"),
+        (2**70, "1180591620717411303424"),
+        (HUGE, "an integer of 16610 bits"),
+        (-HUGE, "an integer of 16610 bits"),
+        ((1, HUGE), "(1, an integer of 16610 bits)"),
+        ({"a": [HUGE]}, "{'a': [an integer of 16610 bits]}"),
+        (Fraction(HUGE, 3), "<Fraction>"),
+        (Mute(), "<Mute>"),
+        ([Mute()], "<list>"),
+        (Deaf(), "<int>"),
+        (Normal(), "Normal(mean=0.0, std=1.0)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_value_can_be_shown(value, text):
+    assert shown(value) == text
+
+
+def test_what_is_shown_is_short():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in ("x" * 10**6, b"x" * 10**6, list(range(10**6)), {i: i for i in range(10**5)}, np.zeros(10**6), deep):
+        assert len(shown(value)) < 1000
+
+
+def test_integers_of_any_kind():
+    for value in (3, np.int8(3), np.uint64(3), np.array(3)):
+        assert integer("n", value) == 3 and type(integer("n", value)) is int
+        assert integers("n", value) == (3,) and integer_or_integers("n", value) == 3
+    for value in (
+        [3, 4],
+        (3, 4),
+        range(3, 5),
+        iter([3, 4]),
+        np.array([3, 4]),
+        array.array("b", [3, 4]),
+        {0: 3, 1: 4}.values(),
+    ):
+        assert integers("n", value) == (3, 4)
+    assert integer_or_integers("n", [3]) == (3,)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "34",
+            b"34",
+            bytearray(b"34"),
+            memoryview(b"34"),
+            {3: 4},
+            {3, 4},
+            frozenset({3}),
+            {3: 4}.keys(),
+            [3.0],
+            [True],
+        ),
+        *(
+            np.array([3.0]),
+            np.array([True]),
+            np.array([[3, 4]]),
+            np.array(True),
+            np.bool_(True),
+            [None],
+            None,
+            3.0,
+            "3",
+        ),
+        *([b"3"], object(), Mute(), [Mute()], 1j, Fraction(3), math.nan),
+    ],
+    ids=shown,
+)
+def test_what_is_no_integer_and_no_sequence_of_them(value):
+    for read in (
+        *(lambda value: integers("n", value), checked_shape, fastinit.fans),
+        lambda value: fastinit.fans((3, 3, 4, 4), transposed=True, stride=value),
+        fastinit.Axes,
+        lambda value: fastinit.VarianceScaling(stride=value),
+        lambda value: fastinit.propagate(value, "relu", Normal(), key=Key(0)),
+        lambda value: Parameter("a", value),
+        lambda value: fastinit.Entry("a", value, "r", Normal(), Key(0)),
+        lambda value: fastinit.expected_std(Normal(), value),
+    ):
+        with pytest.raises(TypeError, match=r"expected an integer|must be a sequence of integers|iterable of integers"):
+            read(value)
+
+
+def test_sequences_without_an_end():
+    for value in (itertools.count(), itertools.repeat(2)):
+        with pytest.raises(ValueError, match="must be at most 64 integers, got more"):
+            checked_shape(value)
+        with pytest.raises(ValueError, match="must be at most 1048576 integers, got more"):
+            integers("widths", value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda n: fastinit.fans((n, 3)),
+        lambda n: fastinit.fans((3, 4), groups=n),
+        lambda n: fastinit.fans((3, 4), fastinit.Axes(n)),
+        lambda n: Blocks(Normal(), n),
+        lambda n: Blocks(Normal(), 2, n),
+        lambda n: ZeroRow(Normal(), n),
+        lambda n: fastinit.Orthogonal(column_axis=n),
+        fastinit.Dirac,
+        lambda n: fastinit.VarianceScaling(blocks=n),
+        lambda n: fastinit.gain("leaky_relu", negative_slope=n),
+        lambda n: fastinit.backward_gain("leaky_relu", negative_slope=n),
+        lambda n: fastinit.recommend("leaky_relu", negative_slope=n),
+        lambda n: fastinit.recommend("relu", "residual", depth=n),
+        fastinit.Normal,
+        fastinit.Constant,
+        lambda n: fastinit.expected_std(fastinit.he_normal(), (n, 3)),
+        lambda n: fastinit.expected_std(fastinit.he_normal(), (10**30,) * 20),
+        lambda n: fastinit.expected_std(fastinit.VarianceScaling(mode="fan_geo_avg"), (10**30,) * 20),
+        lambda n: fastinit.words(Key(0), n, 1),
+        lambda n: Key.from_words(n, 0),
+        lambda n: Key(0).split(n),
+        lambda n: fastinit.digest(b"", num_threads=n),
+        lambda n: Parameter("a", (2,), zero_row=n),
+        lambda n: fastinit.propagate([4, n], "relu", Normal(), key=Key(0)),
+    ],
+)
+def test_integers_that_are_too_large(call):
+    for value in (HUGE, -HUGE):
+        with pytest.raises(ValueError, match=r"of 16610 bits|within the range of float64") as caught:
+            call(value)
+        assert "4300" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (fastinit.backward_gain, "activation must be a name or a function, not"),
+        (fastinit.gain, "activation must be a name or a function, not"),
+        (fastinit.canonical_name, "the name of a parameter must be a str, got"),
+        (Recipe, "a recipe is made of rules, got"),
+        (lambda value: Recipe([value]), "a recipe is made of rules, got"),
+        (lambda value: Rule(value, "a", Normal()), "types of a rule must be a str, got"),
+        (lambda value: Rule("a", "a", value), "the initializer of a rule must be an Initializer or a function"),
+        (lambda value: fastinit.assigned(value, "auto", 0), "parameters must be a sequence of Parameter, got"),
+        (lambda value: fastinit.assigned([value], "auto", 0), "parameters must be a sequence of Parameter, got"),
+        (lambda value: fastinit.assigned([], value, 0), "recipe must be a name or a Recipe, not"),
+        (lambda value: Parameter("a", (2,), types=value), "types of a parameter must be a sequence of str, got"),
+        (lambda value: Parameter("a", (2,), other_names=value), "other_names of a parameter must be a sequence of str"),
+        (lambda value: fastinit.expected_std(value, (2,)), "initializer must be an Initializer"),
+        (lambda value: fastinit.Record(value, 0, "r", "0"), "entries of a record must be a sequence of Entry, got"),
+        (lambda value: fastinit.Record([value], 0, "r", "0"), "entries of a record must be a sequence of Entry, got"),
+        (lambda value: fastinit.Record([], 0, value, "0"), "recipe of a record must be a str, got"),
+        (fastinit.Record.from_json, "text must be the JSON of a record, not"),
+        (fastinit.initializer_config, "initializer must be an Initializer, not"),
+        (fastinit.initializer_from_config, "config must be a dict as initializer_config gives it, not"),
+        (
+            lambda value: Key.of(value) if type(value) is not int else Key.of(None),
+            "key must be a fastinit.Key or an int",
+        ),
+        (lambda value: fastinit.he_normal(layout=value), "layout must be a str or Axes, got"),
+        (lambda value: fastinit.TruncatedNormal(correct_variance=value), "correct_variance must be a bool, got"),
+    ],
+)
+def test_what_is_of_another_type(call, message):
+    for value in (5, HUGE, Mute(), object()):
+        with pytest.raises(TypeError, match=message) as caught:
+            call(value)
+        assert len(str(caught.value)) < 400
+
+
+def test_an_error_of_an_iterator_is_its_own():
+    def rules():
+        yield Rule("a", "a", Normal())
+        raise TypeError("of the caller")
+
+    with pytest.raises(TypeError, match="of the caller"):
+        Recipe(rules())
+    assert sequence_of(int, "numbers", iter([1, 2])) == (1, 2)
+
+
+def test_the_limit_of_python_may_be_lower():
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(640)
+    try:
+        with pytest.raises(ValueError, match="an integer of 2326 bits"):
+            fastinit.fans((10**700, 3))
+        record = fastinit.Record([], 10**700, "r", "0")
+        assert fastinit.Record.from_json(record.to_json()) == record
+    finally:
+        sys.set_int_max_str_digits(before)
