@@ -210,7 +210,7 @@ def checked_inner(value: Any) -> Initializer:
 
 def _inner(initializer: Initializer) -> Iterator[Initializer]:
     """The initializers among the fields of one, and in the tuples among them."""
-    names = [field.name for field in fields(initializer)] if is_dataclass(initializer) else []
+    names: list[str] = [field.name for field in fields(initializer)] if is_dataclass(initializer) else []
     for value in (getattr(initializer, name) for name in names):
         yield from (one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, Initializer))
 

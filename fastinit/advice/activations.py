@@ -278,7 +278,7 @@ def _real_numbers(values: Any) -> Array:
         return np.array(own, dtype=float).reshape(found.shape)
     if found.dtype.kind in "cSUmM":
         raise TypeError(f"expected real numbers, got {found.dtype}")
-    real: Array = found.astype(float)
+    real: Array = np.array(found, dtype=float)
     return real
 
 
@@ -308,6 +308,7 @@ def derivative(
         middle = at(z)
         left, right = (middle - at(z - step)) / step, (at(z + step) - middle) / step
         kink = np.abs(right - left) > KINK * (np.abs(left) + np.abs(right) + 0.1)
-        return np.where(kink, left, 0.5 * (left + right))
+        found: Array = np.where(kink, left, 0.5 * (left + right))
+        return found
 
     return slope
