@@ -22,13 +22,14 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "numba", "scipy", "ml_dtype
 
 # Each floor imports from floors below it only; what stands side by side does not see each other.
 HEART = [
-    {"_core", "checks", "coefficients", "truncation", "threads", "files"},
+    {"_core", "checks", "coefficients", "truncation", "threads", "files", "installation"},
     {"dtypes", "layouts", "keys"},
     {"buffers", "sampling"},
     {"targets", "shards", "initializers"},
     {"filling"},
-    {"presets", "orthogonal", "composites"},
+    {"householder", "composites"},
     {"structured"},
+    {"presets"},
 ]
 FLOORS = [
     *HEART,

@@ -76,6 +76,11 @@ out.reshape(-1)
 first: float = fastinit.sample(key, 0, fastinit.Normal(std=0.02))
 parts: tuple[fastinit.Key, ...] = key.split(3)
 fan: fastinit.Fans = fastinit.fans((3, 4))
+leaky: fastinit.VarianceScaling = fastinit.kaiming_uniform(negative_slope=0.1, layout="OI...", groups=2)
+deconvolution = fastinit.lecun_normal(transposed=True, stride=(2, 2), blocks=1)
+row: fastinit.Preset = fastinit.PRESETS["he_normal"]
+row(layout="OI").fans((3, 4))
+fastinit.fill(out, fastinit.orthogonal(2.0, column_axis=0), key)
 """
 MISTAKES = {
     'fastinit.Normal("wide")\n': "Normal",
@@ -83,6 +88,12 @@ MISTAKES = {
     "fastinit.fill(out, fastinit.Normal, key)\n": "fill",
     "fastinit.fill(out, fastinit.Normal(), 0)\n": "fill",
     "fastinit.nothing\n": "no attribute",
+    'fastinit.he_normal(layuot="OI")\n': "layuot",
+    'fastinit.PRESETS["he_normal"](layuot="OI")\n': "layuot",
+    "fastinit.xavier_uniform(negative_slope=0.1)\n": "negative_slope",
+    "fastinit.glorot_normal(layout=1)\n": "layout",
+    "fastinit.fill(out, fastinit.he_normal, key)\n": "fill",
+    "fastinit.orthogonal(axis=0)\n": "axis",
 }
 
 
