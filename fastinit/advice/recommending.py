@@ -46,6 +46,15 @@ class Recommendation:
     gain : float
         What it multiplies the standard deviation 1 / sqrt(fan) by; of an orthogonal matrix, the matrix.
     reason, source : str
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> advice = fastinit.recommend("relu", layout="OI")
+    >>> advice.initializer == fastinit.he_normal(layout="OI")
+    True
+    >>> print(advice.source)
+    K. He et al., "Delving deep into rectifiers", 2015
     """
 
     initializer: Initializer
@@ -87,6 +96,14 @@ def recommend(
     TypeError, ValueError
         If the activation is unknown (the error names the nearest ones) or gives NaN, the layer is none of these, or a
         residual layer has no depth.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.recommend("relu").initializer == fastinit.he_normal()
+    True
+    >>> fastinit.recommend("gelu", "residual", depth=24, layout="OI").initializer.distribution
+    'normal'
     """
     if layer not in LAYERS:
         raise ValueError(f"layer must be one of {', '.join(LAYERS)}; got {layer!r}")
