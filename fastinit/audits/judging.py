@@ -54,6 +54,13 @@ class Finding:
         See :mod:`fastinit.audits`.
     message, remedy : str
         What was observed and expected; what to do about it.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> finding = fastinit.Finding("head.weight", "constant", "all 12 values are 0.0", "initialize_(model)")
+    >>> print(finding.name, finding.kind)
+    head.weight constant
     """
 
     name: str
@@ -77,6 +84,15 @@ class Audit:
     verdict : {"healthy", "vanishing", "exploding", "symmetric", "not run"}
     reason : str
         The verdict in words.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> from fastinit.extending import Held, judge_parameters
+    >>> weight = Held(fastinit.Parameter("head.weight", (4, 3), ("Linear",)), np.full((4, 3), 0.5))
+    >>> found = fastinit.Audit(judge_parameters([weight]))
+    >>> found.ok, [finding.kind for finding in found.findings]
+    (False, ['constant'])
     """
 
     findings: tuple[Finding, ...]
