@@ -276,6 +276,13 @@ def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: 
     Notes
     -----
     J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> key = fastinit.Key.from_words(0, 0)
+    >>> [hex(word) for word in fastinit.words(key, 0, 4)]  # the first block of Philox4x32-10, key 0, counter 0
+    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
     checked_key(key)
     first, size = integer("start", start), integer("count", count)
@@ -308,6 +315,14 @@ def sample(
     ------
     TypeError, ValueError
         As :func:`fill`; structured initializers have no elements of their own.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> key, initializer = fastinit.Key(0), fastinit.Normal(std=0.02)
+    >>> values = fastinit.fill(np.empty(1000, np.float32), initializer, key)
+    >>> fastinit.sample(key, 999, initializer) == float(values[999])
+    True
     """
     found = dtype_named(dtype)
     if not isinstance(initializer, ElementwiseInitializer):
