@@ -65,6 +65,16 @@ class Initializer:
 
     There are two kinds: an :class:`ElementwiseInitializer` says what each element is drawn from, and a
     :class:`StructuredInitializer` makes a tensor whose elements depend on each other. Equal ones are interchangeable.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> isinstance(fastinit.he_normal(), fastinit.Initializer), isinstance(fastinit.Orthogonal(), fastinit.Initializer)
+    (True, True)
+    >>> fastinit.he_normal().check((3,))
+    Traceback (most recent call last):
+        ...
+    ValueError: fans need a shape with an input and an output axis, got (3,): 1-d
     """
 
     __slots__ = ()
@@ -89,7 +99,20 @@ class Initializer:
 
 
 class ElementwiseInitializer(Initializer):
-    """An initializer whose elements are independent draws from one distribution. Subclasses say which: `sampling`."""
+    """An initializer whose elements are independent draws from one distribution. Subclasses say which: `sampling`.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import fastinit
+    >>> @dataclass(frozen=True)
+    ... class Doubled(fastinit.ElementwiseInitializer):
+    ...     std: float
+    ...     def sampling(self, shape=None):
+    ...         return fastinit.Sampling("normal", std=2 * self.std)
+    >>> fastinit.expected_std(Doubled(0.5), (3, 4))
+    1.0
+    """
 
     __slots__ = ()
 
@@ -129,7 +152,25 @@ def plan(initializer: ElementwiseInitializer, shape: tuple[int, ...] | None, dty
 
 
 class Part(NamedTuple):
-    """A box of a tensor that is initialized as a tensor of its own: a shard of it needs no more than its own memory."""
+    """A box of a tensor that is initialized as a tensor of its own: a shard of it needs no more than its own memory.
+
+    Parameters
+    ----------
+    offsets, shape : tuple of int
+        Where the box starts in the tensor, and its shape.
+    initializer : Initializer
+        What the box is filled with.
+    key_data : int, str, bytes or None
+        What is folded into the tensor's key; None for the key itself.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> for part in fastinit.Blocks(fastinit.Orthogonal(), 2).parts((8, 4)):
+    ...     print(part.offsets, part.shape, part.key_data)
+    (0, 0) (4, 4) 0
+    (4, 0) (4, 4) 1
+    """
 
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
@@ -142,6 +183,22 @@ class StructuredInitializer(Initializer):
     """An initializer of a whole tensor, whose elements depend on each other; see :mod:`fastinit.structured`.
 
     Subclasses say which shapes they take (`check_shape`), how far their values reach, and write the tensor.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np, fastinit
+    >>> @dataclass(frozen=True)
+    ... class Counting(fastinit.StructuredInitializer):
+    ...     def check_shape(self, shape):
+    ...         if len(shape) != 1:
+    ...             raise ValueError(f"counting needs 1 axis, got shape {shape}")
+    ...     def reach(self, shape, dtype="float32"):
+    ...         return float(max(shape))
+    ...     def write(self, out, key, num_threads, target):
+    ...         out[...] = range(len(out))
+    >>> fastinit.fill(np.empty(4), Counting(), fastinit.Key(0))
+    array([0., 1., 2., 3.])
     """
 
     __slots__ = ()
@@ -183,6 +240,14 @@ def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | No
     ------
     ValueError
         If a tensor of this shape cannot be initialized so.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.expected_std(fastinit.he_normal(layout="OI"), (64, 128))  # sqrt(2 / 128)
+    0.125
+    >>> fastinit.expected_std(fastinit.Sparse(0.9), (64, 128)) is None
+    True
     """
     found = checked_initializer(initializer).moments(shape)
     return None if found is None else found.std
@@ -192,12 +257,23 @@ def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | No
 class Constant(ElementwiseInitializer):
     """Every element is `value`, rounded to the dtype; infinities, NaN and -0.0 where the dtype has them.
 
+    Parameters
+    ----------
+    value : float
+        Any number.
+
     Raises
     ------
     TypeError
         If value is no number.
     ValueError
         When filling, if the dtype has no such value: a finite one that overflows, or an infinity in float8_e4m3fn.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> fastinit.fill(np.empty(3), fastinit.Constant(0.5), fastinit.Key(0))
+    array([0.5, 0.5, 0.5])
     """
 
     value: float
@@ -220,12 +296,34 @@ class Constant(ElementwiseInitializer):
 
 
 def Zeros() -> Constant:
-    """Every element is 0."""
+    """Every element is 0.
+
+    Returns
+    -------
+    Constant
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.Zeros()
+    Constant(value=0.0)
+    """
     return Constant(0.0)
 
 
 def Ones() -> Constant:
-    """Every element is 1."""
+    """Every element is 1.
+
+    Returns
+    -------
+    Constant
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.Ones()
+    Constant(value=1.0)
+    """
     return Constant(1.0)
 
 
@@ -246,6 +344,13 @@ class Uniform(ElementwiseInitializer):
     ValueError
         If low or high is not finite or low >= high; when filling, if the interval leaves the dtype's range or
         holds none of its values.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> values = fastinit.fill(np.empty(1000, np.float32), fastinit.Uniform(-0.5, 0.25), fastinit.Key(0))
+    >>> bool(values.min() >= -0.5), bool(values.max() < 0.25)
+    (True, True)
     """
 
     low: float = 0.0
@@ -281,6 +386,13 @@ class Normal(ElementwiseInitializer):
     Notes
     -----
     G. E. P. Box and M. E. Muller, "A note on the generation of random normal deviates", 1958.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> values = fastinit.fill(np.empty(100_000, np.float32), fastinit.Normal(std=0.02), fastinit.Key(0))
+    >>> print(f"{values.std():.3f}")
+    0.020
     """
 
     mean: float = 0.0
@@ -316,6 +428,18 @@ class TruncatedNormal(ElementwiseInitializer):
         If low >= high or either is NaN, if std or mean is not finite or std < 0, or if absolute bounds are too narrow
         for the standard deviation that `correct_variance` asks for; when filling, if the interval holds no value of the
         dtype, or draws could overflow it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> cut = fastinit.TruncatedNormal(std=0.02)  # at +-2 standard deviations
+    >>> values = fastinit.fill(np.empty(1000, np.float32), cut, fastinit.Key(0))
+    >>> bool(abs(values).max() <= 0.04)
+    True
+    >>> print(f"{fastinit.expected_std(cut, (1000,)):.5f}")
+    0.01759
+    >>> fastinit.expected_std(fastinit.TruncatedNormal(std=0.02, correct_variance=True), (1000,))
+    0.02
     """
 
     mean: float = 0.0
@@ -414,6 +538,15 @@ class VarianceScaling(ElementwiseInitializer):
     -----
     X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
     2010. K. He et al., "Delving deep into rectifiers", 2015.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> scaling = fastinit.VarianceScaling(2.0, "fan_out", "normal", layout="OI...", groups=4)
+    >>> scaling.fans((64, 8, 3, 3))  # a grouped convolution of torch
+    Fans(fan_in=72, fan_out=144, receptive_field_size=9)
+    >>> print(f"{fastinit.expected_std(scaling, (64, 8, 3, 3)):.4f}")  # sqrt(2 / 144)
+    0.1179
     """
 
     scale: float = 1.0
