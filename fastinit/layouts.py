@@ -46,7 +46,14 @@ __all__ = ["Axes", "Fans", "fans"]
 
 @dataclass(frozen=True, slots=True)
 class Fans:
-    """Exact fans of one weight: ints, save a ``fan_in`` that a stride makes fractional (`fractions.Fraction`)."""
+    """Exact fans of one weight: ints, save a ``fan_in`` that a stride makes fractional (`fractions.Fraction`).
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.fans((64, 32, 3, 3), "OI...")  # a convolution of torch
+    Fans(fan_in=288, fan_out=576, receptive_field_size=9)
+    """
 
     fan_in: int | Fraction
     fan_out: int | Fraction
