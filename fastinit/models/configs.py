@@ -84,6 +84,12 @@ def initializer_config(initializer: Initializer) -> dict[str, Any]:
     ------
     TypeError
         If it, or one within it, is no initializer of the library.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.initializer_config(fastinit.Normal(std=0.02))
+    {'class': 'Normal', 'mean': 0.0, 'std': 0.02}
     """
     if not isinstance(initializer, Initializer):
         raise TypeError(f"initializer must be an Initializer, not {initializer!r}")
@@ -98,6 +104,12 @@ def initializer_from_config(config: Mapping[str, Any]) -> Initializer:
     ------
     ValueError
         If the class is unknown or no initializer, or a field is unknown, missing or out of range.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.initializer_from_config({"class": "Normal", "std": 0.02})
+    Normal(mean=0.0, std=0.02)
     """
     try:
         found = decoded(dict(config))
