@@ -234,6 +234,12 @@ def recipe_named(recipe: str | Recipe) -> Recipe:
     ------
     TypeError, ValueError
         If it is neither, or the name is not known.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.recipe_named("auto") is fastinit.AUTO
+    True
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -254,6 +260,14 @@ def assigned(parameters: Iterable[Parameter], recipe: str | Recipe, seed: int | 
     UnmatchedParameter, ValueError, TypeError
         If no rule matches a parameter, two have the same name, an initializer refuses the shape, or the rules
         contradict each other.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> weight = fastinit.Parameter("up.weight", (64, 128), ("Linear",))
+    >>> for entry in fastinit.assigned([weight], "torch", seed=0):
+    ...     print(entry.name, f"{entry.std:.4f}")  # 1 / sqrt(3 * 128)
+    up.weight 0.0510
     """
     chosen, key = recipe_named(recipe), Key(checks.seed(seed))
     entries: dict[str, Entry] = {}
