@@ -77,6 +77,13 @@ class Parameter:
         Whether the tensor also serves under another name, as the embedding that is the output head.
     other_names : tuple of str
         The canonical names, after the first, under which the model has the same tensor.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> parameter = fastinit.Parameter("conv.weight", (64, 8, 3, 3), ("Conv2d",), groups=4)
+    >>> parameter.role, parameter.layout
+    ('weight', 'OI...')
     """
 
     name: str
@@ -153,6 +160,15 @@ class Rule:
         that matches is asked.
     title : str
         What the record calls the rule; its patterns by default.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> rule = fastinit.Rule("Linear", "*.head.weight", fastinit.Normal(0.0, 0.02), "the head")
+    >>> recipe = fastinit.AUTO.with_rules(rule)
+    >>> (entry,) = fastinit.assigned([fastinit.Parameter("gpt.head.weight", (50, 8), ("Linear",))], recipe, seed=0)
+    >>> entry.rule, entry.initializer
+    ('the head', Normal(mean=0.0, std=0.02))
     """
 
     types: str
@@ -204,7 +220,17 @@ class Rule:
 
 
 class UnmatchedParameter(LookupError):
-    """No rule of a recipe matched a parameter."""
+    """No rule of a recipe matched a parameter.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> try:
+    ...     fastinit.assigned([fastinit.Parameter("weight", (3, 3))], fastinit.Recipe(()), seed=0)
+    ... except fastinit.UnmatchedParameter as error:
+    ...     print(str(error).partition(" (")[0])
+    no rule of the recipe 'custom' matches the parameter 'weight' of shape
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +241,13 @@ class Recipe:
     ------
     ValueError
         If two rules have the same patterns and different initializers, so that the second would never be asked.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> recipe = fastinit.Recipe((fastinit.Rule("*", "bias", fastinit.Zeros()),), "biases")
+    >>> recipe.with_rules(fastinit.Rule("Linear", "weight", fastinit.he_normal(layout="OI"))).rules[0].types
+    'Linear'
     """
 
     rules: tuple[Rule, ...]
