@@ -29,6 +29,12 @@ def default_num_threads() -> int:
     ------
     ValueError
         If ``FASTINIT_NUM_THREADS`` is no positive integer.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.default_num_threads() >= 1
+    True
     """
     text = os.environ.get("FASTINIT_NUM_THREADS")
     if text:
