@@ -5,8 +5,8 @@ of threads, the instruction set, the layout, or which shard of the tensor is ask
 every bit.
 
 >>> import numpy as np, fastinit
->>> weight = np.empty((1024, 4096), np.float32)
->>> weight = fastinit.fill(weight, fastinit.he_normal(), fastinit.Key(0).fold_in("mlp.up"))
+>>> weight = np.empty((1024, 4096), np.float32)  # (in, out), as in Keras and JAX; layout="OI" is torch's (out, in)
+>>> weight = fastinit.fill(weight, fastinit.he_normal(layout="IO"), fastinit.Key(0).fold_in("mlp.up"))
 
 ``fastinit.adapters.numpy`` has every initializer as a function that returns an array.
 
