@@ -120,7 +120,7 @@ def test_the_check_of_blocks_can_fail(paste):
         "Words.\n\n```python\nimport numpy as np\nnp.empty(3)\n```\n\n```text\n1 / 0\n```\n\n```python\nweight + 1\n```"
     )
     (first, good), (second, bad) = blocks(text).items()
-    assert (first, second) == (3, 12)
+    assert (first, second) == (4, 13)
     assert paste(good).returncode == 0
     failed = paste(bad)
     assert failed.returncode == 1 and "NameError: name 'weight' is not defined" in failed.stderr
