@@ -30,7 +30,17 @@ def integers(name: str, value: Any) -> tuple[int, ...]:
 
 
 def at_least(least: int, name: str, value: Any) -> int:
-    """An integer that is not below `least`."""
+    """An integer that is not below `least`.
+
+    Examples
+    --------
+    >>> at_least(1, "rounds", 3)
+    3
+    >>> at_least(1, "rounds", 0)
+    Traceback (most recent call last):
+        ...
+    ValueError: rounds must be at least 1, got 0
+    """
     number = integer(name, value)
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
@@ -58,7 +68,17 @@ def finite_number(value: Any, what: str) -> float:
 
 
 def checked_shape(value: Any, what: str = "shape") -> tuple[int, ...]:
-    """A shape, or one number for a shape of one axis, as a tuple of integers >= 0."""
+    """A shape, or one number for a shape of one axis, as a tuple of integers >= 0.
+
+    Examples
+    --------
+    >>> checked_shape([3, 4]), checked_shape(5)
+    ((3, 4), (5,))
+    >>> checked_shape((3, -1))
+    Traceback (most recent call last):
+        ...
+    ValueError: shape must not be negative, got (3, -1)
+    """
     if isinstance(value, (str, bytes)):
         raise TypeError(f"{what} must be a sequence of integers, got {value!r}")
     shape = integers(what, value)
