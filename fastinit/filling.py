@@ -72,6 +72,15 @@ def fill_memory(
     """The fast path of :func:`fill` for adapters: consecutive memory gets a whole tensor. Nothing is checked.
 
     `sampling` is a :func:`plan`, and `words` are those of the key.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.extending import plan
+    >>> out = np.empty(9, np.float32)
+    >>> fill_memory(out.ctypes.data, 9, 4, plan(fastinit.Normal(), (9,), "float32"), fastinit.Key(0).words, None)
+    >>> bool((out == fastinit.fill(np.empty(9, np.float32), fastinit.Normal(), fastinit.Key(0))).all())
+    True
     """
     target = targets.current_index()
     if size <= ELEMENTS_PER_THREAD:
@@ -175,6 +184,16 @@ def fill_buffer(
     """:func:`fill` for adapters: memory given by its address, and the shard that it holds, by default the whole tensor.
 
     The key has been checked. Raises what :func:`fill` raises of everything else, before anything is written.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.extending import buffer_of
+    >>> out = np.zeros((2, 3), np.float32)
+    >>> fill_buffer(buffer_of(out, None), fastinit.Ones(), fastinit.Key(0))
+    >>> out
+    array([[1., 1., 1.],
+           [1., 1., 1.]], dtype=float32)
     """
     if shard is None:
         if target is None and buffer.is_contiguous and isinstance(initializer, ElementwiseInitializer):
@@ -191,7 +210,19 @@ def fill_buffer(
 
 
 def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
-    """Raises what filling a buffer would raise, before a byte is written."""
+    """Raises what filling a buffer would raise, before a byte is written.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.extending import Shard, buffer_of
+    >>> buffer = buffer_of(np.zeros((3, 4), np.float16), None)
+    >>> check_fill(buffer, fastinit.Normal(), Shard.of((3, 4)))
+    >>> check_fill(buffer, fastinit.Normal(std=1e5), Shard.of((3, 4)))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: ... float16 ...
+    """
     check_distinct(buffer)
     checked_initializer(initializer)
     if shard.shape is not None:
