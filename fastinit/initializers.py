@@ -142,6 +142,12 @@ def plan(initializer: ElementwiseInitializer, shape: tuple[int, ...] | None, dty
     ------
     ValueError
         If the shape does not fit, or the dtype cannot hold what would be drawn.
+
+    Examples
+    --------
+    >>> compiled = plan(Normal(std=0.02), (3, 4), "bfloat16")
+    >>> plan(Normal(std=0.02), (3, 4), "bfloat16") is compiled
+    True
     """
     # parameters must not depend on the caller's rounding mode either
     environment = _core.enter_environment()
@@ -227,7 +233,17 @@ class StructuredInitializer(Initializer):
 
 
 def checked_initializer(value: Any, what: str = "initializer") -> Initializer:
-    """An initializer. Raises TypeError for anything else, a class of one or a function that makes one among them."""
+    """An initializer. Raises TypeError for anything else, a class of one or a function that makes one among them.
+
+    Examples
+    --------
+    >>> checked_initializer(Normal())
+    Normal(mean=0.0, std=1.0)
+    >>> checked_initializer(Normal)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    TypeError: initializer must be an Initializer such as fastinit.he_normal(), not <class ...>
+    """
     if not isinstance(value, Initializer):
         raise TypeError(f"{what} must be an Initializer such as fastinit.he_normal(), not {value!r}")
     return value
