@@ -193,6 +193,15 @@ def for_each(count: int, task: Callable[[int], None], num_threads: int) -> None:
 
     An exception in any task, or Ctrl-C in the caller's thread, ends the work after the tasks that have begun, and is
     raised here.
+
+    Examples
+    --------
+    >>> squares = [0] * 5
+    >>> def square(number):
+    ...     squares[number] = number * number
+    >>> for_each(5, square, num_threads=2)
+    >>> squares
+    [0, 1, 4, 9, 16]
     """
     tasks = _Tasks(count, task)
     together(tasks, max(min(num_threads, count), 1))
