@@ -29,6 +29,19 @@ def filled(
 
     `key` may also be the words of a key, two or four as uint32. The rest is as the package says.
 
+    Parameters
+    ----------
+    initializer : fastinit.Initializer
+        What to draw.
+    key : JAX key, fastinit.Key or array of uint32
+        The stream.
+    shape : tuple of int
+        The array's shape.
+    dtype : dtype, optional
+        JAX's default if None.
+    out_sharding : Sharding, optional
+        Where the array goes: each device fills its own piece.
+
     Examples
     --------
     >>> import jax
