@@ -196,6 +196,8 @@ def variance_scaling(
         What is no axis of these is spatial.
     groups, transposed, stride, blocks
         Of the layer that the kernel belongs to; see :func:`fastinit.fans`.
+    dtype : dtype
+        Default dtype of the arrays; JAX's own if None.
 
     Raises
     ------
@@ -319,7 +321,10 @@ def _of_preset(name: str, preset: str) -> Callable[..., Initializer]:
     fan = {"fan_in": 512, "fan_avg": 384}[row.mode]
     summary = f"""Var(W) = {row.scale:g} / {row.mode}, distribution {row.distribution}. {row.source}.
 
-    The arguments and the errors are those of :func:`variance_scaling`.
+    Parameters
+    ----------
+    in_axis, out_axis, batch_axis, dtype, groups, transposed, stride, blocks
+        As in :func:`variance_scaling`, whose errors are raised too.
 
     Examples
     --------
@@ -339,7 +344,8 @@ def _of_class(name: str, own: Callable[..., fastinit.Initializer]) -> Callable[.
         return initializer(own(*given, **named), dtype)
 
     parameters = [*inspect.signature(own).parameters.values(), inspect.signature(make).parameters["dtype"]]
-    return _factory(name, make, parameters, inspect.getdoc(own))
+    summary = f"{inspect.getdoc(own)}\n\nFor JAX, `dtype` is the default dtype of the arrays; JAX's own if None."
+    return _factory(name, make, parameters, summary)
 
 
 # JAX's *_normal are truncated
