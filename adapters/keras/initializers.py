@@ -660,6 +660,13 @@ def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> An
 
     A configuration that Keras wrote of a class of its own names its module, and stays what it is.
 
+    Parameters
+    ----------
+    config : dict or str
+        What :func:`serialize` gave.
+    custom_objects : dict, optional
+        Names of further classes.
+
     Raises ValueError for a configuration of another version of the stream, and what Keras raises.
 
     Examples
@@ -673,6 +680,11 @@ def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> An
 
 def get(identifier: Any) -> Any:
     """The initializer that a name, a configuration, a class or a callable stands for, as ``keras.initializers.get``.
+
+    Parameters
+    ----------
+    identifier : str, dict, class, callable or None
+        What stands for the initializer.
 
     Raises ValueError for anything else.
 
