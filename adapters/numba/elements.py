@@ -273,6 +273,11 @@ def truncated_normal(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> A
 def uniform_float64(key: Any, index: Any, low: Any = 0.0, high: Any = 1.0) -> Any:
     """:func:`uniform` in float64: what ``fastinit.sample(..., dtype="float64")`` gives.
 
+    Parameters
+    ----------
+    key, index, low, high
+        As in :func:`uniform`.
+
     Returns
     -------
     float64
@@ -295,6 +300,11 @@ def uniform_float64(key: Any, index: Any, low: Any = 0.0, high: Any = 1.0) -> An
 @exact
 def normal_float64(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> Any:
     """:func:`normal` in float64: draws reach 9.49 standard deviations.
+
+    Parameters
+    ----------
+    key, index, mean, std
+        As in :func:`normal`.
 
     Returns
     -------
@@ -319,6 +329,11 @@ def normal_float64(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> Any
 @exact
 def truncated_normal_float64(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> Any:
     """:func:`truncated_normal` in float64.
+
+    Parameters
+    ----------
+    key, index, mean, std
+        As in :func:`truncated_normal`.
 
     Returns
     -------
