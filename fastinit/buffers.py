@@ -22,6 +22,17 @@ ALIGNMENT = 64
 class Buffer(NamedTuple):
     """Elements of a format, at byte strides from an address.
 
+    Attributes
+    ----------
+    address : int
+        Address of the first element.
+    shape, byte_strides : tuple of int
+        Size of each axis, and the bytes from one index of it to the next.
+    dtype : DType
+        The format.
+    owner : object
+        Keeps the memory alive.
+
     Examples
     --------
     >>> import numpy as np
@@ -70,6 +81,13 @@ class Buffer(NamedTuple):
 
 def row_major_strides(shape: tuple[int, ...], itemsize: int = 1) -> tuple[int, ...]:
     """From one index of each axis to the next, the last axis varying fastest: elements, or bytes of an itemsize.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Size of each axis.
+    itemsize : int
+        Bytes of an element; 1 counts elements.
 
     Examples
     --------
