@@ -32,6 +32,15 @@ def integers(name: str, value: Any) -> tuple[int, ...]:
 def at_least(least: int, name: str, value: Any) -> int:
     """An integer that is not below `least`.
 
+    Parameters
+    ----------
+    least : int
+        The smallest value that passes.
+    name : str
+        What the errors call it.
+    value : object
+        What the caller gave.
+
     Examples
     --------
     >>> at_least(1, "rounds", 3)
@@ -69,6 +78,13 @@ def finite_number(value: Any, what: str) -> float:
 
 def checked_shape(value: Any, what: str = "shape") -> tuple[int, ...]:
     """A shape, or one number for a shape of one axis, as a tuple of integers >= 0.
+
+    Parameters
+    ----------
+    value : int or sequence of int
+        What the caller gave.
+    what : str
+        What the errors call it.
 
     Examples
     --------
