@@ -73,6 +73,19 @@ def fill_memory(
 
     `sampling` is a :func:`plan`, and `words` are those of the key.
 
+    Parameters
+    ----------
+    address : int
+        Where the memory begins.
+    size, itemsize : int
+        Number of elements, and bytes of one.
+    sampling : compiled sampling
+        From :func:`fastinit.extending.plan`.
+    words : tuple of four int
+        ``key.words``.
+    num_threads : int or None
+        At most this many threads.
+
     Examples
     --------
     >>> import fastinit
@@ -185,6 +198,17 @@ def fill_buffer(
 
     The key has been checked. Raises what :func:`fill` raises of everything else, before anything is written.
 
+    Parameters
+    ----------
+    buffer : Buffer
+        The memory.
+    initializer, key
+        What to draw, and the stream.
+    shard : Shard, optional
+        The elements of the global tensor that it holds; by default all.
+    num_threads, target
+        As in :func:`fill`.
+
     Examples
     --------
     >>> import fastinit
@@ -210,7 +234,16 @@ def fill_buffer(
 
 
 def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
-    """Raises what filling a buffer would raise, before a byte is written.
+    """Parameters
+    ----------
+    buffer : Buffer
+        The memory.
+    initializer : Initializer
+        What it is to be filled with.
+    shard : Shard
+        The elements of the global tensor that it holds.
+
+    Raises what filling a buffer would raise, before a byte is written.
 
     Examples
     --------
@@ -295,6 +328,15 @@ def _fill_structured(buffer: Buffer, initializer: StructuredInitializer, key: Ke
 def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: int | None = None) -> np.ndarray:
     """Raw words [start, start + count) of a key's stream: Philox4x32-10, four words to a block, in natural order.
 
+    Parameters
+    ----------
+    key : Key
+        The stream.
+    start, count : int
+        The range of words.
+    num_threads : int, optional
+        At most this many threads. The words do not depend on it.
+
     Returns
     -------
     numpy.ndarray of uint32, shape (count,)
@@ -341,6 +383,19 @@ def sample(
     """Element `index` of the flattened tensor, in constant time: what :func:`fill` would write there.
 
     `shape` is the tensor's, where the initializer depends on it.
+
+    Parameters
+    ----------
+    key : Key
+        The stream.
+    index : int
+        In [0, the tensor's size), row-major.
+    initializer : ElementwiseInitializer
+        What each element is drawn from.
+    shape : sequence of int, optional
+        Shape of the whole tensor, for initializers that scale by the fans.
+    dtype : str or dtype
+        The tensor's dtype, to which the value is rounded.
 
     Raises
     ------
