@@ -138,6 +138,15 @@ class ElementwiseInitializer(Initializer):
 def plan(initializer: ElementwiseInitializer, shape: tuple[int, ...] | None, dtype: str) -> _core.Sampling:
     """The numbers that the kernels take for a tensor of this shape and dtype: made once.
 
+    Parameters
+    ----------
+    initializer : ElementwiseInitializer
+        What each element is drawn from.
+    shape : tuple of int or None
+        The global tensor's.
+    dtype : str
+        The format that is written.
+
     Raises
     ------
     ValueError
@@ -235,6 +244,13 @@ class StructuredInitializer(Initializer):
 def checked_initializer(value: Any, what: str = "initializer") -> Initializer:
     """An initializer. Raises TypeError for anything else, a class of one or a function that makes one among them.
 
+    Parameters
+    ----------
+    value : object
+        What the caller gave.
+    what : str
+        What the error calls it.
+
     Examples
     --------
     >>> checked_initializer(Normal())
@@ -251,6 +267,13 @@ def checked_initializer(value: Any, what: str = "initializer") -> Initializer:
 
 def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | None:
     """The standard deviation that all values of a tensor together are expected to have; None where no formula says.
+
+    Parameters
+    ----------
+    initializer : Initializer
+        What the tensor is filled with.
+    shape : tuple of int
+        The whole (global) tensor's.
 
     Raises
     ------
