@@ -100,6 +100,11 @@ def initializer_config(initializer: Initializer) -> dict[str, Any]:
 def initializer_from_config(config: Mapping[str, Any]) -> Initializer:
     """The initializer of an :func:`initializer_config`. Fields that are missing have their defaults.
 
+    Parameters
+    ----------
+    config : mapping
+        ``"class"``, and the fields of that class.
+
     Raises
     ------
     ValueError
