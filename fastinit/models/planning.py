@@ -19,6 +19,17 @@ __all__ = ["check_entry", "compare_digests", "planned", "read_record", "recorded
 def planned(parameters: Sequence[Parameter], dtypes: Sequence[str], recipe: Recipe, seed: int | str) -> list[Entry]:
     """What each parameter is to be filled with in its dtype, checked.
 
+    Parameters
+    ----------
+    parameters : sequence of Parameter
+        Those of one model.
+    dtypes : sequence of str
+        The dtype of each.
+    recipe : Recipe
+        The rules.
+    seed : int or str
+        Seed of all keys.
+
     Raises what :func:`fastinit.assigned` and :func:`check_entry` raise.
 
     Examples
@@ -82,6 +93,15 @@ def read_record(record: Record | str | os.PathLike[str]) -> Record:
 def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: Iterable[str | None]) -> list[Entry]:
     """The record's entry of each parameter of a model, checked.
 
+    Parameters
+    ----------
+    record : Record
+        What the model is filled by.
+    parameters : iterable of Parameter
+        Those of one model.
+    dtypes : iterable of str or None
+        The dtype of each; None where any will do.
+
     Raises
     ------
     ValueError
@@ -113,7 +133,12 @@ def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: It
 
 
 def compare_digests(before: Iterable[Entry], after: Iterable[Entry]) -> None:
-    """Raises ValueError where a parameter was filled with other bytes than those that a record says.
+    """Parameters
+    ----------
+    before, after : iterable of Entry
+        The record's entries, and those of the parameters as filled, in one order.
+
+    Raises ValueError where a parameter was filled with other bytes than those that a record says.
 
     Examples
     --------
