@@ -255,6 +255,15 @@ def assigned(parameters: Iterable[Parameter], recipe: str | Recipe, seed: int | 
 
     Nothing is filled. The key is ``Key(seed).fold_in(name)``; `dtype` and `digest` of the entries are left open.
 
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        Those of one model, in its order.
+    recipe : str or Recipe
+        ``"auto"``, ``"torch"``, or rules of your own.
+    seed : int or str
+        Seed of all keys.
+
     Raises
     ------
     UnmatchedParameter, ValueError, TypeError
