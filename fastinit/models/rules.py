@@ -42,6 +42,11 @@ GATES: Final = {
 def gates_of(types: Iterable[str]) -> int:
     """Gates of the first of these classes that is recurrent; 1 if none is.
 
+    Parameters
+    ----------
+    types : iterable of str
+        Class names of a layer, the most derived first.
+
     >>> gates_of(("MyCell", "LSTMCell", "Module"))
     4
     """
@@ -236,6 +241,13 @@ class UnmatchedParameter(LookupError):
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Rules in order: the first that matches a parameter fills it.
+
+    Parameters
+    ----------
+    rules : tuple of Rule
+        In the order in which they are asked.
+    name : str
+        What records call the recipe.
 
     Raises
     ------
