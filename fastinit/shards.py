@@ -147,6 +147,13 @@ def checked_ranges(global_shape: tuple[int, ...], ranges: Sequence[Sequence[rang
 def dealt(ranges: Sequence[range], rounds: int, ranks: int, rank: int) -> list[range]:
     """What one of `ranks` ranks gets of indices dealt out as ``torch.chunk`` does, in `rounds` chunks one by one.
 
+    Parameters
+    ----------
+    ranges : sequence of range
+        The indices, in order.
+    rounds, ranks, rank : int
+        How many chunks are dealt out in turn, to how many ranks, and which rank asks.
+
     Examples
     --------
     >>> dealt([range(10)], rounds=2, ranks=2, rank=1)
@@ -281,6 +288,13 @@ def lattices(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
 
 def tiles(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
     """The lattices of :func:`lattices`, cut and ordered as :func:`tiled` says.
+
+    Parameters
+    ----------
+    buffer : Buffer
+        The memory.
+    shard : Shard
+        The elements of the global tensor that it holds.
 
     Examples
     --------
