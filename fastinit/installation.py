@@ -65,8 +65,11 @@ def unrelated() -> "str | None":
         names = os.listdir(ROOT)
     except OSError:  # inside an archive
         return None
-    found = [name for name in names if name.startswith("fastinit-") and name.endswith((".dist-info", ".egg-info"))]
-    return found[0].rpartition(".")[0].replace("-", " ", 1) if found else None
+    for name in names:
+        # a version follows: fastinit-weights has an older spelling of its own that begins so too
+        if name.startswith("fastinit-") and name[9:10].isdigit() and name.endswith((".dist-info", ".egg-info")):
+            return name.rpartition(".")[0].replace("-", " ", 1)
+    return None
 
 
 _WHAT_TO_DO = (
