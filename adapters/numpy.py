@@ -39,14 +39,131 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Required, SupportsIndex, TypedDict, Unpack
 
 import numpy as np
 
 import fastinit.extending  # first: names an unrelated package that lies over this one
-from fastinit import Key
+from fastinit import Axes, Key
 from fastinit.extending import checked_shape, dtype_named
+
+if TYPE_CHECKING:  # the forms of the functions: the parameters that all share, and their own
+    from fractions import Fraction
+
+    Shape = SupportsIndex | Sequence[SupportsIndex] | np.ndarray | None
+
+    class Shared(TypedDict, total=False):
+        key: Key | SupportsIndex | np.random.Generator | None
+        seed: SupportsIndex | str | bytes | None
+        dtype: object
+        out: np.ndarray | None
+        num_threads: int | None
+
+    class Weight(Shared, total=False):
+        layout: str | Axes
+        groups: int
+        transposed: bool
+        stride: int | Sequence[int]
+        blocks: int
+
+    class Leaky(Weight, total=False):
+        negative_slope: float
+
+    class Scaling(Weight, total=False):
+        scale: float
+        mode: str
+        distribution: str
+
+    class Valued(Shared, total=False):
+        value: Required[float]
+
+    class Interval(Shared, total=False):
+        low: float
+        high: float
+
+    class Gaussian(Shared, total=False):
+        mean: float
+        std: float
+
+    class Cut(Gaussian, total=False):
+        low: float
+        high: float
+        bounds: str
+        correct_variance: bool
+
+    class Gained(Shared, total=False):
+        gain: float
+
+    class Diracs(Gained, total=False):
+        groups: int
+        layout: str | Axes
+
+    class Rotations(Gained, total=False):
+        column_axis: int
+
+    class Deltas(Gained, total=False):
+        layout: str | Axes
+
+    class Sparsity(Shared, total=False):
+        sparsity: Required[float | Fraction]
+        std: float
+        axis: int
+
+    class Subpixels(Shared, total=False):
+        initializer: Required[fastinit.Initializer]
+        factor: int
+        layout: str | Axes
+        order: str
+
+    class Layout(Shared, total=False):
+        layout: str | Axes
+
+    class OfShared(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Shared]) -> np.ndarray: ...
+
+    class OfWeight(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Weight]) -> np.ndarray: ...
+
+    class OfLeaky(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Leaky]) -> np.ndarray: ...
+
+    class OfScaling(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Scaling]) -> np.ndarray: ...
+
+    class OfValued(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Valued]) -> np.ndarray: ...
+
+    class OfInterval(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Interval]) -> np.ndarray: ...
+
+    class OfGaussian(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Gaussian]) -> np.ndarray: ...
+
+    class OfCut(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Cut]) -> np.ndarray: ...
+
+    class OfGained(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Gained]) -> np.ndarray: ...
+
+    class OfDiracs(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Diracs]) -> np.ndarray: ...
+
+    class OfRotations(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Rotations]) -> np.ndarray: ...
+
+    class OfDeltas(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Deltas]) -> np.ndarray: ...
+
+    class OfSparsity(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Sparsity]) -> np.ndarray: ...
+
+    class OfSubpixels(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Subpixels]) -> np.ndarray: ...
+
+    class OfLayout(Protocol):
+        def __call__(self, shape: Shape = None, **options: Unpack[Layout]) -> np.ndarray: ...
+
 
 # Making an initializer checks its parameters, which takes longer than a small fill.
 _cached = functools.lru_cache(maxsize=4096, typed=True)(lambda factory, **own: factory(**own))
@@ -150,7 +267,7 @@ def _documentation(text: str, draws: bool, own: str, example: str) -> str:
     return "\n".join(parts)
 
 
-def _function(name: str, factory: Callable[..., Any], example: str, *, draws: bool = True) -> Callable[..., np.ndarray]:
+def _function(name: str, factory: Callable[..., Any], example: str, *, draws: bool = True) -> Any:
     """The function of an initializer: its parameters become keywords after the ones that all functions share."""
     # a constant is another one where the sign of its zero is; so may be the initializer in another one
     cached = factory not in (fastinit.Constant, fastinit.ICNR)
@@ -183,7 +300,7 @@ def _function(name: str, factory: Callable[..., Any], example: str, *, draws: bo
     return function
 
 
-def _of_preset(name: str, preset: str | None = None) -> Callable[..., np.ndarray]:
+def _of_preset(name: str, preset: str | None = None) -> Any:
     row = fastinit.PRESETS[preset or name]
     fan = {"fan_in": 512, "fan_avg": 384}[row.mode]
     return _function(
@@ -194,15 +311,17 @@ def _of_preset(name: str, preset: str | None = None) -> Callable[..., np.ndarray
     )
 
 
-zeros = _function("zeros", fastinit.Zeros, ">>> init.zeros(3)\narray([0., 0., 0.], dtype=float32)", draws=False)
-ones = _function("ones", fastinit.Ones, ">>> init.ones(3)\narray([1., 1., 1.], dtype=float32)", draws=False)
-constant = _function(
+zeros: OfShared = _function(
+    "zeros", fastinit.Zeros, ">>> init.zeros(3)\narray([0., 0., 0.], dtype=float32)", draws=False
+)
+ones: OfShared = _function("ones", fastinit.Ones, ">>> init.ones(3)\narray([1., 1., 1.], dtype=float32)", draws=False)
+constant: OfValued = _function(
     "constant",
     fastinit.Constant,
     ">>> init.constant(3, value=0.5)\narray([0.5, 0.5, 0.5], dtype=float32)",
     draws=False,
 )
-uniform = _function(
+uniform: OfInterval = _function(
     "uniform",
     fastinit.Uniform,
     """
@@ -211,8 +330,10 @@ uniform = _function(
     (True, True)
     """,
 )
-normal = _function("normal", fastinit.Normal, '>>> print(f"{init.normal(100_000, seed=0, std=0.02).std():.3f}")\n0.020')
-truncated_normal = _function(
+normal: OfGaussian = _function(
+    "normal", fastinit.Normal, '>>> print(f"{init.normal(100_000, seed=0, std=0.02).std():.3f}")\n0.020'
+)
+truncated_normal: OfCut = _function(
     "truncated_normal",
     fastinit.TruncatedNormal,
     """
@@ -221,7 +342,7 @@ truncated_normal = _function(
     True
     """,
 )
-variance_scaling = _function(
+variance_scaling: OfScaling = _function(
     "variance_scaling",
     fastinit.VarianceScaling,
     """
@@ -230,29 +351,29 @@ variance_scaling = _function(
     0.09
     """,
 )
-glorot_uniform = _of_preset("glorot_uniform")
-glorot_normal = _of_preset("glorot_normal")
-glorot_truncated_normal = _of_preset("glorot_truncated_normal")
-xavier_uniform = _of_preset("xavier_uniform", "glorot_uniform")
-xavier_normal = _of_preset("xavier_normal", "glorot_normal")
-xavier_truncated_normal = _of_preset("xavier_truncated_normal", "glorot_truncated_normal")
-he_uniform = _of_preset("he_uniform")
-he_normal = _of_preset("he_normal")
-he_truncated_normal = _of_preset("he_truncated_normal")
-kaiming_uniform = _of_preset("kaiming_uniform", "he_uniform")
-kaiming_normal = _of_preset("kaiming_normal", "he_normal")
-kaiming_truncated_normal = _of_preset("kaiming_truncated_normal", "he_truncated_normal")
-lecun_uniform = _of_preset("lecun_uniform")
-lecun_normal = _of_preset("lecun_normal")
-lecun_truncated_normal = _of_preset("lecun_truncated_normal")
-fan_in_normal = _of_preset("fan_in_normal", "lecun_normal")
-torch_default_uniform = _of_preset("torch_default_uniform")
-naive_uniform = _function(
+glorot_uniform: OfWeight = _of_preset("glorot_uniform")
+glorot_normal: OfWeight = _of_preset("glorot_normal")
+glorot_truncated_normal: OfWeight = _of_preset("glorot_truncated_normal")
+xavier_uniform: OfWeight = _of_preset("xavier_uniform", "glorot_uniform")
+xavier_normal: OfWeight = _of_preset("xavier_normal", "glorot_normal")
+xavier_truncated_normal: OfWeight = _of_preset("xavier_truncated_normal", "glorot_truncated_normal")
+he_uniform: OfLeaky = _of_preset("he_uniform")
+he_normal: OfLeaky = _of_preset("he_normal")
+he_truncated_normal: OfLeaky = _of_preset("he_truncated_normal")
+kaiming_uniform: OfLeaky = _of_preset("kaiming_uniform", "he_uniform")
+kaiming_normal: OfLeaky = _of_preset("kaiming_normal", "he_normal")
+kaiming_truncated_normal: OfLeaky = _of_preset("kaiming_truncated_normal", "he_truncated_normal")
+lecun_uniform: OfWeight = _of_preset("lecun_uniform")
+lecun_normal: OfWeight = _of_preset("lecun_normal")
+lecun_truncated_normal: OfWeight = _of_preset("lecun_truncated_normal")
+fan_in_normal: OfWeight = _of_preset("fan_in_normal", "lecun_normal")
+torch_default_uniform: OfWeight = _of_preset("torch_default_uniform")
+naive_uniform: OfShared = _function(
     "naive_uniform",
     fastinit.naive_uniform,
     ">>> bool(abs(init.naive_uniform((64, 64), seed=0)).max() < 0.1)\nTrue",
 )
-naive_normal = _function(
+naive_normal: OfShared = _function(
     "naive_normal", fastinit.naive_normal, '>>> print(f"{init.naive_normal((64, 64), seed=0).std():.1f}")\n0.1'
 )
 _SQUARE = """
@@ -260,9 +381,9 @@ _SQUARE = """
     array([[1., 0., 0.],
            [0., 1., 0.]], dtype=float32)
     """
-identity = _function("identity", fastinit.Identity, _SQUARE.format(name="identity", layout=""), draws=False)
-eye = _function("eye", fastinit.Identity, _SQUARE.format(name="eye", layout=""), draws=False)
-dirac = _function(
+identity: OfGained = _function("identity", fastinit.Identity, _SQUARE.format(name="identity", layout=""), draws=False)
+eye: OfGained = _function("eye", fastinit.Identity, _SQUARE.format(name="eye", layout=""), draws=False)
+dirac: OfDiracs = _function(
     "dirac",
     fastinit.Dirac,
     """
@@ -273,7 +394,7 @@ dirac = _function(
     """,
     draws=False,
 )
-orthogonal = _function(
+orthogonal: OfRotations = _function(
     "orthogonal",
     fastinit.Orthogonal,
     """
@@ -283,7 +404,7 @@ orthogonal = _function(
     True
     """,
 )
-delta_orthogonal = _function(
+delta_orthogonal: OfDeltas = _function(
     "delta_orthogonal",
     fastinit.DeltaOrthogonal,
     """
@@ -293,12 +414,12 @@ delta_orthogonal = _function(
     (True, False)
     """,
 )
-sparse = _function(
+sparse: OfSparsity = _function(
     "sparse",
     fastinit.Sparse,
     ">>> int((init.sparse((10, 4), seed=0, sparsity=0.9) == 0).sum())  # 9 of every 10\n36",
 )
-icnr = _function(
+icnr: OfSubpixels = _function(
     "icnr",
     fastinit.ICNR,
     """
@@ -308,8 +429,10 @@ icnr = _function(
     True
     """,
 )
-zero_init = _function("zero_init", fastinit.ZerO, _SQUARE.format(name="zero_init", layout=', layout="OI"'), draws=False)
-zero = _function("zero", fastinit.ZerO, _SQUARE.format(name="zero", layout=', layout="OI"'), draws=False)
+zero_init: OfLayout = _function(
+    "zero_init", fastinit.ZerO, _SQUARE.format(name="zero_init", layout=', layout="OI"'), draws=False
+)
+zero: OfLayout = _function("zero", fastinit.ZerO, _SQUARE.format(name="zero", layout=', layout="OI"'), draws=False)
 
 __all__ = sorted(  # noqa: PLE0605
     name for name, value in vars().items() if name[0] != "_" and getattr(value, "__module__", "") == __name__

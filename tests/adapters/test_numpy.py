@@ -1,5 +1,6 @@
 """fastinit.adapters.numpy: every function is fill() of its initializer, into a new array or one that is given."""
 
+import ast
 import inspect
 import math
 import re
@@ -97,6 +98,24 @@ def test_the_own_parameters_are_those_of_the_initializer():
     assert own(init.glorot_uniform) == weight
     assert own(init.he_normal) == {"negative_slope": 0.0, **weight}
     assert own(init.variance_scaling) == {"scale": 1.0, "mode": "fan_in", "distribution": "truncated_normal", **weight}
+
+
+def test_the_types_that_checkers_see_have_the_same_parameters():
+    # they stand below TYPE_CHECKING, so they are read from the text
+    tree = ast.parse(inspect.getsource(init))
+    classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+
+    def fields(name):
+        if name == "TypedDict":
+            return set()
+        own = {node.target.id for node in classes[name].body if isinstance(node, ast.AnnAssign)}
+        return own | fields(classes[name].bases[0].id)
+
+    declared = {node.target.id: node.annotation.id for node in tree.body if isinstance(node, ast.AnnAssign)}
+    assert set(declared) == set(init.__all__)
+    for name, form in declared.items():
+        (options,) = re.findall(r"Unpack\[(\w+)\]", ast.unparse(classes[form]))
+        assert fields(options) | {"shape"} == set(inspect.signature(getattr(init, name)).parameters), name
 
 
 @every

@@ -81,6 +81,14 @@ deconvolution = fastinit.lecun_normal(transposed=True, stride=(2, 2), blocks=1)
 row: fastinit.Preset = fastinit.PRESETS["he_normal"]
 row(layout="OI").fans((3, 4))
 fastinit.fill(out, fastinit.orthogonal(2.0, column_axis=0), key)
+
+from fastinit.adapters import numpy as init
+
+weight: np.ndarray = init.kaiming_normal((3, 4), seed=0, layout="OI", negative_slope=0.1, dtype="float16")
+init.constant(out=weight, value=0.5).sum()
+init.icnr([3, 3, 2, 4], key=key, initializer=fastinit.he_normal(), factor=2, num_threads=1)
+init.truncated_normal(9, key=np.random.default_rng(0), std=0.02, low=-1.0)
+init.zeros(np.int64(3))
 """
 MISTAKES = {
     'fastinit.Normal("wide")\n': "Normal",
@@ -94,6 +102,11 @@ MISTAKES = {
     "fastinit.glorot_normal(layout=1)\n": "layout",
     "fastinit.fill(out, fastinit.he_normal, key)\n": "fill",
     "fastinit.orthogonal(axis=0)\n": "axis",
+    'init.he_normal((3, 4), seed=0, layuot="OI")\n': "layuot",
+    "init.xavier_uniform((3, 4), seed=0, negative_slope=0.1)\n": "negative_slope",
+    "init.constant(3)\n": "value",
+    "init.normal(3, 0.5)\n": "positional",
+    'init.zeros("3")\n': '"str"',
 }
 
 
@@ -106,4 +119,4 @@ def test_a_users_program_is_checked(tmp_path):
     program.write_text(USER + "".join(MISTAKES))
     lines = mypy(tmp_path, *options).stdout.splitlines()
     for number, word in enumerate(MISTAKES.values(), USER.count("\n") + 1):
-        assert any(f"program.py:{number}: error" in line and word in line for line in lines), lines
+        assert any(f"program.py:{number}: error" in line and word in line for line in lines), (number, word, lines)
