@@ -10,12 +10,13 @@ True
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, SupportsIndex
+from typing import Final, SupportsIndex, TypedDict, Unpack
 
 from fastinit.advice.activations import PRELU_SLOPE, Activation, activation_named
 from fastinit.advice.gains import gain
 from fastinit.checks import at_least
 from fastinit.initializers import Initializer, Normal, VarianceScaling
+from fastinit.layouts import Axes
 from fastinit.presets import glorot_uniform, he_normal, lecun_normal
 from fastinit.structured import Orthogonal
 
@@ -34,6 +35,16 @@ LECUN = 'Y. LeCun et al., "Efficient BackProp", 1998'
 KLAMBAUER = 'G. Klambauer et al., "Self-normalizing neural networks", 2017'
 SAXE = 'A. M. Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks", 2013'
 RADFORD = 'A. Radford et al., "Language models are unsupervised multitask learners", 2019'
+
+
+class Weight(TypedDict, total=False):
+    """How a weight is described, see :func:`fastinit.fans`: for type checkers."""
+
+    layout: str | Axes
+    groups: int
+    transposed: bool
+    stride: int | tuple[int, ...]
+    blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +83,7 @@ def recommend(
     *,
     negative_slope: float | None = None,
     depth: SupportsIndex | None = None,
-    **weight: Any,
+    **weight: Unpack[Weight],
 ) -> Recommendation:
     """The initializer for the weights of a layer, by the activation that goes with it.
 
@@ -127,9 +138,7 @@ def recommend(
     )
 
 
-def _of_activation(
-    activation: str | Activation | None, negative_slope: float | None, weight: dict[str, Any]
-) -> Recommendation:
+def _of_activation(activation: str | Activation | None, negative_slope: float | None, weight: Weight) -> Recommendation:
     name = "identity" if activation is None else activation_named(activation)[0]
     if not isinstance(activation, (str, type(None))):
         name = ""  # a function, whatever it is called

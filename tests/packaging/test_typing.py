@@ -102,6 +102,7 @@ MISTAKES = {
     "fastinit.glorot_normal(layout=1)\n": "layout",
     "fastinit.fill(out, fastinit.he_normal, key)\n": "fill",
     "fastinit.orthogonal(axis=0)\n": "axis",
+    'fastinit.recommend("relu", layuot="OI")\n': "layuot",
     'init.he_normal((3, 4), seed=0, layuot="OI")\n': "layuot",
     "init.xavier_uniform((3, 4), seed=0, negative_slope=0.1)\n": "negative_slope",
     "init.constant(3)\n": "value",
