@@ -116,8 +116,9 @@ def adapter_violations(sources):
         package = path.split("/")[0] if "/" in path else None
         below = {package} | STANDS_ON.get(package, set())
         # the door may be opened first, but what comes through it is imported by name
-        for used in re.findall(r"(?<!import )\bfastinit\.extending\.\w+", source):
-            yield f"{path} uses {used}"
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "fastinit.extending":
+                yield f"{path} uses {ast.unparse(node)}"
         for name in imports(source):
             first, *parts = name.split(".")
             if first not in ("", "fastinit"):
