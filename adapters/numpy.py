@@ -250,6 +250,21 @@ TypeError, ValueError, BufferError
 """
 
 
+_PARAMETERS = [
+    inspect.Parameter("shape", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation="int | Sequence[int]"),
+    *(
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, default, annotation in (
+            ("key", None, "Key | int | numpy.random.Generator"),
+            ("seed", None, "int"),
+            ("dtype", "float32", "str | dtype"),
+            ("out", None, "numpy.ndarray"),
+            ("num_threads", None, "int"),
+        )
+    ),
+]
+
+
 def _documentation(text: str, draws: bool, own: str, example: str) -> str:
     """The docstring of a function, made from that of its initializer: the shared parameters come before its own."""
     sections = re.split(r"^(?=\w+\n-+\n)", inspect.cleandoc(text) + "\n", flags=re.MULTILINE)
@@ -291,12 +306,11 @@ def _function(name: str, factory: Callable[..., Any], example: str, *, draws: bo
         stream = key if type(key) is Key and seed is None else _key_or_seed(name, key, seed, draws)
         return _filled(initializer or factory(**own), shape, stream, dtype, out, num_threads)
 
-    shared = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     own = [p for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
     own = sorted((p.replace(kind=p.KEYWORD_ONLY) for p in own), key=lambda p: p.default is not p.empty)
     function.__name__ = function.__qualname__ = name
     function.__doc__ = _documentation(factory.__doc__ or "", draws, f":obj:`fastinit.{factory.__name__}`", example)
-    function.__signature__ = inspect.Signature([*shared, *own], return_annotation=np.ndarray)  # type: ignore[attr-defined]
+    function.__signature__ = inspect.Signature([*_PARAMETERS, *own], return_annotation=np.ndarray)  # type: ignore[attr-defined]
     return function
 
 
