@@ -1,8 +1,9 @@
 """Initialize a published model with NumPy alone, check every tensor, and time it: `make demo MODEL=resnet-50`.
 
 It fills all parameters of the model by the recipe of its authors, compares what was written with what the recipe
-promises, times the fill beside NumPy and memset on the same machine, and shows that threads and instruction sets do not
-change a byte. The exit status is 1 if a digest differs or a tensor is off by more than six standard errors.
+promises, times the fill beside NumPy and memset on the same machine, in cold memory and in warm, and shows that threads
+and instruction sets do not change a byte. The exit status is 1 if a digest differs or a tensor is off by more than six
+standard errors.
 """
 
 import argparse
@@ -12,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import measuring
-import numpy as np
 from architectures import MODELS, Parameter, parameters
 from expectations import fans_of
 from measuring import Job, Observation
@@ -51,12 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     job = Job(parameters(options.model), options.dtype, options.seed, options.threads)
     console.print(heading(options, job))
     with filling_bar(console, job.bytes_of(job.table)) as advance:
-        first_seconds, observations = measuring.first_fill(job, advance)
+        observations = measuring.first_fill(job, advance)
     console.print(parameter_table(observations, gap=2 if console.width >= WIDTH else 1))
     console.print(notes(job))
     with working(console, "timing beside NumPy and memset"):
-        seconds = measuring.time_sample(job)
-    console.print(speed_table(job, first_seconds, seconds))
+        cold, warm = measuring.time_cold(job), measuring.time_warm(job)
+    console.print(speed_table(job, cold, warm))
     with working(console, "hashing"):
         digests = measuring.digests(job)
     console.print(digest_table(job, digests))
@@ -126,27 +126,35 @@ def notes(job: Job) -> Text:
     return Text("\n".join(lines) + "\n", style="dim")
 
 
-def speed_table(job: Job, first_seconds: float, seconds: dict[str, float]) -> Group:
+def speed_table(job: Job, cold: dict[str, float] | None, warm: dict[str, float]) -> Group:
     """Times of the whole model; those taken on a sample are scaled up by the number of its parameters."""
     total, scale = count(job.table), count(job.table) / count(job.sample)
-    width = job.storage.itemsize
-    fill = seconds["fastinit"]
-    numpy_dtype = "float64" if job.dtype == "float64" else "float32"
+    width, numpy_dtype = job.storage.itemsize, measuring.numpy_dtype(job)
+    threads = "1 thread" if job.threads == 1 else f"{job.threads} threads"
+    rows = {
+        "fastinit": (f"fastinit, {threads}", width),
+        "memset": (f"memset, {threads}", width),
+        "numpy": (f"NumPy {numpy_dtype}, 1 thread", numpy_dtype.itemsize),
+    }
     table = plain_table("the whole model", ">time", ">G values/s", ">GB/s", "")
-
-    def row(label: str, elapsed: float, itemsize: int, remark: str = "", style: str = "") -> None:
-        rate = total / elapsed / 1e9
-        table.add_row(label, f"{elapsed * 1e3:,.1f} ms", f"{rate:.2f}", f"{rate * itemsize:.1f}", remark, style=style)
-
-    if job.reused:
-        row("fastinit, first pass", first_seconds, width)
-    else:
-        row("fastinit, cold memory", first_seconds, width, "the system hands out the pages")
-    row("fastinit, warm memory", fill * scale, width, style="bold")
-    memset, numpy = seconds["memset"], seconds["numpy"]
-    row("memset, same threads", memset * scale, width, f"fastinit takes {fill / memset:.1f} × that")
-    numpy_width = np.dtype(numpy_dtype).itemsize
-    row(f"NumPy {numpy_dtype}, 1 thread", numpy * scale, numpy_width, f"fastinit is {numpy / fill:.3g} × as fast")
+    places = [("cold memory", cold, "the system hands out its pages"), ("warm memory", warm, "written before")]
+    for place, seconds, what in places:
+        if seconds is None:
+            continue
+        table.add_row(Text(place, style="dim"), "", "", "", Text(what, style="dim"))
+        ours = seconds["fastinit"]
+        for name, (label, itemsize) in rows.items():
+            elapsed = seconds[name] * scale
+            rate = total / elapsed / 1e9
+            remark = {
+                "fastinit": "",
+                "memset": f"fastinit takes {ours / seconds[name]:.1f} × that",
+                "numpy": f"fastinit is {seconds[name] / ours:.3g} × as fast",
+            }[name]
+            style = "bold" if name == "fastinit" else ""
+            table.add_row(
+                f"  {label}", f"{elapsed * 1e3:,.1f} ms", f"{rate:.2f}", f"{rate * itemsize:.1f}", remark, style=style
+            )
     return Group(table, sample_note(job, "Timed on"))
 
 

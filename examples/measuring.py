@@ -6,10 +6,12 @@ Nothing here prints, and nothing here needs more than NumPy.
 import ctypes
 import hashlib
 import math
+import mmap
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -60,7 +62,7 @@ class Job:
         self.huge = sum(p.size for p in table) > HUGE
         first_of = {(p.kind, p.shape): p for p in reversed(table)}
         self.sample = [p for p in table if first_of[p.kind, p.shape] is p] if self.huge else table
-        sizes = [-(-self.bytes_of([p]) // ALIGNMENT) * ALIGNMENT for p in table]
+        sizes = [aligned(self.bytes_of([p])) for p in table]
         self.reused = sum(sizes) > 0.6 * available_memory()
         starts = [0] * len(table) if self.reused else [0, *accumulate(sizes[:-1])]
         raw = np.empty((max(sizes) if self.reused else sum(sizes)) + ALIGNMENT, np.uint8)
@@ -76,17 +78,23 @@ class Job:
     def view(self, parameter: Parameter) -> np.ndarray:
         return self._views[parameter.name]
 
-    def fill(self, parameter: Parameter, threads: int | None = None, target: str | None = None) -> np.ndarray:
+    def fill(
+        self, parameter: Parameter, threads: int | None = None, target: str | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """The job itself, one parameter of it: the only call of the library that is timed."""
         key = self.key.fold_in(parameter.name)
         return fastinit.fill(
-            self.view(parameter),
+            self.view(parameter) if out is None else out,
             parameter.initializer,
             key,
             dtype=self.dtype,
             num_threads=threads or self.threads,
             target=target,
         )
+
+
+def aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def available_memory() -> int:
@@ -98,17 +106,15 @@ def available_memory() -> int:
         return 4 << 30
 
 
-def first_fill(job: Job, advance: Callable[[int], None]) -> tuple[float, list[Observation]]:
-    """Fill every parameter once, in memory not touched before; the seconds of the fills alone, and what they wrote."""
-    seconds, observations = 0.0, []
+def first_fill(job: Job, advance: Callable[[int], None]) -> list[Observation]:
+    """Fill every parameter once, and look at what was written."""
+    observations = []
     with ThreadPoolExecutor(job.threads) as pool:
         for parameter in job.table:
-            start = time.perf_counter()
             out = job.fill(parameter)
-            seconds += time.perf_counter() - start
             observations.append(observe(job, parameter, out, pool))
             advance(out.nbytes)
-    return seconds, observations
+    return observations
 
 
 def observe(job: Job, parameter: Parameter, out: np.ndarray, pool: ThreadPoolExecutor) -> Observation:
@@ -150,10 +156,9 @@ def race(contestants: dict[str, Callable[[], object]], budget: float = 2.0) -> d
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def time_sample(job: Job) -> dict[str, float]:
-    """Seconds that the job's sample takes in warm memory: "fastinit", "numpy", and "memset" of the same bytes."""
-    dtype = np.float64 if job.dtype == "float64" else np.float32  # all that NumPy's generators draw
-    scratch = np.zeros(max(p.size for p in job.sample), dtype)
+def time_warm(job: Job) -> dict[str, float]:
+    """Seconds that the job's sample takes in memory that was written before: "fastinit", "numpy", and "memset"."""
+    scratch = np.zeros(max(p.size for p in job.sample), numpy_dtype(job))
     drawn = [(plain(p), scratch[: p.size]) for p in job.sample]
     with ThreadPoolExecutor(job.threads) as pool:
         return race(
@@ -163,6 +168,51 @@ def time_sample(job: Job) -> dict[str, float]:
                 "numpy": lambda: numpy_fill_all(job.seed, drawn),
             }
         )
+
+
+def time_cold(job: Job, budget: float = 2.0) -> dict[str, float] | None:
+    """The same in memory that no program has touched yet, up to three times each; None if there is too little of it."""
+    if sum(p.size for p in job.sample) * 8 > 0.6 * available_memory():
+        return None
+
+    def fastinit_fill_all(views: list[np.ndarray]) -> None:
+        for parameter, view in zip(job.sample, views, strict=True):
+            job.fill(parameter, out=view.reshape(parameter.shape))
+
+    times: dict[str, list[float]] = {}
+    end = time.perf_counter() + budget
+    with ThreadPoolExecutor(job.threads) as pool:
+        contestants: dict[str, tuple[np.dtype, Callable[[list[np.ndarray]], object]]] = {
+            "fastinit": (job.storage, fastinit_fill_all),
+            "memset": (job.storage, lambda views: [memset(view, job.threads, pool) for view in views]),
+            "numpy": (
+                numpy_dtype(job),
+                lambda views: numpy_fill_all(job.seed, zip(map(plain, job.sample), views, strict=True)),
+            ),
+        }
+        for rounds in range(3):
+            if rounds and time.perf_counter() > end:
+                break
+            for name, (dtype, run) in contestants.items():
+                views = untouched(dtype, [p.size for p in job.sample])
+                start = time.perf_counter()
+                run(views)
+                times.setdefault(name, []).append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def untouched(dtype: np.dtype, counts: list[int]) -> list[np.ndarray]:
+    """Arrays in memory that the system has yet to hand out, in huge pages where it has them, as NumPy asks for."""
+    starts = [0, *accumulate(aligned(n * dtype.itemsize) for n in counts)]
+    memory = mmap.mmap(-1, starts[-1])
+    with suppress(AttributeError, OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return [np.frombuffer(memory, dtype, n, start) for n, start in zip(counts, starts, strict=False)]
+
+
+def numpy_dtype(job: Job) -> np.dtype:
+    """The dtype that NumPy draws in: its generators know two."""
+    return np.dtype(np.float64 if job.dtype == "float64" else np.float32)
 
 
 def memset(out: np.ndarray, threads: int, pool: ThreadPoolExecutor) -> None:
@@ -178,7 +228,7 @@ def memset(out: np.ndarray, threads: int, pool: ThreadPoolExecutor) -> None:
         piece.result()
 
 
-def numpy_fill_all(seed: int, drawn: list[tuple[Initializer, np.ndarray]]) -> None:
+def numpy_fill_all(seed: int, drawn: Iterable[tuple[Initializer, np.ndarray]]) -> None:
     """The same distributions as one writes them in NumPy: one generator, in place, in order, on one thread."""
     rng = np.random.default_rng(seed)
     for rule, out in drawn:

@@ -5,8 +5,8 @@ of threads, the instruction set, the layout, or which shard of the tensor is ask
 every bit.
 
 >>> import numpy as np, fastinit
->>> weight = np.empty((1024, 4096), np.float32)
->>> weight = fastinit.fill(weight, fastinit.he_normal(), fastinit.Key(0).fold_in("mlp.up"))
+>>> weight = np.empty((1024, 4096), np.float32)  # (in, out), as in Keras and JAX; layout="OI" is torch's (out, in)
+>>> weight = fastinit.fill(weight, fastinit.he_normal(layout="IO"), fastinit.Key(0).fold_in("mlp.up"))
 
 ``fastinit.adapters.numpy`` has every initializer as a function that returns an array.
 
@@ -17,23 +17,24 @@ reports       pages and pictures of what was found
 audits        is it right? values, scales, the signal through a stack of layers
 models        whole models: rules, recipes, records
 advice        which initializer: gains, recommendations
-composites, structured, presets, initializers    what to fill a tensor with
+presets, composites, structured, initializers    what to fill a tensor with
 filling, shards, buffers, threads                who fills which elements of which memory
 sampling, truncation, layouts, dtypes, keys      what stream v1 defines; ``reference`` is the same in plain NumPy
+checks, files, installation                      what a caller may give; files; what is wrong with an installation
 _core, kernels                                   the compiled core
 """
 
+__distribution__ = "fastinit-weights"
+__version__ = "0.1.0"
+
 try:
     from fastinit import _core as _core
-except ImportError:
-    from importlib.util import find_spec
+except ImportError as error:
+    from fastinit.installation import explained
 
-    if find_spec("fastinit._core") is not None:  # it is here, and says itself what is wrong
-        raise
-    raise ImportError(
-        "fastinit's compiled core is missing here: run `make demo` in a checkout, or install the package with pip"
-    ) from None
+    raise explained(error) from None
 
+from fastinit import installation as _installation
 from fastinit import targets
 from fastinit.advice.gains import backward_gain, gain
 from fastinit.advice.recommending import Recommendation, recommend
@@ -80,6 +81,7 @@ from fastinit.presets import (
     lecun_uniform,
     naive_normal,
     naive_uniform,
+    orthogonal,
     torch_default_uniform,
     xavier_normal,
     xavier_truncated_normal,
@@ -88,8 +90,6 @@ from fastinit.presets import (
 from fastinit.sampling import STREAM_VERSION, Sampling
 from fastinit.structured import ICNR, DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse, ZerO
 from fastinit.threads import default_num_threads
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AUTO",
@@ -159,6 +159,7 @@ __all__ = [
     "lecun_uniform",
     "naive_normal",
     "naive_uniform",
+    "orthogonal",
     "propagate",
     "recipe_named",
     "recommend",
@@ -170,3 +171,5 @@ __all__ = [
     "xavier_truncated_normal",
     "xavier_uniform",
 ]
+
+_installation.warn_of_unrelated()

@@ -20,7 +20,27 @@ ALIGNMENT = 64
 
 
 class Buffer(NamedTuple):
-    """Elements of a format, at byte strides from an address."""
+    """Elements of a format, at byte strides from an address.
+
+    Attributes
+    ----------
+    address : int
+        Address of the first element.
+    shape, byte_strides : tuple of int
+        Size of each axis, and the bytes from one index of it to the next.
+    dtype : DType
+        The format.
+    owner : object
+        Keeps the memory alive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> out = np.zeros((3, 4), np.float32)
+    >>> buffer = buffer_of(out, None)
+    >>> buffer.address == out.ctypes.data, buffer.shape, buffer.byte_strides, buffer.dtype.name
+    (True, (3, 4), (16, 4), 'float32')
+    """
 
     address: int
     shape: tuple[int, ...]
@@ -60,7 +80,22 @@ class Buffer(NamedTuple):
 
 
 def row_major_strides(shape: tuple[int, ...], itemsize: int = 1) -> tuple[int, ...]:
-    """From one index of each axis to the next, the last axis varying fastest: elements, or bytes of an itemsize."""
+    """From one index of each axis to the next, the last axis varying fastest: elements, or bytes of an itemsize.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Size of each axis.
+    itemsize : int
+        Bytes of an element; 1 counts elements.
+
+    Examples
+    --------
+    >>> row_major_strides((2, 3, 4))
+    (12, 4, 1)
+    >>> row_major_strides((2, 3, 4), 4)
+    (48, 16, 4)
+    """
     strides = [itemsize] * len(shape)
     for axis in range(len(shape) - 2, -1, -1):
         strides[axis] = strides[axis + 1] * shape[axis + 1]
@@ -71,6 +106,13 @@ def new_memory(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
     """Memory for a new tensor that frameworks can take over without a copy: consecutive, from a cache line on.
 
     Its dtype is the format's `storage`.
+
+    Examples
+    --------
+    >>> from fastinit.extending import dtype_named
+    >>> memory = new_memory((3, 4), dtype_named("bfloat16"))
+    >>> memory.shape, memory.dtype, memory.ctypes.data % 64
+    ((3, 4), dtype('uint16'), 0)
     """
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + ALIGNMENT - 1, np.uint8)
@@ -85,6 +127,16 @@ def buffer_of(out: Any, dtype: Any) -> Buffer:
     ------
     TypeError, ValueError, BufferError
         If `out` is neither, does not hold the format, is not in native byte order or is read-only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> buffer_of(np.zeros(8, np.uint16), "bfloat16").dtype.name
+    'bfloat16'
+    >>> buffer_of(np.zeros(8, np.int32), None)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    TypeError: out must have one of the dtypes float32, ...; got an out of dtype int32
     """
     if isinstance(out, np.ndarray):
         array = out

@@ -117,7 +117,26 @@ def sequence_of(kind: type[Item], expected: str, value: Any) -> tuple[Item, ...]
 
 
 def at_least(least: int, name: str, value: Any) -> int:
-    """An integer that is not below `least`."""
+    """An integer that is not below `least`.
+
+    Parameters
+    ----------
+    least : int
+        The smallest value that passes.
+    name : str
+        What the errors call it.
+    value : object
+        What the caller gave.
+
+    Examples
+    --------
+    >>> at_least(1, "rounds", 3)
+    3
+    >>> at_least(1, "rounds", 0)
+    Traceback (most recent call last):
+        ...
+    ValueError: rounds must be at least 1, got 0
+    """
     number = integer(name, value)
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
@@ -145,7 +164,24 @@ def finite_number(value: Any, what: str) -> float:
 
 
 def checked_shape(value: Any, what: str = "shape") -> tuple[int, ...]:
-    """A shape, or one number for a shape of one axis, as a tuple of integers >= 0."""
+    """A shape, or one number for a shape of one axis, as a tuple of integers >= 0.
+
+    Parameters
+    ----------
+    value : int or sequence of int
+        What the caller gave.
+    what : str
+        What the errors call it.
+
+    Examples
+    --------
+    >>> checked_shape([3, 4]), checked_shape(5)
+    ((3, 4), (5,))
+    >>> checked_shape((3, -1))
+    Traceback (most recent call last):
+        ...
+    ValueError: shape must not be negative, got (3, -1)
+    """
     shape = integers(what, value, MOST_AXES)
     if any(size < 0 for size in shape):
         raise ValueError(f"{what} must not be negative, got {shown(shape)}")

@@ -31,7 +31,21 @@ __all__ = ["Blocks", "Composite", "ZeroRow"]
 
 
 class Composite(StructuredInitializer):
-    """An initializer whose tensors consist of parts."""
+    """An initializer whose tensors consist of parts.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np, fastinit
+    >>> @dataclass(frozen=True)
+    ... class FirstColumnOne(fastinit.Composite):
+    ...     def parts(self, shape):
+    ...         whole = fastinit.Part((0, 0), shape, fastinit.Zeros(), None)
+    ...         return [whole, fastinit.Part((0, 0), (shape[0], 1), fastinit.Ones(), None)]
+    >>> fastinit.fill(np.empty((2, 3)), FirstColumnOne(), fastinit.Key(0))
+    array([[1., 0., 0.],
+           [1., 0., 0.]])
+    """
 
     __slots__ = ()
 
@@ -81,6 +95,13 @@ class Blocks(Composite):
     TypeError, ValueError
         If `count` is missing, below 1, or not the length of the tuple; when filling, if the shape has no such axis,
         if `count` does not divide it, or if an initializer refuses the shape of a block.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> gates = fastinit.Blocks((fastinit.Zeros(), fastinit.Ones()))
+    >>> fastinit.fill(np.empty(4), gates, fastinit.Key(0))
+    array([0., 0., 1., 1.])
     """
 
     initializers: Initializer | tuple[Initializer, ...]
@@ -147,6 +168,14 @@ class ZeroRow(Composite):
     ------
     ValueError
         If `row` is negative; when filling, if the shape has no such row.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> fastinit.fill(np.empty((3, 2)), fastinit.ZeroRow(fastinit.Ones(), row=0), fastinit.Key(0))
+    array([[0., 0.],
+           [1., 1.],
+           [1., 1.]])
     """
 
     initializer: Initializer

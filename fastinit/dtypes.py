@@ -27,6 +27,12 @@ class DType:
         Exponent of the smallest normal value.
     max : float
         The largest finite value.
+
+    Examples
+    --------
+    >>> bfloat16 = dtype_named("bfloat16")
+    >>> bfloat16.itemsize, bfloat16.fraction, bfloat16.max
+    (2, 7, 3.3895313892515355e+38)
     """
 
     name: str
@@ -160,6 +166,15 @@ def dtype_named(name: object) -> DType:
     ------
     TypeError
         If fastinit does not write that format.
+
+    Examples
+    --------
+    >>> dtype_named("float16").max
+    65504.0
+    >>> dtype_named("int8")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    TypeError: dtype must be one of float32, ...; got 'int8'
     """
     text = name if isinstance(name, str) else getattr(name, "name", None) or getattr(name, "__name__", None)
     dtype = DTYPES.get(text) if isinstance(text, str) else None

@@ -19,6 +19,7 @@ scaling     `UnitVariance`, `Unscalable`: until a layer's output has unit varian
 """
 
 from fastinit import coefficients
+from fastinit import installation as _installation  # noqa: F401 (first: names a package that lies over this one)
 from fastinit.advice.activations import PRELU_SLOPE
 from fastinit.audits.judging import judge_chain, judge_parameters
 from fastinit.audits.measuring import (

@@ -76,6 +76,28 @@ def fill_memory(
     """The fast path of :func:`fill` for adapters: consecutive memory gets a whole tensor. Nothing is checked.
 
     `sampling` is a :func:`plan`, and `words` are those of the key.
+
+    Parameters
+    ----------
+    address : int
+        Where the memory begins.
+    size, itemsize : int
+        Number of elements, and bytes of one.
+    sampling : compiled sampling
+        From :func:`fastinit.extending.plan`.
+    words : tuple of four int
+        ``key.words``.
+    num_threads : int or None
+        At most this many threads.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.extending import plan
+    >>> out = np.empty(9, np.float32)
+    >>> fill_memory(out.ctypes.data, 9, 4, plan(fastinit.Normal(), (9,), "float32"), fastinit.Key(0).words, None)
+    >>> bool((out == fastinit.fill(np.empty(9, np.float32), fastinit.Normal(), fastinit.Key(0))).all())
+    True
     """
     target = targets.current_index()
     if size <= ELEMENTS_PER_THREAD:
@@ -179,6 +201,27 @@ def fill_buffer(
     """:func:`fill` for adapters: memory given by its address, and the shard that it holds, by default the whole tensor.
 
     The key has been checked. Raises what :func:`fill` raises of everything else, before anything is written.
+
+    Parameters
+    ----------
+    buffer : Buffer
+        The memory.
+    initializer, key
+        What to draw, and the stream.
+    shard : Shard, optional
+        The elements of the global tensor that it holds; by default all.
+    num_threads, target
+        As in :func:`fill`.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.extending import buffer_of
+    >>> out = np.zeros((2, 3), np.float32)
+    >>> fill_buffer(buffer_of(out, None), fastinit.Ones(), fastinit.Key(0))
+    >>> out
+    array([[1., 1., 1.],
+           [1., 1., 1.]], dtype=float32)
     """
     if shard is None:
         if target is None and buffer.is_contiguous and isinstance(initializer, ElementwiseInitializer):
@@ -195,7 +238,28 @@ def fill_buffer(
 
 
 def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
-    """Raises what filling a buffer would raise, before a byte is written."""
+    """Parameters
+    ----------
+    buffer : Buffer
+        The memory.
+    initializer : Initializer
+        What it is to be filled with.
+    shard : Shard
+        The elements of the global tensor that it holds.
+
+    Raises what filling a buffer would raise, before a byte is written.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.extending import Shard, buffer_of
+    >>> buffer = buffer_of(np.zeros((3, 4), np.float16), None)
+    >>> check_fill(buffer, fastinit.Normal(), Shard.of((3, 4)))
+    >>> check_fill(buffer, fastinit.Normal(std=1e5), Shard.of((3, 4)))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: ... float16 ...
+    """
     check_distinct(buffer)
     checked_initializer(initializer)
     if shard.shape is not None:
@@ -270,6 +334,15 @@ def _fill_structured(buffer: Buffer, initializer: StructuredInitializer, key: Ke
 def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: int | None = None) -> np.ndarray:
     """Raw words [start, start + count) of a key's stream: Philox4x32-10, four words to a block, in natural order.
 
+    Parameters
+    ----------
+    key : Key
+        The stream.
+    start, count : int
+        The range of words.
+    num_threads : int, optional
+        At most this many threads. The words do not depend on it.
+
     Returns
     -------
     numpy.ndarray of uint32, shape (count,)
@@ -282,6 +355,13 @@ def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: 
     Notes
     -----
     J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> key = fastinit.Key.from_words(0, 0)
+    >>> [hex(word) for word in fastinit.words(key, 0, 4)]  # the first block of Philox4x32-10, key 0, counter 0
+    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
     checked_key(key)
     first, size = integer("start", start), integer("count", count)
@@ -311,10 +391,31 @@ def sample(
 
     `shape` is the tensor's, where the initializer depends on it.
 
+    Parameters
+    ----------
+    key : Key
+        The stream.
+    index : int
+        In [0, the tensor's size), row-major.
+    initializer : ElementwiseInitializer
+        What each element is drawn from.
+    shape : sequence of int, optional
+        Shape of the whole tensor, for initializers that scale by the fans.
+    dtype : str or dtype
+        The tensor's dtype, to which the value is rounded.
+
     Raises
     ------
     TypeError, ValueError
         As :func:`fill`; structured initializers have no elements of their own.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> key, initializer = fastinit.Key(0), fastinit.Normal(std=0.02)
+    >>> values = fastinit.fill(np.empty(1000, np.float32), initializer, key)
+    >>> fastinit.sample(key, 999, initializer) == float(values[999])
+    True
     """
     found = dtype_named(dtype)
     if not isinstance(initializer, ElementwiseInitializer):

@@ -79,6 +79,16 @@ class Initializer:
     Equal ones are interchangeable: dataclasses compare their fields by type and by bits, so that ``Normal(0.0, 0.0)``
     and ``Normal(-0.0, 0.0)`` are two. Whatever a subclass computes in the methods of this class and of those two, and
     in ``__post_init__``, it computes in the floating-point environment of the stream; see :mod:`fastinit.exact`.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> isinstance(fastinit.he_normal(), fastinit.Initializer), isinstance(fastinit.Orthogonal(), fastinit.Initializer)
+    (True, True)
+    >>> fastinit.he_normal().check((3,))
+    Traceback (most recent call last):
+        ...
+    ValueError: fans need a shape with an input and an output axis, got (3,): 1-d
     """
 
     __slots__ = ()
@@ -111,7 +121,20 @@ class Initializer:
 
 
 class ElementwiseInitializer(Initializer):
-    """An initializer whose elements are independent draws from one distribution. Subclasses say which: `sampling`."""
+    """An initializer whose elements are independent draws from one distribution. Subclasses say which: `sampling`.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import fastinit
+    >>> @dataclass(frozen=True)
+    ... class Doubled(fastinit.ElementwiseInitializer):
+    ...     std: float
+    ...     def sampling(self, shape=None):
+    ...         return fastinit.Sampling("normal", std=2 * self.std)
+    >>> fastinit.expected_std(Doubled(0.5), (3, 4))
+    1.0
+    """
 
     __slots__ = ()
 
@@ -138,16 +161,49 @@ class ElementwiseInitializer(Initializer):
 def plan(initializer: ElementwiseInitializer, shape: tuple[int, ...] | None, dtype: str) -> _core.Sampling:
     """The numbers that the kernels take for a tensor of this shape and dtype: made once.
 
+    Parameters
+    ----------
+    initializer : ElementwiseInitializer
+        What each element is drawn from.
+    shape : tuple of int or None
+        The global tensor's.
+    dtype : str
+        The format that is written.
+
     Raises
     ------
     ValueError
         If the shape does not fit, or the dtype cannot hold what would be drawn.
+
+    Examples
+    --------
+    >>> compiled = plan(Normal(std=0.02), (3, 4), "bfloat16")
+    >>> plan(Normal(std=0.02), (3, 4), "bfloat16") is compiled
+    True
     """
     return compiled(initializer.sampling(shape), dtype)
 
 
 class Part(NamedTuple):
-    """A box of a tensor that is initialized as a tensor of its own: a shard of it needs no more than its own memory."""
+    """A box of a tensor that is initialized as a tensor of its own: a shard of it needs no more than its own memory.
+
+    Parameters
+    ----------
+    offsets, shape : tuple of int
+        Where the box starts in the tensor, and its shape.
+    initializer : Initializer
+        What the box is filled with.
+    key_data : int, str, bytes or None
+        What is folded into the tensor's key; None for the key itself.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> for part in fastinit.Blocks(fastinit.Orthogonal(), 2).parts((8, 4)):
+    ...     print(part.offsets, part.shape, part.key_data)
+    (0, 0) (4, 4) 0
+    (4, 0) (4, 4) 1
+    """
 
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
@@ -160,6 +216,22 @@ class StructuredInitializer(Initializer):
     """An initializer of a whole tensor, whose elements depend on each other; see :mod:`fastinit.structured`.
 
     Subclasses say which shapes they take (`check_shape`), how far their values reach, and write the tensor.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np, fastinit
+    >>> @dataclass(frozen=True)
+    ... class Counting(fastinit.StructuredInitializer):
+    ...     def check_shape(self, shape):
+    ...         if len(shape) != 1:
+    ...             raise ValueError(f"counting needs 1 axis, got shape {shape}")
+    ...     def reach(self, shape, dtype="float32"):
+    ...         return float(max(shape))
+    ...     def write(self, out, key, num_threads, target):
+    ...         out[...] = range(len(out))
+    >>> fastinit.fill(np.empty(4), Counting(), fastinit.Key(0))
+    array([0., 1., 2., 3.])
     """
 
     __slots__ = ()
@@ -190,7 +262,24 @@ class StructuredInitializer(Initializer):
 
 
 def checked_initializer(value: Any, what: str = "initializer") -> Initializer:
-    """An initializer. Raises TypeError for anything else, a class of one or a function that makes one among them."""
+    """An initializer. Raises TypeError for anything else, a class of one or a function that makes one among them.
+
+    Parameters
+    ----------
+    value : object
+        What the caller gave.
+    what : str
+        What the error calls it.
+
+    Examples
+    --------
+    >>> checked_initializer(Normal())
+    Normal(mean=0.0, std=1.0)
+    >>> checked_initializer(Normal)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    TypeError: initializer must be an Initializer such as fastinit.he_normal(), not <class ...>
+    """
     if not isinstance(value, Initializer):
         raise TypeError(f"{what} must be an Initializer such as fastinit.he_normal(), not {shown(value)}")
     return value
@@ -219,10 +308,25 @@ def _inner(initializer: Initializer) -> Iterator[Initializer]:
 def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | None:
     """The standard deviation that all values of a tensor together are expected to have; None where no formula says.
 
+    Parameters
+    ----------
+    initializer : Initializer
+        What the tensor is filled with.
+    shape : tuple of int
+        The whole (global) tensor's.
+
     Raises
     ------
     TypeError, ValueError
         If it is no initializer or no shape, or a tensor of this shape cannot be initialized so.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.expected_std(fastinit.he_normal(layout="OI"), (64, 128))  # sqrt(2 / 128)
+    0.125
+    >>> fastinit.expected_std(fastinit.Sparse(0.9), (64, 128)) is None
+    True
     """
     found = checked_initializer(initializer).moments(checked_shape(shape))
     return None if found is None else found.std
@@ -232,12 +336,23 @@ def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | No
 class Constant(ElementwiseInitializer):
     """Every element is `value`, rounded to the dtype; infinities, NaN and -0.0 where the dtype has them.
 
+    Parameters
+    ----------
+    value : float
+        Any number.
+
     Raises
     ------
     TypeError
         If value is no number.
     ValueError
         When filling, if the dtype has no such value: a finite one that overflows, or an infinity in float8_e4m3fn.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> fastinit.fill(np.empty(3), fastinit.Constant(0.5), fastinit.Key(0))
+    array([0.5, 0.5, 0.5])
     """
 
     value: float
@@ -253,12 +368,34 @@ class Constant(ElementwiseInitializer):
 
 
 def Zeros() -> Constant:
-    """Every element is 0."""
+    """Every element is 0.
+
+    Returns
+    -------
+    Constant
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.Zeros()
+    Constant(value=0.0)
+    """
     return Constant(0.0)
 
 
 def Ones() -> Constant:
-    """Every element is 1."""
+    """Every element is 1.
+
+    Returns
+    -------
+    Constant
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.Ones()
+    Constant(value=1.0)
+    """
     return Constant(1.0)
 
 
@@ -279,6 +416,13 @@ class Uniform(ElementwiseInitializer):
     ValueError
         If low or high is not finite or low >= high; when filling, if the interval leaves the dtype's range or
         holds none of its values.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> values = fastinit.fill(np.empty(1000, np.float32), fastinit.Uniform(-0.5, 0.25), fastinit.Key(0))
+    >>> bool(values.min() >= -0.5), bool(values.max() < 0.25)
+    (True, True)
     """
 
     low: float = 0.0
@@ -314,6 +458,13 @@ class Normal(ElementwiseInitializer):
     Notes
     -----
     G. E. P. Box and M. E. Muller, "A note on the generation of random normal deviates", 1958.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> values = fastinit.fill(np.empty(100_000, np.float32), fastinit.Normal(std=0.02), fastinit.Key(0))
+    >>> print(f"{values.std():.3f}")
+    0.020
     """
 
     mean: float = 0.0
@@ -349,6 +500,18 @@ class TruncatedNormal(ElementwiseInitializer):
         If low >= high or either is NaN, if std or mean is not finite or std < 0, or if absolute bounds are too narrow
         for the standard deviation that `correct_variance` asks for; when filling, if the interval holds no value of the
         dtype, or draws could overflow it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> cut = fastinit.TruncatedNormal(std=0.02)  # at +-2 standard deviations
+    >>> values = fastinit.fill(np.empty(1000, np.float32), cut, fastinit.Key(0))
+    >>> bool(abs(values).max() <= 0.04)
+    True
+    >>> print(f"{fastinit.expected_std(cut, (1000,)):.5f}")
+    0.01759
+    >>> fastinit.expected_std(fastinit.TruncatedNormal(std=0.02, correct_variance=True), (1000,))
+    0.02
     """
 
     mean: float = 0.0
@@ -452,6 +615,15 @@ class VarianceScaling(ElementwiseInitializer):
     -----
     X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
     2010. K. He et al., "Delving deep into rectifiers", 2015.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> scaling = fastinit.VarianceScaling(2.0, "fan_out", "normal", layout="OI...", groups=4)
+    >>> scaling.fans((64, 8, 3, 3))  # a grouped convolution of torch
+    Fans(fan_in=72, fan_out=144, receptive_field_size=9)
+    >>> print(f"{fastinit.expected_std(scaling, (64, 8, 3, 3)):.4f}")  # sqrt(2 / 144)
+    0.1179
     """
 
     scale: float = 1.0

@@ -243,7 +243,17 @@ class Keys(Sequence[Key]):
 
 
 def checked_key(key: Any) -> Key:
-    """A key. Raises TypeError for anything else, integer seeds among them."""
+    """A key. Raises TypeError for anything else, integer seeds among them.
+
+    Examples
+    --------
+    >>> checked_key(Key(0)) == Key(0)
+    True
+    >>> checked_key(0)
+    Traceback (most recent call last):
+        ...
+    TypeError: key must be a fastinit.Key, not int; Key(seed) makes one
+    """
     if not isinstance(key, Key):
         raise TypeError(f"key must be a fastinit.Key, not {type(key).__name__}; Key(seed) makes one")
     return key

@@ -52,6 +52,12 @@ class Fans:
     ------
     TypeError, ValueError
         If one is no such number, or negative.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.fans((64, 32, 3, 3), "OI...")  # a convolution of torch
+    Fans(fan_in=288, fan_out=576, receptive_field_size=9)
     """
 
     fan_in: int | Fraction

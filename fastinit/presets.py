@@ -1,13 +1,19 @@
-"""The named schemes: rows of one table, each a point of :class:`~fastinit.initializers.VarianceScaling`."""
+"""The named schemes: rows of one table, each a point of :class:`~fastinit.initializers.VarianceScaling`.
+
+Every row is also a function of its name, and of its aliases, that makes the initializer for a weight: `he_normal`,
+`kaiming_normal`. Beside them stand the schemes that no fan scales.
+"""
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any, Final, NamedTuple
+import math
+from typing import Final, NamedTuple, Protocol
 
 from fastinit.checks import finite_number
 from fastinit.exact import in_stream_environment
 from fastinit.initializers import Normal, Uniform, VarianceScaling
+from fastinit.layouts import Axes
+from fastinit.structured import Orthogonal
 
 __all__ = [
     "ALIASES",
@@ -28,6 +34,7 @@ __all__ = [
     "lecun_uniform",
     "naive_normal",
     "naive_uniform",
+    "orthogonal",
     "torch_default_uniform",
     "xavier_normal",
     "xavier_truncated_normal",
@@ -36,7 +43,28 @@ __all__ = [
 
 
 class Preset(NamedTuple):
-    """One row of the table: a named point of :class:`VarianceScaling`. Calling it gives the initializer."""
+    """One row of the table: a named point of :class:`VarianceScaling`. Calling it gives the initializer.
+
+    Parameters
+    ----------
+    name : str
+        Key of the row in `PRESETS`, and name of its function.
+    scale, mode, distribution
+        As in :class:`VarianceScaling`: Var(W) = scale / fan.
+    source : str
+        Who published it.
+    takes_slope : bool
+        Whether the scale is divided by 1 + negative_slope^2, for leaky rectifiers.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> row = fastinit.PRESETS["he_normal"]
+    >>> row.scale, row.mode, row.distribution
+    (2.0, 'fan_in', 'normal')
+    >>> row(layout="OI") == fastinit.he_normal(layout="OI")
+    True
+    """
 
     name: str
     scale: float
@@ -46,28 +74,36 @@ class Preset(NamedTuple):
     takes_slope: bool = False
 
     @in_stream_environment
-    def __call__(self, *, negative_slope: float = 0.0, **weight: Any) -> VarianceScaling:
+    def __call__(
+        self,
+        *,
+        negative_slope: float = 0.0,
+        layout: str | Axes = "...IO",
+        groups: int = 1,
+        transposed: bool = False,
+        stride: int | tuple[int, ...] = 1,
+        blocks: int = 1,
+    ) -> VarianceScaling:
         """The initializer, for a weight described by `layout`, `groups`, `transposed`, `stride` and `blocks`.
 
-        The rows of He et al. divide their scale by 1 + negative_slope^2, for leaky rectifiers.
+        Raises
+        ------
+        TypeError
+            If a `negative_slope` is given to a row that takes none.
         """
         scale = self.scale
         if self.takes_slope:
             scale = scale / (1.0 + finite_number(negative_slope, "negative_slope") ** 2)
         elif negative_slope:
             raise TypeError(f"{self.name} takes no negative_slope")
-        unknown = sorted(set(weight) - WEIGHT_ARGUMENTS)
-        if unknown:
-            raise TypeError(f"{self.name} takes {', '.join(sorted(WEIGHT_ARGUMENTS))}; got {', '.join(unknown)}")
-        return VarianceScaling(scale, self.mode, self.distribution, **weight)
+        return VarianceScaling(scale, self.mode, self.distribution, layout, groups, transposed, stride, blocks)
 
 
-WEIGHT_ARGUMENTS: Final = frozenset(field.name for field in fields(VarianceScaling)[3:])
 GLOROT, HE, LECUN = "Glorot and Bengio 2010", "He et al. 2015", "LeCun et al. 1998, Efficient BackProp"
 TORCH = "torch's layers: U(+-1/sqrt(fan_in)), written kaiming_uniform_(a=sqrt(5))"
 
-# glorot_normal, he_normal and lecun_normal are untruncated, as torch's are; Keras and JAX mean the truncated rows by
-# these names.
+# glorot_normal, he_normal and lecun_normal are untruncated, as torch's are; in Keras and JAX the same names are the
+# truncated rows.
 PRESETS: Final = {
     row.name: row
     for row in (
@@ -89,23 +125,232 @@ ALIASES: Final = {
     "fan_in_normal": "lecun_normal",  # N(0, 1/n_in), as introductions write it
 }
 
-glorot_uniform = xavier_uniform = PRESETS["glorot_uniform"]
-glorot_normal = xavier_normal = PRESETS["glorot_normal"]
-glorot_truncated_normal = xavier_truncated_normal = PRESETS["glorot_truncated_normal"]
-he_uniform = kaiming_uniform = PRESETS["he_uniform"]
-he_normal = kaiming_normal = PRESETS["he_normal"]
-he_truncated_normal = kaiming_truncated_normal = PRESETS["he_truncated_normal"]
-lecun_uniform = PRESETS["lecun_uniform"]
-lecun_normal = fan_in_normal = PRESETS["lecun_normal"]
-lecun_truncated_normal = PRESETS["lecun_truncated_normal"]
-torch_default_uniform = PRESETS["torch_default_uniform"]
+
+# The functions of the rows
+
+
+class Scheme(Protocol):
+    """The function of a row, as type checkers see it."""
+
+    def __call__(
+        self,
+        *,
+        layout: str | Axes = "...IO",
+        groups: int = 1,
+        transposed: bool = False,
+        stride: int | tuple[int, ...] = 1,
+        blocks: int = 1,
+    ) -> VarianceScaling: ...
+
+
+class LeakyScheme(Protocol):
+    """The function of a row that takes the slope of a leaky rectifier."""
+
+    def __call__(
+        self,
+        *,
+        negative_slope: float = 0.0,
+        layout: str | Axes = "...IO",
+        groups: int = 1,
+        transposed: bool = False,
+        stride: int | tuple[int, ...] = 1,
+        blocks: int = 1,
+    ) -> VarianceScaling: ...
+
+
+_DOCUMENTATION = """\
+{title}: Var(W) = {variance}.
+
+{law}{alias}
+
+Parameters
+----------{slope}
+layout : str or Axes
+    Which axis is which: "...IO" for Keras and JAX weights (in, out), "OI..." for torch weights (out, in).
+groups, transposed, stride, blocks
+    Grouped, transposed and packed weights; see :func:`fastinit.fans`.
+
+Returns
+-------
+VarianceScaling
+    What :func:`fastinit.fill` fills a tensor with.
+
+Raises
+------
+TypeError, ValueError
+    If an argument is of a wrong type or out of range; when filling, if the shape does not fit the layout.
+
+Notes
+-----
+{paper}.
+
+Examples
+--------
+>>> import numpy as np, fastinit
+>>> initializer = fastinit.{name}(layout="OI")  # a torch weight (out, in)
+>>> round(fastinit.expected_std(initializer, (512, 256)), 4)
+{example}
+>>> weight = fastinit.fill(np.empty((512, 256), np.float32), initializer, fastinit.Key(0))
+"""
+_LAWS = {
+    "uniform": "Values are uniform on (-limit, limit), limit = sqrt(3 Var(W)).",
+    "normal": "Values are normal and untruncated, as torch's; Keras and JAX give this name to the truncated normal.",
+    "truncated_normal": "Values are normal, cut at +-2 standard deviations of the normal before it is cut, whose "
+    "variance is\nmade larger so that Var(W) holds after the cut: the `normal` of Keras and JAX.",
+}
+_SLOPE = """
+negative_slope : float
+    Slope of the leaky rectifier for negative inputs; 0 for ReLU."""
+_FORMULAS = {
+    GLOROT: "2 / (fan_in + fan_out)",
+    HE: "2 / ((1 + negative_slope^2) fan_in)",
+    LECUN: "1 / fan_in",
+    TORCH: "1 / (3 fan_in)",
+}
+_PAPERS = {
+    GLOROT: "X. Glorot and Y. Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010",
+    HE: "K. He et al., Delving deep into rectifiers, 2015",
+    LECUN: "Y. LeCun et al., Efficient BackProp, 1998",
+    TORCH: "U(+-1/sqrt(fan_in)), which torch writes as kaiming_uniform_(a=sqrt(5))",
+}
+
+
+def documentation(name: str, row: Preset) -> str:
+    """The docstring of a row's function, which may have the name of an alias."""
+    family = row.source.partition(",")[0].partition(":")[0]
+    return _DOCUMENTATION.format(
+        title=f"{family}, {row.distribution.replace('_', ' ')}",
+        variance=_FORMULAS[row.source],
+        law=_LAWS[row.distribution],
+        slope=_SLOPE if row.takes_slope else "",
+        alias="" if name == row.name else f"\n\nAnother name of :func:`{row.name}`.",
+        paper=_PAPERS[row.source],
+        name=name,
+        example=round(math.sqrt(row.scale / {"fan_in": 256, "fan_avg": 384}[row.mode]), 4),
+    )
+
+
+def _scheme(name: str) -> Scheme:
+    row = PRESETS[ALIASES.get(name, name)]
+
+    def scheme(
+        *,
+        layout: str | Axes = "...IO",
+        groups: int = 1,
+        transposed: bool = False,
+        stride: int | tuple[int, ...] = 1,
+        blocks: int = 1,
+    ) -> VarianceScaling:
+        return row(layout=layout, groups=groups, transposed=transposed, stride=stride, blocks=blocks)
+
+    scheme.__name__ = scheme.__qualname__ = name
+    scheme.__doc__ = documentation(name, row)
+    return scheme
+
+
+def _leaky_scheme(name: str) -> LeakyScheme:
+    row = PRESETS[ALIASES.get(name, name)]
+
+    def scheme(
+        *,
+        negative_slope: float = 0.0,
+        layout: str | Axes = "...IO",
+        groups: int = 1,
+        transposed: bool = False,
+        stride: int | tuple[int, ...] = 1,
+        blocks: int = 1,
+    ) -> VarianceScaling:
+        return row(
+            negative_slope=negative_slope,
+            layout=layout,
+            groups=groups,
+            transposed=transposed,
+            stride=stride,
+            blocks=blocks,
+        )
+
+    scheme.__name__ = scheme.__qualname__ = name
+    scheme.__doc__ = documentation(name, row)
+    return scheme
+
+
+glorot_uniform = _scheme("glorot_uniform")
+glorot_normal = _scheme("glorot_normal")
+glorot_truncated_normal = _scheme("glorot_truncated_normal")
+xavier_uniform = _scheme("xavier_uniform")
+xavier_normal = _scheme("xavier_normal")
+xavier_truncated_normal = _scheme("xavier_truncated_normal")
+he_uniform = _leaky_scheme("he_uniform")
+he_normal = _leaky_scheme("he_normal")
+he_truncated_normal = _leaky_scheme("he_truncated_normal")
+kaiming_uniform = _leaky_scheme("kaiming_uniform")
+kaiming_normal = _leaky_scheme("kaiming_normal")
+kaiming_truncated_normal = _leaky_scheme("kaiming_truncated_normal")
+lecun_uniform = _scheme("lecun_uniform")
+lecun_normal = _scheme("lecun_normal")
+lecun_truncated_normal = _scheme("lecun_truncated_normal")
+fan_in_normal = _scheme("fan_in_normal")
+torch_default_uniform = _scheme("torch_default_uniform")
+
+
+# The schemes that no fan scales
 
 
 def naive_uniform() -> Uniform:
-    """U(-0.1, 0.1), whatever the fans: what was done before 2010, and the textbook's bad example."""
+    """U(-0.1, 0.1), whatever the fans: common before 2010, and the textbooks' bad example.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.naive_uniform()
+    Uniform(low=-0.1, high=0.1)
+    """
     return Uniform(-0.1, 0.1)
 
 
 def naive_normal() -> Normal:
-    """N(0, 0.1), whatever the fans: a standard deviation of 0.1."""
+    """N(0, 0.1^2), whatever the fans: a standard deviation of 0.1.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.naive_normal()
+    Normal(mean=0.0, std=0.1)
+    """
     return Normal(0.0, 0.1)
+
+
+def orthogonal(gain: float = 1.0, column_axis: int = -1) -> Orthogonal:
+    """Saxe et al. 2013: a random matrix with orthonormal rows or columns, whichever are fewer, times `gain`.
+
+    Parameters
+    ----------
+    gain : float
+        Multiplies the matrix; finite.
+    column_axis : int
+        The axis that makes the matrix's columns: -1 for Keras and JAX weights (..., out), 0 for torch weights
+        (out, ...).
+
+    Returns
+    -------
+    Orthogonal
+        What :func:`fastinit.fill` fills a tensor with.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `gain` is no finite number or `column_axis` no integer; when filling, if the shape has fewer than 2 axes or
+        no such column axis.
+
+    Notes
+    -----
+    A. M. Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks", 2013.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> weight = fastinit.fill(np.empty((8, 4)), fastinit.orthogonal(gain=2.0), fastinit.Key(0))
+    >>> bool(np.allclose(weight.T @ weight, 4 * np.eye(4)))
+    True
+    """
+    return Orthogonal(gain, column_axis)

@@ -57,6 +57,13 @@ class Sampling:
         truncated normal.
     low_sigma, high_sigma : float
         The interval of a truncated normal in standard deviations from the mean.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> sampling = fastinit.he_uniform().sampling((96, 64))
+    >>> sampling.distribution, sampling.low, sampling.high  # sqrt(6 / 96)
+    ('uniform', -0.25, 0.25)
     """
 
     distribution: str

@@ -183,7 +183,20 @@ def _common(a: range, b: range) -> int | None:
 
 
 def dealt(ranges: Sequence[range], rounds: int, ranks: int, rank: int) -> list[range]:
-    """What one of `ranks` ranks gets of indices dealt out as ``torch.chunk`` does, in `rounds` chunks one by one."""
+    """What one of `ranks` ranks gets of indices dealt out as ``torch.chunk`` does, in `rounds` chunks one by one.
+
+    Parameters
+    ----------
+    ranges : sequence of range
+        The indices, in order.
+    rounds, ranks, rank : int
+        How many chunks are dealt out in turn, to how many ranks, and which rank asks.
+
+    Examples
+    --------
+    >>> dealt([range(10)], rounds=2, ranks=2, rank=1)
+    [range(3, 5), range(8, 10)]
+    """
     size = sum(map(len, ranges))
     held: list[range] = []
     for number in range(rounds):
@@ -209,7 +222,13 @@ def _section(ranges: Sequence[range], begin: int, end: int) -> Iterator[range]:
 
 
 def joined(ranges: Sequence[range]) -> list[range]:
-    """The same indices in fewer ranges."""
+    """The same indices in fewer ranges.
+
+    Examples
+    --------
+    >>> joined([range(0, 2), range(2, 5), range(7, 9)])
+    [range(0, 5), range(7, 9)]
+    """
     joined: list[range] = []
     for held in ranges:
         if joined:
@@ -226,6 +245,12 @@ class Shard(NamedTuple):
     """The elements of a global tensor that a buffer holds: those of the ranges, or of the flattened tensor from start.
 
     A shard is built once, where a caller says what a buffer holds (:meth:`of`), and travels as one value.
+
+    Examples
+    --------
+    >>> shard = Shard.of((128, 256), global_shape=(1024, 256), offsets=(128, 0))
+    >>> shard.shape, shard.ranges
+    ((1024, 256), ((range(128, 256),), (range(0, 256),)))
     """
 
     shape: tuple[int, ...] | None
@@ -280,7 +305,17 @@ class Shard(NamedTuple):
 
 
 def lattices(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
-    """What to fill: lattices of elements, and where in the buffer each begins, in bytes."""
+    """What to fill: lattices of elements, and where in the buffer each begins, in bytes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastinit.extending import buffer_of
+    >>> buffer, shard = buffer_of(np.zeros((3, 2)), None), Shard.of((3, 2), (3, 4), (0, 2))  # columns 2 and 3
+    >>> for start, lattice in lattices(buffer, shard):
+    ...     print(start, lattice.start, lattice.extents, lattice.index_strides)
+    0 2 (3, 2) (4, 1)
+    """
     if shard.start is not None:
         yield 0, flat_lattice(shard.start, buffer.shape, buffer.byte_strides, buffer.dtype.itemsize)
         return
@@ -290,7 +325,22 @@ def lattices(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
 
 
 def tiles(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
-    """The lattices of :func:`lattices`, cut and ordered as :func:`tiled` says."""
+    """The lattices of :func:`lattices`, cut and ordered as :func:`tiled` says.
+
+    Parameters
+    ----------
+    buffer : Buffer
+        The memory.
+    shard : Shard
+        The elements of the global tensor that it holds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastinit.extending import buffer_of
+    >>> [lattice.extents for _, lattice in tiles(buffer_of(np.zeros((3, 4)).T, None), Shard.of((4, 3)))]
+    [(4, 3)]
+    """
     for outset, whole in lattices(buffer, shard):
         for offset, lattice in tiled(whole, buffer.dtype.itemsize):
             yield outset + offset, lattice
@@ -397,7 +447,19 @@ def tiled(lattice: Lattice, itemsize: int) -> list[tuple[int, Lattice]]:
 
 
 def check_distinct(buffer: Buffer) -> None:
-    """Raises BufferError if two elements of a buffer share memory."""
+    """Raises BufferError if two elements of a buffer share memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastinit.extending import buffer_of
+    >>> check_distinct(buffer_of(np.zeros((3, 4)), None))
+    >>> twice = np.lib.stride_tricks.as_strided(np.zeros(4), (2, 3), (8, 8))
+    >>> check_distinct(buffer_of(twice, None))
+    Traceback (most recent call last):
+        ...
+    BufferError: the elements of out overlap: shape (2, 3), strides (8, 8) bytes
+    """
     if buffer.is_contiguous or _is_nested(buffer):
         return
     about = f"shape {buffer.shape}, strides {buffer.byte_strides} bytes"

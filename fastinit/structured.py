@@ -16,10 +16,10 @@ from fastinit.checks import at_least, finite_number, integer
 from fastinit.dtypes import DTYPES
 from fastinit.exact import same
 from fastinit.filling import fill, words
+from fastinit.householder import write_orthogonal
 from fastinit.initializers import Initializer, Moments, Normal, StructuredInitializer, checked_inner
 from fastinit.keys import Key
 from fastinit.layouts import Axes, axis_roles
-from fastinit.orthogonal import write_orthogonal
 
 __all__ = ["ICNR", "DeltaOrthogonal", "Dirac", "Identity", "Orthogonal", "Sparse", "ZerO"]
 
@@ -46,7 +46,22 @@ def _centre(weight: np.ndarray) -> np.ndarray:
 class Identity(StructuredInitializer):
     """`gain` on the diagonal of a matrix, 0 elsewhere; the matrix need not be square.
 
-    Raises ValueError for a shape that is not two-dimensional.
+    Parameters
+    ----------
+    gain : float
+        The value on the diagonal; finite.
+
+    Raises
+    ------
+    ValueError
+        If gain is not finite; when filling, if the shape has not 2 axes.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> fastinit.fill(np.empty((2, 3)), fastinit.Identity(), fastinit.Key(0))
+    array([[1., 0., 0.],
+           [0., 1., 0.]])
     """
 
     gain: float = 1.0
@@ -85,6 +100,14 @@ class Dirac(StructuredInitializer):
     ------
     ValueError
         If the shape has not 3 to 5 axes, does not fit the layout, or groups do not divide the output channels.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> kernel = fastinit.fill(np.empty((2, 2, 3)), fastinit.Dirac(layout="OI..."), fastinit.Key(0))
+    >>> kernel[:, :, 1]
+    array([[1., 0.],
+           [0., 1.]])
     """
 
     groups: int = 1
@@ -138,6 +161,13 @@ class Orthogonal(StructuredInitializer):
     signs of F. Mezzadri, "How to generate random matrices from the classical compact groups", 2007. The sums run in one
     written order on every target, so the matrix has the same bytes everywhere. A. M. Saxe et al., "Exact solutions to
     the nonlinear dynamics of learning", 2013, is why one would want it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> weight = fastinit.fill(np.empty((8, 4)), fastinit.Orthogonal(), fastinit.Key(0))
+    >>> bool(np.allclose(weight.T @ weight, np.eye(4)))
+    True
     """
 
     gain: float = 1.0
@@ -195,6 +225,13 @@ class DeltaOrthogonal(StructuredInitializer):
     Notes
     -----
     L. Xiao et al., "Dynamical isometry and a mean field theory of CNNs", 2018.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> kernel = fastinit.fill(np.empty((3, 4, 8)), fastinit.DeltaOrthogonal(), fastinit.Key(0))  # (width, in, out)
+    >>> bool(np.allclose(kernel[1] @ kernel[1].T, np.eye(4))), bool(kernel[0].any())
+    (True, False)
     """
 
     gain: float = 1.0
@@ -248,6 +285,13 @@ class Sparse(StructuredInitializer):
     Notes
     -----
     J. Martens, "Deep learning via Hessian-free optimization", 2010.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> weight = fastinit.fill(np.empty((10, 4)), fastinit.Sparse(0.9), fastinit.Key(0))
+    >>> (weight == 0).sum(axis=0)
+    array([9, 9, 9, 9])
     """
 
     sparsity: float | Fraction
@@ -322,6 +366,14 @@ class ICNR(StructuredInitializer):
     Notes
     -----
     A. Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> start = fastinit.ICNR(fastinit.he_normal())
+    >>> kernel = fastinit.fill(np.empty((3, 3, 2, 4)), start, fastinit.Key(0))  # one channel, 2 x 2 sub-pixels
+    >>> bool((kernel[..., :1] == kernel).all())
+    True
     """
 
     initializer: Initializer
@@ -382,12 +434,27 @@ class ZerO(StructuredInitializer):
     2^(-(m - 1) / 2) H_m, with H_m the Hadamard matrix of size 2^m >= out > 2^(m - 1). A convolution has that matrix at
     its spatial centre.
 
-    Raises ValueError if the shape has not 2 to 5 axes or does not fit the layout.
+    Parameters
+    ----------
+    layout : str or Axes
+        Where the axes of the output and input channels are.
+
+    Raises
+    ------
+    ValueError
+        If the shape has not 2 to 5 axes or does not fit the layout.
 
     Notes
     -----
     J. Zhao, F. Schaefer and A. Anandkumar, "ZerO initialization: initializing neural networks with only
     zeros and ones", 2022.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> fastinit.fill(np.empty((2, 3)), fastinit.ZerO(layout="OI"), fastinit.Key(0))
+    array([[1., 0., 0.],
+           [0., 1., 0.]])
     """
 
     layout: str | Axes = "...IO"

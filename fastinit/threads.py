@@ -31,6 +31,12 @@ def default_num_threads() -> int:
     ------
     ValueError
         If ``FASTINIT_NUM_THREADS`` is no positive integer.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.default_num_threads() >= 1
+    True
     """
     text = os.environ.get("FASTINIT_NUM_THREADS")
     if text:
@@ -192,6 +198,15 @@ def for_each(count: int, task: Callable[[int], None], num_threads: int) -> None:
 
     An exception in any task, or Ctrl-C in the caller's thread, ends the work after the tasks that have begun, and is
     raised here.
+
+    Examples
+    --------
+    >>> squares = [0] * 5
+    >>> def square(number):
+    ...     squares[number] = number * number
+    >>> for_each(5, square, num_threads=2)
+    >>> squares
+    [0, 1, 4, 9, 16]
     """
     tasks = _Tasks(count, task)
     together(tasks, max(min(num_threads, count), 1))

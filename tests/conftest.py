@@ -32,6 +32,7 @@ def away_from_the_sources(tmp_path_factory):
 # first: a long file that came last would keep one worker busy while the others are idle.
 LONGEST = (
     "adapters/test_keras.py",
+    "test_code_blocks.py",
     "test_bench_suite.py",
     "examples/test_experiments.py",
     "adapters/test_framework_law.py",

@@ -3,7 +3,11 @@
 import doctest
 import importlib
 import importlib.util
+import inspect
 import pkgutil
+import re
+import types
+from pathlib import Path
 
 import pytest
 
@@ -37,25 +41,93 @@ def test_examples(name):
 
 # These load frameworks that do not go well with processes that fork, so each framework has a process of its own.
 OTHERS = {
-    "keras": ("keras", "keras.initializers", "keras.auditing"),
-    "jax": ("jax",),
-    "numba": ("numba", "numba.elements"),
+    "keras": ("keras", "keras.initializers", "keras.auditing", "keras.models"),
+    "jax": ("jax", "jax.arrays", "jax.initializers"),
+    "numba": ("numba", "numba.elements", "numba.filling"),
 }
 PROGRAM = """
 import doctest, importlib, sys
-for name in sys.argv[1:]:
-    result = doctest.testmod(importlib.import_module("fastinit.adapters." + name))
+sys.path.insert(0, sys.argv[1])
+from test_doctests import unexplained
+for name in sys.argv[2:]:
+    module = importlib.import_module("fastinit.adapters." + name)
+    result = doctest.testmod(module)
     if result.failed or not result.attempted:
         sys.exit(f"{name}: {result}")
+    if name in ("keras", "keras.initializers", "jax", "numba") and (complaints := list(unexplained(module))):
+        sys.exit("\\n".join(complaints))
 """
 
 
 @pytest.mark.parametrize("framework", OTHERS)
-def test_examples_of_other_adapters(framework, run_python):
+def test_other_adapters(framework, run_python):
     if importlib.util.find_spec(framework) is None:
         pytest.skip(f"needs {framework}")
-    done = run_python(PROGRAM, *OTHERS[framework], timeout=240, TF_CPP_MIN_LOG_LEVEL="3")
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "jax"}
+    done = run_python(PROGRAM, str(Path(__file__).parent), *OTHERS[framework], timeout=240, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# What help() shows of a public name
+
+
+def unexplained(module):
+    """What the docstrings of a module's public names lack: an example, or a word about a parameter."""
+    for name in module.__all__:
+        value = getattr(module, name)
+        # a framework's own names and deprecated aliases are explained by the framework
+        if not callable(value) or not str(getattr(value, "__module__", "")).startswith("fastinit"):
+            continue
+        text = inspect.cleandoc(value.__doc__ or "")
+        if ">>> " not in text:
+            yield f"{module.__name__}.{name} has no example"
+        own = not (isinstance(value, type) and issubclass(value, BaseException))
+        for parameter in inspect.signature(value).parameters.values() if own else ():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            if not re.search(rf"\b{parameter.name}\b", text):
+                yield f"{module.__name__}.{name} says nothing of {parameter.name}"
+
+
+@pytest.mark.parametrize(
+    "name", [*MODULES[:1], "fastinit.extending", *(f"fastinit.adapters.{n}" for n in ADAPTERS[:2])]
+)
+def test_help_explains_every_public_name(name):
+    if name.startswith("fastinit.adapters.torch"):
+        pytest.importorskip("torch", reason="torch is not installed")
+    complaints = list(unexplained(importlib.import_module(name)))
+    assert not complaints, "\n".join(complaints)
+
+
+def test_help_explains_the_functions_of_torch_init():
+    pytest.importorskip("torch", reason="torch is not installed")
+    module = importlib.import_module("fastinit.adapters.torch.init")
+    assert not list(unexplained(module))
+
+
+def test_every_example_of_a_public_name_is_run():
+    # doctest finds a docstring by the module that defines its object
+    for name in ("fastinit", "fastinit.extending", "fastinit.adapters.numpy"):
+        module = importlib.import_module(name)
+        for public in module.__all__:
+            value = getattr(module, public)
+            if callable(value) and str(value.__module__).startswith("fastinit"):
+                defined = importlib.import_module(value.__module__)
+                found = {test.name for test in doctest.DocTestFinder().find(defined) if test.examples}
+                assert f"{defined.__name__}.{value.__name__}" in found, public
+                assert defined.__name__ in MODULES, public
+
+
+def test_the_check_of_explanations_can_fail():
+    def silent(shape, gain):
+        """Fills a `shape`."""
+
+    silent.__module__ = "fastinit.silent"
+    module = types.SimpleNamespace(__name__="fastinit.silent", __all__=["silent"], silent=silent)
+    assert list(unexplained(module)) == [
+        "fastinit.silent.silent has no example",
+        "fastinit.silent.silent says nothing of gain",
+    ]
 
 
 def test_the_modules_were_found():

@@ -1,9 +1,12 @@
 """Elementwise initializers: each preset against its published formula, each parameter against what it promises."""
 
+import copy
 import inspect
 import itertools
 import math
 import pickle
+import pydoc
+import re
 
 import numpy as np
 import pytest
@@ -105,16 +108,66 @@ def test_torch_default_is_kaiming_uniform_with_a_slope_of_sqrt_5():
 
 
 def test_every_preset_is_a_row_and_every_alias_is_its_preset():
+    weight = {"layout": "OI...", "groups": 2}
     for name, row in PRESETS.items():
-        assert row.name == name and getattr(fastinit, name) is row
+        assert row.name == name
         assert row() == VarianceScaling(row.scale, row.mode, row.distribution)
+        assert getattr(fastinit, name)(**weight) == row(**weight)
         assert row.distribution == name.rpartition("_")[2] or name.endswith(row.distribution)
         assert row.source
     for alias, name in ALIASES.items():
-        assert getattr(fastinit, alias) is PRESETS[name]
+        assert getattr(fastinit, alias)(**weight) == PRESETS[name](**weight)
     expected = {f"{a}_{d}" for a in ("glorot", "he", "lecun") for d in ("uniform", "normal", "truncated_normal")}
     assert set(PRESETS) == expected | {"torch_default_uniform"}
     assert len(ALIASES) == 7
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *ALIASES])
+def test_the_help_of_a_preset(name):
+    row = PRESETS[ALIASES.get(name, name)]
+    function = getattr(fastinit, name)
+    text = pydoc.plain(pydoc.render_doc(function))
+    slope = ["negative_slope"] if row.takes_slope else []
+    weight = ["layout", "groups", "transposed", "stride", "blocks"]
+    assert list(inspect.signature(function).parameters) == [*slope, *weight]
+    assert text.startswith(f"Python Library Documentation: function {name} in module fastinit.presets")
+    for part in ("Var(W) = ", *slope, *weight, "Raises", "Notes", f">>> initializer = fastinit.{name}("):
+        assert part in text, part
+    assert row.source.split()[0] in text
+    assert (f"Another name of :func:`{row.name}`" in text) == (name in ALIASES)
+
+
+def test_the_formula_in_the_help_of_a_preset_is_its_own(weight):
+    size, description, fan_in, fan_out = weight
+    for name, row in PRESETS.items():
+        formula = re.search(r"Var\(W\) = (.*)\.\n", getattr(fastinit, name).__doc__)[1]
+        given = {"fan_in": float(fan_in), "fan_out": float(fan_out), "negative_slope": 0.3}
+        slope = {"negative_slope": 0.3} if row.takes_slope else {}
+        variance = eval(re.sub(r"([0-9)]) (?=fan)", r"\1 * ", formula).replace("^", "**"), given)
+        assert close(row(**slope, **description).sampling(size).expected_std, math.sqrt(variance))
+
+
+def test_presets_are_pickled_copied_and_compared():
+    for name in [*PRESETS, *ALIASES]:
+        function, row = getattr(fastinit, name), PRESETS[ALIASES.get(name, name)]
+        assert pickle.loads(pickle.dumps(function)) is function and copy.deepcopy(function) is function
+        assert pickle.loads(pickle.dumps(row)) == row == copy.deepcopy(row) and hash(row) == hash(copy.copy(row))
+        assert pickle.loads(pickle.dumps(function())) == function()
+
+
+def test_orthogonal_is_a_function_and_no_module(run_python):
+    assert fastinit.orthogonal() == fastinit.Orthogonal()
+    assert fastinit.orthogonal(2.0, column_axis=0) == fastinit.Orthogonal(2.0, 0)
+    with pytest.raises(TypeError, match="gain"):
+        fastinit.orthogonal("wide")
+    # importing any module of the package must not put a module in the place of a function
+    program = (
+        "import fastinit, pkgutil, importlib\n"
+        "for name in (found.name for found in pkgutil.walk_packages(fastinit.__path__, 'fastinit.')):\n"
+        "    if not name.startswith('fastinit.adapters') and '__main__' not in name: importlib.import_module(name)\n"
+        "print(fastinit.orthogonal())"
+    )
+    assert run_python(program).stdout == "Orthogonal(gain=1.0, column_axis=-1)\n"
 
 
 def test_the_normal_presets_say_whether_they_are_truncated():
@@ -123,9 +176,9 @@ def test_the_normal_presets_say_whether_they_are_truncated():
 
 
 def test_presets_refuse_what_they_do_not_take():
-    with pytest.raises(TypeError, match="glorot_uniform takes no negative_slope"):
+    with pytest.raises(TypeError, match=r"glorot_uniform\(\) got .* 'negative_slope'"):
         fastinit.glorot_uniform(negative_slope=0.1)
-    with pytest.raises(TypeError, match=r"he_normal takes blocks, groups, .*; got gain"):
+    with pytest.raises(TypeError, match=r"he_normal\(\) got .* 'gain'"):
         fastinit.he_normal(gain=2.0)
     with pytest.raises(ValueError, match="negative_slope must be finite, got inf"):
         fastinit.he_normal(negative_slope=math.inf)
@@ -336,8 +389,8 @@ def test_initializers_differ_where_their_parameters_do():
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_initializers_are_values(value):
     names = {name: getattr(fastinit, name) for name in dir(fastinit)} | {"nan": math.nan, "inf": math.inf}
-    for copy in (pickle.loads(pickle.dumps(value)), eval(repr(value), names)):
-        assert copy == value and hash(copy) == hash(value) and type(copy) is type(value)
+    for other in (pickle.loads(pickle.dumps(value)), eval(repr(value), names)):
+        assert other == value and hash(other) == hash(value) and type(other) is type(value)
     field = next(iter(inspect.signature(type(value)).parameters))
     with pytest.raises(AttributeError):
         setattr(value, field, 3.0)

@@ -119,7 +119,7 @@ def test_values_out_of_range(make, message):
         (lambda: Sparse(0.5, axis=1.0), "axis: expected an integer, got 1.0"),
         (
             lambda: ICNR(fastinit.he_normal),
-            "initializer must be an Initializer .*, not Preset",
+            "initializer must be an Initializer .*, not <function he_normal",
         ),
         (lambda: ICNR(Normal(), 2.0), "factor: expected an integer, got 2.0"),
         (Constant, "value"),

@@ -32,6 +32,7 @@ fastinit's classes and ``dtype`` by name, :func:`initializer` for any initialize
 
 from jax.nn.initializers import Initializer, constant, ones, zeros
 
+import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)
 from fastinit.adapters.jax.arrays import filled
 from fastinit.adapters.jax.initializers import (
     delta_orthogonal,

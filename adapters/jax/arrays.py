@@ -28,6 +28,27 @@ def filled(
     """A new array with the values of an initializer of fastinit; what the factories of this package return calls it.
 
     `key` may also be the words of a key, two or four as uint32. The rest is as the package says.
+
+    Parameters
+    ----------
+    initializer : fastinit.Initializer
+        What to draw.
+    key : JAX key, fastinit.Key or array of uint32
+        The stream.
+    shape : tuple of int
+        The array's shape.
+    dtype : dtype, optional
+        JAX's default if None.
+    out_sharding : Sharding, optional
+        Where the array goes: each device fills its own piece.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from fastinit.adapters import jax as initializers
+    >>> import fastinit
+    >>> initializers.filled(fastinit.Identity(), jax.random.key(0), (2, 2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
     words = _words(key)
     shape = shape_of(shape)

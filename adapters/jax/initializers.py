@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -59,13 +60,46 @@ def _init(of: Callable[[tuple[int, ...]], fastinit.Initializer], default: Any) -
 
 
 def initializer(own: fastinit.Initializer, dtype: Any = None) -> Initializer:
-    """Any initializer of fastinit, such as ``fastinit.Sparse(0.9)``, in JAX's form."""
+    """Any initializer of fastinit, such as ``fastinit.Sparse(0.9)``, in JAX's form.
+
+    Parameters
+    ----------
+    own : fastinit.Initializer
+        What to draw. TypeError for anything else.
+    dtype : dtype
+        Default dtype of the arrays; JAX's own if None.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from fastinit.adapters import jax as initializers
+    >>> import fastinit
+    >>> kernel = initializers.initializer(fastinit.Sparse(0.9))(jax.random.key(0), (10, 4))
+    >>> int((kernel == 0).sum())
+    36
+    """
     checked_initializer(own)
     return _init(lambda shape: own, dtype)
 
 
 def uniform(scale: Any = 1e-2, dtype: Any = None) -> Initializer:
-    """The uniform distribution on [0, scale), or on [scale, 0) if that is negative; see :class:`fastinit.Uniform`."""
+    """The uniform distribution on [0, scale), or on [scale, 0) if that is negative; see :class:`fastinit.Uniform`.
+
+    Parameters
+    ----------
+    scale : float
+        The open end of the interval.
+    dtype : dtype
+        Default dtype of the arrays; JAX's own if None.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from fastinit.adapters import jax as initializers
+    >>> kernel = initializers.uniform(0.5)(jax.random.key(0), (512, 256))
+    >>> bool((kernel >= 0).all()), bool((kernel < 0.5).all())
+    (True, True)
+    """
 
     def of(shape: tuple[int, ...]) -> fastinit.Initializer:
         end = float(scale)
@@ -75,7 +109,23 @@ def uniform(scale: Any = 1e-2, dtype: Any = None) -> Initializer:
 
 
 def normal(stddev: Any = 1e-2, dtype: Any = None) -> Initializer:
-    """The normal distribution with mean 0, untruncated; see :class:`fastinit.Normal`."""
+    """The normal distribution with mean 0, untruncated; see :class:`fastinit.Normal`.
+
+    Parameters
+    ----------
+    stddev : float
+        The standard deviation.
+    dtype : dtype
+        Default dtype of the arrays; JAX's own if None.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from fastinit.adapters import jax as initializers
+    >>> kernel = initializers.normal(0.5)(jax.random.key(0), (512, 256))
+    >>> print(f"{kernel.std():.2f}")
+    0.50
+    """
     return _init(lambda shape: fastinit.Normal(0.0, abs(float(stddev))), dtype)
 
 
@@ -84,6 +134,23 @@ def truncated_normal(stddev: Any = 1e-2, dtype: Any = None, lower: Any = -2.0, u
 
     By one draw per element, of any bounds; see :class:`fastinit.TruncatedNormal`. Raises ValueError, when called, if
     lower >= upper.
+
+    Parameters
+    ----------
+    stddev : float
+        The standard deviation before the cut.
+    dtype : dtype
+        Default dtype of the arrays; JAX's own if None.
+    lower, upper : float
+        The bounds, in standard deviations.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from fastinit.adapters import jax as initializers
+    >>> kernel = initializers.truncated_normal(0.5)(jax.random.key(0), (512, 256))
+    >>> bool((abs(kernel) <= 1).all())
+    True
     """
 
     def of(shape: tuple[int, ...]) -> fastinit.Initializer:
@@ -129,6 +196,8 @@ def variance_scaling(
         What is no axis of these is spatial.
     groups, transposed, stride, blocks
         Of the layer that the kernel belongs to; see :func:`fastinit.fans`.
+    dtype : dtype
+        Default dtype of the arrays; JAX's own if None.
 
     Raises
     ------
@@ -136,6 +205,14 @@ def variance_scaling(
         When called, if an argument is out of range, or the shape has fewer than 2 axes and `in_axis` its default.
     IndexError
         When called, if the shape has no such axis.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from fastinit.adapters import jax as initializers
+    >>> kernel = initializers.variance_scaling(2.0, "fan_out", "normal")(jax.random.key(0), (512, 256))
+    >>> print(f"{kernel.std():.2f}")  # sqrt(2 / 256)
+    0.09
     """
 
     def of(shape: tuple[int, ...]) -> fastinit.Initializer:
@@ -163,6 +240,24 @@ def orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None) -> In
     the whole matrix and keeps its piece. Raises ValueError, when called, for fewer than two axes.
 
     A. M. Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks", 2013.
+
+    Parameters
+    ----------
+    scale : float
+        Multiplies the matrix.
+    column_axis : int
+        The axis of the matrix's columns.
+    dtype : dtype
+        Default dtype of the arrays; JAX's own if None.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from fastinit.adapters import jax as initializers
+    >>> import jax.numpy as jnp
+    >>> kernel = initializers.orthogonal()(jax.random.key(0), (8, 4))
+    >>> bool(jnp.allclose(kernel.T @ kernel, jnp.eye(4), atol=1e-5))
+    True
     """
 
     def of(shape: tuple[int, ...]) -> fastinit.Initializer:
@@ -180,6 +275,22 @@ def delta_orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None)
     other than 3 to 5 axes or in > out.
 
     L. Xiao et al., "Dynamical isometry and a mean field theory of CNNs", 2018.
+
+    Parameters
+    ----------
+    scale : float
+        Multiplies the matrix.
+    dtype : dtype
+        Default dtype of the arrays; JAX's own if None.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from fastinit.adapters import jax as initializers
+    >>> import jax.numpy as jnp
+    >>> kernel = initializers.delta_orthogonal()(jax.random.key(0), (3, 4, 8))  # (width, in, out)
+    >>> bool(jnp.allclose(kernel[1] @ kernel[1].T, jnp.eye(4), atol=1e-5)), bool(kernel[0].any())
+    (True, False)
     """
 
     def of(shape: tuple[int, ...]) -> fastinit.Initializer:
@@ -207,8 +318,23 @@ def _of_preset(name: str, preset: str) -> Callable[..., Initializer]:
     """The factory of a row of fastinit's presets: what :func:`variance_scaling` takes after the distribution."""
     row = fastinit.PRESETS[preset]
     make = functools.partial(variance_scaling, row.scale, row.mode, row.distribution)
-    summary = f"Var(W) = {row.scale:g} / {row.mode}, distribution {row.distribution}; see :func:`variance_scaling`."
-    return _factory(name, make, inspect.signature(make).parameters.values(), f"{summary} {row.source}.")
+    fan = {"fan_in": 512, "fan_avg": 384}[row.mode]
+    summary = f"""Var(W) = {row.scale:g} / {row.mode}, distribution {row.distribution}. {row.source}.
+
+    Parameters
+    ----------
+    in_axis, out_axis, batch_axis, dtype, groups, transposed, stride, blocks
+        As in :func:`variance_scaling`, whose errors are raised too.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from fastinit.adapters import jax as initializers
+    >>> kernel = initializers.{name}()(jax.random.key(0), (512, 256))
+    >>> print(f"{{kernel.std():.2f}}")
+    {math.sqrt(row.scale / fan):.2f}
+    """
+    return _factory(name, make, inspect.signature(make).parameters.values(), summary)
 
 
 def _of_class(name: str, own: Callable[..., fastinit.Initializer]) -> Callable[..., Initializer]:
@@ -218,16 +344,23 @@ def _of_class(name: str, own: Callable[..., fastinit.Initializer]) -> Callable[.
         return initializer(own(*given, **named), dtype)
 
     parameters = [*inspect.signature(own).parameters.values(), inspect.signature(make).parameters["dtype"]]
-    return _factory(name, make, parameters, inspect.getdoc(own))
+    summary = f"{inspect.getdoc(own)}\n\nFor JAX, `dtype` is the default dtype of the arrays; JAX's own if None."
+    return _factory(name, make, parameters, summary)
 
 
 # JAX's *_normal are truncated
-glorot_uniform = xavier_uniform = _of_preset("glorot_uniform", "glorot_uniform")
-glorot_normal = xavier_normal = _of_preset("glorot_normal", "glorot_truncated_normal")
-glorot_untruncated_normal = xavier_untruncated_normal = _of_preset("glorot_untruncated_normal", "glorot_normal")
-he_uniform = kaiming_uniform = _of_preset("he_uniform", "he_uniform")
-he_normal = kaiming_normal = _of_preset("he_normal", "he_truncated_normal")
-he_untruncated_normal = kaiming_untruncated_normal = _of_preset("he_untruncated_normal", "he_normal")
+glorot_uniform = _of_preset("glorot_uniform", "glorot_uniform")
+glorot_normal = _of_preset("glorot_normal", "glorot_truncated_normal")
+glorot_untruncated_normal = _of_preset("glorot_untruncated_normal", "glorot_normal")
+xavier_uniform = _of_preset("xavier_uniform", "glorot_uniform")
+xavier_normal = _of_preset("xavier_normal", "glorot_truncated_normal")
+xavier_untruncated_normal = _of_preset("xavier_untruncated_normal", "glorot_normal")
+he_uniform = _of_preset("he_uniform", "he_uniform")
+he_normal = _of_preset("he_normal", "he_truncated_normal")
+he_untruncated_normal = _of_preset("he_untruncated_normal", "he_normal")
+kaiming_uniform = _of_preset("kaiming_uniform", "he_uniform")
+kaiming_normal = _of_preset("kaiming_normal", "he_truncated_normal")
+kaiming_untruncated_normal = _of_preset("kaiming_untruncated_normal", "he_normal")
 lecun_uniform = _of_preset("lecun_uniform", "lecun_uniform")
 lecun_normal = _of_preset("lecun_normal", "lecun_truncated_normal")
 lecun_untruncated_normal = _of_preset("lecun_untruncated_normal", "lecun_normal")

@@ -330,6 +330,17 @@ def lsuv(model: Any, batch: Any, *, tolerance: float = 0.02, rounds: int = 10) -
     A layer that is called more than once is scaled at its first call.
 
     D. Mishkin and J. Matas, "All you need is a good init", ICLR 2016, algorithm 1.
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> from fastinit.adapters.keras import audit, lsuv
+    >>> dense = keras.layers.Dense
+    >>> model = keras.Sequential([keras.Input((64,)), dense(64, activation="relu"), dense(8)], name="net")
+    >>> batch = np.random.default_rng(0).standard_normal((256, 64)).astype("float32")
+    >>> factors = lsuv(model, batch)
+    >>> len(factors), audit(model, batch).verdict
+    (2, 'healthy')
     """
     unit = UnitVariance(tolerance, rounds)
     places = {id(place.variable): place for place in parameters(model)}

@@ -94,7 +94,14 @@ _register = keras.saving.register_keras_serializable(package="fastinit")
 
 @_register
 class Zeros(Fixed, keras.initializers.Zeros):
-    """Every element is 0."""
+    """Every element is 0.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> float(initializers.Zeros()((2, 3)).sum())
+    0.0
+    """
 
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.Zeros()
@@ -102,7 +109,14 @@ class Zeros(Fixed, keras.initializers.Zeros):
 
 @_register
 class Ones(Fixed, keras.initializers.Ones):
-    """Every element is 1."""
+    """Every element is 1.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> float(initializers.Ones()((2, 3)).sum())
+    6.0
+    """
 
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.Ones()
@@ -110,7 +124,19 @@ class Ones(Fixed, keras.initializers.Ones):
 
 @_register
 class Constant(Fixed, keras.initializers.Constant):
-    """Every element is `value`, rounded once to the dtype."""
+    """Every element is `value`, rounded once to the dtype.
+
+    Parameters
+    ----------
+    value : float or array
+        Any number; an array is broadcast by Keras.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> float(initializers.Constant(0.5)((2, 3)).sum())
+    3.0
+    """
 
     def __call__(self, shape: Any, dtype: Any = None, layout: Any = None) -> Any:
         if layout is None and not isinstance(self.value, (int, float)):  # an array, which Keras broadcasts
@@ -127,7 +153,21 @@ class Constant(Fixed, keras.initializers.Constant):
 
 @_register
 class Identity(Fixed, keras.initializers.Identity):
-    """`gain` on the diagonal of a matrix, 0 elsewhere. Raises ValueError for other than two axes."""
+    """`gain` on the diagonal of a matrix, 0 elsewhere. Raises ValueError for other than two axes.
+
+    Parameters
+    ----------
+    gain : float
+        The value on the diagonal.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> np.asarray(initializers.Identity()((2, 3)))
+    array([[1., 0., 0.],
+           [0., 1., 0.]], dtype=float32)
+    """
 
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.Identity(float(self.gain))
@@ -141,6 +181,21 @@ class RandomNormal(Random, keras.initializers.RandomNormal):
     """The normal distribution, untruncated; see :class:`fastinit.Normal`.
 
     Raises ValueError, when called, if stddev < 0 or either is not finite.
+
+    Parameters
+    ----------
+    mean, stddev : float
+        Of the distribution.
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.RandomNormal(stddev=0.5, seed=0)((512, 256))
+    >>> print(f"{np.asarray(kernel).std():.2f}")
+    0.50
     """
 
     def __init__(self, mean: Any = 0.0, stddev: Any = 0.05, seed: Any = None) -> None:
@@ -155,6 +210,21 @@ class TruncatedNormal(Random, keras.initializers.TruncatedNormal):
     """The normal distribution cut at mean +- 2 stddev, by one draw per element; `stddev` is that before the cut.
 
     See :class:`fastinit.TruncatedNormal`. Raises ValueError, when called, if stddev < 0 or either is not finite.
+
+    Parameters
+    ----------
+    mean, stddev : float
+        Of the distribution before the cut.
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.TruncatedNormal(stddev=0.5, seed=0)((512, 256))
+    >>> bool((abs(np.asarray(kernel)) <= 1).all())
+    True
     """
 
     def __init__(self, mean: Any = 0.0, stddev: Any = 0.05, seed: Any = None) -> None:
@@ -169,6 +239,21 @@ class RandomUniform(Random, keras.initializers.RandomUniform):
     """The uniform distribution on [minval, maxval), (minval, maxval) if minval = -maxval.
 
     See :class:`fastinit.Uniform`. Raises ValueError, when called, if minval > maxval or either is not finite.
+
+    Parameters
+    ----------
+    minval, maxval : float
+        The interval.
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.RandomUniform(-0.5, 0.5, seed=0)((512, 256))
+    >>> bool((abs(np.asarray(kernel)) < 0.5).all())
+    True
     """
 
     def __init__(self, minval: Any = -0.05, maxval: Any = 0.05, seed: Any = None) -> None:
@@ -185,6 +270,27 @@ class VarianceScaling(Scaled, keras.initializers.VarianceScaling):
 
     `distribution` is "truncated_normal" (also under the name "normal"; cut at 2 standard deviations, sqrt(scale / n)
     that of what is left), "untruncated_normal" or "uniform". See :class:`fastinit.VarianceScaling`.
+
+    Parameters
+    ----------
+    scale : float
+        Multiplies the variance.
+    mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
+        Which fan.
+    distribution : str
+        As above.
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+    input_axes, output_axes
+        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.VarianceScaling(2.0, "fan_out", seed=0)((512, 256))
+    >>> print(f"{np.asarray(kernel).std():.2f}")  # sqrt(2 / 256)
+    0.09
     """
 
     def __init__(
@@ -225,51 +331,195 @@ class _Untruncated(VarianceScaling):
 
 @_register
 class GlorotUniform(_Preset, keras.initializers.GlorotUniform):
-    """Uniform, Var(W) = 2 / (fan_in + fan_out). X. Glorot and Y. Bengio, 2010."""
+    """Uniform, Var(W) = 2 / (fan_in + fan_out). X. Glorot and Y. Bengio, 2010.
+
+    Parameters
+    ----------
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+    input_axes, output_axes
+        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.GlorotUniform(seed=0)((512, 256))
+    >>> print(f"{np.asarray(kernel).std():.2f}")  # sqrt(2 / (512 + 256))
+    0.05
+    """
 
 
 @_register
 class GlorotNormal(_Preset, keras.initializers.GlorotNormal):
-    """Truncated normal, Var(W) = 2 / (fan_in + fan_out). X. Glorot and Y. Bengio, 2010."""
+    """Truncated normal, Var(W) = 2 / (fan_in + fan_out). X. Glorot and Y. Bengio, 2010.
+
+    Parameters
+    ----------
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+    input_axes, output_axes
+        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.GlorotNormal(seed=0)((512, 256))
+    >>> print(f"{np.asarray(kernel).std():.2f}")  # sqrt(2 / (512 + 256))
+    0.05
+    """
 
 
 @_register
 class GlorotUntruncatedNormal(_Untruncated):
-    """Normal, Var(W) = 2 / (fan_in + fan_out): what torch calls Xavier normal. X. Glorot and Y. Bengio, 2010."""
+    """Normal, Var(W) = 2 / (fan_in + fan_out): what torch calls Xavier normal. X. Glorot and Y. Bengio, 2010.
+
+    Parameters
+    ----------
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+    input_axes, output_axes
+        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.GlorotUntruncatedNormal(seed=0)((512, 256))
+    >>> print(f"{np.asarray(kernel).std():.2f}")  # sqrt(2 / (512 + 256))
+    0.05
+    """
 
     _point = (1.0, "fan_avg")
 
 
 @_register
 class HeUniform(_Preset, keras.initializers.HeUniform):
-    """Uniform, Var(W) = 2 / fan_in. K. He et al., 2015."""
+    """Uniform, Var(W) = 2 / fan_in. K. He et al., 2015.
+
+    Parameters
+    ----------
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+    input_axes, output_axes
+        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.HeUniform(seed=0)((512, 256))
+    >>> print(f"{np.asarray(kernel).std():.2f}")  # sqrt(2 / 512)
+    0.06
+    """
 
 
 @_register
 class HeNormal(_Preset, keras.initializers.HeNormal):
-    """Truncated normal, Var(W) = 2 / fan_in. K. He et al., 2015."""
+    """Truncated normal, Var(W) = 2 / fan_in. K. He et al., 2015.
+
+    Parameters
+    ----------
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+    input_axes, output_axes
+        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.HeNormal(seed=0)((512, 256))
+    >>> print(f"{np.asarray(kernel).std():.2f}")  # sqrt(2 / 512)
+    0.06
+    """
 
 
 @_register
 class HeUntruncatedNormal(_Untruncated):
-    """Normal, Var(W) = 2 / fan_in: what torch calls Kaiming normal. K. He et al., 2015."""
+    """Normal, Var(W) = 2 / fan_in: what torch calls Kaiming normal. K. He et al., 2015.
+
+    Parameters
+    ----------
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+    input_axes, output_axes
+        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.HeUntruncatedNormal(seed=0)((512, 256))
+    >>> print(f"{np.asarray(kernel).std():.2f}")  # sqrt(2 / 512)
+    0.06
+    """
 
     _point = (2.0, "fan_in")
 
 
 @_register
 class LecunUniform(_Preset, keras.initializers.LecunUniform):
-    """Uniform, Var(W) = 1 / fan_in. Y. LeCun et al., "Efficient BackProp", 1998."""
+    """Uniform, Var(W) = 1 / fan_in. Y. LeCun et al., "Efficient BackProp", 1998.
+
+    Parameters
+    ----------
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+    input_axes, output_axes
+        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.LecunUniform(seed=0)((512, 256))
+    >>> print(f"{np.asarray(kernel).std():.2f}")  # sqrt(1 / 512)
+    0.04
+    """
 
 
 @_register
 class LecunNormal(_Preset, keras.initializers.LecunNormal):
-    """Truncated normal, Var(W) = 1 / fan_in. Y. LeCun et al., "Efficient BackProp", 1998."""
+    """Truncated normal, Var(W) = 1 / fan_in. Y. LeCun et al., "Efficient BackProp", 1998.
+
+    Parameters
+    ----------
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+    input_axes, output_axes
+        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.LecunNormal(seed=0)((512, 256))
+    >>> print(f"{np.asarray(kernel).std():.2f}")  # sqrt(1 / 512)
+    0.04
+    """
 
 
 @_register
 class LecunUntruncatedNormal(_Untruncated):
-    """Normal, Var(W) = 1 / fan_in. Y. LeCun et al., "Efficient BackProp", 1998."""
+    """Normal, Var(W) = 1 / fan_in. Y. LeCun et al., "Efficient BackProp", 1998.
+
+    Parameters
+    ----------
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+    input_axes, output_axes
+        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = initializers.LecunUntruncatedNormal(seed=0)((512, 256))
+    >>> print(f"{np.asarray(kernel).std():.2f}")  # sqrt(1 / 512)
+    0.04
+    """
 
     _point = (1.0, "fan_in")
 
@@ -280,6 +530,21 @@ class Orthogonal(Random, keras.initializers.Orthogonal):
 
     Exactly Haar-distributed, in every dtype; see :class:`fastinit.Orthogonal`. Raises ValueError for fewer than two
     axes. A. M. Saxe et al., 2013.
+
+    Parameters
+    ----------
+    gain : float
+        Multiplies the matrix.
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = np.asarray(initializers.Orthogonal(seed=0)((8, 4)))
+    >>> bool(np.allclose(kernel.T @ kernel, np.eye(4), atol=1e-6))
+    True
     """
 
     def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
@@ -294,6 +559,21 @@ class DeltaOrthogonal(Orthogonal):
     """A convolution that keeps norms: an orthogonal matrix at the spatial centre, 0 elsewhere.
 
     Raises ValueError for other than 3 to 5 axes, or fewer output than input channels. L. Xiao et al., 2018.
+
+    Parameters
+    ----------
+    gain : float
+        Multiplies the matrix.
+    seed : int, SeedGenerator, Key or None
+        What governs the numbers; see the module.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = np.asarray(initializers.DeltaOrthogonal(seed=0)((3, 4, 8)))  # (width, in, out)
+    >>> bool(np.allclose(kernel[1] @ kernel[1].T, np.eye(4), atol=1e-6)), bool(kernel[0].any())
+    (True, False)
     """
 
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
@@ -313,6 +593,14 @@ class ICNR(Random, RandomInitializer):
     order : {"subpixel", "channel"}
         Which of the two varies more slowly on the last axis: "subpixel" is that of TensorFlow's depth_to_space.
     seed : int, SeedGenerator, Key or None
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> kernel = np.asarray(initializers.ICNR(seed=0)((3, 3, 2, 4)))  # one channel, 2 x 2 sub-pixels
+    >>> bool((kernel[..., :1] == kernel).all())
+    True
     """
 
     def __init__(
@@ -337,6 +625,15 @@ class ZerO(Filling, Initializer):
     """Zeros and ones only: a partial identity or a scaled Hadamard matrix, at the spatial centre; no seed is used.
 
     Raises ValueError for other than 2 to 5 axes. J. Zhao, F. Schaefer and A. Anandkumar, 2022.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> import numpy as np
+    >>> np.asarray(initializers.ZerO()((3, 2)))
+    array([[1., 0.],
+           [0., 1.],
+           [0., 0.]], dtype=float32)
     """
 
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
@@ -363,7 +660,20 @@ def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> An
 
     A configuration that Keras wrote of a class of its own names its module, and stays what it is.
 
+    Parameters
+    ----------
+    config : dict or str
+        What :func:`serialize` gave.
+    custom_objects : dict, optional
+        Names of further classes.
+
     Raises ValueError for a configuration of another version of the stream, and what Keras raises.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> initializers.deserialize({"class_name": "HeNormal", "config": {"seed": 0}}).__class__.__module__
+    'fastinit.adapters.keras.initializers'
     """
     return keras.initializers.deserialize(config, custom_objects={**_NAMED, **(custom_objects or {})})
 
@@ -371,7 +681,18 @@ def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> An
 def get(identifier: Any) -> Any:
     """The initializer that a name, a configuration, a class or a callable stands for, as ``keras.initializers.get``.
 
+    Parameters
+    ----------
+    identifier : str, dict, class, callable or None
+        What stands for the initializer.
+
     Raises ValueError for anything else.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.keras import initializers
+    >>> initializers.get("he_normal").__class__ is initializers.HeNormal
+    True
     """
     if isinstance(identifier, str):
         identifier = {"class_name": identifier, "config": {}}

@@ -58,6 +58,15 @@ def initialize(model: Any, recipe: str | Recipe = "auto", seed: int | str = 0, *
     Notes
     -----
     Running statistics of batch norms are reset; other variables that are not trained are left alone.
+
+    Examples
+    --------
+    >>> import keras
+    >>> from fastinit.adapters.keras import initialize
+    >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(8, name="logits")], name="net")
+    >>> record = initialize(model, "auto", seed=0)
+    >>> [entry.shape for entry in record]
+    [(64, 8), (8,)]
     """
     chosen = recipe_named(recipe)
     places = parameters(model)
@@ -87,6 +96,15 @@ def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
     ValueError
         A record of another stream version; paths, shapes or dtypes that differ, before anything is written; afterwards,
         a digest that differs.
+
+    Examples
+    --------
+    >>> import keras
+    >>> from fastinit.adapters.keras import initialize, replay
+    >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(8, name="logits")], name="net")
+    >>> record = initialize(model, "auto", seed=0)
+    >>> replay(record, model) == record
+    True
     """
     given = read_record(record)
     places = parameters(model)

@@ -30,6 +30,7 @@ have run in Numba's simulator and on an H200.
 True
 """
 
+import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)
 from fastinit.adapters.numba.elements import (
     normal,
     normal_float64,

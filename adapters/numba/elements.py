@@ -170,6 +170,14 @@ def uniform(key: Any, index: Any, low: Any = 0.0, high: Any = 1.0) -> Any:
     Returns
     -------
     float32
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.adapters.numba import uniform
+    >>> key = fastinit.Key(0)
+    >>> float(uniform(key.words, 7)) == fastinit.sample(key, 7, fastinit.Uniform())
+    True
     """
     a, b, i = f64(low), f64(high), u64(index)
     is_symmetric = a == negated(b)
@@ -210,6 +218,14 @@ def normal(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> Any:
     :func:`fastinit.adapters.numba.fill` takes half the time per element.
 
     G. E. P. Box and M. E. Muller, "A note on the generation of random normal deviates", 1958.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.adapters.numba import normal
+    >>> key = fastinit.Key(0)
+    >>> float(normal(key.words, 7)) == fastinit.sample(key, 7, fastinit.Normal())
+    True
     """
     m, s, i = f64(mean), f64(std), u64(index)
     if s == f64(0):
@@ -238,6 +254,14 @@ def truncated_normal(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> A
     -------
     float32
         In [mean - 2 std, mean + 2 std].
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.adapters.numba import truncated_normal
+    >>> key = fastinit.Key(0)
+    >>> float(truncated_normal(key.words, 7)) == fastinit.sample(key, 7, fastinit.TruncatedNormal())
+    True
     """
     m, s = f64(mean), f64(std)
     if s == f64(0):
@@ -253,9 +277,22 @@ def truncated_normal(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> A
 def uniform_float64(key: Any, index: Any, low: Any = 0.0, high: Any = 1.0) -> Any:
     """:func:`uniform` in float64: what ``fastinit.sample(..., dtype="float64")`` gives.
 
+    Parameters
+    ----------
+    key, index, low, high
+        As in :func:`uniform`.
+
     Returns
     -------
     float64
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.adapters.numba import uniform_float64
+    >>> key, law = fastinit.Key(0), fastinit.Uniform()
+    >>> float(uniform_float64(key.words, 7)) == fastinit.sample(key, 7, law, dtype="float64")
+    True
     """
     a, b, d = f64(low), f64(high), _draw(key, u64(index))
     top = _below64(b)
@@ -268,9 +305,22 @@ def uniform_float64(key: Any, index: Any, low: Any = 0.0, high: Any = 1.0) -> An
 def normal_float64(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> Any:
     """:func:`normal` in float64: draws reach 9.49 standard deviations.
 
+    Parameters
+    ----------
+    key, index, mean, std
+        As in :func:`normal`.
+
     Returns
     -------
     float64
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.adapters.numba import normal_float64
+    >>> key, law = fastinit.Key(0), fastinit.Normal()
+    >>> float(normal_float64(key.words, 7)) == fastinit.sample(key, 7, law, dtype="float64")
+    True
     """
     m, s, i = f64(mean), f64(std), u64(index)
     if s == f64(0):
@@ -284,6 +334,11 @@ def normal_float64(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> Any
 def truncated_normal_float64(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> Any:
     """:func:`truncated_normal` in float64.
 
+    Parameters
+    ----------
+    key, index, mean, std
+        As in :func:`truncated_normal`.
+
     Returns
     -------
     float64
@@ -291,6 +346,14 @@ def truncated_normal_float64(key: Any, index: Any, mean: Any = 0.0, std: Any = 1
     Notes
     -----
     M. J. Wichura, "Algorithm AS 241: the percentage points of the normal distribution", 1988.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.adapters.numba import truncated_normal_float64
+    >>> key, law = fastinit.Key(0), fastinit.TruncatedNormal()
+    >>> float(truncated_normal_float64(key.words, 7)) == fastinit.sample(key, 7, law, dtype="float64")
+    True
     """
     m, s, i = f64(mean), f64(std), u64(index)
     if s == f64(0):

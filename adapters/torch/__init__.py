@@ -20,6 +20,7 @@ fill_            one tensor, DTensor or shard with a fastinit initializer and ke
 ['fan_in', 'fan_in']
 """
 
+import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)
 from fastinit.adapters.torch import init
 from fastinit.adapters.torch.auditing import audit, lsuv_
 from fastinit.adapters.torch.materializing import materialize, on_meta

@@ -150,6 +150,22 @@ def uniform_(
     """Fills a tensor of any shape from the uniform distribution on [a, b); see :class:`fastinit.Uniform`.
 
     Raises RuntimeError if a > b, or if the dtype cannot hold a or b.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned.
+    a, b : float
+        The interval.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> weight = init.uniform_(torch.empty(1000), -0.5, 0.25, key=0)
+    >>> bool(weight.min() >= -0.5), bool(weight.max() < 0.25)
+    (True, True)
     """
     return draw(tensor, key, generator, _uniform(a, b), torch_init.uniform_, a, b)
 
@@ -166,6 +182,21 @@ def normal_(
     """Fills a tensor of any shape from the normal distribution; see :class:`fastinit.Normal`.
 
     Raises RuntimeError if std < 0 or std is NaN.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned.
+    mean, std : float
+        Of the distribution, std >= 0.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> print(f"{init.normal_(torch.empty(100_000), std=0.02, key=0).std():.3f}")
+    0.020
     """
     return draw(tensor, key, generator, _normal(mean, std), torch_init.normal_, mean, std)
 
@@ -187,6 +218,24 @@ def trunc_normal_(
     :class:`fastinit.TruncatedNormal`.
 
     Raises ZeroDivisionError if std = 0, RuntimeError if a > b, and warns if the mean is more than 2 std outside.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned.
+    mean, std : float
+        Of the distribution before the cut.
+    a, b : float
+        The interval, in units of the values.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> weight = init.trunc_normal_(torch.empty(1000), std=0.02, a=-0.04, b=0.04, key=0)
+    >>> bool(weight.abs().max() <= 0.04)
+    True
     """
     far = not tensor.is_meta and (mean < a - 2 * std or mean > b + 2 * std)
     if far:
@@ -224,6 +273,24 @@ def xavier_uniform_(
     Raises ValueError for fewer than two axes.
 
     X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of at least two axes.
+    gain : float
+        Multiplies the standard deviation.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+    groups, transposed, stride
+        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> weight = init.xavier_uniform_(torch.empty(512, 256), key=0)
+    >>> print(f"{weight.std():.2f}")  # sqrt(2 / (256 + 512))
+    0.05
     """
     initializer = xavier("uniform", gain)
     if groups != 1 or transposed or stride != 1:
@@ -248,6 +315,24 @@ def xavier_normal_(
     Raises ValueError for fewer than two axes, RuntimeError for a negative gain.
 
     X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of at least two axes.
+    gain : float
+        Multiplies the standard deviation.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+    groups, transposed, stride
+        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> weight = init.xavier_normal_(torch.empty(512, 256), key=0)
+    >>> print(f"{weight.std():.2f}")  # sqrt(2 / (256 + 512))
+    0.05
     """
     initializer = xavier("normal", gain)
     if groups != 1 or transposed or stride != 1:
@@ -277,6 +362,28 @@ def kaiming_uniform_(
     Raises ValueError for fewer than two axes, another mode, another nonlinearity.
 
     K. He et al., "Delving deep into rectifiers", 2015.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of at least two axes.
+    a : float
+        Negative slope of a leaky_relu.
+    mode : {"fan_in", "fan_out"}
+        Which fan.
+    nonlinearity : str
+        The activation that follows; a name that ``calculate_gain`` knows.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+    groups, transposed, stride
+        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> weight = init.kaiming_uniform_(torch.empty(512, 256), nonlinearity="relu", key=0)
+    >>> print(f"{weight.std():.2f}")  # sqrt(2 / 256)
+    0.09
     """
     initializer = kaiming("uniform", a, mode, nonlinearity)
     if groups != 1 or transposed or stride != 1:
@@ -303,6 +410,28 @@ def kaiming_normal_(
     The arguments, the warning and the errors are those of :func:`kaiming_uniform_`.
 
     K. He et al., "Delving deep into rectifiers", 2015.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of at least two axes.
+    a : float
+        Negative slope of a leaky_relu.
+    mode : {"fan_in", "fan_out"}
+        Which fan.
+    nonlinearity : str
+        The activation that follows; a name that ``calculate_gain`` knows.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+    groups, transposed, stride
+        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> weight = init.kaiming_normal_(torch.empty(512, 256), nonlinearity="relu", key=0)
+    >>> print(f"{weight.std():.2f}")  # sqrt(2 / 256)
+    0.09
     """
     initializer = kaiming("normal", a, mode, nonlinearity)
     if groups != 1 or transposed or stride != 1:
@@ -326,6 +455,22 @@ def orthogonal_(
     Raises ValueError for fewer than two axes.
 
     A. M. Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks", 2013.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of at least two axes.
+    gain : float
+        Multiplies the matrix.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> weight = init.orthogonal_(torch.empty(4, 8), key=0)
+    >>> torch.allclose(weight @ weight.T, torch.eye(4), atol=1e-6)
+    True
     """
     return draw(tensor, key, generator, _orthogonal(gain), torch_init.orthogonal_, gain)
 
@@ -346,6 +491,23 @@ def sparse_(
     Raises ValueError for other than two axes.
 
     J. Martens, "Deep learning via Hessian-free optimization", 2010.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of two axes.
+    sparsity : float
+        Share of zeros in each column, in [0, 1].
+    std : float
+        Of the other values.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> (init.sparse_(torch.empty(10, 4), sparsity=0.9, key=0) == 0).sum(dim=0)
+    tensor([9, 9, 9, 9])
     """
     initializer: Made = ""
     if tensor.ndimension() == 2 and not tensor.is_meta:
@@ -371,6 +533,18 @@ def eye_(tensor: Tensor) -> Tensor:
     """Fills a matrix with the identity, square or not.
 
     Raises ValueError for other than two axes.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of two axes.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> init.eye_(torch.empty(2, 3))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.]])
     """
     original = torch_init.eye_  # which refuses DTensors
     return place(tensor, Identity(), original) if kind_of(tensor) is Kind.DISTRIBUTED else original(tensor)
@@ -381,6 +555,20 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """Fills the weight (out, in / groups, ...) of a convolution so that each group passes its input through.
 
     Raises ValueError for other than three to five axes, or groups that do not divide the output channels.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of three to five axes.
+    groups : int
+        Groups of the convolution.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> init.dirac_(torch.empty(2, 2, 3))[:, :, 1]
+    tensor([[1., 0.],
+            [0., 1.]])
     """
     return place(tensor, _dirac(groups), torch_init.dirac_, groups)
 

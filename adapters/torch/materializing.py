@@ -49,6 +49,18 @@ def on_meta() -> Iterator[None]:
     A parameter moves to the meta device when a module registers it; what the constructor then draws into it has no
     effect and takes no time. Buffers, which :func:`materialize` could not know, are computed as ever. (Under
     ``torch.device("meta")`` they are lost.) Ties survive, and so do models that other threads build meanwhile.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastinit.adapters.torch import materialize, on_meta
+    >>> with on_meta():
+    ...     model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.BatchNorm1d(256))
+    >>> model[0].weight.device.type, model[1].running_var.device.type
+    ('meta', 'cpu')
+    >>> record = materialize(model, "auto", seed=0, dtype=torch.bfloat16)
+    >>> model[0].weight.device.type, model[0].weight.dtype
+    ('cpu', torch.bfloat16)
     """
     thread = threading.get_ident()
     moved = WeakTensorKeyDictionary()  # one parameter registered twice stays one
@@ -124,6 +136,18 @@ def materialize(
     Buffers on the meta device can be restored if they are the running statistics of norms, or if transformers' own
     ``_init_weights`` sets them, as it does for the position tables of its models. Where that draws, it draws from a
     generator seeded with the key of the module's name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastinit.adapters.torch import materialize, on_meta
+    >>> with on_meta():
+    ...     model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.BatchNorm1d(256))
+    >>> model[0].weight.device.type, model[1].running_var.device.type
+    ('meta', 'cpu')
+    >>> record = materialize(model, "auto", seed=0, dtype=torch.bfloat16)
+    >>> model[0].weight.device.type, model[0].weight.dtype
+    ('cpu', torch.bfloat16)
     """
     if dtype is not None and dtype not in DTYPES:
         raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}")

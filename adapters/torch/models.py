@@ -81,6 +81,15 @@ def initialize_(
     A parametrized weight (``torch.nn.utils.parametrizations``) is made as the plain weight would be, and assigned
     through the parametrization's ``right_inverse``; its digest is that of the values made. Running statistics of norms
     are reset, other buffers are left alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastinit.adapters.torch import initialize_
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
+    >>> record = initialize_(model, "auto", seed=0)
+    >>> print(f"{record['0.weight'].std:.4f}")  # sqrt(2 / 64)
+    0.1768
     """
     chosen = recipe_named(recipe)
     places = parameters(model)
@@ -114,6 +123,18 @@ def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_thr
     ValueError
         A record of another stream version; names, shapes or dtypes that differ, before anything is written; afterwards,
         a digest that differs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastinit.adapters.torch import initialize_, replay
+    >>> model = torch.nn.Linear(64, 256)
+    >>> record = initialize_(model, "auto", seed=0)
+    >>> before = model.weight.clone()
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> _ = replay(record, model)
+    >>> torch.equal(model.weight, before)
+    True
     """
     given = read_record(record)
     places = parameters(model)

@@ -178,6 +178,14 @@ def variance_scaling_(
     ------
     ValueError
         If an argument is out of range, or the shape does not fit.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> import torch
+    >>> weight = init.variance_scaling_(torch.empty(512, 256), 2.0, "fan_out", "normal", key=0)
+    >>> print(f"{weight.std():.2f}")  # sqrt(2 / 512)
+    0.06
     """
     initializer = _variance_scaling(plain_number(scale), mode, distribution)
     return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, _by_torch, initializer))
@@ -207,6 +215,23 @@ def _lecun(name: str, distribution: str, how: str) -> Callable[..., Tensor]:
     Raises ValueError for a shape of fewer than two axes.
 
     Y. LeCun et al., "Efficient BackProp", 1998; G. Klambauer et al., "Self-normalizing neural networks", 2017.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of at least two axes.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+    groups, transposed, stride
+        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastinit.adapters.torch import init
+    >>> weight = init.{name}(torch.empty(512, 256), key=0)
+    >>> print(f"{{weight.std():.2f}}")  # sqrt(1 / 256)
+    0.06
     """
     return untraced(function)
 
@@ -233,6 +258,25 @@ def xavier_truncated_normal_(
 
     What Keras, JAX and TensorFlow call glorot_normal. X. Glorot and Y. Bengio, "Understanding the difficulty of
     training deep feedforward neural networks", 2010.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of at least two axes.
+    gain : float
+        Multiplies the standard deviation.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+    groups, transposed, stride
+        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> import torch
+    >>> weight = init.xavier_truncated_normal_(torch.empty(512, 256), key=0)
+    >>> print(f"{weight.std():.2f}")  # sqrt(2 / (256 + 512))
+    0.05
     """
     initializer, original = xavier("truncated_normal", gain), torch_init.xavier_normal_
     return draw(tensor, key, generator, *_of_truncated(initializer, groups, transposed, stride, original, gain))
@@ -254,6 +298,29 @@ def kaiming_truncated_normal_(
     """``kaiming_normal_`` cut at +-2 of its own standard deviations, with the same variance after the cut.
 
     What Keras, JAX and TensorFlow call he_normal. K. He et al., "Delving deep into rectifiers", 2015.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of at least two axes.
+    a : float
+        Negative slope of a leaky_relu.
+    mode : {"fan_in", "fan_out"}
+        Which fan.
+    nonlinearity : str
+        The activation that follows; a name that ``calculate_gain`` knows.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+    groups, transposed, stride
+        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> import torch
+    >>> weight = init.kaiming_truncated_normal_(torch.empty(512, 256), nonlinearity="relu", key=0)
+    >>> print(f"{weight.std():.2f}")  # sqrt(2 / 256)
+    0.09
     """
     initializer, torchs = kaiming("truncated_normal", a, mode, nonlinearity), (kaiming_normal_by_torch, a, mode)
     weight = _of_truncated(initializer, groups, transposed, stride, *torchs, nonlinearity)
@@ -287,6 +354,14 @@ def delta_orthogonal_(
     Notes
     -----
     L. Xiao et al., "Dynamical isometry and a mean field theory of CNNs", 2018.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> import torch
+    >>> kernel = init.delta_orthogonal_(torch.empty(8, 4, 3), key=0)
+    >>> torch.allclose(kernel[:, :, 1].T @ kernel[:, :, 1], torch.eye(4), atol=1e-6), bool(kernel[:, :, 0].any())
+    (True, False)
     """
     return _whole(tensor, fastinit.DeltaOrthogonal(plain_number(gain), LAYOUT), key, generator)
 
@@ -321,6 +396,14 @@ def icnr_(
     Notes
     -----
     A. Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> import torch
+    >>> kernel = init.icnr_(torch.empty(4, 2, 3, 3), factor=2, key=0)  # one channel, 2 x 2 sub-pixels
+    >>> bool((kernel == kernel[:1]).all())
+    True
     """
     kernel = fastinit.he_normal(layout=LAYOUT) if initializer is None else initializer
     return _whole(tensor, fastinit.ICNR(kernel, factor, LAYOUT), key, generator)
@@ -334,6 +417,19 @@ def zero_init_(tensor: Tensor) -> Tensor:
     :class:`fastinit.ZerO`, and for the errors too.
 
     J. Zhao, F. Schaefer and A. Anandkumar, "ZerO initialization", 2022.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of two to five axes.
+
+    Examples
+    --------
+    >>> from fastinit.adapters.torch import init
+    >>> import torch
+    >>> init.zero_init_(torch.empty(2, 3))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.]])
     """
     return _whole(tensor, _ZERO, 0, None)
 

@@ -333,6 +333,16 @@ def fill_(
         If the tensor is of another dtype, layout or class.
     ValueError, BufferError
         As :func:`fastinit.fill`, before anything is written.
+
+    Examples
+    --------
+    >>> import fastinit, torch
+    >>> from fastinit.adapters.torch import fill_
+    >>> key, he = fastinit.Key(0).fold_in("up.weight"), fastinit.he_normal(layout="OI")
+    >>> whole = fill_(torch.empty(1024, 256), he, key)
+    >>> mine = fill_(torch.empty(128, 256), he, key, global_shape=(1024, 256), offsets=(384, 0))
+    >>> torch.equal(mine, whole[384:512])
+    True
     """
     if not isinstance(key, Key):
         checked_key(key)  # which raises

@@ -91,6 +91,13 @@ def backward_gain(activation: str | Activation, **parameters: float) -> float:
     For a rectifier it is sqrt(2), as forward; for tanh, whose slope falls off, it is more than forward. Parameters and
     errors are those of :func:`gain`.
 
+    Parameters
+    ----------
+    activation : str or callable
+        As in :func:`gain`.
+    **parameters : float
+        Of the activation, as in :func:`gain`.
+
     >>> round(backward_gain("relu") ** 2, 6), round(backward_gain("tanh"), 5)
     (2.0, 1.46741)
     """

@@ -10,13 +10,14 @@ True
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, SupportsIndex
+from typing import Final, SupportsIndex, TypedDict, Unpack
 
 from fastinit.advice.activations import PRELU_SLOPE, Activation, activation_named
 from fastinit.advice.gains import gain
 from fastinit.checks import at_least, shown
 from fastinit.exact import in_stream_environment
 from fastinit.initializers import Initializer, Normal, VarianceScaling
+from fastinit.layouts import Axes
 from fastinit.presets import glorot_uniform, he_normal, lecun_normal
 from fastinit.structured import Orthogonal
 
@@ -37,6 +38,16 @@ SAXE = 'A. M. Saxe et al., "Exact solutions to the nonlinear dynamics of learnin
 RADFORD = 'A. Radford et al., "Language models are unsupervised multitask learners", 2019'
 
 
+class Weight(TypedDict, total=False):
+    """How a weight is described, see :func:`fastinit.fans`: for type checkers."""
+
+    layout: str | Axes
+    groups: int
+    transposed: bool
+    stride: int | tuple[int, ...]
+    blocks: int
+
+
 @dataclass(frozen=True, slots=True)
 class Recommendation:
     """What to use, why, and whose idea it is.
@@ -47,6 +58,15 @@ class Recommendation:
     gain : float
         What it multiplies the standard deviation 1 / sqrt(fan) by; of an orthogonal matrix, the matrix.
     reason, source : str
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> advice = fastinit.recommend("relu", layout="OI")
+    >>> advice.initializer == fastinit.he_normal(layout="OI")
+    True
+    >>> print(advice.source)
+    K. He et al., "Delving deep into rectifiers", 2015
     """
 
     initializer: Initializer
@@ -65,7 +85,7 @@ def recommend(
     *,
     negative_slope: float | None = None,
     depth: SupportsIndex | None = None,
-    **weight: Any,
+    **weight: Unpack[Weight],
 ) -> Recommendation:
     """The initializer for the weights of a layer, by the activation that goes with it.
 
@@ -89,6 +109,14 @@ def recommend(
     TypeError, ValueError
         If the activation is unknown (the error names the nearest ones) or gives NaN, the layer is none of these, or a
         residual layer has no depth.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.recommend("relu").initializer == fastinit.he_normal()
+    True
+    >>> fastinit.recommend("gelu", "residual", depth=24, layout="OI").initializer.distribution
+    'normal'
     """
     if not isinstance(layer, str) or layer not in LAYERS:
         raise ValueError(f"layer must be one of {', '.join(LAYERS)}; got {shown(layer)}")
@@ -112,9 +140,7 @@ def recommend(
     )
 
 
-def _of_activation(
-    activation: str | Activation | None, negative_slope: float | None, weight: dict[str, Any]
-) -> Recommendation:
+def _of_activation(activation: str | Activation | None, negative_slope: float | None, weight: Weight) -> Recommendation:
     name = "identity" if activation is None else activation_named(activation)[0]
     if not isinstance(activation, (str, type(None))):
         name = ""  # a function, whatever it is called

@@ -54,6 +54,13 @@ class Finding:
         See :mod:`fastinit.audits`.
     message, remedy : str
         What was observed and expected; what to do about it.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> finding = fastinit.Finding("head.weight", "constant", "all 12 values are 0.0", "initialize_(model)")
+    >>> print(finding.name, finding.kind)
+    head.weight constant
     """
 
     name: str
@@ -77,6 +84,15 @@ class Audit:
     verdict : {"healthy", "vanishing", "exploding", "symmetric", "not run"}
     reason : str
         The verdict in words.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> from fastinit.extending import Held, judge_parameters
+    >>> weight = Held(fastinit.Parameter("head.weight", (4, 3), ("Linear",)), np.full((4, 3), 0.5))
+    >>> found = fastinit.Audit(judge_parameters([weight]))
+    >>> found.ok, [finding.kind for finding in found.findings]
+    (False, ['constant'])
     """
 
     findings: tuple[Finding, ...]
@@ -132,6 +148,14 @@ def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -
     ------
     ValueError
         If the record has no entry for a parameter.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> from fastinit.extending import Held
+    >>> weight = Held(fastinit.Parameter("head.weight", (4, 3), ("Linear",)), np.full((4, 3), 0.5))
+    >>> [finding.kind for finding in judge_parameters([weight])]
+    ['constant']
     """
     entries = {} if record is None else {entry.name: entry for entry in record}
     found: list[Seen] = []
@@ -174,6 +198,16 @@ def judge_chain(layers: Sequence[Measured]) -> tuple[str, str, list[Finding]]:
     may legitimately have little. What breaks the chain is the largest single jump in the direction of the
     verdict from one to the next. A layer is dead where nine in ten units get no gradient, though the next layer gets
     some and no weight of zeros lies between; or nothing comes out of the next layer.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> from fastinit.extending import measured
+    >>> weight = fastinit.Parameter("up.weight", (64, 128), ("Linear",))
+    >>> sizes = [np.eye(4) * 10.0**-exponent for exponent in range(0, 20, 4)]
+    >>> layers = [measured(f"layer {number}", size, weight=weight) for number, size in enumerate(sizes)]
+    >>> judge_chain(layers)[0]
+    'vanishing'
     """
     chain = [layer for layer in layers if layer.weight is not None]
     findings = list(_dead(layers))

@@ -68,6 +68,13 @@ class Measured:
         The weight of a linear map: these make the chain.
     norm : bool
         Whether it is a norm, which brings its input to a scale of its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> call = measured("up", np.array([[1.0, 0.0], [-1.0, 0.0]]))
+    >>> call.width, call.variance
+    (2, 0.5)
     """
 
     name: str
@@ -94,6 +101,12 @@ def measured(
         Of shape (values of a unit, units).
     weight, closed, norm
         See :class:`Measured`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> measured("up", np.array([[1.0, 1.0], [2.0, 2.0]])).identical
+    True
     """
     with np.errstate(all="ignore"):
         variance = float(values.var())
@@ -102,7 +115,15 @@ def measured(
 
 
 def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
-    """A call with what the gradients say; both arrays as in :func:`measured`."""
+    """A call with what the gradients say; both arrays as in :func:`measured`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values, gradients = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0.5, 0.0], [-0.5, 0.0]])
+    >>> differentiated(measured("up", values), values, gradients).gradient_variance
+    0.125
+    """
     with np.errstate(all="ignore"):
         dead = float((gradients == 0).all(axis=0).mean()) if len(gradients) >= ENOUGH else None
         response = float(np.square(values * gradients).sum())
@@ -110,7 +131,15 @@ def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
 
 
 def numbered(calls: Iterable[Measured]) -> list[Measured]:
-    """The calls, with numbers in the names of those of one layer after its first."""
+    """The calls, with numbers in the names of those of one layer after its first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> call = measured("up", np.ones((3, 2)))
+    >>> [one.name for one in numbered([call, call])]
+    ['up', 'up, call 2']
+    """
     count: dict[str, int] = {}
     found = []
     for call in calls:
@@ -123,12 +152,27 @@ def noise(shape: tuple[int, ...], number: int) -> Array:
     """Standard normal float32: what the output of this number is multiplied by, before it is summed and differentiated.
 
     The same every time.
+
+    Examples
+    --------
+    >>> noise((2, 3), 0).shape, bool((noise((2, 3), 0) == noise((2, 3), 0)).all())
+    ((2, 3), True)
     """
     return fill(np.empty(shape, np.float32), Normal(), AUDIT_KEY.fold_in(number))
 
 
 def check_finite(batch: Iterable[Array]) -> None:
-    """Raises ValueError if an array of floating-point numbers is not finite."""
+    """Raises ValueError if an array of floating-point numbers is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_finite([np.ones(3)])
+    >>> check_finite([np.array([1.0, np.nan])])
+    Traceback (most recent call last):
+        ...
+    ValueError: the batch is not finite
+    """
     for array in batch:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError("the batch is not finite")
@@ -142,6 +186,15 @@ def called(model: str) -> Iterator[None]:
     ------
     ValueError
         If it raises anything, naming that; an :class:`Unscalable` passes as it is.
+
+    Examples
+    --------
+    >>> try:
+    ...     with called("Net"):
+    ...         raise RuntimeError("shapes differ")
+    ... except ValueError as error:
+    ...     print(error)
+    the batch does not fit Net, which raised RuntimeError: shapes differ
     """
     try:
         yield
@@ -157,7 +210,15 @@ def called(model: str) -> Iterator[None]:
 
 
 class Unscalable(ValueError):
-    """A layer whose output cannot be brought to unit variance; the batch fits."""
+    """A layer whose output cannot be brought to unit variance; the batch fits.
+
+    Examples
+    --------
+    >>> raise Unscalable("up: its output is 0 for the whole batch")
+    Traceback (most recent call last):
+        ...
+    fastinit.audits.measuring.Unscalable: up: its output is 0 for the whole batch
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +231,12 @@ class UnitVariance:
         By how much a variance may differ from 1.
     rounds : int, >= 1
         How often a weight is scaled at most.
+
+    Examples
+    --------
+    >>> wanted = UnitVariance(tolerance=0.01, rounds=10)
+    >>> wanted.factor("up", variance=4.0, attempt=0), wanted.factor("up", variance=1.005, attempt=1)
+    (0.5, None)
     """
 
     tolerance: float

@@ -108,6 +108,13 @@ class Propagation:
         Of the bins of every layer's `histogram`: four times the size of the first layer's activations to either side.
     negative_slope : float, optional
         Of the activation, where it was given.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> found = fastinit.propagate([64] * 21, "tanh", fastinit.glorot_uniform(), key=fastinit.Key(0))
+    >>> len(found.layers), found.verdict
+    (20, 'healthy')
     """
 
     layers: tuple[Layer, ...]
@@ -202,6 +209,15 @@ def propagate(
     TypeError, ValueError
         Widths or a batch that are no positive integers, inputs that do not fit or are not finite, an activation that is
         unknown, gives NaN, changes the shape or has no negative slope, an initializer that a layer's shape refuses.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> found = fastinit.propagate([64] * 21, "relu", fastinit.he_normal(), key=fastinit.Key(0))
+    >>> found.verdict
+    'healthy'
+    >>> fastinit.propagate([64] * 21, "relu", fastinit.naive_uniform(), key=fastinit.Key(0)).verdict
+    'vanishing'
     """
     sizes = integers("widths", widths)
     if len(sizes) < 2 or min(sizes) < 1:

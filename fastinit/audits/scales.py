@@ -39,7 +39,16 @@ def advised(parameter: Parameter, recipe: Recipe = AUTO) -> tuple[Any, float | N
 
 
 def is_linear_map(parameter: Parameter) -> bool:
-    """Whether a parameter is a weight that the recipe "auto" scales, of a layer known as a linear map."""
+    """Whether a parameter is a weight that the recipe "auto" scales, of a layer known as a linear map.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> is_linear_map(fastinit.Parameter("up.weight", (64, 128), ("Linear",)))
+    True
+    >>> is_linear_map(fastinit.Parameter("norm.weight", (64,), ("LayerNorm",)))
+    False
+    """
     found = advised(parameter)[0]
     return len(parameter.shape) > 1 and isinstance(found, (VarianceScaling, Orthogonal, Blocks))
 

@@ -49,6 +49,13 @@ class Held:
     trainable : bool
     digest : str, optional
         Digest of its bytes, to be compared with a record's.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> held = Held(fastinit.Parameter("head.weight", (4, 3), ("Linear",)), np.ones((4, 3)), "bfloat16")
+    >>> held.parameter.name, held.values.size, held.dtype
+    ('head.weight', 12, 'bfloat16')
     """
 
     parameter: Parameter

@@ -112,6 +112,12 @@ def initializer_config(initializer: Initializer) -> dict[str, Any]:
     ------
     TypeError
         If it, or one within it, is no initializer of the library.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.initializer_config(fastinit.Normal(std=0.02))
+    {'class': 'Normal', 'mean': 0.0, 'std': 0.02}
     """
     if not isinstance(initializer, Initializer):
         raise TypeError(f"initializer must be an Initializer, not {shown(initializer)}")
@@ -123,6 +129,11 @@ def initializer_config(initializer: Initializer) -> dict[str, Any]:
 def initializer_from_config(config: Mapping[str, Any]) -> Initializer:
     """The initializer of an :func:`initializer_config`. Fields that are missing have their defaults.
 
+    Parameters
+    ----------
+    config : mapping
+        ``"class"``, and the fields of that class.
+
     Raises
     ------
     TypeError
@@ -130,6 +141,12 @@ def initializer_from_config(config: Mapping[str, Any]) -> Initializer:
     ValueError
         If the class is unknown or no initializer, a field is unknown, missing, of the wrong type or out of range, or
         initializers are nested more than 32 deep.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.initializer_from_config({"class": "Normal", "std": 0.02})
+    Normal(mean=0.0, std=0.02)
     """
     if not isinstance(config, Mapping):
         raise TypeError(f"config must be a dict as initializer_config gives it, not {shown(config)}")

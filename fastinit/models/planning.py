@@ -19,7 +19,26 @@ __all__ = ["check_entry", "compare_digests", "planned", "read_record", "recorded
 def planned(parameters: Sequence[Parameter], dtypes: Sequence[str], recipe: Recipe, seed: int | str) -> list[Entry]:
     """What each parameter is to be filled with in its dtype, checked.
 
+    Parameters
+    ----------
+    parameters : sequence of Parameter
+        Those of one model.
+    dtypes : sequence of str
+        The dtype of each.
+    recipe : Recipe
+        The rules.
+    seed : int or str
+        Seed of all keys.
+
     Raises what :func:`fastinit.assigned` and :func:`check_entry` raise.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> weight = fastinit.Parameter("up.weight", (64, 128), ("Linear",))
+    >>> (entry,) = planned([weight], ["bfloat16"], fastinit.AUTO, seed=0)
+    >>> entry.dtype
+    'bfloat16'
     """
     found = assigned(parameters, recipe, seed)
     entries = [replace(entry, dtype=dtype) for entry, dtype in zip(found, dtypes, strict=True)]
@@ -29,7 +48,20 @@ def planned(parameters: Sequence[Parameter], dtypes: Sequence[str], recipe: Reci
 
 
 def check_entry(entry: Entry) -> None:
-    """Raises the ValueError that filling as the entry says would raise, naming the parameter; writes nothing."""
+    """Raises the ValueError that filling as the entry says would raise, naming the parameter; writes nothing.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> import fastinit
+    >>> bias = fastinit.Parameter("up.bias", (64,), ("Linear",))
+    >>> (entry,) = planned([bias], ["float32"], fastinit.AUTO, seed=0)
+    >>> check_entry(entry)
+    >>> check_entry(replace(entry, initializer=fastinit.Orthogonal()))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: ...up.bias... an orthogonal matrix needs at least 2 axes, got shape (64,)
+    """
     assert entry.dtype is not None
     try:
         entry.initializer.check(entry.shape, entry.dtype)
@@ -41,6 +73,13 @@ def read_record(record: Record | str | os.PathLike[str]) -> Record:
     """A record, from its JSON or from the path of a file that holds it.
 
     Raises TypeError for anything else, and what :meth:`fastinit.Record.from_json` raises.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> record = fastinit.Record((), 0, "auto", fastinit.__version__)
+    >>> read_record(record.to_json()) == record
+    True
     """
     if isinstance(record, Record):
         return record
@@ -54,10 +93,27 @@ def read_record(record: Record | str | os.PathLike[str]) -> Record:
 def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: Iterable[str | None]) -> list[Entry]:
     """The record's entry of each parameter of a model, checked.
 
+    Parameters
+    ----------
+    record : Record
+        What the model is filled by.
+    parameters : iterable of Parameter
+        Those of one model.
+    dtypes : iterable of str or None
+        The dtype of each; None where any will do.
+
     Raises
     ------
     ValueError
         If the model has other names, shapes or dtypes, or an entry's initializer cannot fill its parameter.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> weight = fastinit.Parameter("up.weight", (64, 128), ("Linear",))
+    >>> record = fastinit.Record(tuple(planned([weight], ["float32"], fastinit.AUTO, 0)), 0, "auto", "0.1.0")
+    >>> recorded_entries(record, [weight], ["float32"]) == list(record)
+    True
     """
     found = list(zip(parameters, dtypes, strict=True))
     entries = {entry.name: entry for entry in record}
@@ -77,7 +133,23 @@ def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: It
 
 
 def compare_digests(before: Iterable[Entry], after: Iterable[Entry]) -> None:
-    """Raises ValueError where a parameter was filled with other bytes than those that a record says."""
+    """Parameters
+    ----------
+    before, after : iterable of Entry
+        The record's entries, and those of the parameters as filled, in one order.
+
+    Raises ValueError where a parameter was filled with other bytes than those that a record says.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> import fastinit
+    >>> (entry,) = fastinit.assigned([fastinit.Parameter("up.bias", (64,), ("Linear",))], "auto", seed=0)
+    >>> compare_digests([replace(entry, digest="00")], [replace(entry, digest="ff")])
+    Traceback (most recent call last):
+        ...
+    ValueError: 'up.bias' was filled with other bytes than the record's: expected the digest 00, got ff
+    """
     for expected, got in zip(before, after, strict=True):
         if expected.digest and got.digest and expected.digest != got.digest:
             raise ValueError(

@@ -236,6 +236,12 @@ def recipe_named(recipe: str | Recipe) -> Recipe:
     ------
     TypeError, ValueError
         If it is neither, or the name is not known.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.recipe_named("auto") is fastinit.AUTO
+    True
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -252,11 +258,28 @@ def assigned(parameters: Iterable[Parameter], recipe: str | Recipe, seed: int | 
 
     Nothing is filled. The key is ``Key(seed).fold_in(name)``; `dtype` and `digest` of the entries are left open.
 
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        Those of one model, in its order.
+    recipe : str or Recipe
+        ``"auto"``, ``"torch"``, or rules of your own.
+    seed : int or str
+        Seed of all keys.
+
     Raises
     ------
     UnmatchedParameter, ValueError, TypeError
         If no rule matches a parameter, two have the same name, an initializer refuses the shape, or the rules
         contradict each other.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> weight = fastinit.Parameter("up.weight", (64, 128), ("Linear",))
+    >>> for entry in fastinit.assigned([weight], "torch", seed=0):
+    ...     print(entry.name, f"{entry.std:.4f}")  # 1 / sqrt(3 * 128)
+    up.weight 0.0510
     """
     chosen, key = recipe_named(recipe), Key(checks.seed(seed))
     entries: dict[str, Entry] = {}

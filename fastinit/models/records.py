@@ -49,6 +49,14 @@ class Entry:
         Of its row-major bytes, see :func:`digest`.
     other_names : tuple of str
         The canonical names, after the first, under which the model has the same tensor.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> weight = fastinit.Parameter("up.weight", (64, 128), ("Linear",))
+    >>> (entry,) = fastinit.assigned([weight], "auto", seed=0)
+    >>> entry.fans.fan_in, entry.key == fastinit.Key(0).fold_in("up.weight")
+    (128, True)
     """
 
     name: str
@@ -110,6 +118,16 @@ class Record(_Places):
         If an attribute is of another type.
     ValueError
         If two entries have the same name, or the stream is of another version than this library's.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> entries = fastinit.assigned([fastinit.Parameter("up.weight", (64, 128), ("Linear",))], "auto", seed=0)
+    >>> record = fastinit.Record(tuple(entries), 0, "auto", fastinit.__version__)
+    >>> record["up.weight"].shape
+    (64, 128)
+    >>> fastinit.Record.from_json(record.to_json()) == record
+    True
     """
 
     entries: tuple[Entry, ...]

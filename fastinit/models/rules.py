@@ -52,6 +52,11 @@ GATES: Final = {
 def gates_of(types: Iterable[str]) -> int:
     """Gates of the first of these classes that is recurrent; 1 if none is.
 
+    Parameters
+    ----------
+    types : iterable of str
+        Class names of a layer, the most derived first.
+
     >>> gates_of(("MyCell", "LSTMCell", "Module"))
     4
     """
@@ -87,6 +92,13 @@ class Parameter:
         Whether the tensor also serves under another name, as the embedding that is the output head.
     other_names : tuple of str
         The canonical names, after the first, under which the model has the same tensor.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> parameter = fastinit.Parameter("conv.weight", (64, 8, 3, 3), ("Conv2d",), groups=4)
+    >>> parameter.role, parameter.layout
+    ('weight', 'OI...')
     """
 
     name: str
@@ -180,6 +192,15 @@ class Rule:
         that matches is asked.
     title : str
         What the record calls the rule; its patterns by default.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> rule = fastinit.Rule("Linear", "*.head.weight", fastinit.Normal(0.0, 0.02), "the head")
+    >>> recipe = fastinit.AUTO.with_rules(rule)
+    >>> (entry,) = fastinit.assigned([fastinit.Parameter("gpt.head.weight", (50, 8), ("Linear",))], recipe, seed=0)
+    >>> entry.rule, entry.initializer
+    ('the head', Normal(mean=0.0, std=0.02))
     """
 
     types: str
@@ -231,17 +252,41 @@ class Rule:
 
 
 class UnmatchedParameter(LookupError):
-    """No rule of a recipe matched a parameter."""
+    """No rule of a recipe matched a parameter.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> try:
+    ...     fastinit.assigned([fastinit.Parameter("weight", (3, 3))], fastinit.Recipe(()), seed=0)
+    ... except fastinit.UnmatchedParameter as error:
+    ...     print(str(error).partition(" (")[0])
+    no rule of the recipe 'custom' matches the parameter 'weight' of shape
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Rules in order: the first that matches a parameter fills it.
 
+    Parameters
+    ----------
+    rules : tuple of Rule
+        In the order in which they are asked.
+    name : str
+        What records call the recipe.
+
     Raises
     ------
     ValueError
         If two rules have the same patterns and different initializers, so that the second would never be asked.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> recipe = fastinit.Recipe((fastinit.Rule("*", "bias", fastinit.Zeros()),), "biases")
+    >>> recipe.with_rules(fastinit.Rule("Linear", "weight", fastinit.he_normal(layout="OI"))).rules[0].types
+    'Linear'
     """
 
     rules: tuple[Rule, ...]

@@ -1,7 +1,9 @@
 """fastinit.adapters.numpy: every function is fill() of its initializer, into a new array or one that is given."""
 
+import ast
 import inspect
 import math
+import re
 
 import numpy as np
 import pytest
@@ -41,7 +43,7 @@ CASES = {
     "zero": ({"layout": "OI"}, fastinit.ZerO("OI"), (6, 8)),  # its older name
 }
 for _name in [*fastinit.PRESETS, *fastinit.presets.ALIASES]:
-    _row = getattr(fastinit, _name)
+    _row = fastinit.PRESETS[fastinit.presets.ALIASES.get(_name, _name)]
     _own = WEIGHT | ({"negative_slope": 0.2} if _row.takes_slope else {})
     CASES[_name] = (_own, _row(**_own), (6, 8, 3))
 
@@ -55,8 +57,7 @@ def case(name):
 
 def test_every_initializer_is_here_and_every_function_is_tested():
     assert set(init.__all__) == set(CASES)
-    factories = {name for name in fastinit.__all__ if isinstance(getattr(fastinit, name), fastinit.Preset)}
-    assert factories <= set(init.__all__)
+    assert {*fastinit.PRESETS, *fastinit.presets.ALIASES} <= set(init.__all__)
     bases = (fastinit.Initializer, fastinit.ElementwiseInitializer, fastinit.StructuredInitializer)
     public = [getattr(fastinit, name) for name in fastinit.__all__]
     composed = (fastinit.Composite, fastinit.Blocks, fastinit.ZeroRow)  # of initializers, for fill() and recipes
@@ -68,19 +69,23 @@ def test_every_initializer_is_here_and_every_function_is_tested():
 def test_the_form_and_the_docstring(name):
     function, own, _, _ = case(name)
     parameters = inspect.signature(function).parameters
-    assert list(parameters)[:5] == ["shape", "key", "dtype", "out", "num_threads"]
+    assert list(parameters)[:6] == ["shape", "key", "seed", "dtype", "out", "num_threads"]
     assert parameters["shape"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in list(parameters.values())[1:])
-    assert parameters["key"].default is inspect.Parameter.empty
+    assert parameters["key"].default is parameters["seed"].default is None
     assert (parameters["dtype"].default, parameters["out"].default) == ("float32", None)
     assert set(own) <= set(parameters)
-    assert function.__doc__ and function.__module__ == "fastinit.adapters.numpy"
-    assert function.__name__ in init.__all__
+    assert function.__module__ == "fastinit.adapters.numpy"
+    assert function.__name__ == name
+    sections = [part in function.__doc__ for part in ("Parameters", "Returns", "Raises", "Examples", f"init.{name}(")]
+    assert all(sections), sections
+    for parameter in parameters:
+        assert re.search(rf"^([a-z_]+, )*{parameter}(, [a-z_]+)*( :|$)", function.__doc__, re.MULTILINE), parameter
 
 
 def test_the_own_parameters_are_those_of_the_initializer():
     def own(function):
-        return {name: p.default for name, p in list(inspect.signature(function).parameters.items())[5:]}
+        return {name: p.default for name, p in list(inspect.signature(function).parameters.items())[6:]}
 
     empty = inspect.Parameter.empty
     assert own(init.zeros) == own(init.naive_normal) == {}
@@ -93,6 +98,24 @@ def test_the_own_parameters_are_those_of_the_initializer():
     assert own(init.glorot_uniform) == weight
     assert own(init.he_normal) == {"negative_slope": 0.0, **weight}
     assert own(init.variance_scaling) == {"scale": 1.0, "mode": "fan_in", "distribution": "truncated_normal", **weight}
+
+
+def test_the_types_that_checkers_see_have_the_same_parameters():
+    # they stand below TYPE_CHECKING, so they are read from the text
+    tree = ast.parse(inspect.getsource(init))
+    classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+
+    def fields(name):
+        if name == "TypedDict":
+            return set()
+        own = {node.target.id for node in classes[name].body if isinstance(node, ast.AnnAssign)}
+        return own | fields(classes[name].bases[0].id)
+
+    declared = {node.target.id: node.annotation.id for node in tree.body if isinstance(node, ast.AnnAssign)}
+    assert set(declared) == set(init.__all__)
+    for name, form in declared.items():
+        (options,) = re.findall(r"Unpack\[(\w+)\]", ast.unparse(classes[form]))
+        assert fields(options) | {"shape"} == set(inspect.signature(getattr(init, name)).parameters), name
 
 
 @every
@@ -190,7 +213,52 @@ def test_all_64_bits_are_drawn(monkeypatch):
     assert np.bitwise_and.reduce(np.array(seeds, np.uint64)) == 0
 
 
+DRAW_NOTHING = ("zeros", "ones", "constant", "identity", "eye", "dirac", "zero_init", "zero")
+
+
+@every
+def test_what_draws_nothing_needs_no_key(name):
+    function, own, _, shape = case(name)
+    if name not in DRAW_NOTHING:
+        with pytest.raises(TypeError, match=rf"^{name} draws numbers: give key= .* or seed="):
+            function(shape, **own)
+        return
+    without = function(shape, **own)
+    assert without.tobytes() == function(shape, key=3, **own).tobytes() == function(shape, seed=4, **own).tobytes()
+    out = np.full(shape, 7, np.float32)
+    assert function(out=out, **own) is out and np.array_equal(out, without)
+
+
+@every
+def test_a_seed_is_the_key_of_it(name):
+    function, own, _, shape = case(name)
+    for seed in (0, -5, 2**100, np.int64(7)):
+        assert np.array_equal(function(shape, seed=seed, **own), function(shape, key=Key(seed), **own))
+    assert np.array_equal(init.normal(9, seed="model"), init.normal(9, key=Key("model")))
+
+
 # Calls that look alike
+
+
+def test_parameters_that_are_equal_and_not_the_same(run_python):
+    # in a new process, in either order: the first must not decide for both
+    program = """
+import sys
+import numpy as np
+import fastinit
+from fastinit.adapters import numpy as init
+
+key = fastinit.Key(0)
+for mean in map(float, sys.argv[1:]):
+    kept = fastinit.Normal(mean, 0.0)
+    drawn = init.normal((2, 2, 4), key=key, mean=mean, std=0.0)
+    assert drawn.tobytes() == fastinit.fill(np.empty((2, 2, 4), "f"), kept, key).tobytes(), mean
+    drawn = init.icnr((2, 2, 4), key=key, initializer=kept)
+    assert drawn.tobytes() == fastinit.fill(np.empty((2, 2, 4), "f"), fastinit.ICNR(kept), key).tobytes(), mean
+"""
+    for order in (("0.0", "-0.0"), ("-0.0", "0.0")):
+        done = run_python(program, *order)
+        assert done.returncode == 0, done.stderr
 
 
 def test_constants_that_are_equal_and_not_the_same():
@@ -225,7 +293,16 @@ OUT = np.empty((3, 2), np.float32)
     [
         (lambda: init.normal(key=0), TypeError, "shape must be given where no out is"),
         (lambda: init.normal(3), TypeError, "key"),
-        (lambda: init.normal(3, key=None), TypeError, "key must be a fastinit.Key, an int or .*, not NoneType"),
+        (lambda: init.normal(3, key=None), TypeError, r"normal draws numbers: give key= \(.*\) or seed= \(an int\)"),
+        (
+            lambda: init.normal(3, key=0, seed=0),
+            TypeError,
+            "normal takes key= or seed=, not both; got key=0 and seed=0",
+        ),
+        (lambda: init.zeros(3, key=0, seed=0), TypeError, "zeros takes key= or seed=, not both"),
+        (lambda: init.zeros(3, key="seed"), TypeError, r"not str \('seed'\)"),
+        (lambda: init.normal(3, seed=0.5), TypeError, r"a seed must be an int, .*, not float \(0.5\)"),
+        (lambda: init.normal(3, seed=True), TypeError, "not bool"),
         (lambda: init.normal(3, key=1.0), TypeError, r"not float \(1.0\)"),
         (lambda: init.normal(3, key="seed"), TypeError, r"not str \('seed'\)"),
         (lambda: init.normal(3, key=True), TypeError, "not bool"),
@@ -242,8 +319,8 @@ OUT = np.empty((3, 2), np.float32)
         (lambda: init.normal(3, key=0, std=-1.0), ValueError, "std must be at least 0, got -1.0"),
         (lambda: init.naive_normal(3, key=0, layout="IO"), TypeError, "layout"),
         (lambda: init.constant(3, key=0), TypeError, "value"),
-        (lambda: init.glorot_normal((3, 3), key=0, negative_slope=0.1), TypeError, "takes no negative_slope"),
-        (lambda: init.he_normal((3, 3), key=0, gain=2.0), TypeError, "he_normal takes .*; got gain"),
+        (lambda: init.glorot_normal((3, 3), key=0, negative_slope=0.1), TypeError, "glorot_normal.*'negative_slope'"),
+        (lambda: init.he_normal((3, 3), key=0, gain=2.0), TypeError, r"he_normal\(\) got .* 'gain'"),
         (lambda: init.he_normal(3, key=0), ValueError, "fans need a shape with an input and an output axis"),
         (lambda: init.normal(3, key=0, num_threads=0), ValueError, "num_threads must be at least 1, got 0"),
         (lambda: init.normal(3, key=0, dtype="float16", std=1e5), ValueError, "beyond the largest finite float16"),

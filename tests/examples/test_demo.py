@@ -25,6 +25,19 @@ def test_a_model_holds_what_its_recipe_says(dtype):
     assert done.stderr == ""
 
 
+def test_cold_is_compared_with_cold_and_warm_with_warm():
+    lines = demo("--model", "mobilenet-v2", "--threads", "2").stdout.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("the whole model"))
+    table = [line.split() for line in lines[start + 2 : start + 10]]
+    assert [" ".join(row[:2]) for row in table[::4]] == ["cold memory", "warm memory"]
+    for rows in (table[1:4], table[5:8]):
+        assert [row[0].rstrip(",") for row in rows] == ["fastinit", "memset", "NumPy"]
+        ours, memset, numpy = (float(row[row.index("ms") - 1].replace(",", "")) for row in rows)
+        # the remarks are about the times of their own section
+        for remark, ratio in ((rows[1], ours / memset), (rows[2], numpy / ours)):
+            assert float(remark[remark.index("×") - 1]) == pytest.approx(ratio, rel=0.15, abs=0.06), remark
+
+
 def test_piped_output_is_plain_text():
     lines = demo("--model", "mobilenet-v2", "--threads", "1").stdout.splitlines()
     assert all(character.isprintable() for line in lines for character in line)

@@ -181,3 +181,37 @@ def test_an_editable_install_fills_and_follows_the_source(source, new_environmen
     init = tree / "fastinit/__init__.py"
     init.write_text(re.sub(r'__version__ = ".*"', '__version__ = "0.0.edited"', init.read_text()))
     assert smoke(python, tmp_path) == [digest, place, "0.0.edited"]
+
+
+def test_an_editable_install_as_it_is_documented(source, new_environment, tmp_path):
+    """The commands of CONTRIBUTING.md, without those that ask an index: their packages are borrowed."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    block = re.search(r"an editable install .*?\n\n((?:    .+\n)+)", text)[1]
+    commands = [line.strip() for line in block.splitlines()]
+    assert [command.split()[0] for command in commands] == ["python3", ".", "pip", "pip"]
+    assert "meson ninja cython numpy" in commands[2] and "--no-build-isolation -e" in commands[3]
+    tree = tmp_path / "tree"
+    shutil.copytree(source, tree)
+    python, site = new_environment()
+    (tree / ".venv").symlink_to(python.parent.parent)
+    for tool in ("meson", "ninja", "cython"):
+        if not (found := shutil.which(tool, path=Path(sys.executable).parent)):
+            pytest.skip(f"needs {tool}")
+        (python.parent / tool).symlink_to(found)
+    install = "python -m pip install --no-deps --no-index --quiet --no-build-isolation -e ."
+    (site / "pip.pth").write_text(str(Path(pytest.importorskip("pip").__file__).parents[1]))
+    program = "import fastinit; print(fastinit.__file__); print(fastinit._core.__file__)"
+    script = f"""
+set -e
+{commands[1]}
+{install}
+python -c '{program}'
+touch fastinit/_core.pyx fastinit/kernels/narrow.c meson.build
+python -c '{program}'
+"""
+    shell = {"PATH": os.pathsep.join(["/usr/local/bin", "/usr/bin", "/bin"]), "HOME": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", script], cwd=tree, env=shell, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    places = done.stdout.split()
+    assert places[::2] == [str(tree / "fastinit/__init__.py")] * 2
+    assert all(str(tree / "build") in place for place in places[1::2]), places

@@ -77,6 +77,19 @@ out.reshape(-1)
 first: float = fastinit.sample(key, 0, fastinit.Normal(std=0.02))
 parts: Sequence[fastinit.Key] = key.split(3)
 fan: fastinit.Fans = fastinit.fans((3, 4))
+leaky: fastinit.VarianceScaling = fastinit.kaiming_uniform(negative_slope=0.1, layout="OI...", groups=2)
+deconvolution = fastinit.lecun_normal(transposed=True, stride=(2, 2), blocks=1)
+row: fastinit.Preset = fastinit.PRESETS["he_normal"]
+row(layout="OI").fans((3, 4))
+fastinit.fill(out, fastinit.orthogonal(2.0, column_axis=0), key)
+
+from fastinit.adapters import numpy as init
+
+weight: np.ndarray = init.kaiming_normal((3, 4), seed=0, layout="OI", negative_slope=0.1, dtype="float16")
+init.constant(out=weight, value=0.5).sum()
+init.icnr([3, 3, 2, 4], key=key, initializer=fastinit.he_normal(), factor=2, num_threads=1)
+init.truncated_normal(9, key=np.random.default_rng(0), std=0.02, low=-1.0)
+init.zeros(np.int64(3))
 """
 MISTAKES = {
     'fastinit.Normal("wide")\n': "Normal",
@@ -84,6 +97,18 @@ MISTAKES = {
     "fastinit.fill(out, fastinit.Normal, key)\n": "fill",
     "fastinit.fill(out, fastinit.Normal(), 0)\n": "fill",
     "fastinit.nothing\n": "no attribute",
+    'fastinit.he_normal(layuot="OI")\n': "layuot",
+    'fastinit.PRESETS["he_normal"](layuot="OI")\n': "layuot",
+    "fastinit.xavier_uniform(negative_slope=0.1)\n": "negative_slope",
+    "fastinit.glorot_normal(layout=1)\n": "layout",
+    "fastinit.fill(out, fastinit.he_normal, key)\n": "fill",
+    "fastinit.orthogonal(axis=0)\n": "axis",
+    'fastinit.recommend("relu", layuot="OI")\n': "layuot",
+    'init.he_normal((3, 4), seed=0, layuot="OI")\n': "layuot",
+    "init.xavier_uniform((3, 4), seed=0, negative_slope=0.1)\n": "negative_slope",
+    "init.constant(3)\n": "value",
+    "init.normal(3, 0.5)\n": "positional",
+    'init.zeros("3")\n': '"str"',
 }
 
 
@@ -96,4 +121,4 @@ def test_a_users_program_is_checked(tmp_path):
     program.write_text(USER + "".join(MISTAKES))
     lines = mypy(tmp_path, *options).stdout.splitlines()
     for number, word in enumerate(MISTAKES.values(), USER.count("\n") + 1):
-        assert any(f"program.py:{number}: error" in line and word in line for line in lines), lines
+        assert any(f"program.py:{number}: error" in line and word in line for line in lines), (number, word, lines)

@@ -1,4 +1,4 @@
-"""Random orthogonal matrices, spread over threads; ``kernels/orthogonal.h`` says how."""
+"""Random orthogonal matrices by Householder reflections, spread over threads; ``kernels/orthogonal.h`` says how."""
 
 from __future__ import annotations
 

@@ -1,0 +1,94 @@
+"""Names, in one line, what is wrong with an installation. The standard library alone, in any Python 3.
+
+Three things go wrong: the compiled core is not built for this Python, there is no NumPy, or the unrelated distribution
+called ``fastinit`` has been installed into the folder of this package, where it replaces files of the same names.
+"""
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import warnings
+
+__all__ = ["explained", "unrelated", "warn_of_unrelated"]
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(FOLDER)
+OLDEST = (3, 11)
+
+
+def explained(error: ImportError) -> ImportError:
+    """The error of importing the compiled core as one that says what to do, or `error` itself where that is unknown.
+
+    Parameters
+    ----------
+    error : ImportError
+        What ``from fastinit import _core`` raised.
+
+    Examples
+    --------
+    >>> print(explained(ModuleNotFoundError("No module named 'numpy'", name="numpy")))  # doctest: +ELLIPSIS
+    fastinit needs NumPy, which ... does not have: ...
+    """
+    version, python = "{}.{}".format(*sys.version_info), sys.executable
+    if sys.version_info < OLDEST:
+        return ImportError(f"fastinit needs Python {'.'.join(map(str, OLDEST))} or newer; {python} is Python {version}")
+    if error.name == "numpy":
+        return ImportError(f"fastinit needs NumPy, which {python} does not have: {_remedy()}")
+    if importlib.util.find_spec("fastinit._core") is not None:  # it is here, and says itself what is wrong
+        return error
+    return ImportError(f"fastinit's compiled core is not built for Python {version} ({python}): {_remedy()}")
+
+
+def _remedy() -> str:
+    if not os.path.exists(os.path.join(FOLDER, "_core.pyx")):
+        return "install the package with this Python's pip"
+    remedy = f"run `make demo` in {ROOT}, then use its .venv/bin/python"
+    # the sources come first on the path of a Python that was started beside them
+    others = [os.path.join(place, "fastinit") for place in sys.path if os.path.abspath(place) != ROOT]
+    found = importlib.machinery.PathFinder.find_spec("fastinit._core", others)
+    if found is not None and found.origin is not None:
+        installed = os.path.dirname(found.origin)
+        remedy += f", or start Python outside of {ROOT} to use the package installed in {installed}"
+    return remedy
+
+
+def unrelated() -> "str | None":
+    """The unrelated distribution that is installed in the same place, as pip names it; None if there is none.
+
+    Examples
+    --------
+    >>> unrelated() is None
+    True
+    """
+    try:
+        names = os.listdir(ROOT)
+    except OSError:  # inside an archive
+        return None
+    for name in names:
+        # a version follows: fastinit-weights has an older spelling of its own that begins so too
+        if name.startswith("fastinit-") and name[9:10].isdigit() and name.endswith((".dist-info", ".egg-info")):
+            return name.rpartition(".")[0].replace("-", " ", 1)
+    return None
+
+
+_WHAT_TO_DO = (
+    "files of one replace files of the other. Uninstall both (`pip uninstall fastinit fastinit-weights`), then install "
+    "fastinit-weights again"
+)
+
+
+def warn_of_unrelated() -> None:
+    """Warns if the unrelated distribution shares the folder of this one."""
+    name = unrelated()
+    if name is not None:
+        text = f"the unrelated distribution {name} shares the folder {FOLDER} with fastinit-weights: {_WHAT_TO_DO}"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+
+# A module of ours that is imported below an __init__.py of another package, or below none, as an uninstallation leaves.
+if getattr(sys.modules["fastinit"], "__distribution__", None) != "fastinit-weights":
+    raise ImportError(
+        f"the package in {FOLDER} is not fastinit-weights alone: the unrelated distribution `fastinit` is, or was, "
+        f"installed over it, and {_WHAT_TO_DO}"
+    )

@@ -1,0 +1,181 @@
+"""The documents: every block of Python runs as it is pasted, in a process of its own, and every command exists."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "benchmarks/README.md",
+    ROOT / "examples/README.md",
+]
+FENCE = re.compile(r"^(`{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+# What a block may import that is not everywhere, by the name of the package.
+PACKAGES = ("torch", "transformers", "keras", "jax", "flax", "numba", "tensorflow")
+AT_ONCE = 2
+
+
+def blocks(text, language="python"):
+    """The blocks of one language in a document: the line they begin at, and the program."""
+    return {text.count("\n", 0, match.start(3)) + 1: match[3] for match in FENCE.finditer(text) if match[2] == language}
+
+
+def imported(program):
+    """The packages of frameworks that a program imports, itself or by an adapter."""
+    lines = re.findall(r"^(?:import|from) (?:fastinit\.adapters(?:\.| import ))?(\w+)", program, re.MULTILINE)
+    return set(lines) & set(PACKAGES)
+
+
+BLOCKS = {
+    f"{document.relative_to(ROOT).as_posix()}:{line}": program
+    for document in DOCUMENTS
+    for line, program in blocks(document.read_text()).items()
+}
+
+
+@pytest.fixture(scope="module")
+def paste(tmp_path_factory):
+    """paste(program): what running it in a new file in an empty folder gives."""
+
+    def run(program):
+        folder = tmp_path_factory.mktemp("pasted")
+        (folder / "pasted.py").write_text(program)
+        given = {name: value for name, value in os.environ.items() if not name.startswith(("FASTINIT_", "PYTHON"))}
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "FASTINIT_NUM_THREADS": "2"}
+        # Keras's quickest backend, nothing fetched, and nothing written in the home of whoever runs the tests
+        keras = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        quiet = {
+            "HF_HUB_OFFLINE": "1",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONFAULTHANDLER": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        return subprocess.run(
+            [sys.executable, "pasted.py"],
+            cwd=folder,
+            env=given | one_thread | keras | quiet,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pasted(paste):
+    """What each block gave: all are started at once, and few run at a time."""
+    import importlib.util
+
+    missing = {name for name in PACKAGES if importlib.util.find_spec(name) is None}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = {
+            place: pool.submit(paste, program) for place, program in BLOCKS.items() if not imported(program) & missing
+        }
+        yield runs
+
+
+@pytest.mark.parametrize("place", BLOCKS)
+def test_a_block_runs_as_it_is_pasted(place, pasted):
+    if place not in pasted:
+        pytest.skip(f"needs {', '.join(sorted(imported(BLOCKS[place])))}")
+    done = pasted[place].result()
+    assert done.returncode == 0, f"{place}\n{done.stdout}{done.stderr}"
+    assert "Warning" not in done.stderr, f"{place}\n{done.stderr}"
+
+
+def test_every_block_of_python_was_found():
+    indented = [
+        f"{document.name}:{number}"
+        for document in DOCUMENTS
+        for number, line in enumerate(document.read_text().splitlines(), 1)
+        if re.match(r"\s+(?:>>> |import \w|from \w+ import |def \w+\()", line) and not inside_a_fence(document, number)
+    ]
+    assert not indented  # Python without a fence would never be run
+    languages = {match[2] for document in DOCUMENTS for match in FENCE.finditer(document.read_text())}
+    assert languages <= {"python", "text"}
+    assert sum(place.startswith("README.md") for place in BLOCKS) >= 7
+
+
+def inside_a_fence(document, number):
+    text = document.read_text()
+    return any(
+        text.count("\n", 0, match.start()) < number <= text.count("\n", 0, match.end()) + 1
+        for match in FENCE.finditer(text)
+    )
+
+
+def test_the_check_of_blocks_can_fail(paste):
+    text = (
+        "Words.\n\n```python\nimport numpy as np\nnp.empty(3)\n```\n\n```text\n1 / 0\n```\n\n```python\nweight + 1\n```"
+    )
+    (first, good), (second, bad) = blocks(text).items()
+    assert (first, second) == (4, 13)
+    assert paste(good).returncode == 0
+    failed = paste(bad)
+    assert failed.returncode == 1 and "NameError: name 'weight' is not defined" in failed.stderr
+
+
+# Commands: indented lines, as the documents write them
+
+
+def commands(text):
+    """The commands of a document, without their comments."""
+    outside = FENCE.sub("", text)
+    for line in re.findall(r"^    (?! )(.+)$", outside, re.MULTILINE):
+        if re.match(r"(?:make|fastinit|python|asv|\.venv/bin/\S+|[A-Z_]+=\S+ \S+)\s", line):
+            yield shlex.split(line, comments=True)
+    yield from (shlex.split(code) for code in re.findall(r"`((?:make|fastinit|python) [^`]+)`", outside))
+
+
+COMMANDS = sorted({tuple(command) for document in DOCUMENTS for command in commands(document.read_text())})
+
+
+def problem(command):
+    """What is wrong with a command: a target, a module, a file or an option that does not exist; None if nothing is."""
+    words = [word for word in command if not re.match(r"[A-Z_]+=", word)]
+    program, *rest = words
+    program = program.removeprefix(".venv/bin/")
+    if program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return next((f"no target {word}" for word in rest if not word.startswith("-") and word not in targets), None)
+    if program == "python" and rest[0] == "-m":
+        place = ROOT / rest[1].replace(".", "/")
+        if rest[1] in ("pip", "venv", "fastinit"):
+            return None
+        return None if place.with_suffix(".py").exists() or (place / "__main__.py").exists() else f"no module {rest[1]}"
+    if program == "python":
+        return None if (ROOT / rest[0]).exists() else f"no file {rest[0]}"
+    if program == "fastinit":
+        from fastinit import cli
+
+        try:
+            cli._parser().parse_args(rest)
+        except SystemExit as stop:
+            return f"the command line stops with {stop.code}"
+    return None
+
+
+def test_every_command_exists():
+    wrong = {" ".join(command): found for command in COMMANDS if (found := problem(command))}
+    assert not wrong
+    assert len(COMMANDS) > 20
+
+
+def test_the_check_of_commands_can_fail():
+    text = "    make demoo\n    python -m benchmarks.nothing --all   # words\n    python examples/nothing.py\n"
+    assert [problem(command) for command in commands(text)] == [
+        "no target demoo",
+        "no module benchmarks.nothing",
+        "no file examples/nothing.py",
+    ]
