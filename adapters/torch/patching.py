@@ -26,7 +26,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import ContextVar, copy_context
 from itertools import chain, repeat
 from operator import attrgetter, call, getitem
@@ -357,4 +357,6 @@ def patched(function: Any = None) -> Any:
     ... def build():
     ...     return torch.nn.TransformerEncoderLayer(512, 8)
     """
+    if function is None and torch.compiler.is_compiling():  # compiled code keeps torch's operators
+        return nullcontext()
     return _Patched() if function is None else _Patched()(function)

@@ -23,8 +23,9 @@ from torch import Tensor
 import fastinit
 from fastinit import Initializer, Key, StructuredInitializer, VarianceScaling
 from fastinit.adapters.torch.drawing import Made, caller, factory, given_key, plain_number
-from fastinit.adapters.torch.internals import is_fake, is_watched, torch_init, untraced
-from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, kind_of, write
+from fastinit.adapters.torch.internals import is_fake, is_watched, shape_of, torch_init
+from fastinit.adapters.torch.recording import is_recorded, record, traceable
+from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, is_recordable, kind_of, write
 
 __all__ = [
     "delta_orthogonal_",
@@ -103,7 +104,7 @@ def _by_torch(
 ) -> Tensor:
     """The tensor filled by torch with what an initializer would draw; one without elements as `original` does it."""
     sampling = initializer.sampling(tuple(tensor.shape))
-    if is_fake(tensor):
+    if is_fake(tensor) and not is_recorded():
         return tensor
     if not tensor.numel():
         return tensor if original is None else original(tensor, *arguments, generator=generator)
@@ -146,7 +147,7 @@ kaiming_uniform_by_torch = _said_of_no_elements(torch_init.kaiming_uniform_)
 kaiming_normal_by_torch = _said_of_no_elements(torch_init.kaiming_normal_)
 
 
-@untraced
+@traceable
 def variance_scaling_(
     tensor: Tensor,
     scale: float = 1.0,
@@ -208,7 +209,7 @@ def _lecun(name: str, distribution: str, how: str) -> Callable[..., Tensor]:
 
     Y. LeCun et al., "Efficient BackProp", 1998; G. Klambauer et al., "Self-normalizing neural networks", 2017.
     """
-    return untraced(function)
+    return traceable(function)
 
 
 lecun_uniform_ = _lecun("lecun_uniform_", "uniform", "uniform on +-sqrt(3 / fan_in)")
@@ -218,7 +219,7 @@ lecun_truncated_normal_ = _lecun(
 )
 
 
-@untraced
+@traceable
 def xavier_truncated_normal_(
     tensor: Tensor,
     gain: float = 1.0,
@@ -238,7 +239,7 @@ def xavier_truncated_normal_(
     return draw(tensor, key, generator, *_of_truncated(initializer, groups, transposed, stride, original, gain))
 
 
-@untraced
+@traceable
 def kaiming_truncated_normal_(
     tensor: Tensor,
     a: float = 0,
@@ -260,7 +261,7 @@ def kaiming_truncated_normal_(
     return draw(tensor, key, generator, *weight)
 
 
-@untraced
+@traceable
 def delta_orthogonal_(
     tensor: Tensor,
     gain: float = 1.0,
@@ -291,7 +292,7 @@ def delta_orthogonal_(
     return _whole(tensor, fastinit.DeltaOrthogonal(plain_number(gain), LAYOUT), key, generator)
 
 
-@untraced
+@traceable
 def icnr_(
     tensor: Tensor,
     factor: int = 2,
@@ -326,7 +327,7 @@ def icnr_(
     return _whole(tensor, fastinit.ICNR(kernel, factor, LAYOUT), key, generator)
 
 
-@untraced
+@traceable
 def zero_init_(tensor: Tensor) -> Tensor:
     """Fills a weight (out, in, ...) of two to five axes with zeros and ones only: ZerO. Nothing is drawn.
 
@@ -345,16 +346,20 @@ def _whole(
     tensor: Tensor, initializer: StructuredInitializer, key: Key | int | None, generator: torch.Generator | None
 ) -> Tensor:
     """The tensor filled by a structured initializer; one that is not fastinit's to write is copied into."""
-    initializer.check_shape(tuple(tensor.shape))
+    initializer.check_shape(shape_of(tensor))
     kind = kind_of(tensor)
+    if is_recordable(kind, tensor, initializer):
+        if generator is not None:
+            raise ValueError("a graph cannot hold a generator: give a key, or none of both")
+        return record(tensor, initializer, None if key is None else given_key(key))
     if kind is Kind.UNREAL:
         return tensor
     if not (tensor.is_floating_point() or tensor.is_complex()):
         raise TypeError(f"the tensor must be of a floating-point or complex dtype, not {tensor.dtype}")
     given = drawn_key(tensor, generator) if key is None else given_key(key, generator)
-    if kind is not Kind.FOREIGN:
+    if kind is not Kind.FOREIGN and not (kind is Kind.PLAIN and is_watched()):
         return write(kind, tensor, initializer, given)
-    # a dtype or a class of its own
+    # a dtype or a class of its own, or a mode that wants to see it
     double = tensor.dtype in (torch.float64, torch.complex128)
     host = torch.empty(tensor.shape, dtype=torch.float64 if double else torch.float32, device="cpu")
     with torch.no_grad():
