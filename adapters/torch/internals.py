@@ -38,6 +38,7 @@ __all__ = [
     "FlatParameter",
     "Flattened",
     "apply",
+    "base_of",
     "calculate_correct_fan",
     "calculate_fan_in_and_fan_out",
     "constant_result",
@@ -136,6 +137,12 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
         return tuple(tensor.shape)
     with not_traced():
         return tuple(tensor.shape)
+
+
+def base_of(tensor: Tensor) -> Tensor:
+    """The tensor that another is a view of; itself of one that is none."""
+    base: Tensor | None = tensor._base
+    return tensor if base is None else base
 
 
 def is_fake(tensor: Tensor) -> bool:

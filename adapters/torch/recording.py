@@ -8,8 +8,8 @@ graph runs, as the eager functions do. So a graph gives the numbers that they gi
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar, copy_context
 from functools import lru_cache
 from operator import index
 from typing import Any, Final
@@ -47,25 +47,21 @@ def _decoded(initializer: str) -> Initializer:
     return initializer_from_config(json.loads(initializer))
 
 
-class _Asked(threading.local):
-    """What this thread is asked for instead of filling: (initializer as JSON, key) of each fill."""
-
-    answers: list[tuple[str, tuple[int, ...]]] | None = None
-
-
-_asked: Final = _Asked()
+# Where a call is asked what it would record, and fills nothing: (initializer as JSON, key) of each fill.
+_asked: ContextVar[list[tuple[str, tuple[int, ...]]] | None] = ContextVar("fastinit.adapters.torch.asked", default=None)
 
 
 def is_recorded() -> bool:
     """Whether a fill, here and now, is to become an operator of a graph."""
-    return is_traced() or _asked.answers is not None
+    return is_traced() or _asked.get() is not None
 
 
 def record(tensor: Tensor, initializer: Initializer, key: Key | None) -> Tensor:
     """Fills a tensor by the operator, which the graph that is being made records."""
     text, words = json.dumps(initializer_config(initializer)), [] if key is None else list(key.words)
-    if _asked.answers is not None:
-        _asked.answers.append((text, tuple(words)))
+    answers = _asked.get()
+    if answers is not None:
+        answers.append((text, tuple(words)))
     else:
         with torch.no_grad():
             torch.ops.fastinit.fill_.default(tensor, text, words)
@@ -93,14 +89,17 @@ def _answer(
     """
     if key is not None:
         named = named | {"key": Key.from_words(*key) if isinstance(key, tuple) else key}
-    before, _asked.answers = _asked.answers, []
-    try:
+    answers: list[tuple[str, tuple[int, ...]]] = []
+
+    def ask() -> None:
+        _asked.set(answers)
         _FUNCTIONS[name](torch.empty(shape, dtype=dtype, device="meta"), *arguments, **named)
-        return _asked.answers[-1] if _asked.answers else ("", ())
+
+    try:
+        copy_context().run(ask)
     except (TypeError, ValueError, RuntimeError):  # which torch's function raises where the graph runs, or is made
         return "", ()
-    finally:
-        _asked.answers = before
+    return answers[-1] if answers else ("", ())
 
 
 def traceable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

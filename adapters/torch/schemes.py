@@ -24,8 +24,10 @@ import fastinit
 from fastinit import Initializer, Key, StructuredInitializer, VarianceScaling
 from fastinit.adapters.torch.drawing import Made, caller, factory, given_key, plain_number
 from fastinit.adapters.torch.internals import is_fake, is_watched, shape_of, torch_init
+from fastinit.adapters.torch.parametrized import tell_if_lost
 from fastinit.adapters.torch.recording import is_recorded, record, traceable
 from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, is_recordable, kind_of, write
+from fastinit.extending import at_least
 
 __all__ = [
     "delta_orthogonal_",
@@ -81,7 +83,11 @@ def of_weight(
     """
     if (groups == 1 and not transposed and stride == 1) or not isinstance(initializer, VarianceScaling):
         return (initializer, original, *arguments)
-    steps = tuple(stride) if isinstance(stride, Iterable) else stride
+    steps: int | tuple[int, ...] = 1
+    if isinstance(stride, Iterable) and not isinstance(stride, (str, bytes, bytearray, memoryview)):
+        steps = tuple(at_least(1, "stride", step) for step in stride)
+    else:
+        steps = at_least(1, "stride", stride)
     initializer = _of_convolution(initializer, groups, transposed, steps)
     return initializer, _by_torch, initializer, original, arguments
 
@@ -103,6 +109,7 @@ def _by_torch(
     generator: torch.Generator | None,
 ) -> Tensor:
     """The tensor filled by torch with what an initializer would draw; one without elements as `original` does it."""
+    _check_tensor(tensor)
     sampling = initializer.sampling(tuple(tensor.shape))
     if is_fake(tensor) and not is_recorded():
         return tensor
@@ -180,8 +187,18 @@ def variance_scaling_(
     ValueError
         If an argument is out of range, or the shape does not fit.
     """
-    initializer = _variance_scaling(plain_number(scale), mode, distribution)
+    try:
+        initializer = _variance_scaling(plain_number(scale), mode, distribution)
+    except TypeError:  # of an argument without a hash, which is wrong, but has not been looked at
+        initializer = VarianceScaling(plain_number(scale), mode, distribution, LAYOUT)
+    _check_tensor(tensor)
     return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, _by_torch, initializer))
+
+
+def _check_tensor(tensor: Tensor) -> None:
+    """Raises TypeError: torch has no function that would raise its own."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"expected a torch.Tensor, got {type(tensor).__name__} ({tensor!r})")
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -199,6 +216,7 @@ def _lecun(name: str, distribution: str, how: str) -> Callable[..., Tensor]:
         transposed: bool = False,
         stride: int | Iterable[int] = 1,
     ) -> Tensor:
+        _check_tensor(tensor)
         initializer = _variance_scaling(1.0, "fan_in", distribution)
         return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, _by_torch, initializer))
 
@@ -346,6 +364,7 @@ def _whole(
     tensor: Tensor, initializer: StructuredInitializer, key: Key | int | None, generator: torch.Generator | None
 ) -> Tensor:
     """The tensor filled by a structured initializer; one that is not fastinit's to write is copied into."""
+    _check_tensor(tensor)
     initializer.check_shape(shape_of(tensor))
     kind = kind_of(tensor)
     if is_recordable(kind, tensor, initializer):
@@ -354,6 +373,8 @@ def _whole(
         return record(tensor, initializer, None if key is None else given_key(key))
     if kind is Kind.UNREAL:
         return tensor
+    if tensor.requires_grad:
+        tell_if_lost(tensor)
     if not (tensor.is_floating_point() or tensor.is_complex()):
         raise TypeError(f"the tensor must be of a floating-point or complex dtype, not {tensor.dtype}")
     given = drawn_key(tensor, generator) if key is None else given_key(key, generator)

@@ -16,9 +16,20 @@ from fastinit import ElementwiseInitializer, Initializer, Key
 from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
 from fastinit.adapters.torch.drawing import REFUSALS, Made, by_torch, given_key, say_once
 from fastinit.adapters.torch.internals import increment_version, is_fake, is_transformed, is_watched, shape_of
+from fastinit.adapters.torch.parametrized import tell_if_lost
 from fastinit.adapters.torch.recording import implement, is_recorded, record
 from fastinit.extending import DTYPES as FORMATS
-from fastinit.extending import Buffer, Shard, at_least, check_distinct, checked_key, fill_buffer, fill_memory, plan
+from fastinit.extending import (
+    Buffer,
+    Shard,
+    at_least,
+    check_distinct,
+    checked_initializer,
+    checked_key,
+    fill_buffer,
+    fill_memory,
+    plan,
+)
 
 __all__ = [
     "DTYPES",
@@ -181,6 +192,8 @@ def draw(
         is_ours = not is_watched() and (size := tensor.numel()) > 0
     else:
         size, is_ours = 0, _is_ours(kind, tensor)
+    if is_ours and tensor.requires_grad and type(tensor) is Tensor:  # a Parameter is not computed
+        tell_if_lost(tensor)
     try:
         if not is_ours:
             if not is_recordable(kind, tensor, initializer):
@@ -210,6 +223,8 @@ def place(tensor: Tensor, initializer: Made, original: Callable[..., Tensor], *a
         original(torch.empty_like(tensor, device="meta"), *arguments)  # or it raises
         return tensor
     if not isinstance(initializer, str) and kind is not DEVICE and _is_ours(kind, tensor):
+        if tensor.requires_grad:
+            tell_if_lost(tensor)
         try:
             return write(kind, tensor, initializer, _NO_KEY)
         except (ValueError, BufferError):
@@ -382,6 +397,7 @@ def fill_(
     """
     if not isinstance(key, Key):
         checked_key(key)  # which raises
+    checked_initializer(initializer)
     kind, shard = kind_of(tensor), None
     whole = global_shape is None and offsets is None and ranges is None and start is None
     if not whole and kind is DISTRIBUTED:

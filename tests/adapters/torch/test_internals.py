@@ -61,6 +61,11 @@ def test_functions_that_stand_in_compiled_code():
     assert half._dynamo_marked_constant
 
 
+def test_views_and_their_bases():
+    weight = torch.nn.Parameter(torch.zeros(4, 4))
+    assert internals.base_of(weight[:2].T) is weight and internals.base_of(weight) is weight
+
+
 def test_tracers_are_seen():
     seen = []
 
