@@ -48,6 +48,7 @@ __all__ = [
 DTYPES: Final = {getattr(torch, name): name for name in FORMATS if hasattr(torch, name)}
 """fastinit's name of each torch dtype that it writes."""
 
+_STRIDED: Final = torch.strided
 _KNOWN: Final = frozenset({Tensor, torch.nn.Parameter})
 
 
@@ -71,18 +72,19 @@ def kind_of(tensor: Tensor) -> Kind:
         if module is not None and isinstance(tensor, module.DTensor):
             return DISTRIBUTED
         return UNREAL if is_fake(tensor) else FOREIGN
-    if tensor.is_meta:
+    on_host = tensor.is_cpu
+    if not on_host and tensor.is_meta:
         return UNREAL
     usual = (
         tensor.dtype in DTYPES
-        and tensor.layout is torch.strided
+        and tensor.layout is _STRIDED
         and not tensor.is_neg()
         and (not tensor.is_inference() or torch.is_inference_mode_enabled())
         and not is_transformed(tensor)
     )
     if not usual:
         return FOREIGN
-    return PLAIN if tensor.is_cpu else DEVICE
+    return PLAIN if on_host else DEVICE
 
 
 def checked_kinds(tensors: Sequence[tuple[str, Tensor]]) -> list[Kind]:
@@ -192,7 +194,7 @@ def draw(
         is_ours = not is_watched() and (size := tensor.numel()) > 0
     else:
         size, is_ours = 0, _is_ours(kind, tensor)
-    if is_ours and tensor.requires_grad and type(tensor) is Tensor:  # a Parameter is not computed
+    if is_ours and type(tensor) is Tensor and tensor.requires_grad:  # a Parameter is not computed
         tell_if_lost(tensor)
     try:
         if not is_ours:
