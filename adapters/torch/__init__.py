@@ -21,6 +21,9 @@ fill_            one tensor, DTensor or shard with a fastinit initializer and ke
 """
 
 import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)
+from fastinit.adapters.torch import versions as versions  # first: what follows fails in an older torch
+
+# isort: split
 from fastinit.adapters.torch import init
 from fastinit.adapters.torch.auditing import audit, lsuv_
 from fastinit.adapters.torch.materializing import materialize, on_meta

@@ -90,6 +90,8 @@ def audit(
     >>> [(finding.name, finding.kind) for finding in audit(model).findings]
     [('0.weight', 'untouched')]
     """
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be a function of the model's output, not {loss!r}")
     places = _places(model)
     given = None if record is None else read_record(record)
     arguments = None if batch is None else arguments_of(batch)
@@ -104,8 +106,6 @@ def audit(
 
 
 def _places(model: nn.Module) -> list[Place]:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     places = parameters(model)
     if not places:
         raise ValueError(f"{type(model).__name__} has no parameters")

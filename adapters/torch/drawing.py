@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastinit import Initializer, Key
 from fastinit.adapters.torch.internals import is_fake
+from fastinit.adapters.torch.recording import is_recorded
 from fastinit.extending import DTYPES, in_stream_environment, remembered
 
 __all__ = ["REFUSALS", "Made", "by_torch", "caller", "factory", "given_key", "plain_number", "say_once"]
@@ -87,9 +88,13 @@ def by_torch(
 
     `why` says why fastinit does not, "" that no warning is due, None that it is because of the tensor.
     """
-    if not isinstance(tensor, Tensor) or tensor.is_meta or is_fake(tensor):
+    if not isinstance(tensor, Tensor):
         return original(tensor, *arguments, generator=generator)
-    result = original(tensor, *arguments, generator=generator if key is None else _seeded(key, tensor.device))
+    unreal = tensor.is_meta or is_fake(tensor)
+    seeded = generator if key is None or unreal else _seeded(key, tensor.device)
+    result = original(tensor, *arguments, generator=seeded)
+    if unreal and not is_recorded():
+        return result
     if why != "" and tensor.numel():
         _say_torchs(tensor, original, why)
     return result

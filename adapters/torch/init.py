@@ -32,7 +32,8 @@ from torch.nn.init import calculate_gain, constant_, ones_, zeros_
 from fastinit import Dirac, Identity, Key, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from fastinit.adapters.torch import internals
 from fastinit.adapters.torch.drawing import Made, caller, factory
-from fastinit.adapters.torch.internals import is_fake, torch_init, untraced
+from fastinit.adapters.torch.internals import is_fake, shape_of, torch_init
+from fastinit.adapters.torch.recording import is_recorded, traceable
 from fastinit.adapters.torch.schemes import (
     LAYOUT,
     delta_orthogonal_,
@@ -138,7 +139,7 @@ def _dirac(groups: int) -> Made:
 _normal = factory(Normal)
 
 
-@untraced
+@traceable
 def uniform_(
     tensor: Tensor,
     a: float = 0.0,
@@ -170,7 +171,7 @@ def uniform_(
     return draw(tensor, key, generator, _uniform(a, b), torch_init.uniform_, a, b)
 
 
-@untraced
+@traceable
 def normal_(
     tensor: Tensor,
     mean: float = 0.0,
@@ -201,7 +202,7 @@ def normal_(
     return draw(tensor, key, generator, _normal(mean, std), torch_init.normal_, mean, std)
 
 
-@untraced
+@traceable
 def trunc_normal_(
     tensor: Tensor,
     mean: float = 0.0,
@@ -250,14 +251,14 @@ def trunc_normal_(
 def _truncated_by_torch(
     tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None
 ) -> Tensor:
-    if is_fake(tensor):  # it would look at the values
+    if is_fake(tensor) and not is_recorded():  # it would look at the values
         return tensor
     with warnings.catch_warnings():  # it has been said
         warnings.filterwarnings("ignore", "mean is more than 2 std", UserWarning)
         return torch_init.trunc_normal_(tensor, mean, std, a, b, generator)
 
 
-@untraced
+@traceable
 def xavier_uniform_(
     tensor: Tensor,
     gain: float = 1.0,
@@ -299,7 +300,7 @@ def xavier_uniform_(
     return draw(tensor, key, generator, initializer, torch_init.xavier_uniform_, gain)
 
 
-@untraced
+@traceable
 def xavier_normal_(
     tensor: Tensor,
     gain: float = 1.0,
@@ -341,7 +342,7 @@ def xavier_normal_(
     return draw(tensor, key, generator, initializer, torch_init.xavier_normal_, gain)
 
 
-@untraced
+@traceable
 def kaiming_uniform_(
     tensor: Tensor,
     a: float = 0,
@@ -392,7 +393,7 @@ def kaiming_uniform_(
     return draw(tensor, key, generator, initializer, kaiming_uniform_by_torch, a, mode, nonlinearity)
 
 
-@untraced
+@traceable
 def kaiming_normal_(
     tensor: Tensor,
     a: float = 0,
@@ -440,7 +441,7 @@ def kaiming_normal_(
     return draw(tensor, key, generator, initializer, kaiming_normal_by_torch, a, mode, nonlinearity)
 
 
-@untraced
+@traceable
 def orthogonal_(
     tensor: Tensor,
     gain: float = 1,
@@ -475,7 +476,7 @@ def orthogonal_(
     return draw(tensor, key, generator, _orthogonal(gain), torch_init.orthogonal_, gain)
 
 
-@untraced
+@traceable
 def sparse_(
     tensor: Tensor,
     sparsity: float,
@@ -510,8 +511,8 @@ def sparse_(
     tensor([9, 9, 9, 9])
     """
     initializer: Made = ""
-    if tensor.ndimension() == 2 and not tensor.is_meta:
-        rows = tensor.shape[0]
+    if tensor.ndimension() == 2 and (not tensor.is_meta or is_recorded()):
+        rows = shape_of(tensor)[0]
         initializer = _sparse(math.ceil(sparsity * rows), rows, std)
     return draw(tensor, key, generator, initializer, _sparse_by_torch, sparsity, std, key is not None)
 
@@ -519,7 +520,7 @@ def sparse_(
 def _sparse_by_torch(
     tensor: Tensor, sparsity: float, std: float, seeded: bool, generator: torch.Generator | None
 ) -> Tensor:
-    if is_fake(tensor) and tensor.ndimension() == 2:  # it would look at the places
+    if is_fake(tensor) and not is_recorded() and tensor.ndimension() == 2:  # it would look at the places
         return tensor
     if not seeded or generator is None:
         return torch_init.sparse_(tensor, sparsity, std, generator)
@@ -528,7 +529,7 @@ def _sparse_by_torch(
         return torch_init.sparse_(tensor, sparsity, std, generator)
 
 
-@untraced
+@traceable
 def eye_(tensor: Tensor) -> Tensor:
     """Fills a matrix with the identity, square or not.
 
@@ -550,7 +551,7 @@ def eye_(tensor: Tensor) -> Tensor:
     return place(tensor, Identity(), original) if kind_of(tensor) is Kind.DISTRIBUTED else original(tensor)
 
 
-@untraced
+@traceable
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """Fills the weight (out, in / groups, ...) of a convolution so that each group passes its input through.
 
@@ -573,17 +574,17 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     return place(tensor, _dirac(groups), torch_init.dirac_, groups)
 
 
-@untraced
+@traceable
 def _no_grad_uniform_(tensor: Tensor, a: float, b: float, generator: torch.Generator | None = None) -> Tensor:
     return draw(tensor, None, generator, _uniform(a, b), internals.no_grad_uniform_, a, b)
 
 
-@untraced
+@traceable
 def _no_grad_normal_(tensor: Tensor, mean: float, std: float, generator: torch.Generator | None = None) -> Tensor:
     return draw(tensor, None, generator, _normal(mean, std), internals.no_grad_normal_, mean, std)
 
 
-@untraced
+@traceable
 def _no_grad_trunc_normal_(
     tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
 ) -> Tensor:

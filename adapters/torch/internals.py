@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -38,15 +38,19 @@ __all__ = [
     "FlatParameter",
     "Flattened",
     "apply",
+    "base_of",
     "calculate_correct_fan",
     "calculate_fan_in_and_fan_out",
+    "constant_result",
     "flat_parameter",
     "increment_version",
     "initialize_as_transformers",
+    "inlined_as",
     "is_convolution",
     "is_fake",
     "is_flattened",
     "is_pretrained",
+    "is_traced",
     "is_transformed",
     "is_watched",
     "make_deprecate",
@@ -54,10 +58,12 @@ __all__ = [
     "no_grad_normal_",
     "no_grad_uniform_",
     "no_grad_zero_",
+    "not_traced",
     "own_buffers",
     "own_modules",
     "own_parameters",
     "parts_of_flat",
+    "shape_of",
     "shard_order",
     "singular_vectors",
     "torch_init",
@@ -84,15 +90,59 @@ _function_modes: Final[Callable[[], int]] = torch._C._len_torch_function_stack
 _function_mode_at: Final[Callable[[int], Any]] = torch._C._get_function_stack_at
 
 
-def is_watched() -> bool:
-    """Whether a mode wants to see every operation. Without it a tracer or a fake mode would miss that memory changed.
+_tracing_state: Final[Callable[[], object]] = torch._C._get_tracing_state
+_set_tracing_state: Final[Callable[[Any], None]] = torch._C._set_tracing_state  # type: ignore[attr-defined]
 
-    Default devices are modes too, and concern only tensors that are not yet made.
+
+def is_watched() -> bool:
+    """Whether a mode or ``torch.jit.trace`` wants to see every operation.
+
+    Without it a tracer or a fake mode would miss that memory changed. Default devices are modes too, and concern only
+    tensors that are not yet made.
     """
-    if _dispatch_modes():
+    if _dispatch_modes() or _tracing_state() is not None:
         return True
     count = _function_modes()
     return count > 0 and any(type(_function_mode_at(number)) is not DeviceContext for number in range(count))
+
+
+def is_traced() -> bool:
+    """Whether a graph is being made of what runs: by ``torch.jit.trace``, ``make_fx`` or ``torch.export``.
+
+    Without it the graph would have the memory that a fill found, or torch's numbers.
+    """
+    if _tracing_state() is not None:
+        return True
+    proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")  # without which there is none
+    return proxies is not None and proxies.get_proxy_mode() is not None
+
+
+@contextmanager
+def not_traced() -> Iterator[None]:
+    """Inside, ``torch.jit.trace`` does not follow sizes: it would warn of each that becomes a number."""
+    state = _tracing_state()
+    if state is None:
+        yield
+        return
+    _set_tracing_state(None)
+    try:
+        yield
+    finally:
+        _set_tracing_state(state)
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """The shape of a tensor, in numbers also where ``torch.jit.trace`` follows sizes."""
+    if _tracing_state() is None:
+        return tuple(tensor.shape)
+    with not_traced():
+        return tuple(tensor.shape)
+
+
+def base_of(tensor: Tensor) -> Tensor:
+    """The tensor that another is a view of; itself of one that is none."""
+    base: Tensor | None = tensor._base
+    return tensor if base is None else base
 
 
 def is_fake(tensor: Tensor) -> bool:
@@ -125,6 +175,24 @@ def untraced(function: Function) -> Function:
         frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
         function._torchdynamo_disable = True  # type: ignore[attr-defined]
         function._torchdynamo_disable_msg = "fastinit writes to memory"  # type: ignore[attr-defined]
+    return function
+
+
+def inlined_as(function: Function, other: Function) -> Function:
+    """Makes torch.compile trace another function in the place of this one, which remains what it is.
+
+    Without it a graph breaks at every call.
+    """
+    function._torchdynamo_inline = other  # type: ignore[attr-defined]
+    return function
+
+
+def constant_result(function: Function) -> Function:
+    """Makes torch.compile call a function while it traces, and take its result for a constant.
+
+    As ``torch.compiler.assume_constant_result``, which would import the compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 

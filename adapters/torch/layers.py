@@ -284,8 +284,8 @@ def _types(module: nn.Module) -> tuple[str, ...]:
 def evaluating(parametrizations: parametrize.ParametrizationList) -> Iterator[None]:
     """Where parametrizations do not learn: in training a spectral norm moves its buffers whenever it is asked."""
     training = [module for module in parametrizations.modules() if module.training]
-    parametrizations.eval()
     try:
+        parametrizations.eval()
         with torch.no_grad():
             yield
     finally:
@@ -427,9 +427,13 @@ def parameters(model: nn.Module) -> list[Place]:
 
     Raises
     ------
+    TypeError
+        If the model is not a module.
     ValueError
         Two different tensors under one canonical name, or parameters of lazy modules, whose shapes are not known yet.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     _reshard(model)
     found: dict[Hashable, Place] = {}
     holders: dict[str, Hashable] = {}

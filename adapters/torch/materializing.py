@@ -63,22 +63,26 @@ def on_meta() -> Iterator[None]:
     ('cpu', torch.bfloat16)
     """
     thread = threading.get_ident()
+    inside = [True]  # a hook that an exception from outside leaves behind does nothing
     moved = WeakTensorKeyDictionary()  # one parameter registered twice stays one
 
     def move(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
         lazy = isinstance(parameter, nn.parameter.UninitializedParameter)
-        if threading.get_ident() != thread or parameter.is_meta or lazy:
+        if not inside or threading.get_ident() != thread or parameter.is_meta or lazy:
             return None
         if parameter not in moved:
             moved[parameter] = _like(parameter, parameter.detach().to("meta"))
         found: nn.Parameter = moved[parameter]
         return found
 
-    handle = register_module_parameter_registration_hook(move)  # type: ignore[arg-type]
+    handle = None
     try:
+        handle = register_module_parameter_registration_hook(move)  # type: ignore[arg-type]
         yield
     finally:
-        handle.remove()
+        inside.clear()
+        if handle is not None:
+            handle.remove()
 
 
 @in_stream_environment
@@ -312,14 +316,14 @@ def _restore_by_transformers(
     for name, buffer in meta.items():
         own_buffers(module)[name] = torch.full_like(buffer, _unset(buffer), device=device)
     marked = [tensor for tensor in module.parameters() if not (tensor.is_meta or hasattr(tensor, MARK))]
-    for tensor in marked:
-        setattr(tensor, MARK, True)
     try:
+        for tensor in marked:
+            setattr(tensor, MARK, True)
         with drawing_from(key):
             initialize_as_transformers(trained, module)
     finally:
         for tensor in marked:
-            delattr(tensor, MARK)
+            vars(tensor).pop(MARK, None)
 
 
 def _unset(buffer: torch.Tensor) -> float | int:

@@ -6,6 +6,15 @@ and whoever replaces and restores names itself (transformers does, while it load
 theirs. So the names are left alone. All bindings share one function object, and :func:`patched` exchanges the code
 of that object (``function.__code__``) for a line that asks this module which function to call, here and now:
 fastinit's where :func:`patched` is in force, torch's own elsewhere. The last exit puts torch's code back.
+
+An exception may come between any two steps of this: Ctrl-C, an alarm, an exception that another thread sends. So no
+step relies on a later one.
+
+- A stand-in is harmless where nothing is in force: it calls torch's own code, which it carries with it.
+- An entry is in force while the ``with`` statement that made it exists. The statement alone holds it, and the end of
+  the entry is the end of that object, in C.
+- All codes are exchanged in one call into C, to what is due at that moment. Every entry, every exit, and every call of
+  a stand-in that is left over does it again.
 """
 
 from __future__ import annotations
@@ -14,10 +23,15 @@ import functools
 import inspect
 import os
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Generator
-from contextvars import ContextVar
-from types import CodeType, FunctionType, TracebackType
-from typing import Any, TypeGuard, TypeVar, overload
+from contextlib import nullcontext, suppress
+from contextvars import ContextVar, copy_context
+from itertools import chain, repeat
+from operator import attrgetter, call, getitem
+from types import CodeType, FunctionType
+from typing import Any, Final, TypeGuard, TypeVar, overload
 
 import torch
 
@@ -36,31 +50,29 @@ _OURS: dict[str, Callable[..., Any]] = {
     )
 }
 
-# An entry is a mere object; an exit ends it for good, also in contexts copied from the one that entered. In a context
-# variable, because other threads, and other tasks of the same thread, have entered nothing.
-_entered: ContextVar[tuple[object, ...]] = ContextVar("fastinit.adapters.torch.patched", default=())
-_in_force: set[object] = set()  # entries not left yet, of all threads
+
+# The exchange of codes
 
 
 class _Exchange:
-    """A function of torch.nn.init, torch's code and the code that stands in for it."""
+    """A function of torch.nn.init, torch's code of it and the code that stands in for it."""
 
-    def __init__(self, function: FunctionType) -> None:
+    def __init__(self, function: FunctionType, code: CodeType) -> None:
         self.function = function
-        self.code = function.__code__
-        self.stand_in = _stand_in(self.code)
-        self.torchs = FunctionType(self.code, function.__globals__, function.__name__, function.__defaults__)
+        self.codes = (code, _stand_in(code))
+        self.torchs = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
 
 
-_exchanges: dict[str, _Exchange] = {}
-_lock = threading.RLock()  # reentrant, because the garbage collector may close a generator, and so leave, at any time
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+_exchanges: Final[dict[FunctionType, _Exchange]] = {}
+_torchs: Final[dict[str, FunctionType]] = {}
+"""Each function as torch wrote it, by name."""
 
 
 def _stand_in(code: CodeType) -> CodeType:
     """Code with the name, parameters and place of this one, so that signatures, sources and tracebacks stay right.
 
-    It imports what it calls, since it runs with the globals of torch.nn.init, to which nothing is added.
+    It imports what it calls, since it runs with the globals of torch.nn.init, to which nothing is added. Its last
+    constant, which it does not use, is the code that it stands in for.
     """
     parameters = ", ".join(code.co_varnames[: code.co_argcount])
     source = (
@@ -68,24 +80,16 @@ def _stand_in(code: CodeType) -> CodeType:
         f"from {__name__} import _chosen; return _chosen({code.co_name!r})({parameters})"
     )
     compiled = compile("\n" * (code.co_firstlineno - 1) + source, code.co_filename, "exec", dont_inherit=True)
-    return next(constant for constant in compiled.co_consts if isinstance(constant, CodeType))
+    found = next(constant for constant in compiled.co_consts if isinstance(constant, CodeType))
+    return found.replace(co_consts=(*found.co_consts, code))
 
 
-def _chosen(name: str) -> Callable[..., Any]:
-    """The function that a call of torch.nn.init's `name` means here and now."""
-    # torch.compile and torch.export trace torch's own operators, and nothing else
-    if torch.compiler.is_compiling() or _in_force.isdisjoint(_entered.get()):
-        return _exchanges[name].torchs
-    return functools.partial(_call, _OURS[name])
-
-
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls fastinit's function; where that in turn calls torch's, torch's it is."""
-    token = _entered.set(())
-    try:
-        return function(*arguments)
-    finally:
-        _entered.reset(token)
+def _own_code(function: FunctionType) -> CodeType:
+    """The code of a function of torch.nn.init that torch wrote, while a stand-in has its place, too."""
+    code = function.__code__
+    if __name__ not in code.co_names:
+        return code
+    return next(constant for constant in reversed(code.co_consts) if isinstance(constant, CodeType))
 
 
 def _is_torchs(function: Any, name: str) -> TypeGuard[FunctionType]:
@@ -95,51 +99,178 @@ def _is_torchs(function: Any, name: str) -> TypeGuard[FunctionType]:
     return function.__name__ == name
 
 
-def _install() -> None:
-    for name, ours in _OURS.items():
-        function = vars(torch.nn.init).get(name)
+_learned: Final[list[object]] = []
+
+
+def _learn() -> None:
+    """Knows every function that is to be exchanged, as it is in torch.nn.init at present."""
+    functions = list(map(vars(torch.nn.init).get, _OURS))
+    present = [functions, list(map(getattr, functions, repeat("__code__"), repeat(None)))]
+    if present == _learned:
+        return
+    for (name, ours), function in zip(_OURS.items(), functions, strict=True):
         if function is ours or not _is_torchs(function, name):  # some of fastinit's are torch's
             continue
-        known = _exchanges.get(name)
-        if known is None or known.function is not function or known.code is not function.__code__:
-            _exchanges[name] = _Exchange(function)
-    for exchange in _exchanges.values():
-        exchange.function.__code__ = exchange.stand_in
+        known, code = _exchanges.get(function), _own_code(function)
+        if known is None or known.codes[0] is not code:
+            made = _Exchange(function, code)
+            _torchs[name] = made.torchs
+            _exchanges[function] = made
+    _learned[:] = present
 
 
-def _uninstall() -> None:
-    for exchange in _exchanges.values():
-        exchange.function.__code__ = exchange.code
+_learn()
+
+
+class _Reference(weakref.ref[Any]):
+    """A weak reference that is equal to itself alone, and has a hash at any time."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+
+
+# A reference to every entry that is in force, in any thread. The end of an entry takes its reference out of here.
+_in_force: Final[set[_Reference]] = set()
+
+# The entries of this context: other threads, and other tasks of the same thread, have entered nothing. One that was
+# left is left for good, also in contexts copied from the one that entered it.
+_entered: ContextVar[tuple[_Reference, ...]] = ContextVar("fastinit.adapters.torch.patched", default=())
+
+_lock = threading.RLock()  # reentrant, because the garbage collector may close a generator, and so leave, at any time
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def _settle() -> None:
+    """Gives every function the code that is due: its stand-in while anything is in force, torch's own otherwise.
+
+    The lock is taken, what is due is asked, the codes are set and the lock is released in one call that runs no
+    bytecode, since exceptions from outside come between bytecodes.
+    """
+    exchanges = tuple(_exchanges.values())
+    due = map(getitem, map(attrgetter("codes"), exchanges), map(bool, repeat(_in_force)))
+    setting = map(setattr, map(attrgetter("function"), exchanges), repeat("__code__"), due)
+    steps = chain(map(call, (_lock.acquire,)), setting, map(call, (_lock.release,)))
+    try:
+        deque(steps, maxlen=0)
+    except BaseException:  # of an audit hook, which runs where a code is set
+        with suppress(RuntimeError):  # the lock was not taken, or was released
+            _lock.release()
+        raise
+
+
+# Who is called
+
+
+def _chosen(name: str) -> Callable[..., Any]:
+    """The function that a call of torch.nn.init's `name` means here and now."""
+    # torch.compile and torch.export trace torch's own operators, and nothing else
+    if torch.compiler.is_compiling():
+        return _torchs[name]
+    if not _in_force:  # an exit was interrupted
+        _settle()
+    if _in_force.isdisjoint(_entered.get()):
+        return _torchs[name]
+    return functools.partial(copy_context().run, _call, _OURS[name])
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls fastinit's function in a context of its own; where that in turn calls torch's, torch's it is."""
+    _entered.set(())
+    return function(*arguments)
+
+
+# Entries
+
+
+class _Latest(threading.local):
+    """The last `__exit__` that was looked up in this thread, and not yet used."""
+
+    found: _Reference | None = None
+
+
+_latest: Final = _Latest()
+
+
+class _Exit:
+    """``__exit__``: a function of its own for each lookup, which is the entry.
+
+    A ``with`` statement looks it up before it calls ``__enter__``, and is the only one to hold it. So the entry ends
+    with the statement, even where an exception comes before the first line of its body, and no exit is called.
+    """
+
+    def __get__(self, patched: _Patched | None, _: type) -> Callable[..., None]:
+        if patched is None:  # looked up in the class by contextlib.ExitStack, which binds it to the object itself
+            return _leave_latest
+        itself: list[_Reference] = []  # weakly, so that the frame of a call, in a traceback, keeps nothing alive
+        entry = functools.partial(_leave, itself, patched)
+        itself.append(_Reference(entry, _in_force.discard))
+        _latest.found = itself[0]
+        return entry
+
+
+def _leave(itself: list[_Reference], patched: _Patched, *raised: Any) -> None:
+    (entry,) = itself
+    if entry not in _in_force:  # nothing was entered with it
+        _leave_latest(patched)
+        return
+    _in_force.discard(entry)
+    _tidy()
+
+
+def _leave_latest(patched: _Patched, *raised: Any) -> None:
+    """Leaves the latest entry that was made without a ``with`` statement."""
+    held = patched._held
+    if not held:
+        raise RuntimeError("this patched() has been left as often as it was entered")
+    # the latest entry of this context; a generator may be closed in another context than it was started in
+    latest = next((entry for entry in reversed(_entered.get()) if entry in held), next(reversed(held)))
+    del held[latest]
+    _tidy()
+
+
+def _tidy() -> None:
+    _settle()
+    _entered.set(tuple(filter(_in_force.__contains__, _entered.get())))
+
+
+class _Held:
+    """An entry that no ``with`` statement holds."""
+
+    __slots__ = ("__weakref__",)
 
 
 class _Patched:
     """What :func:`patched` returns: may be entered any number of times, nested too, and by several threads."""
 
+    __exit__: Final = _Exit()
+
     def __init__(self) -> None:
-        self._entries: list[object] = []
+        self._held: dict[_Reference, object] = {}  # entries by those who call __enter__ and __exit__ themselves
 
     def __enter__(self) -> None:
-        entry = object()
-        with _lock:
-            if not _in_force:
-                _install()
+        entry = self._made()
+        if not _in_force:
+            _learn()
+        try:
             _in_force.add(entry)
-            self._entries.append(entry)
-        _entered.set((*filter(_in_force.__contains__, _entered.get()), entry))
+            _entered.set((*filter(_in_force.__contains__, _entered.get()), entry))
+            _settle()
+        except BaseException:
+            _in_force.discard(entry)
+            self._held.pop(entry, None)
+            raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with _lock:
-            if not self._entries:
-                raise RuntimeError("this patched() has been left as often as it was entered")
-            # the latest entry of this context; a generator may be closed in another context than it was started in
-            entry = next((e for e in reversed(_entered.get()) if e in self._entries), self._entries[-1])
-            self._entries.remove(entry)
-            _in_force.remove(entry)
-            if not _in_force:
-                _uninstall()
-        _entered.set(tuple(filter(_in_force.__contains__, _entered.get())))
+    def _made(self) -> _Reference:
+        """The entry of the ``with`` statement that calls ``__enter__``, or one that this object holds."""
+        found, _latest.found = _latest.found, None
+        entry = None if found is None else found()
+        if found is None or entry is None or entry.args[1] is not self:
+            entry = _Held()
+            found = _Reference(entry, _in_force.discard)
+            self._held[found] = entry
+        return found
 
     def __call__(self, function: _F) -> _F:
         """The function with its calls inside a patched() of their own."""
@@ -226,4 +357,6 @@ def patched(function: Any = None) -> Any:
     ... def build():
     ...     return torch.nn.TransformerEncoderLayer(512, 8)
     """
+    if function is None and torch.compiler.is_compiling():  # compiled code keeps torch's operators
+        return nullcontext()
     return _Patched() if function is None else _Patched()(function)

@@ -22,9 +22,11 @@ from torch import Tensor
 import fastinit
 from fastinit import Initializer, Key, StructuredInitializer, VarianceScaling
 from fastinit.adapters.torch.drawing import Made, caller, factory, given_key, plain_number
-from fastinit.adapters.torch.internals import is_fake, is_watched, torch_init, untraced
-from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, kind_of, write
-from fastinit.extending import in_stream_environment, remembered
+from fastinit.adapters.torch.internals import is_fake, is_watched, shape_of, torch_init
+from fastinit.adapters.torch.parametrized import tell_if_lost
+from fastinit.adapters.torch.recording import is_recorded, record, traceable
+from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, is_recordable, kind_of, write
+from fastinit.extending import at_least, in_stream_environment, remembered
 
 __all__ = [
     "delta_orthogonal_",
@@ -80,7 +82,11 @@ def of_weight(
     """
     if (groups == 1 and not transposed and stride == 1) or not isinstance(initializer, VarianceScaling):
         return (initializer, original, *arguments)
-    steps = tuple(stride) if isinstance(stride, Iterable) else stride
+    steps: int | tuple[int, ...] = 1
+    if isinstance(stride, Iterable) and not isinstance(stride, (str, bytes, bytearray, memoryview)):
+        steps = tuple(at_least(1, "stride", step) for step in stride)
+    else:
+        steps = at_least(1, "stride", stride)
     initializer = _of_convolution(initializer, groups, transposed, steps)
     return initializer, _by_torch, initializer, original, arguments
 
@@ -102,8 +108,9 @@ def _by_torch(
     generator: torch.Generator | None,
 ) -> Tensor:
     """The tensor filled by torch with what an initializer would draw; one without elements as `original` does it."""
+    _check_tensor(tensor)
     sampling = initializer.sampling(tuple(tensor.shape))
-    if is_fake(tensor):
+    if is_fake(tensor) and not is_recorded():
         return tensor
     if not tensor.numel():
         return tensor if original is None else original(tensor, *arguments, generator=generator)
@@ -146,7 +153,7 @@ kaiming_uniform_by_torch = _said_of_no_elements(torch_init.kaiming_uniform_)
 kaiming_normal_by_torch = _said_of_no_elements(torch_init.kaiming_normal_)
 
 
-@untraced
+@traceable
 def variance_scaling_(
     tensor: Tensor,
     scale: float = 1.0,
@@ -187,8 +194,18 @@ def variance_scaling_(
     >>> print(f"{weight.std():.2f}")  # sqrt(2 / 512)
     0.06
     """
-    initializer = _variance_scaling(plain_number(scale), mode, distribution)
+    try:
+        initializer = _variance_scaling(plain_number(scale), mode, distribution)
+    except TypeError:  # of an argument without a hash, which is wrong, but has not been looked at
+        initializer = VarianceScaling(plain_number(scale), mode, distribution, LAYOUT)
+    _check_tensor(tensor)
     return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, _by_torch, initializer))
+
+
+def _check_tensor(tensor: Tensor) -> None:
+    """Raises TypeError: torch has no function that would raise its own."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"expected a torch.Tensor, got {type(tensor).__name__} ({tensor!r})")
 
 
 @remembered
@@ -206,6 +223,7 @@ def _lecun(name: str, distribution: str, how: str) -> Callable[..., Tensor]:
         transposed: bool = False,
         stride: int | Iterable[int] = 1,
     ) -> Tensor:
+        _check_tensor(tensor)
         initializer = _variance_scaling(1.0, "fan_in", distribution)
         return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, _by_torch, initializer))
 
@@ -233,7 +251,7 @@ def _lecun(name: str, distribution: str, how: str) -> Callable[..., Tensor]:
     >>> print(f"{{weight.std():.2f}}")  # sqrt(1 / 256)
     0.06
     """
-    return untraced(function)
+    return traceable(function)
 
 
 lecun_uniform_ = _lecun("lecun_uniform_", "uniform", "uniform on +-sqrt(3 / fan_in)")
@@ -243,7 +261,7 @@ lecun_truncated_normal_ = _lecun(
 )
 
 
-@untraced
+@traceable
 def xavier_truncated_normal_(
     tensor: Tensor,
     gain: float = 1.0,
@@ -282,7 +300,7 @@ def xavier_truncated_normal_(
     return draw(tensor, key, generator, *_of_truncated(initializer, groups, transposed, stride, original, gain))
 
 
-@untraced
+@traceable
 def kaiming_truncated_normal_(
     tensor: Tensor,
     a: float = 0,
@@ -327,7 +345,7 @@ def kaiming_truncated_normal_(
     return draw(tensor, key, generator, *weight)
 
 
-@untraced
+@traceable
 def delta_orthogonal_(
     tensor: Tensor,
     gain: float = 1.0,
@@ -366,7 +384,7 @@ def delta_orthogonal_(
     return _whole(tensor, fastinit.DeltaOrthogonal(plain_number(gain), LAYOUT), key, generator)
 
 
-@untraced
+@traceable
 def icnr_(
     tensor: Tensor,
     factor: int = 2,
@@ -409,7 +427,7 @@ def icnr_(
     return _whole(tensor, fastinit.ICNR(kernel, factor, LAYOUT), key, generator)
 
 
-@untraced
+@traceable
 def zero_init_(tensor: Tensor) -> Tensor:
     """Fills a weight (out, in, ...) of two to five axes with zeros and ones only: ZerO. Nothing is drawn.
 
@@ -442,16 +460,23 @@ def _whole(
     tensor: Tensor, initializer: StructuredInitializer, key: Key | int | None, generator: torch.Generator | None
 ) -> Tensor:
     """The tensor filled by a structured initializer; one that is not fastinit's to write is copied into."""
-    initializer.check_shape(tuple(tensor.shape))
+    _check_tensor(tensor)
+    initializer.check_shape(shape_of(tensor))
     kind = kind_of(tensor)
+    if is_recordable(kind, tensor, initializer):
+        if generator is not None:
+            raise ValueError("a graph cannot hold a generator: give a key, or none of both")
+        return record(tensor, initializer, None if key is None else given_key(key))
     if kind is Kind.UNREAL:
         return tensor
+    if tensor.requires_grad:
+        tell_if_lost(tensor)
     if not (tensor.is_floating_point() or tensor.is_complex()):
         raise TypeError(f"the tensor must be of a floating-point or complex dtype, not {tensor.dtype}")
     given = drawn_key(tensor, generator) if key is None else given_key(key, generator)
-    if kind is not Kind.FOREIGN:
+    if kind is not Kind.FOREIGN and not (kind is Kind.PLAIN and is_watched()):
         return write(kind, tensor, initializer, given)
-    # a dtype or a class of its own
+    # a dtype or a class of its own, or a mode that wants to see it
     double = tensor.dtype in (torch.float64, torch.complex128)
     host = torch.empty(tensor.shape, dtype=torch.float64 if double else torch.float32, device="cpu")
     with torch.no_grad():

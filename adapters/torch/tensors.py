@@ -15,15 +15,40 @@ from torch import Tensor
 from fastinit import ElementwiseInitializer, Initializer, Key
 from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
 from fastinit.adapters.torch.drawing import REFUSALS, Made, by_torch, given_key, say_once
-from fastinit.adapters.torch.internals import increment_version, is_fake, is_transformed, is_watched
+from fastinit.adapters.torch.internals import increment_version, is_fake, is_transformed, is_watched, shape_of
+from fastinit.adapters.torch.parametrized import tell_if_lost
+from fastinit.adapters.torch.recording import implement, is_recorded, record
 from fastinit.extending import DTYPES as FORMATS
-from fastinit.extending import Buffer, Shard, at_least, check_distinct, checked_key, fill_buffer, fill_memory, plan
+from fastinit.extending import (
+    Buffer,
+    Shard,
+    at_least,
+    check_distinct,
+    checked_initializer,
+    checked_key,
+    fill_buffer,
+    fill_memory,
+    plan,
+)
 
-__all__ = ["DTYPES", "Kind", "checked_kinds", "draw", "drawn_key", "fill_", "fill_part", "kind_of", "place", "write"]
+__all__ = [
+    "DTYPES",
+    "Kind",
+    "checked_kinds",
+    "draw",
+    "drawn_key",
+    "fill_",
+    "fill_part",
+    "is_recordable",
+    "kind_of",
+    "place",
+    "write",
+]
 
 DTYPES: Final = {getattr(torch, name): name for name in FORMATS if hasattr(torch, name)}
 """fastinit's name of each torch dtype that it writes."""
 
+_STRIDED: Final = torch.strided
 _KNOWN: Final = frozenset({Tensor, torch.nn.Parameter})
 
 
@@ -47,18 +72,19 @@ def kind_of(tensor: Tensor) -> Kind:
         if module is not None and isinstance(tensor, module.DTensor):
             return DISTRIBUTED
         return UNREAL if is_fake(tensor) else FOREIGN
-    if tensor.is_meta:
+    on_host = tensor.is_cpu
+    if not on_host and tensor.is_meta:
         return UNREAL
     usual = (
         tensor.dtype in DTYPES
-        and tensor.layout is torch.strided
+        and tensor.layout is _STRIDED
         and not tensor.is_neg()
         and (not tensor.is_inference() or torch.is_inference_mode_enabled())
         and not is_transformed(tensor)
     )
     if not usual:
         return FOREIGN
-    return PLAIN if tensor.is_cpu else DEVICE
+    return PLAIN if on_host else DEVICE
 
 
 def checked_kinds(tensors: Sequence[tuple[str, Tensor]]) -> list[Kind]:
@@ -165,13 +191,18 @@ def draw(
     if isinstance(initializer, str):
         return by_torch(tensor, given, generator, initializer, original, arguments)
     if kind is PLAIN:  # without another call: small tensors are many
-        size = tensor.numel()
-        is_ours = size > 0 and not is_watched()
+        is_ours = not is_watched() and (size := tensor.numel()) > 0
     else:
         size, is_ours = 0, _is_ours(kind, tensor)
-    if not is_ours:
-        return by_torch(tensor, given, generator, None, original, arguments)
+    if is_ours and type(tensor) is Tensor and tensor.requires_grad:  # a Parameter is not computed
+        tell_if_lost(tensor)
     try:
+        if not is_ours:
+            if not is_recordable(kind, tensor, initializer):
+                return by_torch(tensor, given, generator, None, original, arguments)
+            if generator is not None:
+                raise ValueError("a graph cannot hold a generator")
+            return record(tensor, initializer, given)
         if size and given is None and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous():
             sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
             return _fill_at_once(tensor, size, sampling, _drawn_words(tensor, generator))
@@ -188,10 +219,14 @@ def draw(
 def place(tensor: Tensor, initializer: Made, original: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """:func:`draw` by an initializer that draws nothing."""
     kind = kind_of(tensor)
-    if kind is UNREAL and is_fake(tensor):
+    if not isinstance(initializer, str) and _fits_a_graph(kind, tensor, initializer):
+        return record(tensor, initializer, _NO_KEY)
+    if kind is UNREAL and is_fake(tensor) and not is_recorded():
         original(torch.empty_like(tensor, device="meta"), *arguments)  # or it raises
         return tensor
     if not isinstance(initializer, str) and kind is not DEVICE and _is_ours(kind, tensor):
+        if tensor.requires_grad:
+            tell_if_lost(tensor)
         try:
             return write(kind, tensor, initializer, _NO_KEY)
         except (ValueError, BufferError):
@@ -211,6 +246,34 @@ def _is_ours(kind: Kind, tensor: Tensor) -> bool:
             say_once(tensor.device.type, f"tensors on {tensor.device.type} are filled on the host and copied")
         return True
     return kind is DISTRIBUTED
+
+
+def is_recordable(kind: Kind, tensor: Tensor, initializer: Initializer) -> bool:
+    """Whether a fill, here and now, is to become fastinit's operator in a graph.
+
+    Raises what the initializer raises of the tensor's shape and dtype.
+    """
+    if not is_recorded() or kind in (FOREIGN, DISTRIBUTED) or tensor.dtype not in DTYPES:
+        return False
+    shape = shape_of(tensor)
+    if all(isinstance(size, int) for size in shape):  # and no symbols
+        if 0 in shape:
+            return False
+        initializer.check(shape, DTYPES[tensor.dtype])
+    return True
+
+
+def _fits_a_graph(kind: Kind, tensor: Tensor, initializer: Initializer) -> bool:
+    try:
+        return is_recordable(kind, tensor, initializer)
+    except REFUSALS:
+        return False
+
+
+@implement
+def _executed(tensor: Tensor, initializer: Initializer, key: Key | None) -> None:
+    if tensor.numel():
+        write(kind_of(tensor), tensor, initializer, drawn_key(tensor) if key is None else key)
 
 
 def write(
@@ -346,6 +409,7 @@ def fill_(
     """
     if not isinstance(key, Key):
         checked_key(key)  # which raises
+    checked_initializer(initializer)
     kind, shard = kind_of(tensor), None
     whole = global_shape is None and offsets is None and ranges is None and start is None
     if not whole and kind is DISTRIBUTED:

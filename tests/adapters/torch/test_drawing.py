@@ -414,3 +414,28 @@ def test_what_is_refused_draws_nothing(make, call):
     with pytest.raises(ValueError):
         call(make(), generator)
     assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_what_is_no_tensor_is_named(name):
+    for wrong in ([1.0], None):
+        with pytest.raises(TypeError, match=rf"expected a torch\.Tensor, got {type(wrong).__name__}"):
+            getattr(init, name)(wrong)
+
+
+def test_strides_are_integers():
+    weight = torch.zeros(8, 4, 3)
+    for wrong, said in ((b"1", "b'1'"), ("2", "'2'"), ([[2]], r"\[2\]"), (None, "None"), (1.5, "1.5")):
+        with pytest.raises(TypeError, match=f"stride: expected an integer, got {said}"):
+            init.xavier_uniform_(weight, transposed=True, stride=wrong)
+    with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
+        init.lecun_normal_(weight, transposed=True, stride=[0])
+    assert not weight.any()
+    same = [init.xavier_uniform_(weight.clone(), transposed=True, stride=two, key=1) for two in (2, [2], (2,))]
+    assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2])
+
+
+def test_arguments_without_a_hash():
+    for wrong in ({"mode": []}, {"distribution": {}}):
+        with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be one of"):
+            init.variance_scaling_(torch.zeros(4, 4), **wrong)

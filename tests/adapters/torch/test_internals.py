@@ -43,6 +43,45 @@ def test_untraced_functions_break_the_graph():
     assert named._torchdynamo_disable, "torch._C._dynamo.eval_frame no longer has its strategies"
 
 
+def test_functions_that_stand_in_compiled_code():
+    @internals.constant_result
+    def half(number):
+        return number // 2  # a shift, if it were traced
+
+    def other(tensor):
+        return tensor + half(6)
+
+    named = internals.inlined_as(lambda tensor: tensor.numpy(), other)
+
+    def call(tensor):
+        return named(tensor) * 1
+
+    compiled = torch.compile(call, backend="eager", fullgraph=True)
+    assert compiled(torch.zeros(2)).tolist() == [3, 3], "torch.compile no longer knows _torchdynamo_inline"
+    assert half._dynamo_marked_constant
+
+
+def test_views_and_their_bases():
+    weight = torch.nn.Parameter(torch.zeros(4, 4))
+    assert internals.base_of(weight[:2].T) is weight and internals.base_of(weight) is weight
+
+
+def test_tracers_are_seen():
+    seen = []
+
+    def body(tensor):
+        with internals.not_traced():
+            seen.append((internals.is_traced(), type(tensor.shape[0])))
+        seen.append((internals.is_traced(), internals.shape_of(tensor)))
+        return tensor + 1
+
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.trace(body, (torch.zeros(2),), check_trace=False)
+    assert seen == [(False, int), (True, (2,))]
+    torch.fx.experimental.proxy_tensor.make_fx(body)(torch.zeros(2))
+    assert seen[3] == (True, (2,)) and not internals.is_traced()
+
+
 def test_shard_order_of_a_dtensor():
     from torch.distributed.tensor._dtensor_spec import DTensorSpec
 

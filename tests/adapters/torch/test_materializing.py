@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
+from fastinit.adapters.torch import materializing  # noqa: E402
 from fastinit.adapters.torch.materializing import materialize, on_meta  # noqa: E402
 from fastinit.adapters.torch.models import initialize_  # noqa: E402
 from fastinit.models.recipes import Recipe, Rule, UnmatchedParameter  # noqa: E402
@@ -291,3 +292,21 @@ def test_a_wrong_number_of_threads_is_refused_before_anything_is_allocated(numbe
     with pytest.raises((TypeError, ValueError), match="num_threads"):
         materialize(model, num_threads=number)
     assert model.weight.is_meta
+
+
+def test_a_hook_that_an_exception_left_behind_does_nothing(monkeypatch):
+    """As one that comes after torch's registration and before its result is kept."""
+    register = materializing.register_module_parameter_registration_hook
+    handles = []
+
+    def interrupted(hook):
+        handles.append(register(hook))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(materializing, "register_module_parameter_registration_hook", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt), on_meta():
+            pass
+        assert not nn.Linear(2, 2).weight.is_meta
+    finally:
+        handles[0].remove()

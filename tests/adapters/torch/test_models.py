@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch", reason="needs torch")
 from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
+from fastinit.adapters.torch.auditing import audit, lsuv_  # noqa: E402
 from fastinit.adapters.torch.layers import parameters  # noqa: E402
+from fastinit.adapters.torch.materializing import materialize  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
 from fastinit.adapters.torch.tensors import fill_  # noqa: E402
 from fastinit.models.digests import digest  # noqa: E402
@@ -448,3 +450,13 @@ def test_memory_that_cannot_be_written_is_found_first(spoil, message):
     with pytest.raises(ValueError, match=rf"'1\.weight'.*{message}"):
         initialize_(model)
     assert torch.equal(model[0].weight, before)
+
+
+def test_what_is_no_model_is_named():
+    record = initialize_(nn.Linear(2, 2), seed=0)
+    for call in (initialize_, materialize, audit, lambda model: lsuv_(model, 1.0), lambda model: replay(record, model)):
+        for wrong in (5, "model", nn.Linear):
+            with pytest.raises(TypeError, match=rf"model must be a torch\.nn\.Module, not {type(wrong).__name__}"):
+                call(wrong)
+    with pytest.raises(TypeError, match="loss must be a function"):
+        audit(nn.Linear(2, 2), torch.zeros(3, 2), loss=5)

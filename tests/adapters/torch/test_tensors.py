@@ -248,3 +248,8 @@ def test_threads_draw_different_keys():
     for thread in threads:
         thread.join()
     assert len(set(keys)) == 800
+
+
+def test_tensors_without_memory_are_no_excuse():
+    with pytest.raises(TypeError, match="initializer must be an Initializer"):
+        fill_(torch.empty(3, device="meta"), 5, Key(0))

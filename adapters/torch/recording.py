@@ -1,0 +1,134 @@
+"""Graphs of torch.compile, torch.export, make_fx and torch.jit.trace: a fill is one operator in them.
+
+``fastinit::fill_(Tensor(a!) tensor, str initializer, int[] key) -> ()`` fills a tensor with an initializer, given as
+JSON, and a key, given as its words. Without words it draws them from the generator of the tensor's device when the
+graph runs, as the eager functions do. So a graph gives the numbers that they give.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar, copy_context
+from functools import lru_cache
+from operator import index
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from fastinit import Initializer, Key, initializer_config, initializer_from_config
+from fastinit.adapters.torch.internals import constant_result, inlined_as, is_traced, not_traced, torch_init, untraced
+
+__all__ = ["implement", "is_recorded", "record", "traceable"]
+
+_Fill = Callable[[Tensor, Initializer, Key | None], None]
+
+_LIBRARY: Final = torch.library.Library("fastinit", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def implement(fill: _Fill) -> _Fill:
+    """Defines the operator by a function that does what it does; without a key, that draws one."""
+
+    def run(tensor: Tensor, initializer: str, key: Sequence[int]) -> None:
+        with not_traced():
+            fill(tensor, _decoded(initializer), Key.from_words(*key) if key else None)
+
+    if not hasattr(torch.ops.fastinit, "fill_"):  # a process has one, and modules may be imported again
+        schema = "fill_(Tensor(a!) tensor, str initializer, int[] key) -> ()"
+        _LIBRARY.define(schema, tags=(torch.Tag.nondeterministic_seeded,))  # type: ignore[no-untyped-call]
+        _LIBRARY.impl("fill_", run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+        torch.library.register_fake("fastinit::fill_", lambda tensor, initializer, key: None, lib=_LIBRARY)
+    return fill
+
+
+@lru_cache(maxsize=256)
+def _decoded(initializer: str) -> Initializer:
+    return initializer_from_config(json.loads(initializer))
+
+
+# Where a call is asked what it would record, and fills nothing: (initializer as JSON, key) of each fill.
+_asked: ContextVar[list[tuple[str, tuple[int, ...]]] | None] = ContextVar("fastinit.adapters.torch.asked", default=None)
+
+
+def is_recorded() -> bool:
+    """Whether a fill, here and now, is to become an operator of a graph."""
+    return is_traced() or _asked.get() is not None
+
+
+def record(tensor: Tensor, initializer: Initializer, key: Key | None) -> Tensor:
+    """Fills a tensor by the operator, which the graph that is being made records."""
+    text, words = json.dumps(initializer_config(initializer)), [] if key is None else list(key.words)
+    answers = _asked.get()
+    if answers is not None:
+        answers.append((text, tuple(words)))
+    else:
+        with torch.no_grad():
+            torch.ops.fastinit.fill_.default(tensor, text, words)
+    return tensor
+
+
+# What these draw, or whether they may, depends on the sizes of a tensor.
+_OF_A_SIZE: Final = frozenset({"dirac_", "sparse_", "orthogonal_", "delta_orthogonal_", "icnr_", "zero_init_"})
+
+_FUNCTIONS: Final[dict[str, Callable[..., Tensor]]] = {}
+
+
+@constant_result
+def _answer(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    key: tuple[int, ...] | int | None,
+    arguments: tuple[Any, ...],
+    named: dict[str, Any],
+) -> tuple[str, tuple[int, ...]]:
+    """What a function of this name would record for a tensor; "" where torch's own function has its place.
+
+    It fills a tensor without memory, while the compiler traces.
+    """
+    if key is not None:
+        named = named | {"key": Key.from_words(*key) if isinstance(key, tuple) else key}
+    answers: list[tuple[str, tuple[int, ...]]] = []
+
+    def ask() -> None:
+        _asked.set(answers)
+        _FUNCTIONS[name](torch.empty(shape, dtype=dtype, device="meta"), *arguments, **named)
+
+    try:
+        copy_context().run(ask)
+    except (TypeError, ValueError, RuntimeError):  # which torch's function raises where the graph runs, or is made
+        return "", ()
+    return answers[-1] if answers else ("", ())
+
+
+def traceable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function that fills, in whose place torch.compile traces the operator.
+
+    Where fastinit has no numbers, torch.compile traces torch's function of the same name. Where that cannot be, the
+    graph breaks, and the function runs as it is.
+    """
+    name = function.__name__
+    torchs = getattr(torch_init, name, None)
+
+    @untraced
+    def as_it_is(*arguments: Any, **named: Any) -> Tensor:
+        return function(*arguments, **named)
+
+    def traced(tensor: Tensor, *arguments: Any, key: Key | int | None = None, **named: Any) -> Tensor:
+        given = key.words if isinstance(key, Key) else key
+        # sizes that matter become constants of the graph; 2 stands for those that do not, and may change
+        sizes = tensor.shape if name in _OF_A_SIZE or named else (2,) * tensor.dim()
+        shape = tuple([index(size) for size in sizes])
+        text, words = _answer(name, shape, tensor.dtype, given, arguments, named)
+        if text:
+            with torch.no_grad():
+                torch.ops.fastinit.fill_.default(tensor, text, list(words))
+        elif torchs is not None and key is None and not named:
+            torchs(tensor, *arguments)
+        else:
+            as_it_is(tensor, *arguments, key=key, **named)
+        return tensor
+
+    _FUNCTIONS[name] = function
+    return inlined_as(untraced(function), traced)
