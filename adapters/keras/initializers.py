@@ -31,8 +31,9 @@ import keras
 from keras.initializers import STFT, Initializer, serialize
 
 import fastinit
-from fastinit.adapters.keras.bases import Filling, Fixed, Random, Scaled
+from fastinit.adapters.keras.bases import NEEDS, Filling, Fixed, Random, Scaled
 from fastinit.adapters.keras.internals import RandomInitializer
+from fastinit.adapters.keras.tensors import distributed
 
 __all__ = [
     "ICNR",
@@ -113,8 +114,8 @@ class Constant(Fixed, keras.initializers.Constant):
     """Every element is `value`, rounded once to the dtype."""
 
     def __call__(self, shape: Any, dtype: Any = None, layout: Any = None) -> Any:
-        if layout is None and not isinstance(self.value, (int, float)):  # an array, which Keras broadcasts
-            return self._in_other_dtype(shape, keras.backend.standardize_dtype(dtype))
+        if not isinstance(self.value, (int, float)):  # an array, which Keras broadcasts
+            return distributed(self.keras_call()(shape, dtype=dtype), layout)
         return super().__call__(shape, dtype, layout)
 
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
@@ -122,6 +123,9 @@ class Constant(Fixed, keras.initializers.Constant):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
+        unknown = sorted(set(config) - {"value", "stream_version"})  # which Keras would pass over
+        if unknown:
+            raise TypeError(f"a configuration of Constant has the field 'value', got {', '.join(unknown)}")
         return super().from_config({"value": 0.0, **config})  # Keras needs the value, and "constant" has none
 
 
@@ -140,7 +144,7 @@ class Identity(Fixed, keras.initializers.Identity):
 class RandomNormal(Random, keras.initializers.RandomNormal):
     """The normal distribution, untruncated; see :class:`fastinit.Normal`.
 
-    Raises ValueError, when called, if stddev < 0 or either is not finite.
+    If stddev < 0 or either is not finite, the numbers are Keras's own, with one warning.
     """
 
     def __init__(self, mean: Any = 0.0, stddev: Any = 0.05, seed: Any = None) -> None:
@@ -154,7 +158,8 @@ class RandomNormal(Random, keras.initializers.RandomNormal):
 class TruncatedNormal(Random, keras.initializers.TruncatedNormal):
     """The normal distribution cut at mean +- 2 stddev, by one draw per element; `stddev` is that before the cut.
 
-    See :class:`fastinit.TruncatedNormal`. Raises ValueError, when called, if stddev < 0 or either is not finite.
+    See :class:`fastinit.TruncatedNormal`. If stddev < 0 or either is not finite, the numbers are Keras's own, with one
+    warning.
     """
 
     def __init__(self, mean: Any = 0.0, stddev: Any = 0.05, seed: Any = None) -> None:
@@ -168,7 +173,8 @@ class TruncatedNormal(Random, keras.initializers.TruncatedNormal):
 class RandomUniform(Random, keras.initializers.RandomUniform):
     """The uniform distribution on [minval, maxval), (minval, maxval) if minval = -maxval.
 
-    See :class:`fastinit.Uniform`. Raises ValueError, when called, if minval > maxval or either is not finite.
+    See :class:`fastinit.Uniform`. If minval > maxval or either is not finite, the numbers are Keras's own, with one
+    warning, where Keras's backend has any.
     """
 
     def __init__(self, minval: Any = -0.05, maxval: Any = 0.05, seed: Any = None) -> None:
@@ -296,6 +302,9 @@ class DeltaOrthogonal(Orthogonal):
     Raises ValueError for other than 3 to 5 axes, or fewer output than input channels. L. Xiao et al., 2018.
     """
 
+    def keras_call(self) -> None:
+        return None
+
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.DeltaOrthogonal(float(self.gain))
 
@@ -323,6 +332,9 @@ class ICNR(Random, RandomInitializer):
             raise ValueError(f"initializer must be one of fastinit's, got {self.initializer!r}")
         super().__init__(seed=seed)
 
+    def keras_call(self) -> None:
+        return None
+
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         kernel = (*shape[:-1], shape[-1] // self.factor ** max(len(shape) - 2, 0)) if shape else shape
         return fastinit.ICNR(self.initializer.fastinit_initializer(kernel), self.factor, order=self.order)
@@ -341,6 +353,9 @@ class ZerO(Filling, Initializer):
 
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.ZerO()
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **NEEDS}
 
 
 constant, zeros, ones, identity, stft = Constant, Zeros, Ones, Identity, STFT

@@ -5,6 +5,7 @@ They were read in Keras 3.15. ``tests/adapters/keras/test_internals.py`` names t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -17,7 +18,9 @@ __all__ = [
     "DEPTHWISE",
     "SEPARABLE",
     "TRANSPOSED",
+    "VARIABLE",
     "RandomInitializer",
+    "automatic_name",
     "consumers",
     "inner_layers",
     "is_neural_operation",
@@ -48,6 +51,21 @@ BATCH_NORM_STATISTICS: Final = {
 }
 """The variables of a BatchNormalization that training moves, by name, and their values in a new layer; the last three
 are those of ``renorm=True``. Without them `initialize` would leave the statistics of the weights before."""
+
+
+VARIABLE: Final = "variable"
+"""The name of a variable that is made without one, as :func:`automatic_name`. Without it the second model of a process
+would have other names, even if all its layers have some."""
+
+
+def automatic_name(cls: type) -> str:
+    """The name that Keras gives to the first instance of a class, made without one; later ones get ``_1``, ``_2``.
+
+    ``keras.src.utils.naming.to_snake_case``. Without it names that count through the process could not be told from
+    those that somebody gave.
+    """
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", cls.__name__))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def layers_of(model: Any) -> Iterator[Any]:
