@@ -20,7 +20,9 @@ groups, transposed, stride, blocks
     Of the layer that the kernel belongs to.
 
 All are registered in the package "fastinit": ``kernel_initializer="fastinit>HeNormal"``, and models that are saved with
-them load wherever this module has been imported. What draws no numbers and needs none of this is Keras's own.
+them load wherever this module has been imported; elsewhere Keras's error names the import. What draws no numbers loads
+everywhere. In a dtype that fastinit does not fill, or with parameters that it has no distribution for, a class gives
+what Keras's own gives, with one warning.
 """
 
 from __future__ import annotations
@@ -28,7 +30,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import keras
-from keras.initializers import STFT, Initializer, serialize
 
 import fastinit
 from fastinit.adapters.keras.bases import NEEDS, Filling, Fixed, Random, Scaled
@@ -89,6 +90,9 @@ __all__ = [
     "zero_init",
     "zeros",
 ]
+
+# not imported by name: of an older Keras the bases say which one is needed
+STFT, Initializer, serialize = keras.initializers.STFT, keras.initializers.Initializer, keras.initializers.serialize
 
 _register = keras.saving.register_keras_serializable(package="fastinit")
 
@@ -345,7 +349,7 @@ class ICNR(Random, RandomInitializer):
 
 
 @_register
-class ZerO(Filling, Initializer):
+class ZerO(Filling, keras.initializers.Initializer):
     """Zeros and ones only: a partial identity or a scaled Hadamard matrix, at the spatial centre; no seed is used.
 
     Raises ValueError for other than 2 to 5 axes. J. Zhao, F. Schaefer and A. Anandkumar, 2022.
