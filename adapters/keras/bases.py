@@ -6,8 +6,11 @@ so arguments, attributes and configurations are Keras's.
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,10 +18,29 @@ import keras
 
 import fastinit
 from fastinit import STREAM_VERSION, Key, Sampling
-from fastinit.adapters.keras.tensors import drawn
+from fastinit.adapters.keras.tensors import distributed, drawn
 from fastinit.extending import DTYPES, checked_shape
 
-__all__ = ["Filling", "Fixed", "Random", "Scaled"]
+__all__ = ["NEEDS", "Filling", "Fixed", "Random", "Scaled", "say_once"]
+
+REFUSALS: Final = (TypeError, ValueError, ArithmeticError)
+
+_said: Final[set[object]] = set()
+
+
+def say_once(kind: object, message: str) -> None:
+    """Warns, in the line outside this adapter and Keras that the call came from, unless it has been said."""
+    if kind in _said:
+        return
+    _said.add(kind)
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_back is not None and _is_inside(str(frame.f_globals.get("__name__"))):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"fastinit: {message} (said once)", stacklevel=level)
+
+
+def _is_inside(module: str) -> bool:
+    return module.startswith(("fastinit.adapters.keras.", "keras."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +54,12 @@ class AsOfShape(fastinit.ElementwiseInitializer):
         return self.initializer.sampling(self.shape)
 
 
+NEEDS: Final = {"needs": "import fastinit.adapters.keras", "stream_version": STREAM_VERSION}
+"""What a configuration says beyond Keras's own. Keras loads a class by its bare name where nobody has registered it,
+and would load its own class in silence: other numbers. So this stands in the seed, which Keras's class takes and, when
+it is called, refuses in one line that shows it."""
+
+
 class Filling:
     """Fills a tensor where Keras's class of the same name computes one. Subclasses say with what."""
 
@@ -41,6 +69,10 @@ class Filling:
         """What fills a tensor of this shape."""
         raise NotImplementedError
 
+    def keras_call(self) -> Callable[..., Any] | None:
+        """The call of Keras's own class of this name, for what fastinit does not fill; None where Keras has none."""
+        return None
+
     def __call__(self, shape: Any, dtype: Any = None, layout: Any = None) -> Any:
         """A new tensor.
 
@@ -48,27 +80,51 @@ class Filling:
         ----------
         shape : sequence of int
         dtype : str, optional
-            A floating-point dtype; ``keras.config.floatx()`` by default.
+            Of the dtypes that Keras has; ``keras.config.floatx()`` by default.
         layout : optional
             A layout of ``keras.distribution``; on JAX each device then fills its own piece.
 
         Raises
         ------
-        ValueError
-            A dtype that is not floating-point, a shape that the initializer cannot take.
+        TypeError, ValueError
+            A shape that is none, or that the initializer cannot take: also while a function is traced.
+
+        Warns
+        -----
+        UserWarning
+            Once per kind: fastinit does not fill this dtype, or has no such distribution (a negative standard
+            deviation, a value beyond the dtype's largest), and Keras's own class does. Where that one refuses too, or
+            Keras has none, it is an error.
         """
-        name = keras.backend.standardize_dtype(dtype)
-        if name not in DTYPES:
-            return self._in_other_dtype(shape, name)
-        shape = checked_shape(shape)
-        return drawn(self.fastinit_initializer(shape), shape, name, self.seed, layout)
+        shape, name = checked_shape(shape), keras.backend.standardize_dtype(dtype)
+        try:
+            if name not in DTYPES:
+                raise ValueError(f"{type(self).__name__} draws {', '.join(DTYPES)}; got the dtype {name!r}")
+            initializer = self.fastinit_initializer(shape)
+            initializer.check(shape, name)
+        except REFUSALS as problem:
+            return self._by_keras(shape, name, layout, problem)
+        return drawn(initializer, shape, name, self.seed, layout)
 
-    def _in_other_dtype(self, shape: Any, dtype: str) -> Any:
-        raise ValueError(f"{type(self).__name__} draws {', '.join(DTYPES)}; got the dtype {dtype!r}")
+    def _by_keras(self, shape: tuple[int, ...], dtype: str, layout: Any, problem: Exception) -> Any:
+        """What Keras's own class makes of it; what that raises, in its own words, or else why fastinit has none."""
+        call = self.keras_call()
+        if call is None:
+            raise ValueError(str(problem)) from None
+        try:
+            tensor = call(shape, dtype=dtype)
+        except (TypeError, ValueError):
+            raise
+        except Exception as failure:  # of the backend, in the words of its operations
+            raise ValueError(str(problem)) from failure
+        self._say_keras_own(dtype, problem)
+        return distributed(tensor, layout)
 
-    def get_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = super().get_config()  # type: ignore[misc]
-        return {**config, "stream_version": STREAM_VERSION}
+    def _say_keras_own(self, dtype: str, problem: Exception) -> None:
+        if dtype in DTYPES:
+            say_once(type(self), f"these are Keras's own numbers, since fastinit has none: {problem}")
+        else:
+            say_once(dtype, f"Keras's own numbers fill tensors of {dtype}")
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
@@ -76,12 +132,22 @@ class Filling:
 
         Raises
         ------
+        TypeError
+            If the configuration has unknown fields.
         ValueError
             If the configuration is of another version of the stream: it would give other values.
         """
         own = dict(config)
+        said = own.get("seed")
+        if isinstance(said, dict) and "stream_version" in said:
+            del own["seed"]
+            twice = sorted(set(own) & set(said))
+            if twice:
+                raise ValueError(f"a configuration says {', '.join(twice)} twice: {config}")
+            own |= said
+        own.pop("needs", None)
         version = own.pop("stream_version", STREAM_VERSION)
-        if version != STREAM_VERSION:
+        if type(version) is not int or version != STREAM_VERSION:  # True and 1.0 are 1, too
             raise ValueError(
                 f"a configuration of stream version {version!r} cannot be used here: version {STREAM_VERSION} has "
                 "other bytes"
@@ -90,10 +156,14 @@ class Filling:
 
 
 class Fixed(Filling):
-    """Draws nothing; in dtypes that fastinit does not write, Keras's own."""
+    """Draws nothing: Keras's own class makes the same values, in dtypes that fastinit does not write, too."""
 
-    def _in_other_dtype(self, shape: Any, dtype: str) -> Any:
-        return super(Filling, self).__call__(shape, dtype=dtype)  # type: ignore[misc]
+    def keras_call(self) -> Callable[..., Any]:
+        return super(Filling, self).__call__  # type: ignore[misc,no-any-return]
+
+    def _say_keras_own(self, dtype: str, problem: Exception) -> None:
+        if dtype in DTYPES:
+            super()._say_keras_own(dtype, problem)
 
 
 class Random(Filling):
@@ -105,15 +175,25 @@ class Random(Filling):
         if key is not None:  # which Keras would refuse
             self.seed = key
 
+    def keras_call(self) -> Callable[..., Any] | None:
+        own = copy.copy(self)
+        if isinstance(self.seed, Key):
+            own.seed = self.seed.fold_in("keras").words[0] >> 1
+        return super(Filling, own).__call__  # type: ignore[misc,no-any-return]
+
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        return {**config, "seed": {"key": list(self.seed.words)}} if isinstance(self.seed, Key) else config
+        config: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        seed = {"key": list(self.seed.words)} if isinstance(self.seed, Key) else config["seed"]
+        return {**config, "seed": {**NEEDS, "seed": seed}}
 
 
 def _given_key(seed: Any) -> Key | None:
     """The key that a seed is, or that a configuration's seed describes."""
     if isinstance(seed, dict) and set(seed) == {"key"}:
-        return Key.from_words(*seed["key"])
+        words = seed["key"]
+        if not isinstance(words, (list, tuple)) or len(words) != 4:
+            raise ValueError(f"the key of a seed must be its four words, got {words!r}")
+        return Key.from_words(*words)
     return seed if isinstance(seed, Key) else None
 
 
@@ -159,5 +239,9 @@ class Scaled(Random):
             return AsOfShape(plain, (*shape, *shape) if shape else (1, 1))
         return plain
 
+    def keras_call(self) -> Callable[..., Any] | None:
+        return None if self._weight else super().keras_call()  # Keras has other fans
+
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self._weight}
+        config = super().get_config()
+        return {**config, "seed": {**config["seed"], **self._weight}}

@@ -20,7 +20,9 @@ groups, transposed, stride, blocks
     Of the layer that the kernel belongs to.
 
 All are registered in the package "fastinit": ``kernel_initializer="fastinit>HeNormal"``, and models that are saved with
-them load wherever this module has been imported. What draws no numbers and needs none of this is Keras's own.
+them load wherever this module has been imported; elsewhere Keras's error names the import. What draws no numbers loads
+everywhere. In a dtype that fastinit does not fill, or with parameters that it has no distribution for, a class gives
+what Keras's own gives, with one warning.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 import keras
-from keras.initializers import STFT, Initializer, serialize
 
 import fastinit
-from fastinit.adapters.keras.bases import Filling, Fixed, Random, Scaled
+from fastinit.adapters.keras.bases import NEEDS, Filling, Fixed, Random, Scaled
 from fastinit.adapters.keras.internals import RandomInitializer
+from fastinit.adapters.keras.tensors import distributed
 
 __all__ = [
     "ICNR",
@@ -89,6 +91,9 @@ __all__ = [
     "zeros",
 ]
 
+# not imported by name: of an older Keras the bases say which one is needed
+STFT, Initializer, serialize = keras.initializers.STFT, keras.initializers.Initializer, keras.initializers.serialize
+
 _register = keras.saving.register_keras_serializable(package="fastinit")
 
 
@@ -139,8 +144,8 @@ class Constant(Fixed, keras.initializers.Constant):
     """
 
     def __call__(self, shape: Any, dtype: Any = None, layout: Any = None) -> Any:
-        if layout is None and not isinstance(self.value, (int, float)):  # an array, which Keras broadcasts
-            return self._in_other_dtype(shape, keras.backend.standardize_dtype(dtype))
+        if not isinstance(self.value, (int, float)):  # an array, which Keras broadcasts
+            return distributed(self.keras_call()(shape, dtype=dtype), layout)
         return super().__call__(shape, dtype, layout)
 
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
@@ -148,6 +153,9 @@ class Constant(Fixed, keras.initializers.Constant):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
+        unknown = sorted(set(config) - {"value", "stream_version"})  # which Keras would pass over
+        if unknown:
+            raise TypeError(f"a configuration of Constant has the field 'value', got {', '.join(unknown)}")
         return super().from_config({"value": 0.0, **config})  # Keras needs the value, and "constant" has none
 
 
@@ -180,7 +188,7 @@ class Identity(Fixed, keras.initializers.Identity):
 class RandomNormal(Random, keras.initializers.RandomNormal):
     """The normal distribution, untruncated; see :class:`fastinit.Normal`.
 
-    Raises ValueError, when called, if stddev < 0 or either is not finite.
+    If stddev < 0 or either is not finite, the numbers are Keras's own, with one warning.
 
     Parameters
     ----------
@@ -209,7 +217,8 @@ class RandomNormal(Random, keras.initializers.RandomNormal):
 class TruncatedNormal(Random, keras.initializers.TruncatedNormal):
     """The normal distribution cut at mean +- 2 stddev, by one draw per element; `stddev` is that before the cut.
 
-    See :class:`fastinit.TruncatedNormal`. Raises ValueError, when called, if stddev < 0 or either is not finite.
+    See :class:`fastinit.TruncatedNormal`. If stddev < 0 or either is not finite, the numbers are Keras's own, with one
+    warning.
 
     Parameters
     ----------
@@ -238,7 +247,8 @@ class TruncatedNormal(Random, keras.initializers.TruncatedNormal):
 class RandomUniform(Random, keras.initializers.RandomUniform):
     """The uniform distribution on [minval, maxval), (minval, maxval) if minval = -maxval.
 
-    See :class:`fastinit.Uniform`. Raises ValueError, when called, if minval > maxval or either is not finite.
+    See :class:`fastinit.Uniform`. If minval > maxval or either is not finite, the numbers are Keras's own, with one
+    warning, where Keras's backend has any.
 
     Parameters
     ----------
@@ -576,6 +586,9 @@ class DeltaOrthogonal(Orthogonal):
     (True, False)
     """
 
+    def keras_call(self) -> None:
+        return None
+
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.DeltaOrthogonal(float(self.gain))
 
@@ -611,6 +624,9 @@ class ICNR(Random, RandomInitializer):
             raise ValueError(f"initializer must be one of fastinit's, got {self.initializer!r}")
         super().__init__(seed=seed)
 
+    def keras_call(self) -> None:
+        return None
+
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         kernel = (*shape[:-1], shape[-1] // self.factor ** max(len(shape) - 2, 0)) if shape else shape
         return fastinit.ICNR(self.initializer.fastinit_initializer(kernel), self.factor, order=self.order)
@@ -621,7 +637,7 @@ class ICNR(Random, RandomInitializer):
 
 
 @_register
-class ZerO(Filling, Initializer):
+class ZerO(Filling, keras.initializers.Initializer):
     """Zeros and ones only: a partial identity or a scaled Hadamard matrix, at the spatial centre; no seed is used.
 
     Raises ValueError for other than 2 to 5 axes. J. Zhao, F. Schaefer and A. Anandkumar, 2022.
@@ -638,6 +654,9 @@ class ZerO(Filling, Initializer):
 
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
         return fastinit.ZerO()
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **NEEDS}
 
 
 constant, zeros, ones, identity, stft = Constant, Zeros, Ones, Identity, STFT

@@ -5,6 +5,7 @@ They were read in Keras 3.15. ``tests/adapters/keras/test_internals.py`` names t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -15,9 +16,12 @@ __all__ = [
     "BATCH_NORM_STATISTICS",
     "CONVOLUTION",
     "DEPTHWISE",
+    "OLDEST",
     "SEPARABLE",
     "TRANSPOSED",
+    "VARIABLE",
     "RandomInitializer",
+    "automatic_name",
     "consumers",
     "inner_layers",
     "is_neural_operation",
@@ -27,6 +31,12 @@ __all__ = [
     "replaced",
     "statistics_of",
 ]
+
+OLDEST: Final = "3.15"
+"""The oldest Keras that this adapter runs on: earlier ones give no input_axes to their initializers."""
+
+if [int(part) for part in re.findall(r"\d+", keras.__version__)[:2]] < [int(part) for part in OLDEST.split(".")]:
+    raise ImportError(f"fastinit.adapters.keras needs Keras {OLDEST} or newer, and {keras.__version__} is installed")
 
 RandomInitializer: Final = keras.initializers.RandomNormal.__bases__[0]
 """The base class that holds and serializes a seed: what ICNR, which has no class in Keras, inherits. Without it ICNR
@@ -48,6 +58,21 @@ BATCH_NORM_STATISTICS: Final = {
 }
 """The variables of a BatchNormalization that training moves, by name, and their values in a new layer; the last three
 are those of ``renorm=True``. Without them `initialize` would leave the statistics of the weights before."""
+
+
+VARIABLE: Final = "variable"
+"""The name of a variable that is made without one, as :func:`automatic_name`. Without it the second model of a process
+would have other names, even if all its layers have some."""
+
+
+def automatic_name(cls: type) -> str:
+    """The name that Keras gives to the first instance of a class, made without one; later ones get ``_1``, ``_2``.
+
+    ``keras.src.utils.naming.to_snake_case``. Without it names that count through the process could not be told from
+    those that somebody gave.
+    """
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", cls.__name__))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def layers_of(model: Any) -> Iterator[Any]:

@@ -7,6 +7,7 @@ it is what the layer's output goes through next. Everything else is None, which 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +26,7 @@ from fastinit.adapters.keras.internals import (
     own_variables,
     statistics_of,
 )
+from fastinit.adapters.keras.names import canonical_names, role_of
 from fastinit.extending import PRELU_SLOPE, gates_of
 
 __all__ = ["Place", "activation_after", "parameters", "statistics"]
@@ -230,20 +232,20 @@ _GEOMETRY: Final[dict[str, Callable[[Any, str], dict[str, Any]]]] = {
 
 
 def parameters(model: Any) -> list[Place]:
-    """Every variable of a model that its layers made to be trained, once, under its path, in the model's order.
+    """Every variable of a model that its layers made to be trained, once, in the model's order; frozen ones too.
 
-    Frozen ones too.
+    The name is that of :func:`fastinit.adapters.keras.names.canonical_names`.
 
     Raises
     ------
     TypeError
         If it is no Keras model or layer.
     ValueError
-        If it has no variables yet, or two of them have the same path.
+        If it has no variables yet, or two of them have the same name.
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a keras.Model or a layer, not {type(model).__name__}")
-    found: dict[int, Place] = {}
+    found: dict[int, tuple[Any, dict[str, Any]]] = {}
     for layer in layers_of(model):
         following = None
         for number, variable in enumerate(own_variables(layer)):
@@ -251,22 +253,23 @@ def parameters(model: Any) -> list[Place]:
                 continue
             following = activation_after(layer) if number == 0 else following
             types = tuple(cls.__name__ for cls in type(layer).__mro__[:-1])
-            facts: dict[str, Any] = {}
+            facts: dict[str, Any] = {"types": types, "role": role_of(variable)}
             if following is not None:
-                facts = {"activation": following[0], "negative_slope": following[1]}
-            facts |= _geometry(layer, variable.name)
-            shape = tuple(variable.shape)
-            parameter = Parameter(variable.path, shape, types=types, role=variable.name, **facts)
-            found[id(variable)] = Place(parameter, variable)
+                facts |= {"activation": following[0], "negative_slope": following[1]}
+            found[id(variable)] = variable, facts | _geometry(layer, variable.name)
     if not found:
         raise ValueError(f"{model.name} has no variables: build it first, by an Input, build() or a call")
     order = {id(variable): number for number, variable in enumerate(model.variables)}
-    places = sorted(found.values(), key=lambda place: order[id(place.variable)])
-    names = [place.parameter.name for place in places]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"two variables have the path {twice[0]!r}: give their layers different names")
-    return places
+    described = sorted(found.values(), key=lambda one: order[id(one[0])])
+    paths = [variable.path for variable, _ in described]
+    names = canonical_names(model, layers_of(model), paths)
+    (name, times), *_ = Counter(names).most_common(1)
+    if times > 1:
+        raise ValueError(f"two variables have the path {paths[names.index(name)]!r}: give their layers different names")
+    return [
+        Place(Parameter(name, tuple(variable.shape), **facts), variable)
+        for name, (variable, facts) in zip(names, described, strict=True)
+    ]
 
 
 def statistics(model: Any) -> Iterator[tuple[Any, float]]:

@@ -1,4 +1,4 @@
-"""Whole models: every variable by its own key, derived from its path, and a record that can be replayed.
+"""Whole models: every variable by its own key, derived from its name, and a record that can be replayed.
 
 record = initialize(model, "auto", seed=0)
 record.save("init.json")
@@ -27,10 +27,11 @@ __all__ = ["initialize", "replay"]
 def initialize(model: Any, recipe: str | Recipe = "auto", seed: int | str = 0, *, digests: bool = True) -> Record:
     """Gives every variable of a model that is made to be trained new values, each by its own key.
 
-    The key is ``Key(seed).fold_in(path)``, so adding, removing or reordering layers changes no other variable's values,
-    on any backend. Keras numbers layers that have no name, in the order in which a process makes them: name the layers
-    of a model that is to be initialized again elsewhere. Everything is checked, and every variable has its rule, before
-    anything is written.
+    The key is ``Key(seed).fold_in(name)``, so adding, removing or reordering layers changes no other variable's values,
+    on any backend. The name is the variable's path, without the name that Keras gave to the model, and with Keras's
+    numbers of layers without a name (``dense_7``) counted anew within whatever holds them: the same code gives the same
+    values, however often it runs. A layer that is added without a name can change the numbers of its class, so name
+    layers whose values are to stay. Everything is checked, and every variable has its rule, before anything is written.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
     Raises
     ------
     ValueError
-        A record of another stream version; paths, shapes or dtypes that differ, before anything is written; afterwards,
+        A record of another stream version; names, shapes or dtypes that differ, before anything is written; afterwards,
         a digest that differs.
 
     Examples

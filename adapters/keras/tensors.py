@@ -18,7 +18,7 @@ from fastinit import Initializer, Key
 from fastinit.adapters.keras.internals import layout_of
 from fastinit.extending import DTYPES, new_memory
 
-__all__ = ["assign", "drawn", "key_of", "memory_of"]
+__all__ = ["assign", "distributed", "drawn", "key_of", "memory_of"]
 
 
 def key_of(seed: Any) -> Any:
@@ -97,7 +97,7 @@ def _of_tensorflow(initializer: Initializer, shape: tuple[int, ...], dtype: str,
 
     kind = tf.dtypes.as_dtype(dtype)
     if tf.executing_eagerly():
-        return _distributed(_eager_tensor(_memory(initializer, shape, dtype, _concrete(key)), kind), layout)
+        return distributed(_eager_tensor(_memory(initializer, shape, dtype, _concrete(key)), kind), layout)
     fixed = key if isinstance(key, Key) else None
     words = (0, 0) if fixed is not None else key
 
@@ -128,7 +128,7 @@ def _of_torch(initializer: Initializer, shape: tuple[int, ...], dtype: str, key:
     # as Keras converts: to its device, which is "meta" where only shapes are asked for
     like = keras.ops.convert_to_tensor(torch.empty(0))
     tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
-    return _distributed(tensor if tensor.is_meta else fill_(tensor, initializer, _concrete(key)), layout)
+    return distributed(tensor if tensor.is_meta else fill_(tensor, initializer, _concrete(key)), layout)
 
 
 def _of_jax(initializer: Initializer, shape: tuple[int, ...], dtype: str, key: Any, layout: Any) -> Any:
@@ -139,7 +139,8 @@ def _of_jax(initializer: Initializer, shape: tuple[int, ...], dtype: str, key: A
     return filled(initializer, key, shape, dtype, layout)
 
 
-def _distributed(tensor: Any, layout: Any) -> Any:
+def distributed(tensor: Any, layout: Any) -> Any:
+    """A tensor in a layout of ``keras.distribution``, if there is one."""
     return tensor if layout is None else keras.distribution.distribute_tensor(tensor, layout)
 
 

@@ -5,12 +5,20 @@ They were read in Numba 0.68. ``tests/adapters/numba/test_internals.py`` names t
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
+import numba
 import numpy as np
 from numba import config
 
-__all__ = ["IS_SIMULATED", "is_simulated_array", "simulated_array"]
+__all__ = ["IS_SIMULATED", "OLDEST", "is_simulated_array", "simulated_array"]
+
+OLDEST: Final = "0.60"
+"""The oldest Numba that this adapter has been tested with."""
+
+if [int(part) for part in re.findall(r"\d+", numba.__version__)[:2]] < [int(part) for part in OLDEST.split(".")]:
+    raise ImportError(f"fastinit.adapters.numba needs Numba {OLDEST} or newer, and {numba.__version__} is installed")
 
 IS_SIMULATED: Final = bool(config.ENABLE_CUDASIM)
 """Whether ``cuda`` is the simulator, by ``NUMBA_ENABLE_CUDASIM=1``: ``numba.config.ENABLE_CUDASIM``, which is read when

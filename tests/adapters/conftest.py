@@ -20,14 +20,17 @@ SECONDS = 600
 
 @pytest.fixture(scope="session")
 def run_tests():
-    """run_tests(folder, directory, **environment): runs a folder's tests in a new process, and fails as they do."""
+    """run_tests(folder, directory, **environment): runs a folder's tests in a new process, and fails as they do.
+
+    Without the long ones, unless ``PYTEST_ADDOPTS`` says otherwise.
+    """
 
     def run(folder, directory, **environment):
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(INHERITED)}
         command = [sys.executable, "-m", "pytest", str(HERE / folder), "-p", "no:cacheprovider", "--color=no"]
         done = subprocess.run(
             [*command, f"--basetemp={directory / 'tests'}"],
-            env=inherited | environment,
+            env=inherited | {"PYTEST_ADDOPTS": "-m 'not long'"} | environment,
             cwd=directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -36,11 +36,45 @@ def test_on_a_backend(ran, backend):
     ran(backend)
 
 
+@pytest.mark.long
+def test_published_models(run_tests, tmp_path):
+    run_tests("keras", tmp_path, KERAS_BACKEND="torch", KERAS_HOME=str(tmp_path), PYTEST_ADDOPTS="-m long")
+
+
 @pytest.mark.parametrize("name", ["record.json", "initializers.json"])
 def test_what_a_model_saves_is_the_same_on_every_backend(ran, name):
     written = {backend: json.loads(next(ran(backend).rglob(name)).read_text()) for backend in BACKENDS}
     assert len(written["tensorflow"].get("entries", written["tensorflow"])) > 20
     assert written["tensorflow"] == written["jax"] == written["torch"]
+
+
+LOAD = """
+import sys
+from pathlib import Path
+import keras
+
+for path in sorted(Path(sys.argv[1]).rglob("saved_*")):
+    try:
+        model = keras.models.load_model(path)
+        print(path.stem, type(model.layers[-1].kernel_initializer).__module__.split(".")[0], "loaded")
+    except Exception as error:
+        print(path.stem, type(error).__name__, str(error).splitlines()[-1])
+assert "fastinit" not in sys.modules
+"""
+
+
+def test_saved_models_in_a_process_without_fastinit(ran, run_python, tmp_path):
+    backend = "torch"
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_HOME": str(tmp_path)}
+    done = run_python(LOAD, str(ran(backend)), **environment)
+    assert done.returncode == 0, done.stderr
+    found = dict(line.removeprefix("saved_").split(maxsplit=1) for line in done.stdout.splitlines())
+    for name in ("zeros", "ones", "constant", "identity"):
+        assert found.pop(name) == "keras loaded"  # they draw nothing: Keras's own class makes the same
+    assert len(found) == 7
+    for name, said in found.items():
+        assert "import fastinit.adapters.keras" in said, name
+        assert said.startswith("ValueError Argument `seed`") == (name != "zero_init"), name
 
 
 MEMORY = """

@@ -4,6 +4,7 @@ import math
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 import fastinit
@@ -247,3 +248,22 @@ def test_lsuv_of_convolutions_and_what_it_refuses():
     kernels = [array(layer.kernel) for layer in model.layers]
     assert "layer2/kernel' cannot be scaled" in str(refusal(lsuv, model, inputs(64, 64)))
     assert all(np.array_equal(one, array(layer.kernel)) for one, layer in zip(kernels, model.layers, strict=True))
+
+
+def test_a_model_that_fails_is_left_as_it_was():
+    class Failing(layers.Layer):
+        def call(self, inputs):
+            raise RuntimeError("on purpose")
+
+    model = keras.Sequential([layers.Dense(3, activation="relu", name="first"), layers.Dense(3), Failing()])
+    for layer in model.layers[:2]:
+        layer.build((None, 3))
+    batch = np.ones((4, 3), "float32")
+    before = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in model.layers[0].variables]
+    for function in (audit, lsuv):
+        with pytest.raises(Exception, match="on purpose"):
+            function(model, batch)
+        assert not any("call" in vars(layer) for layer in model.layers)
+        assert model.layers[0].activation is keras.activations.relu
+        after = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in model.layers[0].variables]
+        assert all(map(np.array_equal, before, after))

@@ -1,8 +1,12 @@
 """Checks that Keras still has each internal that the adapter uses; run by test_keras.py on every backend."""
 
 import inspect
+import re
+import runpy
+from pathlib import Path
 
 import keras
+import pytest
 from keras import layers
 
 from fastinit.adapters.keras import internals
@@ -18,6 +22,34 @@ def network():
     x = keras.ops.relu(layers.Flatten(name="flat")(x))
     inner = keras.Sequential([layers.Dense(5, name="dense")], name="inner")
     return keras.Model(image, inner(x), name="network")
+
+
+@pytest.mark.parametrize("version", ["3.14.2", "3.9.0rc1", "2.15.0"])
+def test_an_older_keras_is_named_at_import(monkeypatch, version):
+    monkeypatch.setattr(keras, "__version__", version)
+    with pytest.raises(ImportError, match=rf"needs Keras 3\.15 or newer, and {re.escape(version)} is installed$"):
+        runpy.run_path(internals.__file__)
+
+
+def test_the_oldest_version_is_that_of_the_package():
+    project = (Path(__file__).resolve().parents[3] / "pyproject.toml").read_text()
+    assert f'keras = ["keras>={internals.OLDEST}"]' in project
+
+
+def test_the_names_that_keras_gives():
+    class HTTPServer2D(layers.Layer):
+        pass
+
+    for kind, *given in [
+        *((kind, kind(2), kind(2)) for kind in (layers.Dense, layers.GRU)),
+        *((kind, kind(2, 3), kind(2, 3)) for kind in (layers.Conv2DTranspose, layers.SeparableConv1D)),
+        *((kind, kind(), kind()) for kind in (layers.PReLU, layers.RMSNormalization, HTTPServer2D)),
+    ]:
+        name = internals.automatic_name(kind)
+        assert [layer.name for layer in given] == [name, f"{name}_1"], f"{CHANGED}{kind.__name__} is {given[0].name}"
+    variables = [keras.Variable(keras.ops.zeros(2)) for _ in range(2)]
+    names = [internals.VARIABLE, f"{internals.VARIABLE}_1"]
+    assert [variable.name for variable in variables] == names, f"{CHANGED}a variable is called {variables[0].name}"
 
 
 def test_the_base_class_of_random_initializers():

@@ -2,11 +2,12 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 from keras.src.backend import compute_output_spec
 
 import fastinit
-from fastinit.adapters.keras import initializers
+from fastinit.adapters.keras import bases, initializers
 
 BACKEND = keras.config.backend()
 
@@ -109,6 +110,42 @@ def test_traced_functions_give_the_same_bytes():
             assert np.array_equal(array(found), array(initializer((6, 5), dtype=dtype)))
 
 
+def test_traced_functions_refuse_shapes_while_they_are_traced():
+    for initializer, shape in [
+        (initializers.Identity(), (3, 4, 5)),
+        (initializers.Orthogonal(seed=1), (5,)),
+        (initializers.DeltaOrthogonal(seed=1), (3, 3, 8, 4)),
+        (initializers.ICNR(seed=1), (3, 3, 5, 7)),
+        (initializers.ZerO(), (3,)),
+    ]:
+        reached = []
+
+        def call():
+            try:
+                initializer(shape)  # noqa: B023
+            except ValueError:
+                reached.append(initializer)  # noqa: B023
+                raise
+
+        for run in (traced(call), lambda: compute_output_spec(call)):
+            with pytest.raises(ValueError):
+                run()
+        assert len(reached) >= 2  # Keras asks twice on torch
+
+
+def test_traced_functions_fall_back_to_keras():
+    if BACKEND == "torch":
+        return
+
+    def call():
+        return initializers.RandomUniform(1.0, -1.0, seed=3)((4, 4))
+
+    bases._said.clear()
+    with pytest.warns(UserWarning, match="Keras's own numbers"):
+        found = traced(call)()
+    assert np.array_equal(array(found), array(keras.initializers.RandomUniform(1.0, -1.0, seed=3)((4, 4))))
+
+
 def test_seed_generators_advance_in_traced_functions():
     wanted = initializers.RandomNormal(seed=keras.random.SeedGenerator(9))
     wanted = [array(wanted((6, 5))) for _ in range(3)]
@@ -205,6 +242,28 @@ def test_training_saving_and_loading(tmp_path):
     assert np.array_equal(
         array(keras.models.model_from_json(text).get_layer("hidden").kernel), array(fresh.get_layer("hidden").kernel)
     )
+
+
+def test_models_saved_for_a_process_without_fastinit(tmp_path):
+    """Which are loaded by test_keras.py."""
+
+    def model(initializer):
+        return keras.Sequential([keras.Input((6,)), layers.Dense(4, kernel_initializer=initializer, name="dense")])
+
+    for name, initializer in {
+        "zeros": initializers.Zeros(),
+        "ones": initializers.Ones(),
+        "constant": initializers.Constant(0.3),
+        "identity": initializers.Identity(2.0),
+        "int": initializers.HeNormal(seed=3),
+        "none": initializers.RandomUniform(),
+        "key": initializers.Orthogonal(seed=fastinit.Key(3)),
+        "generator": initializers.TruncatedNormal(seed=keras.random.SeedGenerator(3)),
+        "weight": initializers.GlorotUniform(seed=3, groups=2),
+    }.items():
+        model(initializer).save(tmp_path / f"saved_{name}.keras")
+    model(initializers.HeNormal(seed=3)).save(tmp_path / "saved_legacy.h5")
+    model(initializers.ZerO()).save(tmp_path / "saved_zero_init.keras")
 
 
 def test_memory_is_taken_over_and_owned():

@@ -1,5 +1,8 @@
 """Single elements of a stream in Python and in compiled code: what fastinit.sample gives, bit for bit."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ import fastinit  # noqa: E402
 import fastinit.adapters.numba as adapter  # noqa: E402
 from fastinit import Key  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[3]
 KEY = Key(0).fold_in("elements")
 INDICES = [*range(9), 1000003, *range(2**32 - 2, 2**32 + 3), 2**34 - 1, 2**34, 2**62 - 1, 2**62 + 2]
 INTERVALS = [
@@ -146,3 +150,20 @@ def test_a_key_that_is_no_tuple_of_integers_is_refused():
         compiled(KEY, 0)
     with pytest.raises(TypeError):
         adapter.words(KEY, 0)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/numba.md"])
+def test_the_documented_loop_takes_arrays_of_any_shape_and_layout(page):
+    (code,) = re.findall(r"@numba\.njit\ndef perturbed.*?(?=\n\n|\n```)", (ROOT / page).read_text(), re.DOTALL)
+    names = {"numba": numba, "normal": adapter.normal}
+    exec(code, names)
+    for array in (
+        np.zeros(5, np.float32),
+        np.zeros((6, 8), np.float32),
+        np.zeros((6, 8), np.float32).T,
+        np.zeros((4, 6, 8), np.float32)[::2, :, ::-2],
+        np.zeros((), np.float32),
+        np.zeros((0, 3), np.float32),
+    ):
+        names["perturbed"](array, KEY.words, 0.01)
+        assert (array == fastinit.fill(np.empty(array.shape, np.float32), fastinit.Normal(0.0, 0.01), KEY)).all()

@@ -1,5 +1,8 @@
 """Numba still has each internal that the adapter uses."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -44,3 +47,14 @@ def test_arrays_of_the_simulator(run_python):
 
 def test_memory_of_the_host_is_no_array_of_the_simulator():
     assert not internals.is_simulated_array(np.zeros(3))
+
+
+def test_an_older_numba_is_named_at_import(monkeypatch):
+    monkeypatch.setattr(numba, "__version__", "0.59.1")
+    with pytest.raises(ImportError, match=r"needs Numba 0\.60 or newer, and 0\.59\.1 is installed$"):
+        runpy.run_path(internals.__file__)
+
+
+def test_the_oldest_version_is_that_of_the_package():
+    project = (Path(__file__).resolve().parents[3] / "pyproject.toml").read_text()
+    assert f'numba = ["numba>={internals.OLDEST}"]' in project
