@@ -101,14 +101,8 @@ def _sharding_of_results(key: Any, rank: int) -> Any:
     placed = isinstance(key, jax.Array) and key.committed
     if not placed and jax.sharding.get_abstract_mesh().empty:
         return None
-    words = jax.random.key_data(key) if placed else np.zeros(1, np.uint32)
-    probe = _one_element(words, rank)
+    probe = jax.random.bits(key if placed else np.zeros(2, np.uint32), (1,) * rank, "uint8")
     return probe.sharding if probe.committed else None
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _one_element(words: Any, rank: int) -> Any:
-    return words[0].reshape((1,) * rank)
 
 
 def words_of(key: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,16 +42,18 @@ class Fill:
     own: Callable[[Any], jax.Array] | None = None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fill) and self._known() == other._known() and self._drawn() == other._drawn()
+        if not isinstance(other, Fill) or self.kind != other.kind:
+            return False
+        # the text, too: it tells 0.0 from -0.0
+        return self.initializer == other.initializer and repr(self.initializer) == repr(other.initializer)
 
     def __hash__(self) -> int:  # JAX compiles equal ones once
-        return hash(self._known())
+        return hash(self.kind)
 
-    def _known(self) -> tuple[Any, ...]:
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """All but the initializer's parameters, which need not be hashable."""
         return type(self.initializer), self.shape, self.dtype, self.pieces
-
-    def _drawn(self) -> tuple[Any, ...]:
-        return self.initializer, repr(self.initializer)  # which tells 0.0 from -0.0
 
     def memory(self, words: Any, place: Any = None) -> np.ndarray:
         """Memory of the host, filled: an array for each of the keys, whose words are the last axis of `words`."""
@@ -94,7 +97,7 @@ def _eager(words: Any, *place: Any, work: Fill) -> Any:
     return _compiled(words, *place, work=work)
 
 
-@jax.jit(static_argnames="work")
+@functools.partial(jax.jit, static_argnames="work")
 def _compiled(*operands: Any, work: Fill) -> Any:
     return fill(*operands, work=work)
 
@@ -144,17 +147,14 @@ def _exported(work: Fill) -> Callable[..., Any]:
     return own
 
 
-def _program(work: Fill, call: Callable[..., Any]) -> Callable[..., Any]:
+def _program(work: Fill, call: Callable[..., Any], devices: Sequence[Any]) -> Callable[..., Any]:
     """The call of the host: for the whole array, and for the piece of every device once JAX has split it."""
 
     def called(words: Any, *place: Any) -> Any:
         return call(words, *place, shape=_shape(words.shape, work=work), dtype=work.dtype)
 
-    def whole(words: Any) -> Any:
-        return called(words)
-
     def partition(mesh: Any, operands: Any, result: Any) -> Any:
-        devices, sharding, numbers, pieces = _cut(result.sharding, result.shape)
+        sharding, numbers, pieces = _cut(result.sharding, result.shape, devices)
         lead = len(result.shape) - len(work.shape)
 
         def piece(words: Any) -> Any:
@@ -164,12 +164,13 @@ def _program(work: Fill, call: Callable[..., Any]) -> Callable[..., Any]:
                 words = jax.lax.dynamic_slice_in_dim(words, place[0, axis] * size, size, axis)
             return call(words, place[:, lead:], shape=_divided(result.shape, pieces), dtype=work.dtype)
 
-        return devices, piece, sharding, (_everywhere(devices),)
+        everywhere = _everywhere(devices)
+        return everywhere.mesh, piece, sharding, (everywhere,)
 
     def whole_everywhere(mesh: Any, operands: Any, result: Any) -> Any:
-        return _everywhere(_devices(operands[0].sharding, operands[0].shape))
+        return _everywhere(devices)
 
-    split: Any = custom_partitioning(whole)  # type: ignore[no-untyped-call]
+    split: Any = custom_partitioning(called)  # type: ignore[no-untyped-call]
 
     def program(words: Any, *place: Any) -> Any:
         if place:
@@ -196,29 +197,26 @@ def mesh_size(mesh: Any, names: Any) -> int:
     return math.prod(mesh.shape[name] for name in ([names] if isinstance(names, str) else names))
 
 
-def _devices(sharding: Any, shape: tuple[int, ...]) -> Mesh:
-    return Mesh(np.array([*sharding.devices_indices_map(shape)]), (DEVICES,))
+def _everywhere(devices: Sequence[Any]) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(devices), (DEVICES,)), EVERYWHERE)
 
 
-def _everywhere(devices: Mesh) -> NamedSharding:
-    return NamedSharding(devices, EVERYWHERE)
+def _cut(sharding: Any, shape: tuple[int, ...], devices: Sequence[Any]) -> tuple[Any, Any, list[int]]:
+    """A sharding, the numbers of each device's piece along the axes, and how many pieces there are along each.
 
-
-def _cut(sharding: Any, shape: tuple[int, ...]) -> tuple[Mesh, Any, Any, list[int]]:
-    """The devices of a sharding; it, or that of the whole array on each where the pieces would not be equal; for each
-    device the numbers of its piece; the numbers of pieces along each axis.
+    Where the pieces would not be equal, the sharding is that of the whole array on every device.
     """
-    devices = _devices(sharding, shape)
     try:
         local = sharding.shard_shape(shape)
     except ValueError:
         sharding, local = _everywhere(devices), shape
+    indices = sharding.devices_indices_map(shape)
     numbers = [
-        [(part.start or 0) // size if size else 0 for part, size in zip(index, local, strict=True)]
-        for index in sharding.devices_indices_map(shape).values()
+        [(part.start or 0) // size if size else 0 for part, size in zip(indices[device], local, strict=True)]
+        for device in devices
     ]
     pieces = [whole // size if size else 1 for whole, size in zip(shape, local, strict=True)]
-    return devices, sharding, jnp.array(numbers, jnp.int32).reshape(devices.size, len(shape)), pieces
+    return sharding, jnp.array(numbers, jnp.int32).reshape(len(devices), len(shape)), pieces
 
 
 fill = primitive(

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 __all__ = ["TARGETS", "is_traced", "primitive"]
 
@@ -40,15 +40,17 @@ def _result(shape: tuple[int, ...], dtype: Any, leader: Any) -> Any:
     """
     lead = leader.sharding.spec[: leader.ndim - 1]
     spec = PartitionSpec(*lead, *[None] * (len(shape) - len(lead)))  # type: ignore[no-untyped-call]
-    return leader.update(shape=shape, dtype=dtype, weak_type=False, sharding=leader.sharding.update(spec=spec))
+    mesh = jax.sharding.get_abstract_mesh() if leader.sharding.mesh.empty else leader.sharding.mesh
+    return leader.update(shape=shape, dtype=dtype, weak_type=False, sharding=NamedSharding(mesh, spec))
 
 
-# The call of a function of the host, in a program whose list has it under `index`.
+# The call of a function of the host, which stands at `index` in the list that a program has of them.
 _call: Any = Primitive("fastinit_call")
 _call.def_abstract_eval(lambda leader, *_, index, shape, dtype: _result(shape, dtype, leader))
 
 
 def _lower_call(context: Any, *operands: Any, index: int, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The custom call that JAX makes of a callback, whose list JAX passes to the compiler."""
     target = TARGETS[context.module_context.platforms[0]]
     return jax.ffi.ffi_lowering(target)(context, *operands, index=np.uint64(index))
 
@@ -76,7 +78,8 @@ def primitive(
     eager(*operands, work) : the result for operands that are known
     batched(operands, axes, work) : the result for operands with an axis more, and that axis
     host(work) : the function on the host, from NumPy's arrays to a tuple of one
-    program(work, call) : the traced function, in which ``call(*operands, shape=..., dtype=...)`` calls the host
+    program(work, call, devices) : the traced function, in which ``call(*operands, shape=..., dtype=...)`` calls the
+        host. For ``custom_partitioning`` the program has these devices, in this order.
     elsewhere(work) : the traced function on platforms that are not among `TARGETS`
     exported(work) : the traced function in a program that must run without this process
     """
@@ -95,10 +98,10 @@ def primitive(
     )
 
     def lower(context: Any, *operands: Any, work: Any) -> Any:
-        module = context.module_context
+        module, devices = context.module_context, ()
         if isinstance(module.axis_context, mlir.ShardingContext):
-            # JAX tells a program's devices only to primitives that allow a program one mesh. Which they are is not
-            # needed by what this program is made of, as long as they are told apart.
+            # JAX names its devices only to primitives whose programs have one mesh at most. For the partitioning any
+            # others will do: their places in the list count.
             count = module.axis_context.num_devices
             devices = tuple(jax.devices(module.platforms[0])[:count])
             module = module.replace(axis_context=mlir.ShardingContext(count, devices))
@@ -110,7 +113,7 @@ def primitive(
         else:
             module.add_host_callback(host(work))
             index = len(module.host_callbacks) - 1
-            function = program(work, lambda *given, **result: _call.bind(*given, index=index, **result))
+            function = program(work, lambda *given, **result: _call.bind(*given, index=index, **result), devices)
         return mlir.lower_fun(function, multiple_results=False)(context, *operands)
 
     mlir.register_lowering(own, lower)
