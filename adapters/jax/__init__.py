@@ -30,6 +30,10 @@ fastinit's classes and ``dtype`` by name, :func:`initializer` for any initialize
 :func:`fastinit.fans`. ``zeros``, ``ones`` and ``constant`` are JAX's own.
 """
 
+# first, since it refuses a JAX that is too old for what follows
+from fastinit.adapters.jax import versions  # noqa: F401
+
+# isort: split
 from jax.nn.initializers import Initializer, constant, ones, zeros
 
 from fastinit.adapters.jax.arrays import filled
