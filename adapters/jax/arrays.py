@@ -173,14 +173,13 @@ def _traced_pieces(work: Fill, words: Any, sharding: NamedSharding) -> jax.Array
     _piece_shape(sharding, work.shape)
     axes = [*sharding.spec, *[None] * (len(work.shape) - len(sharding.spec))]
     pieces = tuple(mesh_size(sharding.mesh, names) for names in axes)
+
+    def piece(words: Any) -> Any:
+        return _called(replace(work, pieces=pieces), words, place_of_device(axes, pieces))
+
     names = _free_axes() or set(sharding.mesh.axis_names)
     run = jax.shard_map(
-        lambda words: _called(replace(work, pieces=pieces), words, place_of_device(axes, pieces)),
-        mesh=sharding.mesh,
-        in_specs=EVERYWHERE,
-        out_specs=sharding.spec,
-        axis_names=names,
-        check_vma=False,  # unchecked: replicas agree
-    )
+        piece, mesh=sharding.mesh, in_specs=EVERYWHERE, out_specs=sharding.spec, axis_names=names, check_vma=False
+    )  # unchecked: replicas agree
     array: jax.Array = run(words)
     return array

@@ -173,7 +173,7 @@ def _program(work: Fill, call: Callable[..., Any], devices: Sequence[Any]) -> Ca
     split: Any = custom_partitioning(called)  # type: ignore[no-untyped-call]
 
     def program(words: Any, *place: Any) -> Any:
-        if place:
+        if place or not devices:
             return called(words, *place)
         batch = [f"b{axis}" for axis in range(words.ndim - 1)]
         axes = [f"a{axis}" for axis in range(len(work.shape))]

@@ -79,7 +79,7 @@ def primitive(
     batched(operands, axes, work) : the result for operands with an axis more, and that axis
     host(work) : the function on the host, from NumPy's arrays to a tuple of one
     program(work, call, devices) : the traced function, in which ``call(*operands, shape=..., dtype=...)`` calls the
-        host. For ``custom_partitioning`` the program has these devices, in this order.
+        host. For ``custom_partitioning`` the program has these devices, in this order; none if it is for one already.
     elsewhere(work) : the traced function on platforms that are not among `TARGETS`
     exported(work) : the traced function in a program that must run without this process
     """
