@@ -15,13 +15,16 @@ key : jax.Array or Key
 shape : sequence of int
 dtype : dtype, optional
     Floating-point, by default the factory's, or else JAX's default. Narrow ones have all the values that they can.
+    Complex numbers, and float8 variants that fastinit does not fill, are drawn by JAX's own function, with one warning.
 out_sharding : NamedSharding or PartitionSpec, optional
     Each device fills its own piece, alone; together they are, to the byte, the array without a sharding.
 
-They raise TypeError for what is no key, ValueError for a batch of keys (use ``jax.vmap``), for dtypes that are not real
-floating-point numbers and for parameters out of range, and what JAX raises for the rest. Eagerly, an array takes over
-the memory that was filled. Under ``jit``, ``vmap``, ``eval_shape`` and ``shard_map`` the fill is a call on the host
-that the compiled function makes when it runs; the values are the same bytes.
+They raise TypeError for what is no key, ValueError for a batch of keys (use ``jax.vmap``) and for parameters out of
+range, and, already while tracing, what JAX raises for the rest, in its words. Eagerly, an array takes over the memory
+that was filled, and is where JAX's own would be. Under ``jit``, ``vmap``, ``eval_shape`` and ``shard_map`` the fill is
+a call on the host that the compiled function makes when it runs, on each device for its piece; the values are the same
+bytes. A scale that is traced multiplies a draw of scale 1, and has JAX's gradient. A function that is exported by
+``jax.export`` cannot call the host: it draws JAX's own numbers, with one warning.
 
 Beyond JAX come `*_untruncated_normal` (JAX's ``*_normal`` presets are cut at two standard deviations, with the variance
 corrected), ``dirac``, ``icnr``, ``identity``, ``sparse`` and ``zero_init`` (also ``zero``), with the parameters of
@@ -30,6 +33,10 @@ fastinit's classes and ``dtype`` by name, :func:`initializer` for any initialize
 :func:`fastinit.fans`. ``zeros``, ``ones`` and ``constant`` are JAX's own.
 """
 
+# first, since it refuses a JAX that is too old for what follows
+from fastinit.adapters.jax import versions  # noqa: F401
+
+# isort: split
 from jax.nn.initializers import Initializer, constant, ones, zeros
 
 import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)

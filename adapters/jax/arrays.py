@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,20 +15,27 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import fastinit
 from fastinit import Key
+from fastinit.adapters.jax.fills import EVERYWHERE, Fill, fill, mesh_size, place_of_device
 from fastinit.adapters.jax.internals import is_traced
-from fastinit.extending import DTYPES, new_memory
+from fastinit.adapters.jax.own import by_jax, key_of_jax
+from fastinit.extending import DTYPES
 
-__all__ = ["filled", "shape_of"]
-
-EVERYWHERE = PartitionSpec()  # type: ignore[no-untyped-call]
+__all__ = ["filled", "scaled", "shape_of"]
 
 
 def filled(
-    initializer: fastinit.Initializer, key: Any, shape: tuple[int, ...], dtype: Any = None, out_sharding: Any = None
+    initializer: fastinit.Initializer,
+    key: Any,
+    shape: tuple[int, ...],
+    dtype: Any = None,
+    out_sharding: Any = None,
+    own: Callable[..., Any] | None = None,
 ) -> jax.Array:
     """A new array with the values of an initializer of fastinit; what the factories of this package return calls it.
 
-    `key` may also be the words of a key, two or four as uint32. The rest is as the package says.
+    `key` may also be the words of a key, two or four as uint32. `own` is JAX's own initializer, for dtypes that
+    fastinit does not fill and for functions that are exported; without it they are refused. The rest is as the package
+    says.
 
     Parameters
     ----------
@@ -41,6 +49,8 @@ def filled(
         JAX's default if None.
     out_sharding : Sharding, optional
         Where the array goes: each device fills its own piece.
+    own : callable, optional
+        JAX's own initializer.
 
     Examples
     --------
@@ -50,37 +60,56 @@ def filled(
     >>> initializers.filled(fastinit.Identity(), jax.random.key(0), (2, 2)).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    words = _words(key)
+    words = words_of(key)
     shape = shape_of(shape)
     probe = jnp.zeros((), dtype)  # in JAX's reading of the dtype; and traced, if everything is
     name = probe.dtype.name
     if name not in DTYPES:
-        raise ValueError(f"the dtype must be one of {', '.join(DTYPES)}; got {name}")
+        if own is None:
+            raise ValueError(f"the dtype must be one of {', '.join(DTYPES)}; got {name}")
+        return by_jax(own, name, f"fastinit does not fill {name}", key, shape, probe.dtype, out_sharding)
+    work = Fill(
+        initializer, shape, probe.dtype, own=own and functools.partial(_of_words, own, _kind(key), shape, probe.dtype)
+    )
     traced = is_traced(probe) or is_traced(words)
-    fill = functools.partial(_memory, initializer, dtype=probe.dtype)
-    if out_sharding is not None:
-        make, sharding = _traced_pieces if traced else _pieces, _sharding(out_sharding, traced)
-        return make(functools.partial(fill, global_shape=shape), words, shape, probe.dtype, sharding)
     if traced:
-        return _called(functools.partial(fill, shape=shape), shape, probe.dtype, words)
-    array: jax.Array = jax.device_put(fill(np.asarray(words), shape=shape))  # on the host it stays where it is
+        initializer.check(shape, name)  # before it runs
+    if out_sharding is not None:
+        return (_traced_pieces if traced else _pieces)(work, words, _sharding(out_sharding, traced))
+    if traced:
+        return _called(work, words)
+    sharding = _sharding_of_results(key, len(shape))
+    array: jax.Array = jax.device_put(work.memory(words), sharding)  # on the host it stays where it is
     return array
 
 
-def _called(fill: Callable[..., np.ndarray], shape: tuple[int, ...], dtype: Any, *operands: Any) -> jax.Array:
-    """What a compiled function gets from the host when it runs; of a batch of keys, by one call."""
-    result = jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
-    call = functools.partial(jax.pure_callback, fill, result, vmap_method="expand_dims")
+def scaled(
+    factor: Any, initializer: fastinit.Initializer, key: Any, shape: tuple[int, ...], dtype: Any, *rest: Any
+) -> jax.Array:
+    """What :func:`filled` gives, times a factor that JAX has: rounded to the dtype once, after the product."""
+    dtype = jnp.zeros((), dtype).dtype
+    wide = jnp.dtype("float32") if dtype.name in DTYPES and dtype.itemsize < 4 else dtype
+    return (filled(initializer, key, shape, wide, *rest) * jnp.asarray(factor, wide)).astype(dtype)
+
+
+def _kind(key: Any) -> Any:
+    """The implementation of JAX that a key belongs to; None for raw words."""
+    key = key_of_jax(key)
+    return jax.random.key_impl(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else None
+
+
+def _of_words(own: Callable[..., Any], kind: Any, shape: tuple[int, ...], dtype: Any, words: Any) -> Any:
+    """The array that JAX's own initializer makes of the words of a key of a kind."""
+    return own(words if kind is None else jax.random.wrap_key_data(words, impl=kind), shape, dtype)
+
+
+def _called(work: Fill, *operands: Any) -> jax.Array:
+    """What a compiled function gets from the host when it runs; for a batch of keys, by one call."""
+    call = functools.partial(fill, work=work)
     free = _free_axes()
     if free and jax.sharding.get_abstract_mesh().manual_axes:  # JAX calls the host within all axes of a mesh or none
         call = jax.shard_map(call, in_specs=EVERYWHERE, out_specs=EVERYWHERE, axis_names=free, check_vma=False)
-
-    @jax.jit
-    def called(*operands: Any) -> Any:
-        # on several devices, what the host gives is on one of them: the barrier spreads it, or JAX could not return it
-        return jax.lax.optimization_barrier(call(*operands))  # type: ignore[no-untyped-call]
-
-    array: jax.Array = called(*operands)
+    array: jax.Array = call(*operands)
     return array
 
 
@@ -90,25 +119,16 @@ def _free_axes() -> set[Any]:
     return set(mesh.axis_names) - set(mesh.manual_axes)
 
 
-def _memory(
-    initializer: fastinit.Initializer, words: Any, *offsets: Any, shape: tuple[int, ...], dtype: Any, **place: Any
-) -> np.ndarray:
-    """Memory of the host, filled: an array for each of the keys, whose words are the last axis of `words`.
-
-    `offsets` are those of a piece of a larger array, the same for all keys.
-    """
-    if offsets:
-        place["offsets"] = [int(np.ravel(offset)[0]) for offset in offsets]
-    words = np.asarray(words)
-    keys = words.reshape(-1, words.shape[-1]).tolist()
-    memory = new_memory((*words.shape[:-1], *shape), DTYPES[dtype.name])
-    arrays = memory.reshape(len(keys), *shape)
-    for number, own in enumerate(keys):
-        fastinit.fill(arrays[number, ...], initializer, Key.from_words(*own), dtype=dtype.name, **place)
-    return memory.view(dtype)
+def _sharding_of_results(key: Any, rank: int) -> Any:
+    """Where JAX's own functions put an array of a rank that they make of a key; None for the default device."""
+    placed = isinstance(key, jax.Array) and key.committed
+    if not placed and jax.sharding.get_abstract_mesh().empty:
+        return None
+    probe = jax.random.bits(key if placed else np.zeros(2, np.uint32), (1,) * rank, "uint8")
+    return probe.sharding if probe.committed else None
 
 
-def _words(key: Any) -> Any:
+def words_of(key: Any) -> Any:
     """The words of a key, of shape (2,) or (4,)."""
     if isinstance(key, Key):
         return np.array(key.words, np.uint32)
@@ -158,29 +178,27 @@ def _piece_shape(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[int, 
     return NamedSharding(mesh, sharding.spec).shard_shape(shape)
 
 
-def _pieces(
-    fill: Callable[..., np.ndarray], words: Any, shape: tuple[int, ...], dtype: Any, sharding: NamedSharding
-) -> jax.Array:
-    local = _piece_shape(sharding, shape)
+def _pieces(work: Fill, words: Any, sharding: NamedSharding) -> jax.Array:
+    local = _piece_shape(sharding, work.shape)
+    counts = [whole // size if size else 1 for whole, size in zip(work.shape, local, strict=True)]
 
     @functools.cache  # replicas are filled once
-    def at(*offsets: int) -> np.ndarray:
-        return fill(words, *offsets, shape=local)
+    def at(*numbers: int) -> np.ndarray:
+        return work.memory(words, [numbers, counts])
 
-    return jax.make_array_from_callback(shape, sharding, lambda index: at(*(axis.start or 0 for axis in index or ())))
+    def piece(index: tuple[slice, ...] | None) -> np.ndarray:
+        return at(*((axis.start or 0) // size if size else 0 for axis, size in zip(index or (), local, strict=True)))
+
+    return jax.make_array_from_callback(work.shape, sharding, piece)
 
 
-def _traced_pieces(
-    fill: Callable[..., np.ndarray], words: Any, shape: tuple[int, ...], dtype: Any, sharding: NamedSharding
-) -> jax.Array:
-    local = _piece_shape(sharding, shape)
-    axes = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
+def _traced_pieces(work: Fill, words: Any, sharding: NamedSharding) -> jax.Array:
+    _piece_shape(sharding, work.shape)
+    axes = [*sharding.spec, *[None] * (len(work.shape) - len(sharding.spec))]
+    pieces = tuple(mesh_size(sharding.mesh, names) for names in axes)
 
     def piece(words: Any) -> Any:
-        offsets = [
-            0 if names is None else jax.lax.axis_index(names) * size for names, size in zip(axes, local, strict=True)
-        ]
-        return _called(functools.partial(fill, shape=local), local, dtype, words, *offsets)
+        return _called(replace(work, pieces=pieces), words, place_of_device(axes, pieces))
 
     names = _free_axes() or set(sharding.mesh.axis_names)
     run = jax.shard_map(

@@ -9,12 +9,21 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.nn.initializers import Initializer
+from jax.nn.initializers import delta_orthogonal as jax_delta_orthogonal
+from jax.nn.initializers import normal as jax_normal
+from jax.nn.initializers import orthogonal as jax_orthogonal
+from jax.nn.initializers import truncated_normal as jax_truncated_normal
+from jax.nn.initializers import uniform as jax_uniform
+from jax.nn.initializers import variance_scaling as jax_variance_scaling
 
 import fastinit
 from fastinit import Axes
-from fastinit.adapters.jax.arrays import filled, shape_of
+from fastinit.adapters.jax.arrays import filled, scaled, shape_of
+from fastinit.adapters.jax.internals import is_traced
+from fastinit.adapters.jax.own import by_jax, refusal_of_jax
 from fastinit.extending import checked_initializer
 
 __all__ = [
@@ -49,12 +58,36 @@ __all__ = [
 ]
 
 
-def _init(of: Callable[[tuple[int, ...]], fastinit.Initializer], default: Any) -> Initializer:
-    """JAX's initializer of what fills arrays of a shape."""
+def _init(
+    of: Callable[[tuple[int, ...], float], fastinit.Initializer | None],
+    scale: Any,
+    default: Any,
+    own: Callable[[Any], Initializer] | None = None,
+    as_factor: Callable[[Any], Any] = jnp.asarray,
+) -> Initializer:
+    """An initializer in JAX's form.
+
+    of(shape, scale) : fastinit's initializer; None if JAX's own is to draw
+    scale : a number; traced ones and arrays multiply, as ``as_factor(scale)``, what is drawn with scale 1
+    own(scale) : JAX's own initializer
+    """
 
     def init(key: Any, shape: Any, dtype: Any = default, out_sharding: Any = None) -> jax.Array:
-        shape = shape_of(shape)
-        return filled(of(shape), key, shape, dtype, out_sharding)
+        sizes = shape_of(shape)
+        traced = is_traced(scale) or np.ndim(scale) > 0
+        number = 1.0 if traced else scale
+        unit = own and own(number)
+        try:
+            made = of(sizes, float(number))
+            if made is None:
+                assert own is not None
+                return by_jax(own(scale), "parameters", "a parameter is traced", key, sizes, dtype, out_sharding)
+            if traced:
+                return scaled(as_factor(scale), made, key, sizes, dtype, out_sharding, unit)
+            return filled(made, key, sizes, dtype, out_sharding, unit)
+        except (ValueError, IndexError) as problem:
+            refusal = problem if unit is None else refusal_of_jax(unit, sizes, dtype) or problem
+        raise refusal
 
     return init
 
@@ -79,7 +112,7 @@ def initializer(own: fastinit.Initializer, dtype: Any = None) -> Initializer:
     36
     """
     checked_initializer(own)
-    return _init(lambda shape: own, dtype)
+    return _init(lambda shape, scale: own, 1.0, dtype)
 
 
 def uniform(scale: Any = 1e-2, dtype: Any = None) -> Initializer:
@@ -101,11 +134,10 @@ def uniform(scale: Any = 1e-2, dtype: Any = None) -> Initializer:
     (True, True)
     """
 
-    def of(shape: tuple[int, ...]) -> fastinit.Initializer:
-        end = float(scale)
+    def of(shape: tuple[int, ...], end: float) -> fastinit.Initializer:
         return fastinit.Uniform(min(end, 0.0), max(end, 0.0)) if end else fastinit.Zeros()
 
-    return _init(of, dtype)
+    return _init(of, scale, dtype, jax_uniform)
 
 
 def normal(stddev: Any = 1e-2, dtype: Any = None) -> Initializer:
@@ -126,14 +158,14 @@ def normal(stddev: Any = 1e-2, dtype: Any = None) -> Initializer:
     >>> print(f"{kernel.std():.2f}")
     0.50
     """
-    return _init(lambda shape: fastinit.Normal(0.0, abs(float(stddev))), dtype)
+    return _init(lambda shape, std: fastinit.Normal(0.0, abs(std)), stddev, dtype, jax_normal)
 
 
 def truncated_normal(stddev: Any = 1e-2, dtype: Any = None, lower: Any = -2.0, upper: Any = 2.0) -> Initializer:
     """The normal distribution cut to [lower, upper] standard deviations; `stddev` is that before the cut.
 
-    By one draw per element, of any bounds; see :class:`fastinit.TruncatedNormal`. Raises ValueError, when called, if
-    lower >= upper.
+    By one draw per element, of any bounds; see :class:`fastinit.TruncatedNormal`. If a bound is traced or an array,
+    JAX's own function draws. Raises ValueError, when called, if lower >= upper.
 
     Parameters
     ----------
@@ -153,11 +185,13 @@ def truncated_normal(stddev: Any = 1e-2, dtype: Any = None, lower: Any = -2.0, u
     True
     """
 
-    def of(shape: tuple[int, ...]) -> fastinit.Initializer:
-        std, low, high = float(stddev), float(lower), float(upper)
+    def of(shape: tuple[int, ...], std: float) -> fastinit.Initializer | None:
+        if any(is_traced(bound) or np.ndim(bound) for bound in (lower, upper)):
+            return None
+        low, high = float(lower), float(upper)
         return fastinit.TruncatedNormal(0.0, abs(std), *((-high, -low) if std < 0 else (low, high)))
 
-    return _init(of, dtype)
+    return _init(of, stddev, dtype, lambda std: jax_truncated_normal(std, lower=lower, upper=upper))
 
 
 def _check_axes(shape: tuple[int, ...], in_axis: Any, *others: Any) -> None:
@@ -215,10 +249,9 @@ def variance_scaling(
     0.09
     """
 
-    def of(shape: tuple[int, ...]) -> fastinit.Initializer:
+    def of(shape: tuple[int, ...], size: float) -> fastinit.Initializer:
         _check_axes(shape, in_axis, out_axis, batch_axis)
-        size = float(scale)
-        own = fastinit.VarianceScaling(
+        made = fastinit.VarianceScaling(
             size or 1.0,
             mode,
             distribution,
@@ -228,9 +261,13 @@ def variance_scaling(
             stride=stride if isinstance(stride, int) else tuple(stride),
             blocks=blocks,
         )
-        return own if size else fastinit.Zeros()
+        return made if size else fastinit.Zeros()
 
-    return _init(of, dtype)
+    def own(size: Any) -> Initializer:
+        return jax_variance_scaling(size, mode, distribution, in_axis, out_axis, batch_axis)  # type: ignore[arg-type]
+
+    as_jax = groups == 1 and not transposed and np.all(np.equal(stride, 1)) and blocks == 1
+    return _init(of, scale, dtype, own if as_jax else None, jnp.sqrt)
 
 
 def orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None) -> Initializer:
@@ -260,12 +297,12 @@ def orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None) -> In
     True
     """
 
-    def of(shape: tuple[int, ...]) -> fastinit.Initializer:
+    def of(shape: tuple[int, ...], gain: float) -> fastinit.Initializer:
         if len(shape) > 1:
             _check_axes(shape, column_axis)
-        return fastinit.Orthogonal(float(scale), column_axis)
+        return fastinit.Orthogonal(gain, column_axis)
 
-    return _init(of, dtype)
+    return _init(of, scale, dtype, lambda gain: jax_orthogonal(gain, column_axis))
 
 
 def delta_orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None) -> Initializer:
@@ -293,11 +330,11 @@ def delta_orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None)
     (True, False)
     """
 
-    def of(shape: tuple[int, ...]) -> fastinit.Initializer:
+    def of(shape: tuple[int, ...], gain: float) -> fastinit.Initializer:
         _check_axes(shape[-2:], column_axis)
-        return fastinit.DeltaOrthogonal(float(scale))
+        return fastinit.DeltaOrthogonal(gain)
 
-    return _init(of, dtype)
+    return _init(of, scale, dtype, lambda gain: jax_delta_orthogonal(gain, column_axis))
 
 
 def _factory(

@@ -1,7 +1,9 @@
 """The JAX adapter: the tests of jax/, on eight devices, in a process of their own."""
 
+import re
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,28 @@ assert "float64" in str(said[0].message), said
 """
     done = run_python(program)
     assert done.returncode == 0, done.stderr
+
+
+OLD = """
+import jax
+jax.__version__, jax.__version_info__ = {version!r}, {info!r}
+try:
+    from fastinit.adapters import jax as init
+except ImportError as refusal:
+    print(refusal)
+"""
+
+
+def test_a_jax_that_is_too_old_is_refused_in_one_line(run_python):
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    oldest = re.search(r'^jax = \["jax>=([\d.]+)"\]', text, re.MULTILINE)[1]
+    done = run_python(OLD.format(version="0.9.2", info=(0, 9, 2)))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        f"fastinit.adapters.jax needs JAX {oldest} or newer, found 0.9.2: pip install -U 'jax>={oldest}'\n"
+    )
+    done = run_python(OLD.format(version=f"{oldest}.0", info=(*map(int, oldest.split(".")), 0)))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 MEMORY = """

@@ -5,11 +5,12 @@ import flax.nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import fastinit
 from fastinit.adapters import jax as initializers
+from fastinit.adapters.jax import fills
 
 
 class Network(flax.linen.Module):
@@ -71,7 +72,7 @@ def test_an_nnx_model():
     assert np.array_equal(linear.kernel[...], wanted)
 
 
-def test_a_linen_model_on_a_mesh():
+def test_a_linen_model_on_a_mesh(monkeypatch):
     mesh = jax.make_mesh((4, 2), ("rows", "columns"), axis_types=(AxisType.Auto,) * 2)
     network = flax.linen.Dense(
         16, kernel_init=flax.linen.with_partitioning(initializers.he_normal(), ("rows", "columns"))
@@ -79,12 +80,32 @@ def test_a_linen_model_on_a_mesh():
     inputs, key = np.ones((4, 8), np.float32), jax.random.key(0)
     whole = network.init(key, inputs)["params"]["kernel"].value
     shardings = flax.linen.get_sharding(jax.eval_shape(network.init, key, inputs), mesh)
+    sizes, original = [], fills.new_memory
+    monkeypatch.setattr(fills, "new_memory", lambda shape, dtype: sizes.append(shape) or original(shape, dtype))
+    alone = jax.jit(network.init, out_shardings=shardings)(key, inputs)["params"]["kernel"].value
+    assert alone.sharding == NamedSharding(mesh, P("rows", "columns"))
+    assert np.array_equal(alone, whole)
+    assert sizes == [(2, 8)] * 8  # each device its own piece
     with jax.set_mesh(mesh):
         placed = jax.jit(network.init, out_shardings=shardings)(key, inputs)["params"]["kernel"].value
         anywhere = jax.jit(network.init)(key, inputs)["params"]["kernel"].value
     assert placed.sharding.spec == P("rows", "columns")
     assert np.array_equal(placed, whole)
     assert np.array_equal(anywhere, whole)
+
+
+def test_nnx_metadata_of_partitions():
+    mesh = jax.make_mesh((4, 2), ("rows", "columns"), axis_types=(AxisType.Auto,) * 2)
+    alone = flax.nnx.Linear(8, 16, kernel_init=initializers.he_normal(), rngs=flax.nnx.Rngs(0))
+
+    def create():
+        kernel_init = flax.nnx.with_partitioning(initializers.he_normal(), ("rows", "columns"))
+        return flax.nnx.Linear(8, 16, kernel_init=kernel_init, rngs=flax.nnx.Rngs(0))
+
+    with jax.set_mesh(mesh):
+        for layer in (create(), flax.nnx.jit(create)()):
+            assert layer.kernel[...].sharding.is_equivalent_to(NamedSharding(mesh, P("rows", "columns")), 2)
+            assert np.array_equal(layer.kernel[...], alone.kernel[...])
 
 
 def test_layers_by_the_stack():

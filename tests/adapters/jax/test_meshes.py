@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 import fastinit
 from fastinit import Key
 from fastinit.adapters import jax as ours
-from fastinit.adapters.jax import arrays
+from fastinit.adapters.jax import fills
 
 SHAPE = (16, 24)
 KEY = jax.random.key(7)
@@ -98,12 +98,12 @@ def test_functions_mapped_over_some_axes_of_a_mesh():
 
 def test_a_batch_of_keys_is_one_call():
     shapes = []
-    original = arrays.new_memory
-    arrays.new_memory = lambda shape, dtype: shapes.append(shape) or original(shape, dtype)
+    original = fills.new_memory
+    fills.new_memory = lambda shape, dtype: shapes.append(shape) or original(shape, dtype)
     try:
         found = jax.block_until_ready(jax.jit(jax.vmap(jax.vmap(init)))(KEYS.reshape(4, 2)))
     finally:
-        arrays.new_memory = original
+        fills.new_memory = original
     assert shapes == [(4, 2, *SHAPE)]
     assert np.array_equal(found, np.stack([wanted(key) for key in KEYS]).reshape(4, 2, *SHAPE))
     for shape in ((), (0, 3), (5,)):

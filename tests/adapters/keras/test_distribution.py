@@ -6,7 +6,7 @@ import pytest
 from keras import distribution, layers
 
 import fastinit
-from fastinit.adapters.jax import arrays
+from fastinit.adapters.jax import fills
 from fastinit.adapters.keras import initialize, initializers
 
 if keras.config.backend() != "jax":
@@ -39,13 +39,13 @@ def test_there_are_eight_devices():
 
 def test_variables_are_filled_piece_by_piece_and_equal_the_whole():
     plain = [np.asarray(variable.value) for variable in built(3).variables]
-    sizes, original = [], arrays.new_memory
-    arrays.new_memory = lambda shape, dtype: sizes.append(shape) or original(shape, dtype)
+    sizes, original = [], fills.new_memory
+    fills.new_memory = lambda shape, dtype: sizes.append(shape) or original(shape, dtype)
     try:
         with model_parallel().scope():
             model = built(3)
     finally:
-        arrays.new_memory = original
+        fills.new_memory = original
     assert all(map(np.array_equal, plain, (np.asarray(variable.value) for variable in model.variables)))
     kernel = model.get_layer("dense").kernel.value
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(16, 6)}

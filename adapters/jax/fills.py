@@ -1,0 +1,228 @@
+"""Fills in traced functions: the host makes the values when the compiled function runs, for each device its piece."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import fastinit
+from fastinit import Key
+from fastinit.adapters.jax.internals import primitive
+from fastinit.adapters.jax.own import say_once
+from fastinit.extending import DTYPES, new_memory
+
+__all__ = ["EVERYWHERE", "Fill", "fill", "mesh_size", "place_of_device"]
+
+EVERYWHERE = PartitionSpec()  # type: ignore[no-untyped-call]
+DEVICES = "devices"
+
+
+@dataclass(frozen=True, eq=False)
+class Fill:
+    """The values of an array, for any key.
+
+    `shape` is that of the whole array. `pieces`, if any, counts the equal pieces that each axis is cut into: a fill
+    then makes one of them, the one that the operand `place` names.
+    """
+
+    initializer: fastinit.Initializer
+    shape: tuple[int, ...]
+    dtype: Any
+    pieces: tuple[int, ...] | None = None
+    # JAX's own initializer, of the words of a key, for programs that run without this process
+    own: Callable[[Any], jax.Array] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fill) and self.kind == other.kind and self.initializer == other.initializer
+
+    def __hash__(self) -> int:  # JAX compiles equal ones once
+        return hash(self.kind)
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """All but the initializer's parameters, which need not be hashable."""
+        return type(self.initializer), self.shape, self.dtype, self.pieces
+
+    def memory(self, words: Any, place: Any = None) -> np.ndarray:
+        """Memory of the host, filled: an array for each of the keys, whose words are the last axis of `words`."""
+        count = len(self.shape)
+        numbers, pieces = ([0] * count, [1] * count) if place is None else np.asarray(place).tolist()
+        local = _divided(self.shape, pieces)
+        words = np.asarray(words)
+        keys = words.reshape(-1, words.shape[-1]).tolist()
+        memory = new_memory((*words.shape[:-1], *local), DTYPES[self.dtype.name])
+        arrays = memory.reshape(len(keys), *local)
+        for index, own in enumerate(keys):
+            fastinit.fill(
+                arrays[index, ...],
+                self.initializer,
+                Key.from_words(*own),
+                dtype=self.dtype.name,
+                global_shape=self.shape,
+                offsets=[number * size for number, size in zip(numbers, local, strict=True)],
+            )
+        return memory.view(self.dtype)
+
+
+def _divided(shape: Sequence[int], pieces: Sequence[int]) -> tuple[int, ...]:
+    return tuple(size // count for size, count in zip(shape, pieces, strict=True))
+
+
+def place_of_device(axes: Sequence[Any], pieces: Sequence[int]) -> jax.Array:
+    """Where the piece of this device is: its number along each axis, and how many pieces there are.
+
+    `axes` has, for each axis of the array, the names of the mesh's axes that it is split over, or None.
+    """
+    numbers = [0 if names is None else jax.lax.axis_index(names) for names in axes]
+    return jnp.array([numbers, [*pieces]], jnp.int32)
+
+
+def _shape(words: tuple[int, ...], *_: Any, work: Fill) -> tuple[int, ...]:
+    return (*words[:-1], *(work.shape if work.pieces is None else _divided(work.shape, work.pieces)))
+
+
+def _eager(words: Any, *place: Any, work: Fill) -> Any:
+    return _compiled(words, *place, work=work)
+
+
+@functools.partial(jax.jit, static_argnames="work")
+def _compiled(*operands: Any, work: Fill) -> Any:
+    return fill(*operands, work=work)
+
+
+def _batched(operands: Sequence[Any], axes: Sequence[Any], *, work: Fill) -> tuple[Any, int]:
+    words, *place = operands
+    axis, *others = axes
+    if others not in ([], [None]):
+        raise NotImplementedError("a fill of one piece of an array for each element of a batch")
+    return fill(jnp.moveaxis(words, axis, 0), *place, work=work), 0
+
+
+def _host(work: Fill) -> Callable[..., Any]:
+    return lambda *operands: (work.memory(*operands),)
+
+
+def _elsewhere(work: Fill) -> Callable[..., Any]:
+    def called(words: Any, *place: Any) -> Any:
+        result = jax.ShapeDtypeStruct(_shape(words.shape, work=work), work.dtype)  # type: ignore[no-untyped-call]
+        array = jax.pure_callback(work.memory, result, words, *place)
+        # on several devices, what the host gives is on one of them: the barrier spreads it, or JAX could not return it
+        return jax.lax.optimization_barrier(array)  # type: ignore[no-untyped-call]
+
+    return called
+
+
+def _exported(work: Fill) -> Callable[..., Any]:
+    if work.own is None:
+        raise ValueError(
+            f"{work.initializer!r} cannot be exported: this process makes its values when the function runs. Pass the"
+            " initialized array to the function, or use an initializer of jax.nn.initializers"
+        )
+    say_once("export", "an exported function cannot call fastinit")
+
+    def own(words: Any, *place: Any) -> Any:
+        assert work.own is not None
+        whole = work.own
+        for _ in words.shape[:-1]:
+            whole = jax.vmap(whole)
+        array = whole(words)
+        if not place:
+            return array
+        local, lead = _shape(words.shape, work=work), words.ndim - 1
+        starts = [0] * lead + [place[0][0, axis] * size for axis, size in enumerate(local[lead:])]
+        return jax.lax.dynamic_slice(array, starts, local)
+
+    return own
+
+
+def _program(work: Fill, call: Callable[..., Any], devices: Sequence[Any]) -> Callable[..., Any]:
+    """The call of the host: for the whole array, and for the piece of every device once JAX has split it."""
+
+    def called(words: Any, *place: Any) -> Any:
+        return call(words, *place, shape=_shape(words.shape, work=work), dtype=work.dtype)
+
+    def partition(mesh: Any, operands: Any, result: Any) -> Any:
+        sharding, numbers, pieces = _cut(result.sharding, result.shape, devices)
+        lead = len(result.shape) - len(work.shape)
+
+        def piece(words: Any) -> Any:
+            place = jnp.stack([numbers[jax.lax.axis_index(DEVICES)], jnp.array(pieces, jnp.int32)])
+            for axis, count in enumerate(pieces[:lead]):  # the keys of its part of a batch
+                size = words.shape[axis] // count
+                words = jax.lax.dynamic_slice_in_dim(words, place[0, axis] * size, size, axis)
+            return call(words, place[:, lead:], shape=_divided(result.shape, pieces), dtype=work.dtype)
+
+        everywhere = _everywhere(devices)
+        return everywhere.mesh, piece, sharding, (everywhere,)
+
+    def whole_everywhere(mesh: Any, operands: Any, result: Any) -> Any:
+        return _everywhere(devices)
+
+    split: Any = custom_partitioning(called)  # type: ignore[no-untyped-call]
+
+    def program(words: Any, *place: Any) -> Any:
+        if place or not devices:
+            return called(words, *place)
+        batch = [f"b{axis}" for axis in range(words.ndim - 1)]
+        axes = [f"a{axis}" for axis in range(len(work.shape))]
+        split.def_partition(
+            partition,
+            infer_sharding_from_operands=whole_everywhere,
+            propagate_user_sharding=lambda mesh, user: user.sharding,
+            decode_shardings=False,  # into names of one mesh: a program may have several, or none
+            sharding_rule=f"{' '.join([*batch, 'words'])} -> {' '.join([*batch, *axes])}",
+            need_replication_factors=("words",),
+        )
+        return split(words)
+
+    return program
+
+
+def mesh_size(mesh: Any, names: Any) -> int:
+    """How many pieces an axis of an array has that is split over these axes of a mesh."""
+    if names is None:
+        return 1
+    return math.prod(mesh.shape[name] for name in ([names] if isinstance(names, str) else names))
+
+
+def _everywhere(devices: Sequence[Any]) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(devices), (DEVICES,)), EVERYWHERE)
+
+
+def _cut(sharding: Any, shape: tuple[int, ...], devices: Sequence[Any]) -> tuple[Any, Any, list[int]]:
+    """A sharding, the numbers of each device's piece along the axes, and how many pieces there are along each.
+
+    Where the pieces would not be equal, the sharding is that of the whole array on every device.
+    """
+    try:
+        local = sharding.shard_shape(shape)
+    except ValueError:
+        sharding, local = _everywhere(devices), shape
+    indices = sharding.devices_indices_map(shape)
+    numbers = [
+        [(part.start or 0) // size if size else 0 for part, size in zip(indices[device], local, strict=True)]
+        for device in devices
+    ]
+    pieces = [whole // size if size else 1 for whole, size in zip(shape, local, strict=True)]
+    return sharding, jnp.array(numbers, jnp.int32).reshape(len(devices), len(shape)), pieces
+
+
+fill = primitive(
+    "fastinit_fill",
+    shape=_shape,
+    eager=_eager,
+    batched=_batched,
+    host=_host,
+    program=_program,
+    elsewhere=_elsewhere,
+    exported=_exported,
+)

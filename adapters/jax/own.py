@@ -1,0 +1,71 @@
+"""JAX's own numbers, where fastinit has none: said once."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+import jax
+
+from fastinit import Key
+
+__all__ = ["by_jax", "key_of_jax", "refusal_of_jax", "say_once"]
+
+_said: Final[set[object]] = set()
+
+
+def key_of_jax(key: Any) -> Any:
+    """A key that JAX's own functions take: a :class:`fastinit.Key` has four words, as a key of JAX's ``rbg`` has."""
+    if not isinstance(key, Key):
+        return key
+    return jax.random.wrap_key_data(jax.numpy.array(key.words, "uint32"), impl="rbg")
+
+
+def by_jax(
+    own: Callable[..., jax.Array],
+    kind: object,
+    why: str,
+    key: Any,
+    shape: tuple[int, ...],
+    dtype: Any,
+    out_sharding: Any = None,
+) -> jax.Array:
+    """The array that an initializer of JAX's own makes: said once for each kind."""
+    sharding = {} if out_sharding is None else {"out_sharding": out_sharding}
+    array = own(key_of_jax(key), shape, dtype, **sharding)
+    say_once(kind, why)
+    return array
+
+
+def refusal_of_jax(own: Callable[..., jax.Array], shape: tuple[int, ...], dtype: Any) -> Exception | None:
+    """The error that JAX's own initializer raises for a shape and dtype, in the words of this version of JAX."""
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            jax.eval_shape(lambda: own(jax.random.key(0), shape, dtype))
+        except Exception as problem:
+            return problem.with_traceback(None)
+    return None
+
+
+def say_once(kind: object, why: str) -> None:
+    """Warns, in the caller's line, that the numbers are JAX's own, unless it has been said of this kind."""
+    if kind not in _said:
+        _said.add(kind)
+        warnings.warn(f"fastinit: these are JAX's own numbers, since {why} (said once)", stacklevel=_caller())
+
+
+def _caller() -> int:
+    """The stacklevel, for the function that asks, of the first frame outside this adapter and the frameworks."""
+    level, frame = 1, inspect.currentframe()
+    frame = frame and frame.f_back
+    while frame is not None and frame.f_back is not None and _is_inside(frame):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _is_inside(frame: FrameType) -> bool:
+    name = str(frame.f_globals.get("__name__"))
+    return name.startswith(("jax.", "flax.", "fastinit.adapters.jax")) or name in ("contextlib", "functools")
