@@ -460,3 +460,28 @@ def test_what_is_no_model_is_named():
                 call(wrong)
     with pytest.raises(TypeError, match="loss must be a function"):
         audit(nn.Linear(2, 2), torch.zeros(3, 2), loss=5)
+
+
+@pytest.mark.parametrize("by", [initialize_, replay])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        fastinit.Orthogonal(1e5, 0),
+        fastinit.Sparse(0.1, 1e5),
+        fastinit.Blocks((fastinit.Normal(), fastinit.Identity(1e5))),
+        fastinit.ZeroRow(fastinit.Normal(1e5, 1.0), 0),
+    ],
+    ids=lambda initializer: type(initializer).__name__,
+)
+def test_every_range_is_known_before_the_first_parameter_is_written(by, bad):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 8)).half()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    recipe = fastinit.RECIPES["auto"].with_rules(fastinit.Rule("Linear", "1.weight", bad))
+    with pytest.raises(ValueError, match=r"'1\.weight'.* beyond the largest finite float16 value 65504"):
+        if by is initialize_:
+            initialize_(model, recipe)
+        else:
+            record = initialize_(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 8)).half())
+            entries = (replace(one, initializer=bad) if one.name == "1.weight" else one for one in record)
+            replay(replace(record, entries=tuple(entries)).to_json(), model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
