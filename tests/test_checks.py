@@ -107,7 +107,7 @@ def test_integers_of_any_kind():
         ),
         *([b"3"], object(), Mute(), [Mute()], 1j, Fraction(3), math.nan),
     ],
-    ids=shown,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_integer_and_no_sequence_of_them(value):
     for read in (
