@@ -17,7 +17,7 @@ import fastinit
 from fastinit import Key
 from fastinit.adapters.jax.fills import EVERYWHERE, Fill, fill, mesh_size, place_of_device
 from fastinit.adapters.jax.internals import is_traced
-from fastinit.adapters.jax.own import by_jax, key_of_jax
+from fastinit.adapters.jax.own import KIND_OF_KEYS, by_jax
 from fastinit.extending import DTYPES
 
 __all__ = ["filled", "scaled", "shape_of"]
@@ -68,12 +68,12 @@ def filled(
         if own is None:
             raise ValueError(f"the dtype must be one of {', '.join(DTYPES)}; got {name}")
         return by_jax(own, name, f"fastinit does not fill {name}", key, shape, probe.dtype, out_sharding)
-    work = Fill(
-        initializer, shape, probe.dtype, own=own and functools.partial(_of_words, own, _kind(key), shape, probe.dtype)
-    )
+    work = Fill(initializer, shape, probe.dtype)
     traced = is_traced(probe) or is_traced(words)
     if traced:
         initializer.check(shape, name)  # before it runs
+        if own is not None:
+            work = replace(work, own=functools.partial(_of_words, own, _kind(key), shape, probe.dtype))
     if out_sharding is not None:
         return (_traced_pieces if traced else _pieces)(work, words, _sharding(out_sharding, traced))
     if traced:
@@ -94,7 +94,8 @@ def scaled(
 
 def _kind(key: Any) -> Any:
     """The implementation of JAX that a key belongs to; None for raw words."""
-    key = key_of_jax(key)
+    if isinstance(key, Key):
+        return KIND_OF_KEYS
     return jax.random.key_impl(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else None
 
 

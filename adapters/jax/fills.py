@@ -54,22 +54,19 @@ class Fill:
 
     def memory(self, words: Any, place: Any = None) -> np.ndarray:
         """Memory of the host, filled: an array for each of the keys, whose words are the last axis of `words`."""
-        count = len(self.shape)
-        numbers, pieces = ([0] * count, [1] * count) if place is None else np.asarray(place).tolist()
-        local = _divided(self.shape, pieces)
+        local, part = self.shape, dict[str, Any]()
+        if place is not None:
+            numbers, pieces = np.asarray(place).tolist()
+            local = _divided(self.shape, pieces)
+            offsets = [number * size for number, size in zip(numbers, local, strict=True)]
+            part = {"global_shape": self.shape, "offsets": offsets}
         words = np.asarray(words)
         keys = words.reshape(-1, words.shape[-1]).tolist()
         memory = new_memory((*words.shape[:-1], *local), DTYPES[self.dtype.name])
         arrays = memory.reshape(len(keys), *local)
         for index, own in enumerate(keys):
-            fastinit.fill(
-                arrays[index, ...],
-                self.initializer,
-                Key.from_words(*own),
-                dtype=self.dtype.name,
-                global_shape=self.shape,
-                offsets=[number * size for number, size in zip(numbers, local, strict=True)],
-            )
+            key = Key.from_words(*own)
+            fastinit.fill(arrays[index, ...], self.initializer, key, dtype=self.dtype.name, **part)
         return memory.view(self.dtype)
 
 

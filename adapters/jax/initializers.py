@@ -81,7 +81,7 @@ def _init(
             made = of(sizes, float(number))
             if made is None:
                 assert own is not None
-                return by_jax(own(scale), "parameters", "a parameter is traced", key, sizes, dtype, out_sharding)
+                return by_jax(own(scale), "bounds", "a bound is traced or an array", key, sizes, dtype, out_sharding)
             if traced:
                 return scaled(as_factor(scale), made, key, sizes, dtype, out_sharding, unit)
             return filled(made, key, sizes, dtype, out_sharding, unit)

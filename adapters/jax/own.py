@@ -12,16 +12,11 @@ import jax
 
 from fastinit import Key
 
-__all__ = ["by_jax", "key_of_jax", "refusal_of_jax", "say_once"]
+__all__ = ["KIND_OF_KEYS", "by_jax", "refusal_of_jax", "say_once"]
+
+KIND_OF_KEYS = "rbg"  # the implementation of JAX whose keys have four words, as a fastinit.Key has
 
 _said: Final[set[object]] = set()
-
-
-def key_of_jax(key: Any) -> Any:
-    """A key that JAX's own functions take: a :class:`fastinit.Key` has four words, as a key of JAX's ``rbg`` has."""
-    if not isinstance(key, Key):
-        return key
-    return jax.random.wrap_key_data(jax.numpy.array(key.words, "uint32"), impl="rbg")
 
 
 def by_jax(
@@ -34,8 +29,10 @@ def by_jax(
     out_sharding: Any = None,
 ) -> jax.Array:
     """The array that an initializer of JAX's own makes: said once for each kind."""
+    if isinstance(key, Key):
+        key = jax.random.wrap_key_data(jax.numpy.array(key.words, "uint32"), impl=KIND_OF_KEYS)
     sharding = {} if out_sharding is None else {"out_sharding": out_sharding}
-    array = own(key_of_jax(key), shape, dtype, **sharding)
+    array = own(key, shape, dtype, **sharding)
     say_once(kind, why)
     return array
 
