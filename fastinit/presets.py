@@ -93,7 +93,8 @@ class Preset(NamedTuple):
         """
         scale = self.scale
         if self.takes_slope:
-            scale = scale / (1.0 + finite_number(negative_slope, "negative_slope") ** 2)
+            slope = finite_number(negative_slope, "negative_slope")
+            scale = scale / (1.0 + slope * slope)
         elif negative_slope:
             raise TypeError(f"{self.name} takes no negative_slope")
         return VarianceScaling(scale, self.mode, self.distribution, layout, groups, transposed, stride, blocks)

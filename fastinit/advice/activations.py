@@ -21,6 +21,7 @@ __all__ = [
     "SLOPES",
     "activation_named",
     "checked_parameters",
+    "default_parameters",
     "derivative",
     "evaluated",
 ]
@@ -221,6 +222,14 @@ def name_of(function: Activation) -> str:
     return name if isinstance(name, str) and name else shown(function)
 
 
+def default_parameters(name: str) -> dict[str, float]:
+    """The parameters that an activation that is known by this standard name has, and their defaults."""
+    function = ACTIVATIONS[name]
+    if isinstance(function, np.ufunc):
+        return {}
+    return {one.name: one.default for one in list(inspect.signature(function).parameters.values())[1:]}
+
+
 def checked_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, float]:
     """The parameters of an activation that is known by this standard name, as finite floats.
 
@@ -231,8 +240,7 @@ def checked_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, fl
     ValueError
         If one is not finite.
     """
-    function = ACTIVATIONS[name]
-    known = [] if isinstance(function, np.ufunc) else list(inspect.signature(function).parameters)[1:]
+    known = default_parameters(name)
     for parameter in parameters:
         if parameter not in known:
             raise TypeError(f"{name} has no parameter {parameter}; it has {', '.join(known) or 'none'}")

@@ -9,6 +9,7 @@ True
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final, SupportsIndex, TypedDict, Unpack
 
@@ -134,7 +135,7 @@ def recommend(
     assert isinstance(found.initializer, VarianceScaling)
     return Recommendation(
         replace(found.initializer, scale=found.initializer.scale / branches),
-        found.gain / branches**0.5,
+        found.gain / math.sqrt(branches),
         f"{found.reason}; and {branches} branches are added up, so each has 1/{branches} of the variance",
         RADFORD,
     )
@@ -153,17 +154,18 @@ def _of_activation(activation: str | Activation | None, negative_slope: float | 
         lost = "half of the signal is cut off, so the variance is doubled"
         if slope:
             lost = f"half of the signal is cut to {slope:g} of its size"
-        return Recommendation(own, own.scale**0.5, f"{lost}: gain {own.scale**0.5:.4g}", HE)
+        return Recommendation(own, math.sqrt(own.scale), f"{lost}: gain {math.sqrt(own.scale):.4g}", HE)
     if name == "selu":
         return Recommendation(lecun_normal(**weight), 1.0, "selu brings its input back to unit variance", KLAMBAUER)
     if name in SELF_NORMALIZING:
         return Recommendation(lecun_normal(**weight), 1.0, "nothing is lost, so the variance stays 1 / fan_in", LECUN)
     assert activation is not None
     own_gain = gain(activation)
-    shown = name or "the function"
+    scale = own_gain * own_gain
     return Recommendation(
-        VarianceScaling(own_gain**2, "fan_in", "normal", **weight),
+        VarianceScaling(scale, "fan_in", "normal", **weight),
         own_gain,
-        f"{shown} of a standard normal has a mean square of {own_gain**-2:.4g}, which gain {own_gain:.4g} makes up for",
+        f"{name or 'the function'} of a standard normal has a mean square of {1.0 / scale:.4g}, which gain "
+        f"{own_gain:.4g} makes up for",
         HE,
     )

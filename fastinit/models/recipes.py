@@ -115,7 +115,7 @@ def _forget_bias(parameter: Parameter) -> Initializer:
 
 def _embedding(parameter: Parameter) -> Initializer:
     # the logits of a head that shares the embedding have unit variance, for unit inputs
-    std = max(parameter.shape[-1], 1) ** -0.5 if parameter.tied else 1.0
+    std = 1.0 / math.sqrt(max(parameter.shape[-1], 1)) if parameter.tied else 1.0
     return _padded(Normal(0.0, std), parameter)
 
 
@@ -128,7 +128,7 @@ def _padded(rows: Initializer, parameter: Parameter) -> Initializer:
 
 
 def _extra_key(parameter: Parameter) -> Initializer:
-    return Normal(0.0, max(parameter.shape[-1], 1) ** -0.5)
+    return Normal(0.0, 1.0 / math.sqrt(max(parameter.shape[-1], 1)))
 
 
 AUTO: Final = Recipe(
