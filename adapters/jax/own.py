@@ -12,7 +12,9 @@ import jax
 
 from fastinit import Key
 
-__all__ = ["by_jax", "key_of_jax", "refusal_of_jax", "say_once"]
+__all__ = ["EXPORTED", "by_jax", "key_of_jax", "refusal_of_jax", "say_once"]
+
+EXPORTED: Final = ("export", "an exported function cannot call fastinit")
 
 _said: Final[set[object]] = set()
 

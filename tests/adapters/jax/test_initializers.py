@@ -197,6 +197,20 @@ def test_keys():
         assert type(refusal(theirs.normal(), wrong, shape)) is kind or isinstance(wrong, (str, jax.Array)), wrong
 
 
+def test_what_draws_nothing_needs_no_key():
+    for made, shape in [
+        (ours.identity(), (3, 4)),
+        (ours.dirac(), (3, 4, 4)),
+        (ours.zero_init(), (3, 4)),
+        (ours.initializer(fastinit.Ones()), (3,)),
+        (ours.initializer(fastinit.Constant(0.5)), ()),
+    ]:
+        assert np.array_equal(made(None, shape), made(KEY, shape))
+        assert np.array_equal(jax.jit(lambda m=made, s=shape: m(None, s))(), made(KEY, shape))
+    for made in (ours.sparse(0.5), ours.initializer(fastinit.Normal()), ours.uniform(0.0)):
+        assert type(refusal(made, None, (3, 4))) is TypeError
+
+
 def test_traced_functions_give_the_same_bytes():
     for name, (_, initializer, shape) in (FACTORIES | EXTRA).items():
         for dtype in ("float32", "bfloat16", "float64"):
