@@ -21,6 +21,7 @@ from fastinit.adapters.keras.internals import (
     SEPARABLE,
     TRANSPOSED,
     consumers,
+    inner_layers,
     is_neural_operation,
     layers_of,
     own_variables,
@@ -234,6 +235,8 @@ _GEOMETRY: Final[dict[str, Callable[[Any, str], dict[str, Any]]]] = {
 def parameters(model: Any) -> list[Place]:
     """Every variable of a model that its layers made to be trained, once, in the model's order; frozen ones too.
 
+    A variable that a layer shares with one within it, as SpectralNormalization does, is described as the inner one's.
+
     The name is that of :func:`fastinit.adapters.keras.names.canonical_names`.
 
     Raises
@@ -246,11 +249,14 @@ def parameters(model: Any) -> list[Place]:
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a keras.Model or a layer, not {type(model).__name__}")
     found: dict[int, tuple[Any, dict[str, Any]]] = {}
+    holders: dict[int, Any] = {}
     for layer in layers_of(model):
         following = None
         for number, variable in enumerate(own_variables(layer)):
-            if id(variable) in found:
+            holder = holders.get(id(variable))
+            if holder is not None and not any(layer is inner for inner in inner_layers(holder)):
                 continue
+            holders[id(variable)] = layer
             following = activation_after(layer) if number == 0 else following
             types = tuple(cls.__name__ for cls in type(layer).__mro__[:-1])
             facts: dict[str, Any] = {"types": types, "role": role_of(variable)}
