@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, Final
 
 import jax
 
 from fastinit import Key
+from fastinit.extending import Notices
 
-__all__ = ["EXPORTED", "by_jax", "key_of_jax", "refusal_of_jax", "say_once"]
+__all__ = ["EXPORTED", "by_jax", "key_of_jax", "notices", "refusal_of_jax", "say_once"]
 
 EXPORTED: Final = ("export", "an exported function cannot call fastinit")
 
-_said: Final[set[object]] = set()
+notices: Final = Notices("jax.", "flax.", "contextlib", "functools")
 
 
 def key_of_jax(key: Any) -> Any:
@@ -54,20 +53,4 @@ def refusal_of_jax(own: Callable[..., jax.Array], shape: tuple[int, ...], dtype:
 
 def say_once(kind: object, why: str) -> None:
     """Warns, in the caller's line, that the numbers are JAX's own, unless it has been said of this kind."""
-    if kind not in _said:
-        _said.add(kind)
-        warnings.warn(f"fastinit: these are JAX's own numbers, since {why} (said once)", stacklevel=_caller())
-
-
-def _caller() -> int:
-    """The stacklevel, for the function that asks, of the first frame outside this adapter and the frameworks."""
-    level, frame = 1, inspect.currentframe()
-    frame = frame and frame.f_back
-    while frame is not None and frame.f_back is not None and _is_inside(frame):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-def _is_inside(frame: FrameType) -> bool:
-    name = str(frame.f_globals.get("__name__"))
-    return name.startswith(("jax.", "flax.", "fastinit.adapters.jax")) or name in ("contextlib", "functools")
+    notices.say_once(kind, f"these are JAX's own numbers, since {why}")

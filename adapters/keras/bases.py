@@ -7,9 +7,7 @@ so arguments, attributes and configurations are Keras's.
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,28 +17,13 @@ import keras
 import fastinit
 from fastinit import STREAM_VERSION, Key, Sampling
 from fastinit.adapters.keras.tensors import distributed, drawn
-from fastinit.extending import DTYPES, checked_shape
+from fastinit.extending import DTYPES, Notices, checked_shape
 
-__all__ = ["NEEDS", "Filling", "Fixed", "Random", "Scaled", "say_once"]
+__all__ = ["NEEDS", "Filling", "Fixed", "Random", "Scaled", "notices"]
 
 REFUSALS: Final = (TypeError, ValueError, ArithmeticError)
 
-_said: Final[set[object]] = set()
-
-
-def say_once(kind: object, message: str) -> None:
-    """Warns, in the line outside this adapter and Keras that the call came from, unless it has been said."""
-    if kind in _said:
-        return
-    _said.add(kind)
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_back is not None and _is_inside(str(frame.f_globals.get("__name__"))):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"fastinit: {message} (said once)", stacklevel=level)
-
-
-def _is_inside(module: str) -> bool:
-    return module.startswith(("fastinit.adapters.keras.", "keras."))
+notices: Final = Notices("keras.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +105,9 @@ class Filling:
 
     def _say_keras_own(self, dtype: str, problem: Exception) -> None:
         if dtype in DTYPES:
-            say_once(type(self), f"these are Keras's own numbers, since fastinit has none: {problem}")
+            notices.say_once(type(self), f"these are Keras's own numbers, since fastinit has none: {problem}")
         else:
-            say_once(dtype, f"Keras's own numbers fill tensors of {dtype}")
+            notices.say_once(dtype, f"Keras's own numbers fill tensors of {dtype}")
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:

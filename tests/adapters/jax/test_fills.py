@@ -47,7 +47,7 @@ def sizes(monkeypatch):
 @pytest.fixture
 def unsaid(monkeypatch):
     """Nothing has been said yet."""
-    monkeypatch.setattr(own, "_said", set())
+    monkeypatch.setattr(own.notices, "said", set())
 
 
 def test_each_device_fills_what_out_shardings_give_it(sizes):

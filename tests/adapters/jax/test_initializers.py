@@ -422,7 +422,7 @@ def test_refused_while_tracing_in_jaxs_words():
 
 
 def test_dtypes_that_fastinit_does_not_fill_are_jaxs(monkeypatch):
-    monkeypatch.setattr(own, "_said", set())
+    monkeypatch.setattr(own.notices, "said", set())
     for dtype in ("complex64", "float8_e3m4"):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -480,7 +480,7 @@ def test_scales_that_are_traced():
 
 
 def test_bounds_that_are_traced_are_jaxs(monkeypatch):
-    monkeypatch.setattr(own, "_said", set())
+    monkeypatch.setattr(own.notices, "said", set())
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found, wanted = (
