@@ -81,8 +81,8 @@ def _has_two_spellings(value: Any) -> bool:
 def remembered(make: Callable[..., R], maxsize: int = 4096) -> Callable[..., R]:
     """A function of parameters that remembers what it made, and joins no two calls that differ in a type or in a bit.
 
-    It runs in the environment of the stream. A call with a tuple, a negative zero or a number that is no plain one of
-    Python's is made anew. Raises TypeError for arguments that cannot be hashed, besides what `make` raises.
+    It runs in the environment of the stream. A call with a tuple, a negative zero or a number other than Python's
+    int and float is made anew. Raises TypeError for arguments that cannot be hashed, besides what `make` raises.
 
     Parameters
     ----------

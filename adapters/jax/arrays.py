@@ -34,11 +34,11 @@ def filled(
     out_sharding: Any = None,
     own: Callable[..., Any] | None = None,
 ) -> jax.Array:
-    """A new array with the values of an initializer of fastinit; what the factories of this package return calls it.
+    """A new array with an initializer's values; the functions that the factories return call it.
 
     `key` may also be the words of a key, two or four as uint32. `own` is JAX's own initializer, for dtypes that
-    fastinit does not fill and for functions that are exported; without it they are refused. The rest is as the package
-    says.
+    fastinit does not fill and for functions that are exported; without it they are refused. See the package for the
+    rest.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def words_of(key: Any) -> Any:
 
 
 def shape_of(shape: Any) -> tuple[int, ...]:
-    """A shape of integers, as JAX has it: one number stands for one axis, and what is traced is no integer."""
+    """A shape of integers, as JAX reads it: one number stands for one axis; traced sizes are refused."""
     try:
         sizes = tuple(operator.index(size) for size in ((shape,) if np.ndim(shape) == 0 else shape))
     except TypeError as problem:

@@ -229,7 +229,7 @@ def variance_scaling(
     distribution : {"truncated_normal", "normal", "uniform"}
         The truncated one is cut at 2 standard deviations, with the variance corrected.
     in_axis, out_axis, batch_axis : int or sequence of int
-        What is no axis of these is spatial.
+        All other axes are spatial.
     groups, transposed, stride, blocks
         Of the layer that the kernel belongs to; see :func:`fastinit.fans`.
     dtype : dtype

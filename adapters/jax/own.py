@@ -1,4 +1,4 @@
-"""JAX's own numbers, where fastinit has none: said once."""
+"""Falls back to JAX's own initializers, with one warning for each reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def by_jax(
     dtype: Any,
     out_sharding: Any = None,
 ) -> jax.Array:
-    """The array that an initializer of JAX's own makes: said once for each kind."""
+    """The array that JAX's own initializer makes, with one warning for each kind."""
     sharding = {} if out_sharding is None else {"out_sharding": out_sharding}
     array = own(key_of_jax(key), shape, dtype, **sharding)
     say_once(kind, why)
@@ -52,5 +52,5 @@ def refusal_of_jax(own: Callable[..., jax.Array], shape: tuple[int, ...], dtype:
 
 
 def say_once(kind: object, why: str) -> None:
-    """Warns, in the caller's line, that the numbers are JAX's own, unless it has been said of this kind."""
+    """Warns, in the caller's line, that the numbers are JAX's own, once for each kind."""
     notices.say_once(kind, f"these are JAX's own numbers, since {why}")

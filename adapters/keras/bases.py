@@ -38,9 +38,9 @@ class AsOfShape(fastinit.ElementwiseInitializer):
 
 
 NEEDS: Final = {"needs": "import fastinit.adapters.keras", "stream_version": STREAM_VERSION}
-"""What a configuration says beyond Keras's own. Keras loads a class by its bare name where nobody has registered it,
-and would load its own class in silence: other numbers. So this stands in the seed, which Keras's class takes and, when
-it is called, refuses in one line that shows it."""
+"""What a configuration says beyond Keras's own. Keras looks an unregistered class up by its bare name,
+and would silently load its own class, which draws other numbers. So this stands in the seed: Keras's class accepts it,
+and refuses it when called, in one line that shows it."""
 
 
 class Filling:
@@ -53,7 +53,7 @@ class Filling:
         raise NotImplementedError
 
     def keras_call(self) -> Callable[..., Any] | None:
-        """The call of Keras's own class of this name, for what fastinit does not fill; None where Keras has none."""
+        """The call of Keras's own class of this name, for what fastinit does not fill; None if there is none."""
         return None
 
     def __call__(self, shape: Any, dtype: Any = None, layout: Any = None) -> Any:
@@ -70,7 +70,7 @@ class Filling:
         Raises
         ------
         TypeError, ValueError
-            A shape that is none, or that the initializer cannot take: also while a function is traced.
+            An invalid shape, or one that the initializer cannot take; also while a function is traced.
 
         Warns
         -----
@@ -90,7 +90,7 @@ class Filling:
         return drawn(initializer, shape, name, self.seed, layout)
 
     def _by_keras(self, shape: tuple[int, ...], dtype: str, layout: Any, problem: Exception) -> Any:
-        """What Keras's own class makes of it; what that raises, in its own words, or else why fastinit has none."""
+        """The tensor that Keras's own class makes, or its error; without such a class, fastinit's reason."""
         call = self.keras_call()
         if call is None:
             raise ValueError(str(problem)) from None

@@ -203,7 +203,7 @@ _ROLES: Final = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_ke
 
 
 def _geometry(layer: Any, role: str) -> dict[str, Any]:
-    """What the axes of a variable are; layout None of one that is no linear map."""
+    """What the axes of a variable are; layout None for one that is not a linear map."""
     names = {cls.__name__ for cls in type(layer).__mro__}
     if isinstance(layer, layers.Embedding):
         return {"layout": "VD" if role == "embeddings" else None}
@@ -242,7 +242,7 @@ def parameters(model: Any) -> list[Place]:
     Raises
     ------
     TypeError
-        If it is no Keras model or layer.
+        If it is not a Keras model or layer.
     ValueError
         If it has no variables yet, or two of them have the same name.
     """

@@ -27,7 +27,7 @@ _searched: Final = count()
 def tell_if_lost(tensor: Tensor) -> None:
     """Warns, once, if a tensor that requires a gradient is a parametrization's output.
 
-    Views of parameters are written through. Other computed tensors are nobody's parameter, and are left in peace: it is
+    Views of parameters are written through. Other computed tensors belong to no parameter, and are left alone: it is
     told only where the graph leads to the original parameters of a parametrization, and to nothing else. Where autograd
     keeps no graph (``torch.no_grad()``), nothing can be known.
     """
