@@ -81,8 +81,22 @@ def _has_two_spellings(value: Any) -> bool:
 def remembered(make: Callable[..., R], maxsize: int = 4096) -> Callable[..., R]:
     """A function of parameters that remembers what it made, and joins no two calls that differ in a type or in a bit.
 
-    It runs in the environment of the stream. A call with a tuple, a negative zero or a number that is no plain one of
-    Python's is made anew. Raises TypeError for arguments that cannot be hashed, besides what `make` raises.
+    It runs in the environment of the stream. A call with a tuple, a negative zero or a number other than Python's
+    int and float is made anew. Raises TypeError for arguments that cannot be hashed, besides what `make` raises.
+
+    Parameters
+    ----------
+    make : callable
+        The function; its results are shared, so they must not change.
+    maxsize : int
+        How many results are kept, the latest used.
+
+    Examples
+    --------
+    >>> from fastinit.extending import remembered
+    >>> kind = remembered(lambda value: (type(value), value))
+    >>> kind(1) is kind(1), kind(1), kind(True)
+    (True, (<class 'int'>, 1), (<class 'bool'>, True))
     """
     make = in_stream_environment(make)
     recall = functools.lru_cache(maxsize=maxsize, typed=True)(make)

@@ -10,6 +10,7 @@ shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of t
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who writes them
 exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`: what a caller may give
+warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`, `gates_of`: what layers of every framework have in common
 models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
@@ -45,6 +46,7 @@ from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.rules import GATES, gates_of
+from fastinit.notices import Notices
 from fastinit.sampling import KINDS
 from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiles
 from fastinit.threads import for_each
@@ -62,6 +64,7 @@ __all__ = [
     "DType",
     "Held",
     "Measured",
+    "Notices",
     "Ranges",
     "Shard",
     "UnitVariance",

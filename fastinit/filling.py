@@ -125,7 +125,7 @@ def fill(
     num_threads: int | None = None,
     target: str | None = None,
 ) -> Out:
-    """Fills `out` with an initializer's values: element i of the global tensor gets ``sample(key, i)``, whoever asks.
+    """Fills `out` with an initializer's values: element i of the global tensor gets ``sample(key, i)``.
 
     Parameters
     ----------

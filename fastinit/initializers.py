@@ -344,7 +344,7 @@ class Constant(ElementwiseInitializer):
     Raises
     ------
     TypeError
-        If value is no number.
+        If value is not a number.
     ValueError
         When filling, if the dtype has no such value: a finite one that overflows, or an infinity in float8_e4m3fn.
 

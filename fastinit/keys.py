@@ -119,7 +119,7 @@ class Key:
         Raises
         ------
         TypeError, ValueError
-            If a word is no integer, or not in [0, 2**32).
+            If a word is not an integer, or not in [0, 2**32).
         """
         words = []
         for name, value in (("k0", k0), ("k1", k1), ("c2", c2), ("c3", c3)):
@@ -166,7 +166,7 @@ class Key:
         Raises
         ------
         TypeError, ValueError
-            If `n` is no integer, or not in [0, 2**63).
+            If `n` is not an integer, or not in [0, 2**63).
 
         >>> first, second = Key(0).split()
         >>> Key(0).split(10**9)[1] == second

@@ -145,7 +145,7 @@ def fans(
     Raises
     ------
     TypeError
-        A size, axis, stride or count that is no integer (a bool is none), or a layout that is neither str nor Axes.
+        A size, axis, stride or count that is not an integer (a bool is not), or a layout that is neither str nor Axes.
     ValueError
         A negative size; fewer than two axes under a layout of letters; a layout that makes no sense, or does not fit
         the shape; groups or blocks that do not divide their axis; groups of a weight without input axis; a stride

@@ -78,7 +78,7 @@ class Work(Protocol):
         """Does some of it, in any thread; returns whether there may be more. Nothing but Ctrl-C ends it early."""
 
     def end(self) -> None:
-        """Lets nothing begin any more; when it returns, nobody is at work."""
+        """Lets nothing begin any more; when it returns, no thread is at work."""
 
 
 class _Tasks:
@@ -163,13 +163,13 @@ class _Helpers:
             work = self._next()
 
     def _next(self) -> Work | None:
-        """What this thread is to help with, or None after nobody has asked for a while."""
+        """What this thread is to help with, or None after a while without requests."""
         while True:
             try:
                 return self.works.get(timeout=self.PATIENCE)
             except queue.Empty:
                 with self.lock:
-                    if self.works.empty():  # else somebody counts on this thread, or on another
+                    if self.works.empty():  # else a caller counts on this thread, or on another
                         self.waiting -= 1
                         return None
 
@@ -182,7 +182,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def together(work: Work, num_threads: int) -> None:
-    """Does it on up to `num_threads` threads, of which the caller's is one; when this ends, nobody is at work."""
+    """Does it on up to `num_threads` threads, of which the caller's is one; when this ends, no thread is at work."""
     try:
         # in the end a new thread would never say that it has started, and an old one may have died with the lock
         if num_threads > 1 and not sys.is_finalizing():

@@ -11,7 +11,8 @@ A factory returns ``init(key, shape, dtype, out_sharding)``, which flax takes as
 
 key : jax.Array or Key
     One JAX key, typed (``jax.random.key``) or raw (``PRNGKey``), of any implementation, or a :class:`fastinit.Key`. Of
-    a JAX key the words are taken as they are: two as ``Key.from_words(k0, k1)``, four as ``(k0, k1, c2, c3)``.
+    a JAX key the words are taken as they are: two as ``Key.from_words(k0, k1)``, four as ``(k0, k1, c2, c3)``. None
+    will do for what draws nothing.
 shape : sequence of int
 dtype : dtype, optional
     Floating-point, by default the factory's, or else JAX's default. Narrow ones have all the values that they can.
@@ -19,12 +20,12 @@ dtype : dtype, optional
 out_sharding : NamedSharding or PartitionSpec, optional
     Each device fills its own piece, alone; together they are, to the byte, the array without a sharding.
 
-They raise TypeError for what is no key, ValueError for a batch of keys (use ``jax.vmap``) and for parameters out of
-range, and, already while tracing, what JAX raises for the rest, in its words. Eagerly, an array takes over the memory
-that was filled, and is where JAX's own would be. Under ``jit``, ``vmap``, ``eval_shape`` and ``shard_map`` the fill is
-a call on the host that the compiled function makes when it runs, on each device for its piece; the values are the same
-bytes. A scale that is traced multiplies a draw of scale 1, and has JAX's gradient. A function that is exported by
-``jax.export`` cannot call the host: it draws JAX's own numbers, with one warning.
+They raise TypeError for anything that is not a key, ValueError for a batch of keys (use ``jax.vmap``) and for
+parameters out of range, and, already while tracing, what JAX raises for the rest, in its words. Eagerly, an array takes
+over the memory that was filled, and is where JAX's own would be. Under ``jit``, ``vmap``, ``eval_shape`` and
+``shard_map`` the fill is a call on the host that the compiled function makes when it runs, on each device for its
+piece; the values are the same bytes. A scale that is traced multiplies a draw of scale 1, and has JAX's gradient. A
+function that is exported by ``jax.export`` cannot call the host: it draws JAX's own numbers, with one warning.
 
 Beyond JAX come `*_untruncated_normal` (JAX's ``*_normal`` presets are cut at two standard deviations, with the variance
 corrected), ``dirac``, ``icnr``, ``identity``, ``sparse`` and ``zero_init`` (also ``zero``), with the parameters of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,10 @@ from fastinit.adapters.jax.internals import is_traced
 from fastinit.adapters.jax.own import KIND_OF_KEYS, by_jax
 from fastinit.extending import DTYPES
 
-__all__ = ["filled", "scaled", "shape_of"]
+__all__ = ["filled", "is_symbolic", "scaled", "shape_of"]
+
+ANY_KEY = Key(0)
+KEYLESS = (fastinit.Constant, fastinit.Dirac, fastinit.Identity, fastinit.ZerO)
 
 
 def filled(
@@ -31,18 +34,18 @@ def filled(
     out_sharding: Any = None,
     own: Callable[..., Any] | None = None,
 ) -> jax.Array:
-    """A new array with the values of an initializer of fastinit; what the factories of this package return calls it.
+    """A new array with an initializer's values; the functions that the factories return call it.
 
     `key` may also be the words of a key, two or four as uint32. `own` is JAX's own initializer, for dtypes that
-    fastinit does not fill and for functions that are exported; without it they are refused. The rest is as the package
-    says.
+    fastinit does not fill and for functions that are exported; without it they are refused. See the package for the
+    rest.
 
     Parameters
     ----------
     initializer : fastinit.Initializer
         What to draw.
     key : JAX key, fastinit.Key or array of uint32
-        The stream.
+        The stream. May be None for an initializer that draws nothing (``fastinit.Identity()``).
     shape : tuple of int
         The array's shape.
     dtype : dtype, optional
@@ -60,7 +63,7 @@ def filled(
     >>> initializers.filled(fastinit.Identity(), jax.random.key(0), (2, 2)).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    words = words_of(key)
+    words = words_of(ANY_KEY if key is None and own is None and isinstance(initializer, KEYLESS) else key)
     shape = shape_of(shape)
     probe = jnp.zeros((), dtype)  # in JAX's reading of the dtype; and traced, if everything is
     name = probe.dtype.name
@@ -148,7 +151,7 @@ def words_of(key: Any) -> Any:
 
 
 def shape_of(shape: Any) -> tuple[int, ...]:
-    """A shape of integers, as JAX has it: one number stands for one axis, and what is traced is no integer."""
+    """A shape of integers, as JAX reads it: one number stands for one axis; traced sizes are refused."""
     try:
         sizes = tuple(operator.index(size) for size in ((shape,) if np.ndim(shape) == 0 else shape))
     except TypeError as problem:
@@ -156,6 +159,11 @@ def shape_of(shape: Any) -> tuple[int, ...]:
     if any(size < 0 for size in sizes):
         raise TypeError(f"shape must not be negative, got {sizes}")
     return sizes
+
+
+def is_symbolic(shape: Any) -> bool:
+    """Whether a size of a shape is an unknown of a function that is exported."""
+    return isinstance(shape, Sequence) and any(map(jax.export.is_symbolic_dim, shape))
 
 
 def _sharding(given: Any, traced: bool) -> NamedSharding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import fastinit
 from fastinit import Key
 from fastinit.adapters.jax.internals import primitive
-from fastinit.adapters.jax.own import say_once
+from fastinit.adapters.jax.own import EXPORTED, say_once
 from fastinit.extending import DTYPES, new_memory
 
 __all__ = ["EVERYWHERE", "Fill", "fill", "mesh_size", "place_of_device"]
@@ -42,7 +42,12 @@ class Fill:
     own: Callable[[Any], jax.Array] | None = None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fill) and self.kind == other.kind and self.initializer == other.initializer
+        return (
+            isinstance(other, Fill)
+            and self.kind == other.kind
+            and self.initializer == other.initializer
+            and self.own == other.own  # the same one: equal draws of fastinit may be different ones of JAX
+        )
 
     def __hash__(self) -> int:  # JAX compiles equal ones once
         return hash(self.kind)
@@ -88,7 +93,9 @@ def _shape(words: tuple[int, ...], *_: Any, work: Fill) -> tuple[int, ...]:
 
 
 def _eager(words: Any, *place: Any, work: Fill) -> Any:
-    return _compiled(words, *place, work=work)
+    # compiled even where jax.disable_jit holds, or this would be called again; and once for all equal draws
+    with jax.disable_jit(False):
+        return _compiled(words, *place, work=replace(work, own=None))
 
 
 @functools.partial(jax.jit, static_argnames="work")
@@ -124,7 +131,7 @@ def _exported(work: Fill) -> Callable[..., Any]:
             f"{work.initializer!r} cannot be exported: this process makes its values when the function runs. Pass the"
             " initialized array to the function, or use an initializer of jax.nn.initializers"
         )
-    say_once("export", "an exported function cannot call fastinit")
+    say_once(*EXPORTED)
 
     def own(words: Any, *place: Any) -> Any:
         assert work.own is not None

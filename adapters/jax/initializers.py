@@ -21,9 +21,9 @@ from jax.nn.initializers import variance_scaling as jax_variance_scaling
 
 import fastinit
 from fastinit import Axes
-from fastinit.adapters.jax.arrays import filled, scaled, shape_of
+from fastinit.adapters.jax.arrays import filled, is_symbolic, scaled, shape_of
 from fastinit.adapters.jax.internals import is_traced
-from fastinit.adapters.jax.own import by_jax, refusal_of_jax
+from fastinit.adapters.jax.own import EXPORTED, by_jax, refusal_of_jax
 from fastinit.extending import checked_initializer
 
 __all__ = [
@@ -73,6 +73,8 @@ def _init(
     """
 
     def init(key: Any, shape: Any, dtype: Any = default, out_sharding: Any = None) -> jax.Array:
+        if own and is_symbolic(shape):
+            return by_jax(own(scale), *EXPORTED, key, shape, dtype, out_sharding)
         sizes = shape_of(shape)
         traced = is_traced(scale) or np.ndim(scale) > 0
         number = 1.0 if traced else scale
@@ -227,7 +229,7 @@ def variance_scaling(
     distribution : {"truncated_normal", "normal", "uniform"}
         The truncated one is cut at 2 standard deviations, with the variance corrected.
     in_axis, out_axis, batch_axis : int or sequence of int
-        What is no axis of these is spatial.
+        All other axes are spatial.
     groups, transposed, stride, blocks
         Of the layer that the kernel belongs to; see :func:`fastinit.fans`.
     dtype : dtype

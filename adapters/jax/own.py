@@ -1,22 +1,23 @@
-"""JAX's own numbers, where fastinit has none: said once."""
+"""Falls back to JAX's own initializers, with one warning for each reason."""
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, Final
 
 import jax
 
 from fastinit import Key
+from fastinit.extending import Notices
 
-__all__ = ["KIND_OF_KEYS", "by_jax", "refusal_of_jax", "say_once"]
+__all__ = ["EXPORTED", "KIND_OF_KEYS", "by_jax", "notices", "refusal_of_jax", "say_once"]
 
-KIND_OF_KEYS = "rbg"  # the implementation of JAX whose keys have four words, as a fastinit.Key has
+KIND_OF_KEYS: Final = "rbg"  # the implementation of JAX whose keys have four words, as a fastinit.Key has
 
-_said: Final[set[object]] = set()
+EXPORTED: Final = ("export", "an exported function cannot call fastinit")
+
+notices: Final = Notices("jax.", "flax.", "contextlib", "functools")
 
 
 def by_jax(
@@ -28,7 +29,7 @@ def by_jax(
     dtype: Any,
     out_sharding: Any = None,
 ) -> jax.Array:
-    """The array that an initializer of JAX's own makes: said once for each kind."""
+    """The array that JAX's own initializer makes, with one warning for each kind."""
     if isinstance(key, Key):
         key = jax.random.wrap_key_data(jax.numpy.array(key.words, "uint32"), impl=KIND_OF_KEYS)
     sharding = {} if out_sharding is None else {"out_sharding": out_sharding}
@@ -48,21 +49,5 @@ def refusal_of_jax(own: Callable[..., jax.Array], shape: tuple[int, ...], dtype:
 
 
 def say_once(kind: object, why: str) -> None:
-    """Warns, in the caller's line, that the numbers are JAX's own, unless it has been said of this kind."""
-    if kind not in _said:
-        _said.add(kind)
-        warnings.warn(f"fastinit: these are JAX's own numbers, since {why} (said once)", stacklevel=_caller())
-
-
-def _caller() -> int:
-    """The stacklevel, for the function that asks, of the first frame outside this adapter and the frameworks."""
-    level, frame = 1, inspect.currentframe()
-    frame = frame and frame.f_back
-    while frame is not None and frame.f_back is not None and _is_inside(frame):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-def _is_inside(frame: FrameType) -> bool:
-    name = str(frame.f_globals.get("__name__"))
-    return name.startswith(("jax.", "flax.", "fastinit.adapters.jax")) or name in ("contextlib", "functools")
+    """Warns, in the caller's line, that the numbers are JAX's own, once for each kind."""
+    notices.say_once(kind, f"these are JAX's own numbers, since {why}")

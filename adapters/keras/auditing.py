@@ -55,7 +55,7 @@ SCALED: Final = {"Dense", "EinsumDense", CONVOLUTION, DEPTHWISE, SEPARABLE, TRAN
 def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[str] | None = None) -> Audit:
     """Looks for what is wrong with a model's initialization.
 
-    Of the variables: NaN, values that nobody wrote, constant or identical units, copies, and scales that no scheme
+    Of the variables: NaN, values never written, constant or identical units, copies, and scales that no scheme
     gives, or one with wrong fans; see :mod:`fastinit.audits`. With a batch the model runs once, as it does in training,
     so that its norms use the batch; every layer is measured forward and backward, on every backend, and the verdict
     comes with the layer that breaks the chain and the rule that would mend it. Nothing of the model changes.
@@ -76,7 +76,7 @@ def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[s
     Raises
     ------
     TypeError, ValueError
-        A model that is none, or has no variables; a batch with which it cannot be called, or that is not finite; a
+        Not a model, or one without variables; a batch with which it cannot be called, or that is not finite; a
         record that lacks a variable.
 
     Notes

@@ -7,9 +7,7 @@ so arguments, attributes and configurations are Keras's.
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,28 +17,13 @@ import keras
 import fastinit
 from fastinit import STREAM_VERSION, Key, Sampling
 from fastinit.adapters.keras.tensors import distributed, drawn
-from fastinit.extending import DTYPES, checked_shape
+from fastinit.extending import DTYPES, Notices, checked_shape
 
-__all__ = ["NEEDS", "Filling", "Fixed", "Random", "Scaled", "say_once"]
+__all__ = ["NEEDS", "Filling", "Fixed", "Random", "Scaled", "notices"]
 
 REFUSALS: Final = (TypeError, ValueError, ArithmeticError)
 
-_said: Final[set[object]] = set()
-
-
-def say_once(kind: object, message: str) -> None:
-    """Warns, in the line outside this adapter and Keras that the call came from, unless it has been said."""
-    if kind in _said:
-        return
-    _said.add(kind)
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_back is not None and _is_inside(str(frame.f_globals.get("__name__"))):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"fastinit: {message} (said once)", stacklevel=level)
-
-
-def _is_inside(module: str) -> bool:
-    return module.startswith(("fastinit.adapters.keras.", "keras."))
+notices: Final = Notices("keras.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +38,9 @@ class AsOfShape(fastinit.ElementwiseInitializer):
 
 
 NEEDS: Final = {"needs": "import fastinit.adapters.keras", "stream_version": STREAM_VERSION}
-"""What a configuration says beyond Keras's own. Keras loads a class by its bare name where nobody has registered it,
-and would load its own class in silence: other numbers. So this stands in the seed, which Keras's class takes and, when
-it is called, refuses in one line that shows it."""
+"""What a configuration says beyond Keras's own. Keras looks an unregistered class up by its bare name,
+and would silently load its own class, which draws other numbers. So this stands in the seed: Keras's class accepts it,
+and refuses it when called, in one line that shows it."""
 
 
 class Filling:
@@ -70,7 +53,7 @@ class Filling:
         raise NotImplementedError
 
     def keras_call(self) -> Callable[..., Any] | None:
-        """The call of Keras's own class of this name, for what fastinit does not fill; None where Keras has none."""
+        """The call of Keras's own class of this name, for what fastinit does not fill; None if there is none."""
         return None
 
     def __call__(self, shape: Any, dtype: Any = None, layout: Any = None) -> Any:
@@ -87,7 +70,7 @@ class Filling:
         Raises
         ------
         TypeError, ValueError
-            A shape that is none, or that the initializer cannot take: also while a function is traced.
+            An invalid shape, or one that the initializer cannot take; also while a function is traced.
 
         Warns
         -----
@@ -107,7 +90,7 @@ class Filling:
         return drawn(initializer, shape, name, self.seed, layout)
 
     def _by_keras(self, shape: tuple[int, ...], dtype: str, layout: Any, problem: Exception) -> Any:
-        """What Keras's own class makes of it; what that raises, in its own words, or else why fastinit has none."""
+        """The tensor that Keras's own class makes, or its error; without such a class, fastinit's reason."""
         call = self.keras_call()
         if call is None:
             raise ValueError(str(problem)) from None
@@ -122,9 +105,9 @@ class Filling:
 
     def _say_keras_own(self, dtype: str, problem: Exception) -> None:
         if dtype in DTYPES:
-            say_once(type(self), f"these are Keras's own numbers, since fastinit has none: {problem}")
+            notices.say_once(type(self), f"these are Keras's own numbers, since fastinit has none: {problem}")
         else:
-            say_once(dtype, f"Keras's own numbers fill tensors of {dtype}")
+            notices.say_once(dtype, f"Keras's own numbers fill tensors of {dtype}")
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:

@@ -69,7 +69,7 @@ def automatic_name(cls: type) -> str:
     """The name that Keras gives to the first instance of a class, made without one; later ones get ``_1``, ``_2``.
 
     ``keras.src.utils.naming.to_snake_case``. Without it names that count through the process could not be told from
-    those that somebody gave.
+    those that a user gave.
     """
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", cls.__name__))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -122,7 +122,7 @@ def consumers(operation: Any) -> list[Any]:
 def is_neural_operation(operation: Any) -> bool:
     """Whether it is an operation of ``keras.ops.nn``, whose classes are not exported.
 
-    Known by the module of its class. Without it ``keras.ops.relu(x)`` in a functional model is no activation.
+    Known by the module of its class. Without it ``keras.ops.relu(x)`` in a functional model would not be an activation.
     """
     return type(operation).__module__.endswith("ops.nn")
 

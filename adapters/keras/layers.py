@@ -21,6 +21,7 @@ from fastinit.adapters.keras.internals import (
     SEPARABLE,
     TRANSPOSED,
     consumers,
+    inner_layers,
     is_neural_operation,
     layers_of,
     own_variables,
@@ -202,7 +203,7 @@ _ROLES: Final = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_ke
 
 
 def _geometry(layer: Any, role: str) -> dict[str, Any]:
-    """What the axes of a variable are; layout None of one that is no linear map."""
+    """What the axes of a variable are; layout None for one that is not a linear map."""
     names = {cls.__name__ for cls in type(layer).__mro__}
     if isinstance(layer, layers.Embedding):
         return {"layout": "VD" if role == "embeddings" else None}
@@ -234,23 +235,28 @@ _GEOMETRY: Final[dict[str, Callable[[Any, str], dict[str, Any]]]] = {
 def parameters(model: Any) -> list[Place]:
     """Every variable of a model that its layers made to be trained, once, in the model's order; frozen ones too.
 
+    A variable that a layer shares with one within it, as SpectralNormalization does, is described as the inner one's.
+
     The name is that of :func:`fastinit.adapters.keras.names.canonical_names`.
 
     Raises
     ------
     TypeError
-        If it is no Keras model or layer.
+        If it is not a Keras model or layer.
     ValueError
         If it has no variables yet, or two of them have the same name.
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a keras.Model or a layer, not {type(model).__name__}")
     found: dict[int, tuple[Any, dict[str, Any]]] = {}
+    holders: dict[int, Any] = {}
     for layer in layers_of(model):
         following = None
         for number, variable in enumerate(own_variables(layer)):
-            if id(variable) in found:
+            holder = holders.get(id(variable))
+            if holder is not None and not any(layer is inner for inner in inner_layers(holder)):
                 continue
+            holders[id(variable)] = layer
             following = activation_after(layer) if number == 0 else following
             types = tuple(cls.__name__ for cls in type(layer).__mro__[:-1])
             facts: dict[str, Any] = {"types": types, "role": role_of(variable)}

@@ -48,7 +48,7 @@ def drawn(initializer: Initializer, shape: tuple[int, ...], dtype: str, seed: An
     Raises
     ------
     ValueError
-        What :func:`fastinit.fill` raises, before anything is written; a backend that is none of TensorFlow, JAX and
+        What :func:`fastinit.fill` raises, before anything is written; a backend other than TensorFlow, JAX and
         torch.
     """
     make = _MAKERS.get(keras.config.backend())

@@ -214,7 +214,7 @@ def normal(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> Any:
 
     Notes
     -----
-    Two neighbours, elements 2j and 2j + 1, come from the same two words, so each call draws one value in vain:
+    Two neighbours, elements 2j and 2j + 1, come from the same two words, so each call draws one value too many:
     :func:`fastinit.adapters.numba.fill` takes half the time per element.
 
     G. E. P. Box and M. E. Muller, "A note on the generation of random normal deviates", 1958.

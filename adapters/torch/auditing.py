@@ -46,7 +46,7 @@ def audit(
 ) -> Audit:
     """Looks for what is wrong with a model's initialization.
 
-    Of the parameters: NaN, values that nobody wrote, constant or identical units, tensors that are copies or tied by
+    Of the parameters: NaN, values never written, constant or identical units, tensors that are copies or tied by
     mistake, and scales that no scheme gives, or one with wrong fans; see :mod:`fastinit.audits`. With a batch the model
     runs once, forward and backward, in the mode it is in (a new one trains, so that its norms use the batch), and every
     layer is measured; the verdict comes with the layer that breaks the chain and the rule that would mend it.

@@ -5,10 +5,8 @@ And what both share: initializers of torch's parameters, keys that are given.
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Callable
-from types import FrameType, NoneType
+from types import NoneType
 from typing import Any, Final
 
 import numpy as np
@@ -18,9 +16,9 @@ from torch import Tensor
 from fastinit import Initializer, Key
 from fastinit.adapters.torch.internals import is_fake
 from fastinit.adapters.torch.recording import is_recorded
-from fastinit.extending import DTYPES, in_stream_environment, remembered
+from fastinit.extending import DTYPES, Notices, in_stream_environment, remembered
 
-__all__ = ["REFUSALS", "Made", "by_torch", "caller", "factory", "given_key", "plain_number", "say_once"]
+__all__ = ["REFUSALS", "Made", "by_torch", "factory", "given_key", "notices", "plain_number"]
 
 Made = Initializer | str
 """An initializer, or why fastinit has none for the parameters; "" where there is no need to say so."""
@@ -106,13 +104,13 @@ def _seeded(key: Key, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(low | high << 32)
 
 
-_said: Final[set[object]] = set()
+notices: Final = Notices("torch.nn.init")
 
 
 def _say_torchs(tensor: Tensor, original: Callable[..., Tensor], why: str | None) -> None:
     """Warns that the numbers are torch's own: of parameters once per function, of tensors once per kind."""
     if why is not None:
-        say_once(original, f"these are torch's own numbers, since fastinit has none: {why}")
+        notices.say_once(original, f"these are torch's own numbers, since fastinit has none: {why}")
         return
     if str(tensor.dtype).removeprefix("torch.") not in DTYPES:
         kind = f"tensors of {tensor.dtype}"
@@ -122,25 +120,4 @@ def _say_torchs(tensor: Tensor, original: Callable[..., Tensor], why: str | None
         kind = f"tensors of layout {tensor.layout}"
     else:
         kind = "tensors under a mode or a function transform, or with a negative bit"
-    say_once(kind, f"torch's own numbers fill {kind}")
-
-
-def say_once(reason: object, message: str) -> None:
-    """Warns, in the caller's line, unless it has been said."""
-    if reason not in _said:
-        _said.add(reason)
-        warnings.warn(f"fastinit: {message} (said once)", stacklevel=caller())
-
-
-def caller() -> int:
-    """The stacklevel, for the function that asks, of the first frame outside this adapter and torch.nn.init."""
-    level, frame = 1, inspect.currentframe()
-    frame = frame and frame.f_back
-    while frame is not None and frame.f_back is not None and _is_inside(frame):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-def _is_inside(frame: FrameType) -> bool:
-    name = str(frame.f_globals.get("__name__"))
-    return name == "torch.nn.init" or name.startswith("fastinit.adapters.torch.")
+    notices.say_once(kind, f"torch's own numbers fill {kind}")

@@ -31,7 +31,7 @@ from torch.nn.init import calculate_gain, constant_, ones_, zeros_
 
 from fastinit import Dirac, Identity, Key, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from fastinit.adapters.torch import internals
-from fastinit.adapters.torch.drawing import Made, caller, factory
+from fastinit.adapters.torch.drawing import Made, factory, notices
 from fastinit.adapters.torch.internals import is_fake, shape_of, torch_init
 from fastinit.adapters.torch.recording import is_recorded, traceable
 from fastinit.adapters.torch.schemes import (
@@ -243,7 +243,7 @@ def trunc_normal_(
         warnings.warn(
             "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
             "The distribution of values may be incorrect.",
-            stacklevel=caller(),
+            stacklevel=notices.caller(),
         )
     return draw(tensor, key, generator, _truncated_normal(mean, std, a, b), _truncated_by_torch, mean, std, a, b)
 

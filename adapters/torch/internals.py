@@ -140,7 +140,7 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
 
 
 def base_of(tensor: Tensor) -> Tensor:
-    """The tensor that another is a view of; itself of one that is none."""
+    """The tensor that another is a view of; the tensor itself if it is not a view."""
     base: Tensor | None = tensor._base
     return tensor if base is None else base
 

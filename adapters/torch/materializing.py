@@ -130,7 +130,7 @@ def materialize(
     Raises
     ------
     ValueError
-        Where nothing is on the meta device; for buffers on it that nobody knows the values of, by name; and as
+        Where nothing is on the meta device; for buffers on it whose values are unknown, by name; and as
         :func:`~fastinit.adapters.torch.initialize_`. Nothing has been allocated.
     TypeError
         If dtype is none that fastinit fills, and as :func:`~fastinit.adapters.torch.initialize_`.
@@ -265,7 +265,7 @@ def restore_buffers(model: nn.Module, device: torch.device, key: Key) -> None:
     Raises
     ------
     ValueError
-        Naming all those whose values nobody knows; everything is then as it was.
+        Names all those whose values are unknown; everything is then as it was.
     """
     lost: list[str] = []
     before: list[tuple[nn.Module, dict[str, torch.Tensor]]] = []
@@ -334,7 +334,7 @@ def _unset(buffer: torch.Tensor) -> float | int:
 
 
 def _is_unset(buffer: torch.Tensor | None) -> bool:
-    """Whether an element still has that value. Of booleans nobody can tell."""
+    """Whether an element still has that value, or might: a boolean may always."""
     assert buffer is not None
     unset = _unset(buffer)
     return buffer.dtype == torch.bool or bool((buffer.isnan() if math.isnan(unset) else buffer == unset).any())

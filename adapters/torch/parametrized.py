@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from fastinit.adapters.torch.drawing import say_once
+from fastinit.adapters.torch.drawing import notices
 from fastinit.adapters.torch.internals import base_of
 
 __all__ = ["tell_if_lost"]
@@ -27,7 +27,7 @@ _searched: Final = count()
 def tell_if_lost(tensor: Tensor) -> None:
     """Warns, once, if a tensor that requires a gradient is a parametrization's output.
 
-    Views of parameters are written through. Other computed tensors are nobody's parameter, and are left in peace: it is
+    Views of parameters are written through. Other computed tensors belong to no parameter, and are left alone: it is
     told only where the graph leads to the original parameters of a parametrization, and to nothing else. Where autograd
     keeps no graph (``torch.no_grad()``), nothing can be known.
     """
@@ -38,7 +38,7 @@ def tell_if_lost(tensor: Tensor) -> None:
     if not any(leaf.shape == base.shape for leaf in leaves) or next(_searched) >= _SEARCHES:
         return
     if all(map(_is_original, leaves)):
-        say_once(
+        notices.say_once(
             "parametrized",
             "the tensor is the output of a parametrization, which is computed anew from other parameters, so what is "
             "filled into it is lost: assign the values (layer.weight = values), fill the original parameter, or fill "

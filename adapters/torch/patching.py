@@ -93,7 +93,7 @@ def _own_code(function: FunctionType) -> CodeType:
 
 
 def _is_torchs(function: Any, name: str) -> TypeGuard[FunctionType]:
-    """Whether torch defined it under this name; what somebody else put there is not torch's, and stays what it is."""
+    """Whether torch defined it under this name; what other code put there stays."""
     if not isinstance(function, FunctionType) or function.__globals__ is not vars(torch.nn.init):
         return False
     return function.__name__ == name

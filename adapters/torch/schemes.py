@@ -21,7 +21,7 @@ from torch import Tensor
 
 import fastinit
 from fastinit import Initializer, Key, StructuredInitializer, VarianceScaling
-from fastinit.adapters.torch.drawing import Made, caller, factory, given_key, plain_number
+from fastinit.adapters.torch.drawing import Made, factory, given_key, notices, plain_number
 from fastinit.adapters.torch.internals import is_fake, is_watched, shape_of, torch_init
 from fastinit.adapters.torch.parametrized import tell_if_lost
 from fastinit.adapters.torch.recording import is_recorded, record, traceable
@@ -142,7 +142,7 @@ def _said_of_no_elements(original: Callable[..., Tensor]) -> Callable[..., Tenso
 
     def by_torch(tensor: Tensor, *parameters: Any, generator: torch.Generator | None) -> Tensor:
         if kind_of(tensor) is Kind.PLAIN and not tensor.numel() and not is_watched():
-            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=caller())
+            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=notices.caller())
             return tensor
         return original(tensor, *parameters, generator=generator)
 

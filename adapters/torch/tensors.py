@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastinit import ElementwiseInitializer, Initializer, Key
 from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
-from fastinit.adapters.torch.drawing import REFUSALS, Made, by_torch, given_key, say_once
+from fastinit.adapters.torch.drawing import REFUSALS, Made, by_torch, given_key, notices
 from fastinit.adapters.torch.internals import increment_version, is_fake, is_transformed, is_watched, shape_of
 from fastinit.adapters.torch.parametrized import tell_if_lost
 from fastinit.adapters.torch.recording import implement, is_recorded, record
@@ -243,7 +243,7 @@ def _is_ours(kind: Kind, tensor: Tensor) -> bool:
         return tensor.numel() > 0 and not is_watched()
     if kind is DEVICE and not is_watched():
         if not fills_on_device(tensor):
-            say_once(tensor.device.type, f"tensors on {tensor.device.type} are filled on the host and copied")
+            notices.say_once(tensor.device.type, f"tensors on {tensor.device.type} are filled on the host and copied")
         return True
     return kind is DISTRIBUTED
 

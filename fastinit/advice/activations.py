@@ -236,7 +236,7 @@ def checked_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, fl
     Raises
     ------
     TypeError
-        If it has no such parameter, or one is no number.
+        If it has no such parameter, or one is not a number.
     ValueError
         If one is not finite.
     """

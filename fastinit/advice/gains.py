@@ -194,7 +194,7 @@ def _gain(function: Callable[[Array], Array], what: str) -> float:
 
 
 def _check_function(function: Callable[[Array], Array], what: str) -> None:
-    """Raises ValueError for what is no function of one number: with noise in it, or of all numbers of an array."""
+    """Raises ValueError for anything but a function of one number: with noise in it, or of all numbers of an array."""
     z = np.linspace(-3.1, 3.3, 4 * NODES).reshape(4, NODES)
     whole, part = function(z), function(z[:2, : NODES // 2])
     apart = np.abs(whole[:2, : NODES // 2] - part) > 1e-3 * np.abs(whole).max()

@@ -1,4 +1,4 @@
-"""The scale of a weight that somebody drew: is it one that a scheme gives, from the true fans or from wrong ones?
+"""The scale of a drawn weight: is it one that a scheme gives, from the true fans or from wrong ones?
 
 A standard deviation alone does not say where it comes from. :func:`wrong_scales` therefore compares each weight with
 the schemes in use, with what frameworks do by default, and with the other weights of the model.

@@ -162,7 +162,7 @@ def seen(held: Held, entry: Entry | None = None) -> Seen:
 
 
 def _strange(values: Array) -> tuple[str, str]:
-    """Whether values look like memory that nobody wrote."""
+    """Whether values look like memory that was never written."""
     size = np.abs(values)
     tiny = int(((size > 0) & (size < TINY)).sum())
     if size.max() > HUGE:
@@ -185,5 +185,5 @@ def _wrong_values(held: Held, entry: Entry | None, mean: float, rms: float) -> t
     if values.size > 1 and (values == values.reshape(-1)[0]).all():
         return "constant", f"all its elements are {mean:.4g}"
     random = isinstance(initializer, (ElementwiseInitializer, Orthogonal, Blocks, ZeroRow, NONE))
-    whole = values.shape == parameter.shape  # of a shard nobody knows which units it holds
+    whole = values.shape == parameter.shape  # which units a shard holds is unknown
     return (_rows(parameter, values, _bits_of(held)) if random and whole else None) or ("", "")

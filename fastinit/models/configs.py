@@ -84,7 +84,7 @@ def decoded(value: Any, depth: int = 0) -> Any:
             if unknown:
                 raise ValueError(f"{name} has no field {', '.join(unknown)}")
             made = kind(**{field: decoded(one, depth + 1) for field, one in own.items()})
-            for field, one in own.items():  # a number may be an int or a float, but a truth value is no number
+            for field, one in own.items():  # a number may be an int or a float, but a bool is neither
                 if isinstance(one, bool) != isinstance(getattr(made, field), bool):
                     raise ValueError(f"{field} of {name} has the wrong type: {shown(one)}")
             return made

@@ -78,12 +78,12 @@ class Parameter:
     role : str
         Its name within the layer, ``"weight"`` or ``"weight_hh_l0"``; by default the last component of `name`.
     layout, groups, transposed, stride, blocks
-        What its axes are, see :func:`fastinit.fans`; layout None for a tensor that is no linear map. `blocks`
+        What its axes are, see :func:`fastinit.fans`; layout None for a tensor that is not a linear map. `blocks`
         also counts the equal blocks of a packed bias.
     weight_shape : tuple of int, optional
         The shape of the layer's main weight: what a bias is scaled by in torch.
     activation : str, optional
-        What follows the layer, by a name of :mod:`fastinit.advice.activations`; None if nothing does or nobody knows.
+        What follows the layer, by a name of :mod:`fastinit.advice.activations`; None if nothing does, or if unknown.
     negative_slope : float
         Of that activation, if it is a leaky rectifier.
     zero_row : int, optional

@@ -23,7 +23,7 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "numba", "scipy", "ml_dtype
 # Each floor imports from floors below it only; what stands side by side does not see each other.
 HEART = [
     {"_core"},
-    {"checks", "coefficients", "exact", "threads", "files", "installation"},
+    {"checks", "coefficients", "exact", "threads", "files", "installation", "notices"},
     {"truncation"},
     {"dtypes", "layouts", "keys"},
     {"buffers", "sampling"},

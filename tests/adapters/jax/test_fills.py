@@ -47,7 +47,7 @@ def sizes(monkeypatch):
 @pytest.fixture
 def unsaid(monkeypatch):
     """Nothing has been said yet."""
-    monkeypatch.setattr(own, "_said", set())
+    monkeypatch.setattr(own.notices, "said", set())
 
 
 def test_each_device_fills_what_out_shardings_give_it(sizes):
@@ -261,3 +261,37 @@ def test_a_key_of_fastinit_is_exported_as_one_of_jax():
     made = export.export(jax.jit(lambda: init(Key(3))))()
     words = jax.random.wrap_key_data(jnp.array(Key(3).words, jnp.uint32), impl="rbg")
     assert np.array_equal(made.call(), jax.jit(lambda: theirs.he_normal()(words, SHAPE, jnp.float32))())
+
+
+@pytest.mark.filterwarnings("ignore:fastinit")
+def test_equal_draws_that_are_other_ones_of_jax_are_exported_as_these():
+    """Ours are equal: a standard deviation has no sign, and the kinds of keys have the same words."""
+    rbg = jax.random.key(1, impl="rbg")
+    other = jax.random.wrap_key_data(jax.random.key_data(rbg), impl="unsafe_rbg")
+
+    def draws(place, first, second):
+        keys = [jax.random.fold_in(key, 3) for key in (first, second)]
+        return [place.normal(std)(key, SHAPE) for key in (first, second, *keys) for std in (0.5, -0.5)]
+
+    found = export.export(jax.jit(lambda *keys: draws(ours, *keys)))(rbg, other).call(rbg, other)
+    wanted = jax.jit(lambda *keys: draws(theirs, *keys))(rbg, other)
+    assert all(np.array_equal(*pair) for pair in zip(found, wanted, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:fastinit")
+def test_exported_functions_of_shapes_with_unknown_sizes():
+    unknown = jax.ShapeDtypeStruct(export.symbolic_shape("b, 6"), np.float32)
+    for name, shape in [("normal", (4, 6)), ("he_normal", (4, 6)), ("uniform", (4, 6))]:
+        made = export.export(jax.jit(lambda x, n=name: getattr(ours, n)()(KEY, x.shape) + x))(unknown)
+        found = made.call(np.zeros(shape, np.float32))
+        assert np.allclose(found, getattr(theirs, name)()(KEY, shape)), name
+    with pytest.raises(TypeError, match="shape must be a sequence of integers"):
+        export.export(jax.jit(lambda x: ours.sparse(0.5)(KEY, x.shape) + x))(unknown)
+
+
+def test_with_jit_disabled():
+    batch = np.stack([np.asarray(init(key)) for key in KEYS])
+    with jax.disable_jit():
+        assert np.array_equal(jax.jit(init)(KEY), init(KEY))
+        assert np.array_equal(jax.vmap(init)(KEYS), batch)
+        assert np.array_equal(jax.lax.scan(lambda carry, key: (carry, init(key)), 0, KEYS)[1], batch)

@@ -197,6 +197,20 @@ def test_keys():
         assert type(refusal(theirs.normal(), wrong, shape)) is kind or isinstance(wrong, (str, jax.Array)), wrong
 
 
+def test_what_draws_nothing_needs_no_key():
+    for made, shape in [
+        (ours.identity(), (3, 4)),
+        (ours.dirac(), (3, 4, 4)),
+        (ours.zero_init(), (3, 4)),
+        (ours.initializer(fastinit.Ones()), (3,)),
+        (ours.initializer(fastinit.Constant(0.5)), ()),
+    ]:
+        assert np.array_equal(made(None, shape), made(KEY, shape))
+        assert np.array_equal(jax.jit(lambda m=made, s=shape: m(None, s))(), made(KEY, shape))
+    for made in (ours.sparse(0.5), ours.initializer(fastinit.Normal()), ours.uniform(0.0)):
+        assert type(refusal(made, None, (3, 4))) is TypeError
+
+
 def test_traced_functions_give_the_same_bytes():
     for name, (_, initializer, shape) in (FACTORIES | EXTRA).items():
         for dtype in ("float32", "bfloat16", "float64"):
@@ -408,7 +422,7 @@ def test_refused_while_tracing_in_jaxs_words():
 
 
 def test_dtypes_that_fastinit_does_not_fill_are_jaxs(monkeypatch):
-    monkeypatch.setattr(own, "_said", set())
+    monkeypatch.setattr(own.notices, "said", set())
     for dtype in ("complex64", "float8_e3m4"):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -466,7 +480,7 @@ def test_scales_that_are_traced():
 
 
 def test_bounds_that_are_traced_are_jaxs(monkeypatch):
-    monkeypatch.setattr(own, "_said", set())
+    monkeypatch.setattr(own.notices, "said", set())
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found, wanted = (

@@ -326,7 +326,7 @@ def test_what_fastinit_has_no_numbers_for_is_kerass_and_said_once():
         return first, None, [one for one in caught if "fastinit" in str(one.message)]
 
     for name, (make, dtype) in OTHER.items():
-        bases._said.clear()
+        bases.notices.said.clear()
         wanted, problem, _ = outcome(make, theirs, dtype)
         found, error, said = outcome(make, ours, dtype)
         if wanted is None:  # Keras's own words, but for those of a backend's operations
@@ -339,7 +339,7 @@ def test_what_fastinit_has_no_numbers_for_is_kerass_and_said_once():
             assert [one.filename for one in said] == [__file__], (name, said)
             assert "Keras's own numbers" in str(said[0].message)
     for seed in (keras.random.SeedGenerator(3), fastinit.Key(3)):
-        bases._said.clear()
+        bases.notices.said.clear()
         values, error, said = outcome(lambda place, seed=seed: place.RandomNormal(math.nan, seed=5), ours, "float32")
         assert np.isnan(values).all() and error is None and len(said) == 1
 

@@ -140,7 +140,7 @@ def test_traced_functions_fall_back_to_keras():
     def call():
         return initializers.RandomUniform(1.0, -1.0, seed=3)((4, 4))
 
-    bases._said.clear()
+    bases.notices.said.clear()
     with pytest.warns(UserWarning, match="Keras's own numbers"):
         found = traced(call)()
     assert np.array_equal(array(found), array(keras.initializers.RandomUniform(1.0, -1.0, seed=3)((4, 4))))

@@ -147,6 +147,16 @@ def test_frozen_layers_and_shared_ones():
     assert [entry.name for entry in record] == ["shared/kernel", "shared/bias"]
 
 
+def test_a_kernel_that_a_wrapper_shares_is_the_inner_layers():
+    kernels = [layers.Dense(5, activation="relu"), layers.Conv1D(5, 3, activation="relu"), layers.Embedding(9, 4)]
+    for inner in kernels:
+        inside = keras.Input((8,)) if isinstance(inner, layers.Embedding) else keras.Input((8, 6))
+        own = keras.Sequential([inside, inner])
+        shared = keras.Sequential([inside, layers.SpectralNormalization(type(inner).from_config(inner.get_config()))])
+        plain, wrapped = ([entry.initializer for entry in initialize(each, "auto", seed=0)] for each in (own, shared))
+        assert plain == wrapped
+
+
 def test_subclassed_models():
     class Own(keras.Model):
         def __init__(self):

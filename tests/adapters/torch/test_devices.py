@@ -13,7 +13,7 @@ from fastinit.adapters.torch.devices import fills_on_device  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet():
-    drawing._said.clear()
+    drawing.notices.said.clear()
 
 
 def test_tensors_of_the_host_are_the_hosts():

@@ -19,7 +19,7 @@ NARROW = [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet():
-    drawing._said.clear()
+    drawing.notices.said.clear()
 
 
 # fastinit's numbers
@@ -291,7 +291,7 @@ def test_nothing_is_said_where_nothing_is_drawn():
         lambda t: init.zeros_(t.to(torch.complex64)),
     ):
         call(torch.zeros(4, 6))  # warnings are errors here
-    assert not drawing._said
+    assert not drawing.notices.said
 
 
 def test_parameters_may_be_tensors_and_are_not_remembered():

@@ -41,7 +41,7 @@ PRIVATE = [
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet():
-    drawing._said.clear()
+    drawing.notices.said.clear()
 
 
 # The door
@@ -314,7 +314,7 @@ def test_warnings_name_the_line_of_the_caller():
         lambda: init.normal_(torch.empty(3, dtype=torch.float16), std=1e5),
         lambda: init.lecun_normal_(torch.empty(3, 3, dtype=torch.complex64)),
     ):
-        drawing._said.clear()
+        drawing.notices.said.clear()
         with pytest.warns() as said:
             call()
         assert [warning.filename for warning in said] == [__file__], call

@@ -16,7 +16,7 @@ LOST = "the output of a parametrization.* what is filled into it is lost"
 
 @pytest.fixture(autouse=True)
 def nothing_said_or_searched_yet(monkeypatch):
-    drawing._said.clear()
+    drawing.notices.said.clear()
     monkeypatch.setattr(parametrized, "_searched", iter(range(10**6)))
 
 
@@ -59,7 +59,7 @@ def test_what_is_lost_is_said_once(make):
 def test_every_way_to_fill_says_it():
     layer = parametrizations.weight_norm(nn.Conv1d(4, 4, 3))
     for fill in (init.dirac_, init.delta_orthogonal_, init.normal_, lambda weight: init.icnr_(weight, key=1)):
-        drawing._said.clear()
+        drawing.notices.said.clear()
         with pytest.warns(UserWarning, match=LOST):
             fill(layer.weight)
 
@@ -86,7 +86,7 @@ def test_nothing_is_said_of_what_is_not_lost():
     ):
         init.normal_(tensor)
         init.kaiming_uniform_(tensor)
-    assert not drawing._said
+    assert not drawing.notices.said
     before = transposed.weight.clone()
     assert not torch.equal(init.normal_(transposed.weight), before) and torch.equal(
         transposed(torch.eye(4)), transposed(torch.eye(4))
@@ -102,4 +102,4 @@ def test_the_search_ends():
     layer = parametrizations.weight_norm(nn.Linear(4, 4))
     parametrized._searched = iter(range(10**6, 10**7))
     init.normal_(layer.weight)
-    assert not drawing._said
+    assert not drawing.notices.said

@@ -36,7 +36,7 @@ FILLS = {
 
 @pytest.fixture(autouse=True)
 def nothing_said_or_compiled_yet():
-    drawing._said.clear()
+    drawing.notices.said.clear()
     torch._dynamo.reset()
 
 
