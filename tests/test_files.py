@@ -12,8 +12,10 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -111,18 +113,23 @@ def test_a_new_file_has_the_mode_of_any_new_file(tmp_path, umask):
     assert mode(tmp_path / "out") == 0o666 & ~umask
 
 
+@pytest.fixture
+def open_folder():
+    """A folder that every user may reach and write to; pytest's own are closed."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+
+
 @pytest.mark.skipif(not ROOT, reason="only root gives files away")
-def test_the_owner_is_kept_and_of_others_files_no_rights_are_made_up(tmp_path, run_python):
-    path = tmp_path / "out"
+def test_the_owner_is_kept_and_of_others_files_no_rights_are_made_up(open_folder, run_python):
+    path = open_folder / "out"
     path.write_bytes(OLD)
     os.chown(path, 1234, 2345)
     path.chmod(0o4750)
     write_file(path, b"newest")
     assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (1234, 2345, 0o4750)
     # by a user who may write, and can keep neither owner nor group
-    tmp_path.chmod(0o777)
-    for folder in list(tmp_path.parents)[:-2]:
-        folder.chmod(folder.stat().st_mode | 0o011)
     path.chmod(0o4772)
     done = run_python(UNPRIVILEGED, str(path))
     assert (done.returncode, done.stdout) == (0, "written\n"), done.stderr

@@ -381,13 +381,13 @@ def judged(forward: Sequence[float], backward: Sequence[float], identical: Seque
             return "exploding", f"the {what} overflow before they reach {where}"
         if last <= first / LIMIT:
             ratio = "0" if last == 0 else f"{last / first:.2g}"
-            reason = f"the variance of the {what} falls to {ratio} of its size on the way to {where}"
+            reason = f"the variance of the {what} falls to {ratio} of its size by {where}"
             return "vanishing", f"{reason} (limit 1/{LIMIT:g})"
         if last >= first * LIMIT:
-            reason = f"the variance of the {what} grows by {_plain(last / first)} on the way to {where}"
+            reason = f"the variance of the {what} grows by {_plain(last / first)} by {where}"
             return "exploding", f"{reason} (limit {LIMIT:g})"
     changes = f"{_change(forward)} forward" + (f" and {_change(backward)} backward" if len(backward) > 1 else "")
-    reason = f"from end to end the variance changes by a factor of {changes} through {len(forward)} layers"
+    reason = f"the variance changes by a factor of {changes} through {len(forward)} layers"
     return "healthy", f"{reason} (limit {LIMIT:g})"
 
 

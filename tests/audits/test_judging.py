@@ -233,7 +233,7 @@ def test_branches_and_norms_are_no_breaks():
     without = [layer("a", response=None), layer("b", response=None)]
     assert judge_chain(without)[:2] == (
         "healthy",
-        "from end to end the variance changes by a factor of 1 forward through 2 layers (limit 1000)",
+        "the variance changes by a factor of 1 forward through 2 layers (limit 1000)",
     )
 
 
