@@ -46,7 +46,7 @@ import numpy as np
 
 import fastinit.extending  # first: names an unrelated package that lies over this one
 from fastinit import Axes, Key
-from fastinit.extending import checked_shape, dtype_named, remembered
+from fastinit.extending import checked_shape, dtype_named, remembered, shown
 
 if TYPE_CHECKING:  # the forms of the functions: the parameters that all share, and their own
     from fractions import Fraction
@@ -180,7 +180,7 @@ def _key(key: Any) -> Key:
     if isinstance(key, (int, np.integer)):
         return Key.of(key)
     kind = type(key).__name__
-    raise TypeError(f"key must be a fastinit.Key, an int or a numpy.random.Generator, not {kind} ({key!r})")
+    raise TypeError(f"key must be a fastinit.Key, an int or a numpy.random.Generator, not {kind} ({shown(key)})")
 
 
 def _key_or_seed(name: str, key: Any, seed: Any, draws: bool) -> Key:
@@ -190,7 +190,7 @@ def _key_or_seed(name: str, key: Any, seed: Any, draws: bool) -> Key:
             raise TypeError(f"{name} draws numbers: give key= ({kinds}) or seed= (an int)")
         return _ANY_KEY if key is None else _key(key)
     if key is not None:
-        raise TypeError(f"{name} takes key= or seed=, not both; got key={key!r} and seed={seed!r}")
+        raise TypeError(f"{name} takes key= or seed=, not both; got key={shown(key)} and seed={shown(seed)}")
     return Key(seed)
 
 

@@ -83,6 +83,19 @@ def remembered(make: Callable[..., R], maxsize: int = 4096) -> Callable[..., R]:
 
     It runs in the environment of the stream. A call with a tuple, a negative zero or a number that is no plain one of
     Python's is made anew. Raises TypeError for arguments that cannot be hashed, besides what `make` raises.
+
+    Parameters
+    ----------
+    make : callable
+        Called with the same arguments.
+    maxsize : int
+        How many results are kept at most.
+
+    Examples
+    --------
+    >>> constant = remembered(lambda value: [value])
+    >>> constant(0.0) is constant(0.0), constant(0.0) is constant(-0.0)
+    (True, False)
     """
     make = in_stream_environment(make)
     recall = functools.lru_cache(maxsize=maxsize, typed=True)(make)

@@ -14,7 +14,7 @@ from typing import Final, SupportsIndex, TypedDict, Unpack
 
 from fastinit.advice.activations import PRELU_SLOPE, Activation, activation_named
 from fastinit.advice.gains import gain
-from fastinit.checks import at_least, shown
+from fastinit.checks import at_least, one_of
 from fastinit.exact import in_stream_environment
 from fastinit.initializers import Initializer, Normal, VarianceScaling
 from fastinit.layouts import Axes
@@ -118,8 +118,7 @@ def recommend(
     >>> fastinit.recommend("gelu", "residual", depth=24, layout="OI").initializer.distribution
     'normal'
     """
-    if not isinstance(layer, str) or layer not in LAYERS:
-        raise ValueError(f"layer must be one of {', '.join(LAYERS)}; got {shown(layer)}")
+    layer = one_of("layer", layer, LAYERS)
     if (depth is None) == (layer == "residual"):
         raise ValueError("a residual layer needs its depth, the number of branches, and no other layer has one")
     if layer == "recurrent":
@@ -159,11 +158,11 @@ def _of_activation(activation: str | Activation | None, negative_slope: float | 
     if name in SELF_NORMALIZING:
         return Recommendation(lecun_normal(**weight), 1.0, "nothing is lost, so the variance stays 1 / fan_in", LECUN)
     assert activation is not None
-    own_gain = gain(activation)
-    shown = name or "the function"
+    own_gain, called = gain(activation), name or "the function"
+    mean_square = f"a mean square of {own_gain**-2:.4g}"
     return Recommendation(
         VarianceScaling(own_gain**2, "fan_in", "normal", **weight),
         own_gain,
-        f"{shown} of a standard normal has a mean square of {own_gain**-2:.4g}, which gain {own_gain:.4g} makes up for",
+        f"{called} of a standard normal has {mean_square}, which gain {own_gain:.4g} makes up for",
         HE,
     )
