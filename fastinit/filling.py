@@ -310,7 +310,8 @@ def _fill_structured(buffer: Buffer, initializer: StructuredInitializer, key: Ke
     assert shard.shape is not None
     dtype = buffer.dtype
     work, raw = _NUMPYS[dtype.name]
-    if buffer.shape == shard.shape and dtype.name == dtype.working and buffer.is_contiguous:
+    in_order = shard.ranges is None or shard.ranges == Shard.whole(shard.shape).ranges
+    if buffer.shape == shard.shape and in_order and dtype.name == dtype.working and buffer.is_contiguous:
         out = buffer.array(work)
         if out.flags.aligned:
             initializer.write(out, key, how.num_threads, how.target)

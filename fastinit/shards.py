@@ -230,11 +230,11 @@ def joined(ranges: Sequence[range]) -> list[range]:
     [range(0, 5), range(7, 9)]
     """
     joined: list[range] = []
-    for held in ranges:
+    for held in filter(None, ranges):
         if joined:
             last = joined[-1]
             step = held[0] - last[-1]
-            if (len(last) == 1 or last.step == step) and (len(held) == 1 or held.step == step):
+            if step > 0 and (len(last) == 1 or last.step == step) and (len(held) == 1 or held.step == step):
                 joined[-1] = range(last[0], held[-1] + 1, step)
                 continue
         joined.append(held)
