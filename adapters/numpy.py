@@ -299,7 +299,7 @@ def _function(name: str, factory: Callable[..., Any], example: str, *, draws: bo
         initializer = None
         try:  # noqa: SIM105 (suppress() takes a microsecond)
             initializer = _cached(factory, **own) if own else _default(factory)
-        except TypeError:  # a parameter that is wrong, or one that cannot be hashed
+        except Exception:  # a parameter that is wrong, or one whose hash cannot be had
             pass
         stream = key if type(key) is Key and seed is None else _key_or_seed(name, key, seed, draws)
         return _filled(initializer or factory(**own), shape, stream, dtype, out, num_threads)
