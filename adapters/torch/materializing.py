@@ -157,6 +157,8 @@ def materialize(
         raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}")
     if num_threads is not None:
         at_least(1, "num_threads", num_threads)
+    if not isinstance(device, (str, int, torch.device)):  # with others torch itself may crash
+        raise TypeError(f"device must be a torch.device or its name, got {shown(device)}")
     chosen, where = recipe_named(recipe), torch.device(device)
     if where.type == "meta":
         raise ValueError("device is where the parameters get memory, and the meta device has none")
