@@ -46,7 +46,7 @@ import numpy as np
 
 import fastinit.extending  # first: names an unrelated package that lies over this one
 from fastinit import Axes, Key
-from fastinit.extending import checked_shape, dtype_named, remembered
+from fastinit.extending import checked_shape, dtype_named, remembered, shown
 
 if TYPE_CHECKING:  # the forms of the functions: the parameters that all share, and their own
     from fractions import Fraction
@@ -180,7 +180,7 @@ def _key(key: Any) -> Key:
     if isinstance(key, (int, np.integer)):
         return Key.of(key)
     kind = type(key).__name__
-    raise TypeError(f"key must be a fastinit.Key, an int or a numpy.random.Generator, not {kind} ({key!r})")
+    raise TypeError(f"key must be a fastinit.Key, an int or a numpy.random.Generator, not {kind} ({shown(key)})")
 
 
 def _key_or_seed(name: str, key: Any, seed: Any, draws: bool) -> Key:
@@ -190,7 +190,7 @@ def _key_or_seed(name: str, key: Any, seed: Any, draws: bool) -> Key:
             raise TypeError(f"{name} draws numbers: give key= ({kinds}) or seed= (an int)")
         return _ANY_KEY if key is None else _key(key)
     if key is not None:
-        raise TypeError(f"{name} takes key= or seed=, not both; got key={key!r} and seed={seed!r}")
+        raise TypeError(f"{name} takes key= or seed=, not both; got key={shown(key)} and seed={shown(seed)}")
     return Key(seed)
 
 
@@ -299,7 +299,7 @@ def _function(name: str, factory: Callable[..., Any], example: str, *, draws: bo
         initializer = None
         try:  # noqa: SIM105 (suppress() takes a microsecond)
             initializer = _cached(factory, **own) if own else _default(factory)
-        except TypeError:  # a parameter that is wrong, or one that cannot be hashed
+        except Exception:  # a parameter that is wrong, or one whose hash cannot be had
             pass
         stream = key if type(key) is Key and seed is None else _key_or_seed(name, key, seed, draws)
         return _filled(initializer or factory(**own), shape, stream, dtype, out, num_threads)

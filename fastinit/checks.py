@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from itertools import islice
 from operator import index
 from typing import Any, Final, TypeVar
@@ -23,16 +23,18 @@ __all__ = [
     "integer",
     "integer_or_integers",
     "integers",
+    "one_of",
     "seed",
     "sequence_of",
     "shown",
+    "text",
 ]
 
 Item = TypeVar("Item")
 
 # Beyond every size, index and count; Python writes longer ones in decimal only up to a limit (4300 digits by default).
 BITS: Final = 128
-MOST: Final = 2**20  # elements of a sequence of integers; an endless iterable has more
+MOST: Final = 2**20  # elements of a sequence; an endless iterable has more
 MOST_AXES: Final = 64  # of a tensor, as in NumPy and torch
 # No sequences of integers: texts and bytes are read by their codes, and the others have no order of their own.
 NO_SEQUENCES: Final = (str, bytes, bytearray, memoryview, Mapping, Set)
@@ -58,7 +60,18 @@ _SHOWN: Final = _Shown()
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: its repr, shortened; its type where it has no repr that can be had."""
+    """A value as an error shows it: its repr, shortened; its type where it has no repr that can be had.
+
+    Parameters
+    ----------
+    value : object
+        What the caller gave, of any kind and size.
+
+    Examples
+    --------
+    >>> shown("fan_max"), shown(10**5000), shown([0] * 1000)
+    ("'fan_max'", 'an integer of 16610 bits', '[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ...]')
+    """
     try:
         return _SHOWN.repr(value)
     except Exception:  # what came need not be able to show itself
@@ -78,8 +91,9 @@ def any_integer(name: str, value: Any) -> int:
     try:
         # the index of a truth value is 0 or 1, and never what was meant
         if not isinstance(value, bool) and "bool" not in str(getattr(value, "dtype", "")):
-            return index(value)
-    except (TypeError, ValueError, RuntimeError):  # arrays of frameworks raise what they like
+            found = index(value)
+            return found if type(found) is int else int.__index__(found)  # a member of an enumeration, for one
+    except Exception:  # what came may raise what it likes
         pass
     raise TypeError(f"{name}: expected an integer, got {shown(value)}")
 
@@ -87,7 +101,7 @@ def any_integer(name: str, value: Any) -> int:
 def integers(name: str, value: Any, most: int = MOST) -> tuple[int, ...]:
     """An integer or an iterable of them as a tuple of ints: not a text or bytes, not a dict or a set."""
     if not isinstance(value, (tuple, list)):
-        if not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
+        if not _has_several(value):
             return (integer(name, value),)
         if isinstance(value, NO_SEQUENCES):
             raise TypeError(f"{name} must be a sequence of integers, got {shown(value)}")
@@ -99,8 +113,15 @@ def integers(name: str, value: Any, most: int = MOST) -> tuple[int, ...]:
 
 def integer_or_integers(name: str, value: Any) -> int | tuple[int, ...]:
     """An integer as an int, an iterable of them as a tuple of ints."""
-    several = isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
-    return integers(name, value) if several else integer(name, value)
+    return integers(name, value) if _has_several(value) else integer(name, value)
+
+
+def _has_several(value: Any) -> bool:
+    """Whether a value can be asked for its elements: an array without axes says so, and then has none."""
+    try:
+        return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
+    except Exception:  # what came may raise what it likes
+        return False
 
 
 def sequence_of(kind: type[Item], expected: str, value: Any) -> tuple[Item, ...]:
@@ -109,11 +130,28 @@ def sequence_of(kind: type[Item], expected: str, value: Any) -> tuple[Item, ...]
         ahead = iter(() if isinstance(value, NO_SEQUENCES) else value)
     except TypeError:
         raise TypeError(f"{expected}, got {shown(value)}") from None
-    found = tuple(ahead)
-    wrong = [value] if isinstance(value, NO_SEQUENCES) else [one for one in found if not isinstance(one, kind)]
-    if wrong:
-        raise TypeError(f"{expected}, got {shown(wrong[0])}")
-    return found
+    if isinstance(value, NO_SEQUENCES):
+        raise TypeError(f"{expected}, got {shown(value)}")
+    found: list[Any] = []
+    for one in islice(ahead, MOST + 1):
+        if not isinstance(one, kind):
+            raise TypeError(f"{expected}, got {shown(one)}")
+        found.append(text(one) if isinstance(one, str) else one)
+    if len(found) > MOST:
+        raise ValueError(f"{expected}, at most {MOST} of them, got more")
+    return tuple(found)
+
+
+def text(value: str) -> str:
+    """A text as a plain str: a member of an enumeration or a string of NumPy's is equal to one, and shows itself so."""
+    return value if type(value) is str else str.__str__(value)
+
+
+def one_of(name: str, value: Any, known: Collection[str]) -> str:
+    """A text that is one of these."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}; got {shown(value)}")
+    return text(value)
 
 
 def at_least(least: int, name: str, value: Any) -> int:
@@ -150,7 +188,7 @@ def any_number(value: Any, what: str) -> float:
             return float(value)
     except OverflowError:
         raise ValueError(f"{what} must be within the range of float64, got {shown(value)}") from None
-    except (TypeError, ValueError, RuntimeError):  # arrays of frameworks raise what they like
+    except Exception:  # what came may raise what it likes
         pass
     raise TypeError(f"{what} must be a number, not {type(value).__name__} ({shown(value)})")
 
@@ -190,4 +228,4 @@ def checked_shape(value: Any, what: str = "shape") -> tuple[int, ...]:
 
 def seed(value: Any) -> int | str:
     """A seed that a record can hold: an int of any size or a str."""
-    return value if isinstance(value, str) else any_integer("seed", value)
+    return text(value) if isinstance(value, str) else any_integer("seed", value)

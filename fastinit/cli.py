@@ -174,6 +174,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with these arguments, by default the process's; returns its exit status."""
+    # streams that the caller closed: `fastinit ... >&-`
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a stream that a caller put in its place
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from fastinit.checks import shown
+
 __all__ = ["DTYPES", "DType", "dtype_named"]
 
 
@@ -176,8 +178,11 @@ def dtype_named(name: object) -> DType:
         ...
     TypeError: dtype must be one of float32, ...; got 'int8'
     """
-    text = name if isinstance(name, str) else getattr(name, "name", None) or getattr(name, "__name__", None)
+    try:
+        text = name if isinstance(name, str) else getattr(name, "name", None) or getattr(name, "__name__", None)
+    except Exception:  # what came may raise what it likes
+        text = None
     dtype = DTYPES.get(text) if isinstance(text, str) else None
     if dtype is None:
-        raise TypeError(f"dtype must be one of {', '.join(DTYPES)}; got {name!r}")
+        raise TypeError(f"dtype must be one of {', '.join(DTYPES)}; got {shown(name)}")
     return dtype

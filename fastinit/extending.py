@@ -9,7 +9,7 @@ samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for ada
 shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of the global tensor a buffer holds
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who writes them
 exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
-checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`: what a caller may give
+checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
 warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`, `gates_of`: what layers of every framework have in common
 models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
@@ -38,7 +38,7 @@ from fastinit.audits.measuring import (
 from fastinit.audits.scales import is_linear_map
 from fastinit.audits.values import Held
 from fastinit.buffers import NATIVE, Buffer, buffer_of, new_memory, row_major_strides
-from fastinit.checks import at_least, checked_shape
+from fastinit.checks import at_least, checked_shape, shown
 from fastinit.dtypes import DTYPES, DType, dtype_named
 from fastinit.exact import in_stream_environment, remembered
 from fastinit.filling import check_fill, fill_buffer, fill_memory
@@ -104,6 +104,7 @@ __all__ = [
     "recorded_entries",
     "remembered",
     "row_major_strides",
+    "shown",
     "tiles",
     "window",
 ]

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from fastinit import _core, targets
 from fastinit.buffers import Buffer, buffer_of, new_memory, row_major_strides
-from fastinit.checks import at_least, checked_shape, integer
+from fastinit.checks import at_least, checked_shape, integer, shown
 from fastinit.dtypes import DTYPES, dtype_named
 from fastinit.exact import in_stream_environment
 from fastinit.initializers import (
@@ -267,7 +267,7 @@ def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
     elif isinstance(initializer, ElementwiseInitializer):
         initializer.check(None, buffer.dtype.name)
     else:
-        raise ValueError(f"{initializer!r} depends on the shape of the whole tensor: pass global_shape with start")
+        raise ValueError(f"{shown(initializer)} depends on the shape of the whole tensor: pass global_shape with start")
 
 
 def _fill(buffer: Buffer, initializer: Initializer, key: Key, shard: Shard, how: _How) -> None:
@@ -310,7 +310,8 @@ def _fill_structured(buffer: Buffer, initializer: StructuredInitializer, key: Ke
     assert shard.shape is not None
     dtype = buffer.dtype
     work, raw = _NUMPYS[dtype.name]
-    if buffer.shape == shard.shape and dtype.name == dtype.working and buffer.is_contiguous:
+    in_order = shard.ranges is None or shard.ranges == Shard.whole(shard.shape).ranges
+    if buffer.shape == shard.shape and in_order and dtype.name == dtype.working and buffer.is_contiguous:
         out = buffer.array(work)
         if out.flags.aligned:
             initializer.write(out, key, how.num_threads, how.target)
@@ -419,7 +420,7 @@ def sample(
     """
     found = dtype_named(dtype)
     if not isinstance(initializer, ElementwiseInitializer):
-        raise TypeError(f"sample needs an elementwise initializer, and {initializer!r} is none")
+        raise TypeError(f"sample needs an elementwise initializer, and {shown(initializer)} is none")
     whole = None if shape is None else checked_shape(shape)
     bits = np.empty(1, found.raw)
     fill(bits, initializer, key, start=integer("index", index), global_shape=whole, dtype=found.name, num_threads=1)

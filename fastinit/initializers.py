@@ -18,11 +18,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from fastinit import _core, truncation
-from fastinit.checks import any_number, checked_shape, finite_number, integer, integer_or_integers, shown
+from fastinit.checks import any_number, checked_shape, finite_number, integer, integer_or_integers, one_of, shown
 from fastinit.dtypes import DTYPES
 from fastinit.exact import equal_by_bits, in_stream_environment
 from fastinit.keys import Key
-from fastinit.layouts import Axes, Fans, fans
+from fastinit.layouts import Axes, Fans, checked_layout, fans
 from fastinit.sampling import Sampling, compiled
 
 __all__ = [
@@ -531,8 +531,7 @@ class TruncatedNormal(ElementwiseInitializer):
             raise ValueError(f"a truncated normal needs a finite value between its bounds, got low={low}, high={high}")
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
-        if self.bounds not in ("sigma", "absolute"):
-            raise ValueError(f"bounds must be 'sigma' or 'absolute', got {shown(self.bounds)}")
+        object.__setattr__(self, "bounds", one_of("bounds", self.bounds, ("sigma", "absolute")))
         if not isinstance(self.correct_variance, bool):
             raise TypeError(f"correct_variance must be a bool, got {shown(self.correct_variance)}")
         if self.bounds == "absolute" and self.std == 0 and not low <= self.mean <= high:
@@ -640,13 +639,10 @@ class VarianceScaling(ElementwiseInitializer):
         if scale <= 0:
             raise ValueError(f"scale must be positive, got {scale}")
         object.__setattr__(self, "scale", scale)
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {shown(self.mode)}")
-        if self.distribution not in DISTRIBUTIONS:
-            raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}; got {shown(self.distribution)}")
+        object.__setattr__(self, "mode", one_of("mode", self.mode, MODES))
+        object.__setattr__(self, "distribution", one_of("distribution", self.distribution, DISTRIBUTIONS))
         # one spelling, hashable, for the caches; whether it fits a shape is for fans() to say
-        if not isinstance(self.layout, (str, Axes)):
-            raise TypeError(f"layout must be a str or Axes, got {shown(self.layout)}")
+        object.__setattr__(self, "layout", checked_layout(self.layout))
         if not isinstance(self.transposed, bool):
             raise TypeError(f"transposed must be a bool, got {shown(self.transposed)}")
         object.__setattr__(self, "groups", integer("groups", self.groups))

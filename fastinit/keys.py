@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from typing import Any, Final, SupportsIndex, overload
 
-from fastinit.checks import any_integer, at_least, integer, shown
+from fastinit.checks import any_integer, at_least, integer, shown, text
 
 __all__ = ["Key", "Keys", "canonical_name", "checked_key"]
 
@@ -41,7 +41,7 @@ def canonical_name(name: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"the name of a parameter must be a str, got {shown(name)}")
     kept = [component for component in name.split(".") if component not in WRAPPER_COMPONENTS]
-    return ".".join(kept) if kept else name
+    return ".".join(kept) if kept else text(name)
 
 
 def _encode(data: KeyData, what: str) -> bytes:

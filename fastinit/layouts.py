@@ -39,9 +39,11 @@ from fractions import Fraction
 from functools import lru_cache
 from math import prod
 
-from fastinit.checks import MOST_AXES, integer, integer_or_integers, integers, shown
+from fastinit.checks import BITS, MOST_AXES, integer, integer_or_integers, integers, shown, text
 
-__all__ = ["Axes", "Fans", "fans"]
+__all__ = ["Axes", "Fans", "checked_layout", "fans"]
+
+MOST_BITS = MOST_AXES * BITS  # of a product of sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Fans:
                 raise TypeError(f"{name} must be an int or a Fraction, got {shown(value)}")
             if value < 0:
                 raise ValueError(f"{name} must be at least 0, got {shown(value)}")
+            if max(value.numerator.bit_length(), value.denominator.bit_length()) > MOST_BITS:
+                raise ValueError(f"{name} must have at most {MOST_BITS} bits, got {shown(value)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,15 @@ class Axes:
     def __post_init__(self) -> None:
         for name in self.__slots__:  # one spelling, hashable, for the cache
             object.__setattr__(self, name, integers(name, getattr(self, name)))
+
+
+def checked_layout(layout: str | Axes) -> str | Axes:
+    """A layout in its one spelling. Raises TypeError if it is neither a str nor Axes."""
+    if isinstance(layout, str):
+        return text(layout)
+    if not isinstance(layout, Axes):
+        raise TypeError(f"layout must be a str or Axes, got {shown(layout)}")
+    return layout
 
 
 def fans(
@@ -168,8 +181,7 @@ def fans(
     >>> fans((50257, 768), "VD")                                        # embedding
     Fans(fan_in=1, fan_out=768, receptive_field_size=1)
     """
-    if not isinstance(layout, str | Axes):
-        raise TypeError(f"layout must be a str or Axes, got {shown(layout)}")
+    layout = checked_layout(layout)
     if not isinstance(transposed, bool):
         raise TypeError(f"transposed must be a bool, got {shown(transposed)}")
     if not isinstance(shape, Iterable):

@@ -89,12 +89,17 @@ class Preset(NamedTuple):
         Raises
         ------
         TypeError
-            If a `negative_slope` is given to a row that takes none.
+            If a `negative_slope` is given to a row that takes none, or an argument is of a wrong type.
+        ValueError
+            If an argument is out of range.
         """
         scale = self.scale
         if self.takes_slope:
             slope = finite_number(negative_slope, "negative_slope")
-            scale = scale / (1.0 + slope * slope)
+            square = slope * slope
+            if not math.isfinite(square):
+                raise ValueError(f"the square of negative_slope must be finite, got {slope}")
+            scale = scale / (1.0 + square)
         elif negative_slope:
             raise TypeError(f"{self.name} takes no negative_slope")
         return VarianceScaling(scale, self.mode, self.distribution, layout, groups, transposed, stride, blocks)

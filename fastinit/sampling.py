@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from fastinit import _core, truncation
+from fastinit.checks import one_of
 from fastinit.dtypes import DTYPES, DType
 
 __all__ = ["KINDS", "STREAM_VERSION", "Sampling", "compiled"]
@@ -115,7 +116,7 @@ class Sampling:
         """The largest magnitude, in [0, inf], of a draw for a dtype before it is rounded."""
         if self.distribution == "constant" or (self.distribution != "uniform" and self.std == 0.0):
             return abs(self.mean)
-        return max(map(abs, _RULES[self.distribution](self, DTYPES[dtype]).extremes))
+        return max(map(abs, _rule(self, DTYPES[dtype]).extremes))
 
 
 class _Rule(NamedTuple):
@@ -279,6 +280,12 @@ def _stays_inside(kind: int, scale: float, low: float, high: float, shift: float
     return low <= smallest and largest <= high
 
 
+def _rule(sampling: Sampling, dtype: DType) -> _Rule:
+    """What draws a sampling that is no constant. Raises ValueError where a caller's class named another."""
+    known = one_of("the distribution of a sampling", sampling.distribution, _RULES)
+    return _RULES[known](sampling, dtype)
+
+
 def compiled(sampling: Sampling, dtype_name: str) -> _core.Sampling:
     """The core's form of a sampling in a dtype.
 
@@ -291,7 +298,7 @@ def compiled(sampling: Sampling, dtype_name: str) -> _core.Sampling:
     dtype = DTYPES[dtype_name]
     if sampling.distribution == "constant" or (sampling.distribution != "uniform" and sampling.std == 0.0):
         return _core.Sampling(kind=_core.CONSTANT, dtype=dtype.tag, bits=dtype.bits(sampling.mean))
-    parameters = _RULES[sampling.distribution](sampling, dtype).parameters
+    parameters = _rule(sampling, dtype).parameters
     if parameters.get("clamped") and _stays_inside(**parameters):
         parameters["clamped"] = False
     return _core.Sampling(dtype=dtype.tag, **parameters)

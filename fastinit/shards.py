@@ -19,7 +19,7 @@ from typing import NamedTuple, SupportsIndex
 import numpy as np
 
 from fastinit.buffers import Buffer, row_major_strides
-from fastinit.checks import checked_shape, integer
+from fastinit.checks import checked_shape, integer, shown
 
 __all__ = [
     "Lattice",
@@ -136,24 +136,24 @@ def checked_ranges(global_shape: tuple[int, ...], ranges: Sequence[Sequence[rang
     try:
         given = [pieces if isinstance(pieces, range) else tuple(pieces) for pieces in ranges]
     except TypeError:
-        raise TypeError(f"ranges must have a sequence of ranges for each axis, got {ranges!r:.80}") from None
+        raise TypeError(f"ranges must have a sequence of ranges for each axis, got {shown(ranges)}") from None
     if not len(global_shape) == len(given) == len(shape):
         raise ValueError(
-            f"the global shape {global_shape}, the ranges {ranges} and the local shape {shape} must have the same "
-            "number of axes"
+            f"the global shape {global_shape}, the ranges {shown(ranges)} and the local shape {shape} must have the "
+            "same number of axes"
         )
     for axis, (whole, pieces, extent) in enumerate(zip(global_shape, given, shape, strict=True)):
         if isinstance(pieces, range) or not all(isinstance(piece, range) for piece in pieces):
-            raise TypeError(f"ranges must have a sequence of ranges for each axis, got {pieces!r} for axis {axis}")
+            raise TypeError(f"ranges must have a sequence of ranges for each axis, got {shown(pieces)} for axis {axis}")
         for piece in pieces:
             if piece.step < 1 or (piece and not 0 <= piece[0] <= piece[-1] < whole):
-                raise ValueError(f"{piece} does not ascend within [0, {whole}), axis {axis} of {global_shape}")
+                raise ValueError(f"{shown(piece)} does not ascend within [0, {whole}), axis {axis} of {global_shape}")
         held = sum(map(len, pieces))
         if held != extent:
-            raise ValueError(f"the ranges {tuple(pieces)} hold {held} indices of axis {axis}, the local axis {extent}")
+            raise ValueError(f"the ranges {shown(pieces)} hold {held} indices of axis {axis}, the local axis {extent}")
         twice = _held_twice(pieces)
         if twice is not None:
-            raise ValueError(f"the ranges {tuple(pieces)} of axis {axis} hold the index {twice} more than once")
+            raise ValueError(f"the ranges {shown(pieces)} of axis {axis} hold the index {twice} more than once")
     return tuple(tuple(piece for piece in pieces if piece) for pieces in given)
 
 
@@ -230,11 +230,11 @@ def joined(ranges: Sequence[range]) -> list[range]:
     [range(0, 5), range(7, 9)]
     """
     joined: list[range] = []
-    for held in ranges:
+    for held in filter(None, ranges):
         if joined:
             last = joined[-1]
             step = held[0] - last[-1]
-            if (len(last) == 1 or last.step == step) and (len(held) == 1 or held.step == step):
+            if step > 0 and (len(last) == 1 or last.step == step) and (len(held) == 1 or held.step == step):
                 joined[-1] = range(last[0], held[-1] + 1, step)
                 continue
         joined.append(held)

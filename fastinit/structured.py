@@ -12,14 +12,14 @@ from fractions import Fraction
 
 import numpy as np
 
-from fastinit.checks import at_least, finite_number, integer
+from fastinit.checks import at_least, finite_number, integer, one_of, shown
 from fastinit.dtypes import DTYPES
 from fastinit.exact import same
 from fastinit.filling import fill, words
 from fastinit.householder import write_orthogonal
 from fastinit.initializers import Initializer, Moments, Normal, StructuredInitializer, checked_inner
 from fastinit.keys import Key
-from fastinit.layouts import Axes, axis_roles
+from fastinit.layouts import Axes, axis_roles, checked_layout
 
 __all__ = ["ICNR", "DeltaOrthogonal", "Dirac", "Identity", "Orthogonal", "Sparse", "ZerO"]
 
@@ -28,13 +28,8 @@ def _output_input_spatial(shape: tuple[int, ...], layout: str | Axes, what: str)
     """The axes of `shape` in the order O, I, then the spatial ones."""
     roles = axis_roles(shape, layout)
     if sorted(roles.replace(".", "")) != ["I", "O"]:
-        raise ValueError(f"the layout of {what} needs one O, one I and spatial axes, got {layout!r}")
+        raise ValueError(f"the layout of {what} needs one O, one I and spatial axes, got {shown(layout)}")
     return tuple(sorted(range(len(shape)), key=lambda axis: "OI.".index(roles[axis])))
-
-
-def _check_layout(layout: str | Axes) -> None:
-    if not isinstance(layout, (str, Axes)):
-        raise TypeError(f"layout must be a str or Axes, got {layout!r}")
 
 
 def _centre(weight: np.ndarray) -> np.ndarray:
@@ -117,7 +112,7 @@ class Dirac(StructuredInitializer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", at_least(1, "groups", self.groups))
         object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
-        _check_layout(self.layout)
+        object.__setattr__(self, "layout", checked_layout(self.layout))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if not 3 <= len(shape) <= 5:
@@ -239,7 +234,7 @@ class DeltaOrthogonal(StructuredInitializer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gain", finite_number(self.gain, "gain"))
-        _check_layout(self.layout)
+        object.__setattr__(self, "layout", checked_layout(self.layout))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if not 3 <= len(shape) <= 5:
@@ -302,12 +297,13 @@ class Sparse(StructuredInitializer):
         exact = self.sparsity
         sparsity = exact if isinstance(exact, Fraction) else finite_number(exact, "sparsity")
         if not 0 <= sparsity <= 1:
-            raise ValueError(f"sparsity must be in [0, 1], got {sparsity}")
+            raise ValueError(f"sparsity must be in [0, 1], got {shown(sparsity)}")
         object.__setattr__(self, "sparsity", sparsity)
         object.__setattr__(self, "std", Normal(0.0, self.std).std)
-        if integer("axis", self.axis) not in (-2, -1, 0, 1):
-            raise ValueError(f"axis must be 0 or 1, got {self.axis}")
-        object.__setattr__(self, "axis", integer("axis", self.axis) % 2)
+        axis = integer("axis", self.axis)
+        if axis not in (-2, -1, 0, 1):
+            raise ValueError(f"axis must be 0 or 1, got {axis}")
+        object.__setattr__(self, "axis", axis % 2)
 
     def _share(self) -> Fraction:
         """The sparsity, exactly; 0.1 is a tenth here, so 1 of 10."""
@@ -384,9 +380,8 @@ class ICNR(StructuredInitializer):
     def __post_init__(self) -> None:
         checked_inner(self.initializer)
         object.__setattr__(self, "factor", at_least(1, "factor", self.factor))
-        _check_layout(self.layout)
-        if self.order not in ("channel", "subpixel"):
-            raise ValueError(f"order must be 'channel' or 'subpixel', got {self.order!r}")
+        object.__setattr__(self, "layout", checked_layout(self.layout))
+        object.__setattr__(self, "order", one_of("order", self.order, ("channel", "subpixel")))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if not 3 <= len(shape) <= 5:
@@ -460,7 +455,7 @@ class ZerO(StructuredInitializer):
     layout: str | Axes = "...IO"
 
     def __post_init__(self) -> None:
-        _check_layout(self.layout)
+        object.__setattr__(self, "layout", checked_layout(self.layout))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if not 2 <= len(shape) <= 5:

@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 import numpy as np
 
 from fastinit import _core
+from fastinit.checks import shown
 
 __all__ = ["compiled", "current", "supported"]
 
@@ -72,7 +73,6 @@ def current() -> str:
     raise RuntimeError("no compiled target gives the values of stream v1 on this machine")
 
 
-@cache
 def index_of(name: str) -> int:
     """The core's number of a target.
 
@@ -81,9 +81,10 @@ def index_of(name: str) -> int:
     ValueError
         If it was not compiled or this processor does not run it.
     """
-    if name not in supported():
-        state = "this processor does not run it" if name in compiled() else "it was not compiled"
-        raise ValueError(f"target must be one of {', '.join(supported())}; got {name!r} ({state})")
+    known = isinstance(name, str) and name in compiled()
+    if not known or name not in supported():
+        state = "this processor does not run it" if known else "it was not compiled"
+        raise ValueError(f"target must be one of {', '.join(supported())}; got {shown(name)} ({state})")
     return compiled().index(name)
 
 

@@ -18,6 +18,7 @@ import math
 from decimal import Decimal
 from functools import lru_cache
 
+from fastinit.checks import any_number, shown
 from fastinit.exact import in_stream_environment
 
 __all__ = ["farthest", "mean_and_variance", "standard_deviation", "tail_ratio", "window"]
@@ -77,7 +78,7 @@ def window(low: float, high: float, bits: int) -> tuple[int, int]:
     """
     low, high = _checked(low, high)
     if bits not in (32, 64):
-        raise ValueError(f"expected bits to be 32 or 64, got {bits!r}")
+        raise ValueError(f"expected bits to be 32 or 64, got {shown(bits)}")
     first = _scaled_probability(low, bits)[1]
     end = _scaled_probability(high, bits)[0]
     return first, max(end - first, 0)
@@ -229,7 +230,7 @@ def farthest(low: float) -> float:
 
 
 def _checked(low: float, high: float) -> tuple[float, float]:
-    low, high = float(low), float(high)
+    low, high = any_number(low, "low"), any_number(high, "high")
     if not low < high:  # false for NaN as well
         raise ValueError(f"expected low < high, neither NaN, in standard deviations; got low={low!r}, high={high!r}")
     return low, high

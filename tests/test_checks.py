@@ -1,6 +1,7 @@
 """What a caller may give: integers, sequences of them, and values of any kind in what an error says."""
 
 import array
+import enum
 import itertools
 import math
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 import fastinit
 from fastinit import Blocks, Key, Normal, Parameter, Recipe, Rule, ZeroRow
-from fastinit.checks import checked_shape, integer, integer_or_integers, integers, sequence_of, shown
+from fastinit.checks import any_number, checked_shape, integer, integer_or_integers, integers, sequence_of, shown
 
 HUGE = 10**5000
 
@@ -124,7 +125,161 @@ def test_what_is_no_integer_and_no_sequence_of_them(value):
             read(value)
 
 
+class Mode(enum.StrEnum):
+    FAN_IN = "fan_in"
+
+
+class Count(enum.IntEnum):
+    TWO = 2
+
+
+TEXTS = (Mode.FAN_IN, np.str_("fan_in"))
+
+
+@pytest.mark.parametrize(
+    ("make", "plain"),
+    [
+        (lambda text: fastinit.VarianceScaling(mode=text), "fan_in"),
+        (lambda text: fastinit.VarianceScaling(layout=text), "IO"),
+        (lambda text: fastinit.VarianceScaling(distribution=text), "normal"),
+        (lambda text: fastinit.TruncatedNormal(bounds=text), "absolute"),
+        (lambda text: fastinit.ICNR(Normal(), order=text), "subpixel"),
+        (lambda text: fastinit.Dirac(layout=text), "OI..."),
+        (lambda text: Parameter(text, (2,), types=(text,), role=text, layout=text, activation=text), "relu"),
+        (lambda text: Rule(text, text, Normal(), text), "weight"),
+        (lambda text: Recipe((), text), "own"),
+        (
+            lambda text: fastinit.Entry(
+                text, (2,), text, fastinit.VarianceScaling(), Key(0), None, None, text, text, (text,)
+            ),
+            "a",
+        ),
+        (lambda text: fastinit.Record((), text, text, text), "a"),
+    ],
+    ids=str,
+)
+def test_a_text_has_one_spelling(make, plain):
+    member = enum.Enum("Text", {"ONE": plain}, type=str).ONE
+    for text in (np.str_(plain), member):
+        assert make(text) == make(plain) and repr(make(text)) == repr(make(plain))
+
+
+def test_an_integer_has_one_spelling():
+    for make in (
+        lambda n: fastinit.VarianceScaling(groups=n, stride=(n, n), blocks=n),
+        lambda n: ZeroRow(Normal(), n),
+        lambda n: Blocks(Normal(), n, n),
+        lambda n: fastinit.Record((), n, "r", "0"),
+        lambda n: Parameter("a", (n, n), zero_row=n),
+        fastinit.Axes,
+    ):
+        assert type(integer("n", Count.TWO)) is int
+        assert make(Count.TWO) == make(2) and repr(make(Count.TWO)) == repr(make(2))
+
+
+def test_a_record_of_such_values_is_read_as_it_was_written():
+    for text in TEXTS:
+        entry = fastinit.Entry(
+            text, (Count.TWO,), text, fastinit.VarianceScaling(mode=text, groups=Count.TWO), Key(0), other_names=(text,)
+        )
+        record = fastinit.Record([entry], Count.TWO, text, "0")
+        assert fastinit.Record.from_json(record.to_json()) == record
+
+
+class Raising:
+    """Raises what it likes, whatever it is asked."""
+
+    def __getattr__(self, name):
+        raise ZeroDivisionError(name)
+
+    def __index__(self):
+        raise ZeroDivisionError
+
+    __float__ = __repr__ = __str__ = __bool__ = __eq__ = __hash__ = __index__
+
+
+def test_values_that_raise_errors_of_their_own():
+    for call in (
+        lambda value: integer("n", value),
+        lambda value: integers("n", value),
+        lambda value: integer_or_integers("n", value),
+        lambda value: any_number(value, "x"),
+        checked_shape,
+        Normal,
+        Key.of,
+        Key(0).fold_in,
+        Key(0).split,
+        Blocks,
+        Recipe,
+        fastinit.Orthogonal,
+        fastinit.Dirac,
+        lambda value: fastinit.he_normal(layout=value),
+        fastinit.gain,
+        fastinit.recipe_named,
+        lambda value: fastinit.words(Key(0), value, 1),
+        lambda value: fastinit.sample(Key(0), value, Normal()),
+        lambda value: fastinit.sample(Key(0), 0, Normal(), dtype=value),
+        lambda value: fastinit.fill(np.zeros(3), value, Key(0)),
+        lambda value: fastinit.fill(np.zeros(3), Normal(), value),
+        lambda value: fastinit.fill(value, Normal(), Key(0)),
+        lambda value: fastinit.fill(np.zeros(3), Normal(), Key(0), dtype=value),
+        lambda value: fastinit.fill(np.zeros(3), Normal(), Key(0), num_threads=value),
+        lambda value: fastinit.fill(np.zeros(3), Normal(), Key(0), start=value),
+        lambda value: fastinit.fill(np.zeros(3), Normal(), Key(0), global_shape=(9,), offsets=value),
+        lambda value: fastinit.fill(np.zeros(3), Normal(), Key(0), global_shape=(9,), ranges=value),
+    ):
+        with pytest.raises(TypeError, match=r"must be|must have|expected|a recipe is made of"):
+            call(Raising())
+    for value in (Raising(), HUGE, np.array(["sigma", "absolute"]), ["fan_in"], None):
+        for make in (
+            lambda value: fastinit.VarianceScaling(mode=value),
+            lambda value: fastinit.VarianceScaling(distribution=value),
+            lambda value: fastinit.TruncatedNormal(bounds=value),
+            lambda value: fastinit.ICNR(Normal(), order=value),
+            lambda value: fastinit.recommend("relu", value),
+        ):
+            with pytest.raises(ValueError, match="must be one of") as caught:
+                make(value)
+            assert "4300" not in str(caught.value)
+
+
+class Unknown(fastinit.ElementwiseInitializer):
+    def sampling(self, shape=None):
+        return fastinit.Sampling("gauss", std=1.0)
+
+
+def test_a_distribution_of_a_callers_class_that_is_unknown():
+    out = np.zeros(3)
+    with pytest.raises(ValueError, match=r"distribution of a sampling must be one of .*; got 'gauss'"):
+        fastinit.fill(out, Unknown(), Key(0))
+    assert not out.any()
+
+
+def test_numbers_beyond_what_can_be_written():
+    with pytest.raises(ValueError, match="the square of negative_slope must be finite"):
+        fastinit.he_normal(negative_slope=1e200)
+    for make in (
+        lambda: fastinit.Sparse(Fraction(HUGE, 3)),
+        lambda: fastinit.Fans(HUGE, 1, 1),
+        lambda: fastinit.Fans(Fraction(1, HUGE), 1, 1),
+    ):
+        with pytest.raises(ValueError, match=r"at most 8192 bits|in \[0, 1\], got <Fraction>"):
+            make()
+
+
+def test_ranges_in_errors():
+    for ranges in ([HUGE], HUGE, [[range(HUGE)]], [[range(0, 3, HUGE), range(HUGE)]], [[Mute()]], [[range(-HUGE, 3)]]):
+        with pytest.raises((TypeError, ValueError), match="range") as caught:
+            fastinit.fill(np.zeros(3), Normal(), Key(0), global_shape=(9,), ranges=ranges)
+        assert "4300" not in str(caught.value)
+
+
 def test_sequences_without_an_end():
+    for value in (itertools.count(), range(HUGE)):
+        with pytest.raises(TypeError, match="a recipe is made of rules, got 0"):
+            Recipe(value)
+    with pytest.raises(ValueError, match="sequence of str, at most 1048576 of them, got more"):
+        Parameter("a", (2,), other_names=itertools.repeat("b"))
     for value in (itertools.count(), itertools.repeat(2)):
         with pytest.raises(ValueError, match="must be at most 64 integers, got more"):
             checked_shape(value)

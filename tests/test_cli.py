@@ -104,6 +104,17 @@ def test_a_path_that_the_encoding_does_not_have(command, tmp_path):
     assert os.listdir(tmp_path) == ["café.html"]
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_the_shell_closed(closed, tmp_path):
+    shell = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", PROGRAM]
+    for arguments, status in (((*CHECK, *RELU), 0), (("check",), 2)):
+        done = subprocess.run(
+            [*shell, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (status, False)
+    assert (tmp_path / "fastinit-check.html").read_text().rstrip().endswith("</html>")
+
+
 @pytest.mark.parametrize(("setting", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
 def test_colour_is_for_terminals(setting, coloured, tmp_path):
     pty = pytest.importorskip("pty")

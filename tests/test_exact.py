@@ -131,6 +131,21 @@ def test_the_environment_does_matter_elsewhere(foreign):
     assert inside == before != here
 
 
+def test_propagation_does_not_depend_on_the_environment(foreign):
+    environment, bits = foreign
+
+    def report():
+        return fastinit.propagate([16] * 4, "gelu", fastinit.he_normal(), key=KEY, batch=8)
+
+    before = report()
+    environment.change(bits)
+    try:
+        found = report()
+    finally:
+        environment.restore()
+    assert found == before
+
+
 def test_whole_models_do_not_depend_on_the_environment(foreign):
     environment, bits = foreign
 

@@ -57,7 +57,7 @@ def refused(message, initializer, shape, storage="float32", dtype=None):
         (lambda: TruncatedNormal(low=1, high=1), "needs low < high, got low=1.0, high=1.0"),
         (lambda: TruncatedNormal(low=nan), "needs low < high, got low=nan, high=2.0"),
         (lambda: TruncatedNormal(low=inf, high=inf), "needs low < high, got low=inf"),
-        (lambda: TruncatedNormal(bounds="relative"), "bounds must be 'sigma' or 'absolute', got 'relative'"),
+        (lambda: TruncatedNormal(bounds="relative"), "bounds must be one of sigma, absolute; got 'relative'"),
         (lambda: TruncatedNormal(5, 0, -1, 1, "absolute"), r"with std=0 the mean 5.0 must lie in \[-1.0, 1.0\]"),
         (
             lambda: TruncatedNormal(0, 9, -1, 1, "absolute", True),
@@ -83,7 +83,7 @@ def refused(message, initializer, shape, storage="float32", dtype=None):
         (lambda: Sparse(0.1, std=-1), "std must be at least 0, got -1.0"),
         (lambda: Sparse(0.1, axis=2), "axis must be 0 or 1, got 2"),
         (lambda: ICNR(Normal(), 0), "factor must be at least 1, got 0"),
-        (lambda: ICNR(Normal(), order="pixel"), "order must be 'channel' or 'subpixel', got 'pixel'"),
+        (lambda: ICNR(Normal(), order="pixel"), "order must be one of channel, subpixel; got 'pixel'"),
     ],
 )
 def test_values_out_of_range(make, message):

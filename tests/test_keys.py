@@ -152,7 +152,7 @@ def test_parts_are_a_sequence_that_is_made_on_demand():
     assert many[-1] == Key("lazy").split(10**9 + 1)[-2] != many[0]
     with pytest.raises(IndexError):
         few[5]
-    with pytest.raises(ValueError, match="an integer of at most 128 bits, got an integer of 16610 bits"):
+    with pytest.raises(ValueError, match="at most 128 bits, got an integer of 16610 bits"):
         key.split(10**5000)
 
 

@@ -166,6 +166,40 @@ def test_ranges_of_structured_tensors(filled, raw, data, case, dtype):
     assert raw(local).tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 
+@pytest.mark.parametrize("name", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        fastinit.Orthogonal(),
+        fastinit.Identity(),
+        fastinit.Sparse(0.5),
+        fastinit.ZerO(),
+        fastinit.ZeroRow(fastinit.Orthogonal(), 1),
+    ],
+    ids=repr,
+)
+def test_ranges_of_a_whole_axis_in_another_order(initializer, name):
+    whole = fastinit.fill(np.zeros((4, 6), name), initializer, KEY)
+    for ranges in (
+        [[range(2, 4), range(2)], [range(6)]],
+        [[range(4)], [range(1, 6, 2), range(0, 6, 2)]],
+        [[range(3, 4), range(3)], [range(2), range(2, 6)]],
+        [[range(2), range(2, 4)], [range(0), range(6)]],
+    ):
+        local = fastinit.fill(np.zeros((4, 6), name), initializer, KEY, global_shape=(4, 6), ranges=ranges)
+        assert np.array_equal(local, whole[np.ix_(*[[i for piece in pieces for i in piece] for pieces in ranges])])
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [[range(2, 3), range(1, 2)], [range(2, 3), range(2, 3)], [range(0), range(1, 2)], [range(0, 5, 2), range(6, 9, 2)]],
+    ids=repr,
+)
+def test_joined_ranges_hold_the_same_indices(ranges):
+    held = [index for piece in ranges for index in piece]
+    assert [index for piece in fastinit.shards.joined(ranges) for index in piece] == held
+
+
 def test_ranges_into_a_strided_buffer(filled):
     whole = filled((12, 10), fastinit.he_normal(), KEY)
     memory = np.full((8, 9, 2), 7.0, np.float32)

@@ -18,7 +18,7 @@ from fastinit import Key
 from fastinit.adapters.jax.fills import EVERYWHERE, Fill, fill, mesh_size, place_of_device
 from fastinit.adapters.jax.internals import is_traced
 from fastinit.adapters.jax.own import KIND_OF_KEYS, by_jax
-from fastinit.extending import DTYPES
+from fastinit.extending import DTYPES, shown
 
 __all__ = ["filled", "is_symbolic", "scaled", "shape_of"]
 
@@ -137,7 +137,7 @@ def words_of(key: Any) -> Any:
     if isinstance(key, Key):
         return np.array(key.words, np.uint32)
     if not isinstance(key, (jax.Array, np.ndarray)):
-        raise TypeError(f"key must be a key of JAX or a fastinit.Key, not {type(key).__name__} ({key!r})")
+        raise TypeError(f"key must be a key of JAX or a fastinit.Key, not {type(key).__name__} ({shown(key)})")
     words = key
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.shape:
@@ -155,9 +155,11 @@ def shape_of(shape: Any) -> tuple[int, ...]:
     try:
         sizes = tuple(operator.index(size) for size in ((shape,) if np.ndim(shape) == 0 else shape))
     except TypeError as problem:
-        raise TypeError(f"shape must be a sequence of integers that are known when tracing, got {shape}") from problem
+        raise TypeError(
+            f"shape must be a sequence of integers that are known when tracing, got {shown(shape)}"
+        ) from problem
     if any(size < 0 for size in sizes):
-        raise TypeError(f"shape must not be negative, got {sizes}")
+        raise TypeError(f"shape must not be negative, got {shown(sizes)}")
     return sizes
 
 
@@ -169,7 +171,7 @@ def is_symbolic(shape: Any) -> bool:
 def _sharding(given: Any, traced: bool) -> NamedSharding:
     """The sharding with a mesh: of devices, or, in a function that is traced, of names alone."""
     if not isinstance(given, (NamedSharding, PartitionSpec)):
-        raise TypeError(f"out_sharding must be a NamedSharding or a PartitionSpec, got {given!r}")
+        raise TypeError(f"out_sharding must be a NamedSharding or a PartitionSpec, got {shown(given)}")
     if isinstance(given, NamedSharding) and (traced or isinstance(given.mesh, jax.sharding.Mesh)):
         return given
     mesh = jax.sharding.get_abstract_mesh() if traced else jax.sharding.get_mesh()

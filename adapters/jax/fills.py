@@ -18,7 +18,7 @@ import fastinit
 from fastinit import Key
 from fastinit.adapters.jax.internals import primitive
 from fastinit.adapters.jax.own import EXPORTED, say_once
-from fastinit.extending import DTYPES, new_memory
+from fastinit.extending import DTYPES, new_memory, shown
 
 __all__ = ["EVERYWHERE", "Fill", "fill", "mesh_size", "place_of_device"]
 
@@ -128,8 +128,8 @@ def _elsewhere(work: Fill) -> Callable[..., Any]:
 def _exported(work: Fill) -> Callable[..., Any]:
     if work.own is None:
         raise ValueError(
-            f"{work.initializer!r} cannot be exported: this process makes its values when the function runs. Pass the"
-            " initialized array to the function, or use an initializer of jax.nn.initializers"
+            f"{shown(work.initializer)} cannot be exported: this process makes its values when the function runs. Pass "
+            "the initialized array to the function, or use an initializer of jax.nn.initializers"
         )
     say_once(*EXPORTED)
 

@@ -17,7 +17,7 @@ import keras
 import fastinit
 from fastinit import STREAM_VERSION, Key, Sampling
 from fastinit.adapters.keras.tensors import distributed, drawn
-from fastinit.extending import DTYPES, Notices, checked_shape
+from fastinit.extending import DTYPES, Notices, checked_shape, shown
 
 __all__ = ["NEEDS", "Filling", "Fixed", "Random", "Scaled", "notices"]
 
@@ -126,13 +126,13 @@ class Filling:
             del own["seed"]
             twice = sorted(set(own) & set(said))
             if twice:
-                raise ValueError(f"a configuration says {', '.join(twice)} twice: {config}")
+                raise ValueError(f"a configuration says {', '.join(twice)} twice: {shown(config)}")
             own |= said
         own.pop("needs", None)
         version = own.pop("stream_version", STREAM_VERSION)
         if type(version) is not int or version != STREAM_VERSION:  # True and 1.0 are 1, too
             raise ValueError(
-                f"a configuration of stream version {version!r} cannot be used here: version {STREAM_VERSION} has "
+                f"a configuration of stream version {shown(version)} cannot be used here: version {STREAM_VERSION} has "
                 "other bytes"
             )
         return super().from_config(own)  # type: ignore[misc]
@@ -175,7 +175,7 @@ def _given_key(seed: Any) -> Key | None:
     if isinstance(seed, dict) and set(seed) == {"key"}:
         words = seed["key"]
         if not isinstance(words, (list, tuple)) or len(words) != 4:
-            raise ValueError(f"the key of a seed must be its four words, got {words!r}")
+            raise ValueError(f"the key of a seed must be its four words, got {shown(words)}")
         return Key.from_words(*words)
     return seed if isinstance(seed, Key) else None
 

@@ -35,6 +35,7 @@ import fastinit
 from fastinit.adapters.keras.bases import NEEDS, Filling, Fixed, Random, Scaled
 from fastinit.adapters.keras.internals import RandomInitializer
 from fastinit.adapters.keras.tensors import distributed
+from fastinit.extending import shown
 
 __all__ = [
     "ICNR",
@@ -621,7 +622,7 @@ class ICNR(Random, RandomInitializer):
     ) -> None:
         self.initializer, self.factor, self.order = get(initializer), factor, order
         if not isinstance(self.initializer, Filling):
-            raise ValueError(f"initializer must be one of fastinit's, got {self.initializer!r}")
+            raise ValueError(f"initializer must be one of fastinit's, got {shown(self.initializer)}")
         super().__init__(seed=seed)
 
     def keras_call(self) -> None:

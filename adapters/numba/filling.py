@@ -26,6 +26,7 @@ from fastinit.extending import (
     for_each,
     in_stream_environment,
     plan,
+    shown,
 )
 
 __all__ = ["fill"]
@@ -106,14 +107,14 @@ def fill(
         from fastinit.adapters.numba import devices
 
         if num_threads is not None:
-            raise ValueError(f"num_threads is for memory of the host, not for a device array; got {num_threads!r}")
+            raise ValueError(f"num_threads is for memory of the host, not for a device array; got {shown(num_threads)}")
         buffer = devices.buffer_of(out, dtype)
         shard = Shard.of(buffer.shape, global_shape, offsets, ranges, start)
         check_fill(buffer, initializer, shard)
         devices.fill(buffer, initializer, key, shard, stream)
         return out
     if stream is not None:
-        raise ValueError(f"a stream is for device arrays, not for memory of the host; got {stream!r}")
+        raise ValueError(f"a stream is for device arrays, not for memory of the host; got {shown(stream)}")
     buffer = buffer_of(out, dtype)
     shard = Shard.of(buffer.shape, global_shape, offsets, ranges, start)
     if not isinstance(initializer, ElementwiseInitializer):

@@ -19,7 +19,15 @@ from fastinit.adapters.torch.internals import own_modules
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
 from fastinit.adapters.torch.measuring import arguments_of, array_of, calls, left_as_it_was, run
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
-from fastinit.extending import Held, UnitVariance, in_stream_environment, judge_chain, judge_parameters, read_record
+from fastinit.extending import (
+    Held,
+    UnitVariance,
+    in_stream_environment,
+    judge_chain,
+    judge_parameters,
+    read_record,
+    shown,
+)
 
 __all__ = ["audit", "lsuv_"]
 
@@ -91,7 +99,7 @@ def audit(
     [('0.weight', 'untouched')]
     """
     if loss is not None and not callable(loss):
-        raise TypeError(f"loss must be a function of the model's output, not {loss!r}")
+        raise TypeError(f"loss must be a function of the model's output, not {shown(loss)}")
     places = _places(model)
     given = None if record is None else read_record(record)
     arguments = None if batch is None else arguments_of(batch)

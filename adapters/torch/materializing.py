@@ -34,7 +34,7 @@ from fastinit.adapters.torch.internals import (
 from fastinit.adapters.torch.layers import Place, originals, parameters
 from fastinit.adapters.torch.models import drawing_from, fill_place, planned_places, reset_norms, statistics_of
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
-from fastinit.extending import at_least, in_stream_environment
+from fastinit.extending import at_least, in_stream_environment, shown
 
 __all__ = ["materialize", "on_meta"]
 
@@ -154,9 +154,11 @@ def materialize(
     ('cpu', torch.bfloat16)
     """
     if dtype is not None and dtype not in DTYPES:
-        raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
+        raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}")
     if num_threads is not None:
         at_least(1, "num_threads", num_threads)
+    if not isinstance(device, (str, int, torch.device)):  # with others torch itself may crash
+        raise TypeError(f"device must be a torch.device or its name, got {shown(device)}")
     chosen, where = recipe_named(recipe), torch.device(device)
     if where.type == "meta":
         raise ValueError("device is where the parameters get memory, and the meta device has none")

@@ -36,6 +36,7 @@ from typing import Any, Final, TypeGuard, TypeVar, overload
 import torch
 
 from fastinit.adapters.torch import init
+from fastinit.extending import shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -279,7 +280,9 @@ class _Patched:
         if not callable(function):
             raise TypeError(f"patched() decorates functions, got {type(function).__name__}")
         if inspect.isasyncgenfunction(function):
-            raise TypeError(f"patched() cannot decorate an async generator, got {function!r}; use `with` in its body")
+            raise TypeError(
+                f"patched() cannot decorate an async generator, got {shown(function)}; use `with` in its body"
+            )
         return functools.wraps(function)(_decorated(function))  # type: ignore[return-value]
 
 

@@ -26,7 +26,7 @@ from fastinit.adapters.torch.internals import is_fake, is_watched, shape_of, tor
 from fastinit.adapters.torch.parametrized import tell_if_lost
 from fastinit.adapters.torch.recording import is_recorded, record, traceable
 from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, is_recordable, kind_of, write
-from fastinit.extending import at_least, in_stream_environment, remembered
+from fastinit.extending import at_least, in_stream_environment, remembered, shown
 
 __all__ = [
     "delta_orthogonal_",
@@ -57,7 +57,7 @@ def _kaiming(distribution: str, a: float | None, mode: str, nonlinearity: Any) -
     """Of torch's ``kaiming_*_``, with torch's fans and torch's gains."""
     gain = torch_init.calculate_gain(nonlinearity, a)  # refuses some slopes, and all names but its own
     if mode.lower() not in ("fan_in", "fan_out"):
-        raise ValueError(f"mode must be fan_in or fan_out, got {mode!r}")
+        raise ValueError(f"mode must be fan_in or fan_out, got {shown(mode)}")
     scale = gain * gain
     if nonlinearity in ("relu", "leaky_relu"):  # the same number, exactly
         slope = 0.0 if nonlinearity == "relu" else 0.01 if a is None else a
@@ -205,7 +205,7 @@ def variance_scaling_(
 def _check_tensor(tensor: Tensor) -> None:
     """Raises TypeError: torch has no function that would raise its own."""
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"expected a torch.Tensor, got {type(tensor).__name__} ({tensor!r})")
+        raise TypeError(f"expected a torch.Tensor, got {type(tensor).__name__} ({shown(tensor)})")
 
 
 @remembered

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 
 from fastinit import canonical_name
 from fastinit.adapters.torch.internals import FlatParameter, parts_of_flat, shard_order
-from fastinit.extending import Ranges, dealt, joined
+from fastinit.extending import Ranges, dealt, joined, shown
 
 __all__ = ["Piece", "flat_pieces", "local_ranges", "ranges_of"]
 
@@ -151,7 +151,7 @@ def _split(mesh_axis: int, placement: Placement, shape: tuple[int, ...]) -> _Spl
         )
     axis = getattr(placement, "dim", None)  # strided shards have no public class
     if axis is None:
-        raise ValueError(f"expected Replicate() or Shard(axis) on each mesh axis, got {placement!r}")
+        raise ValueError(f"expected Replicate() or Shard(axis) on each mesh axis, got {shown(placement)}")
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"{placement} names an axis that a tensor of shape {shape} does not have")
     return _Split(mesh_axis, axis % len(shape), getattr(placement, "split_factor", 1))

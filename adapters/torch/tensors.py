@@ -29,6 +29,7 @@ from fastinit.extending import (
     fill_buffer,
     fill_memory,
     plan,
+    shown,
 )
 
 __all__ = [
@@ -308,7 +309,7 @@ def write(
     elif kind is UNREAL:
         return tensor
     elif not isinstance(tensor, Tensor):
-        raise TypeError(f"expected a torch.Tensor, got {type(tensor).__name__} ({tensor!r})")
+        raise TypeError(f"expected a torch.Tensor, got {type(tensor).__name__} ({shown(tensor)})")
     else:
         raise TypeError(
             f"fastinit fills strided tensors of {', '.join(map(str, DTYPES))}; got a {type(tensor).__name__} of "

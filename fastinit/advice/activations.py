@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from fastinit.checks import any_number, finite_number, shown
+from fastinit.checks import any_number, finite_number, shown, text
 
 __all__ = [
     "ACTIVATIONS",
@@ -208,7 +208,7 @@ def activation_named(activation: str | Activation) -> tuple[str, Activation]:
         if not callable(activation):
             raise TypeError(f"activation must be a name or a function, not {shown(activation)}")
         return name_of(activation), activation
-    name = ALIASES.get(activation, activation)
+    name = ALIASES.get(activation, text(activation))
     if name not in ACTIVATIONS:
         known = sorted({*ACTIVATIONS, *ALIASES})
         near = difflib.get_close_matches(activation[:64].lower(), known, 3)

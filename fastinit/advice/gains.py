@@ -70,6 +70,8 @@ PANELS = 48
 NODES = 24
 # The integral of a panel is accepted when that of its halves agrees to this share of the whole, or after so many cuts.
 AGREEMENT = 1e-14
+# Of a function that computes in float32, as those of JAX do.
+AGREEMENT_OF_FLOAT32 = 1e-7
 CUTS = 60
 # Panels that disagree at one time. A kink is in one or two, a sine of 10,000 z in 20,000; noise would be in all of
 # them, which every cut doubles. AT_ONCE of them are evaluated at once.
@@ -141,7 +143,9 @@ def backward_gain(activation: str | Activation, **parameters: float) -> float:
     >>> round(backward_gain("relu") ** 2, 6), round(backward_gain("tanh"), 5)
     (2.0, 1.46741)
     """
-    name, _ = activation_named(activation)
+    name, function = activation_named(activation)
+    if not isinstance(activation, str) and _is_float32(_at(function, name, parameters)):
+        raise ValueError(f"the activation {name} computes in float32, which is too coarse for a slope: use float64")
     return _gain(derivative(activation, parameters, size=1.0), f"the slope of the activation {name}")
 
 
@@ -185,12 +189,20 @@ def _gain(function: Callable[[Array], Array], what: str) -> float:
 
     with np.errstate(all="ignore"):
         _check_function(function, what)
-    moment, outermost = _integral(integrand, what)
+        agreement = AGREEMENT_OF_FLOAT32 if _is_float32(function) else AGREEMENT
+    moment, outermost = _integral(integrand, what, agreement)
     if not moment > 0.0:
         raise ValueError(f"{what} is zero everywhere: no weights can make up for it")
     if moment == math.inf or not outermost < 1e-12 * moment:
         raise ValueError(f"E[f(z)^2] of {what} is infinite, or nearly so")
     return 1.0 / math.sqrt(moment)
+
+
+def _is_float32(function: Callable[[Array], Array]) -> bool:
+    """Whether a function computes in float32, or in less: its values are such numbers, and not only a few of them."""
+    with np.errstate(all="ignore"):
+        values = function(np.linspace(-3.1, 3.3, 4 * NODES).reshape(4, NODES))
+        return bool((values == values.astype(np.float32)).all()) and np.unique(values).size > NODES
 
 
 def _check_function(function: Callable[[Array], Array], what: str) -> None:
@@ -205,7 +217,7 @@ def _check_function(function: Callable[[Array], Array], what: str) -> None:
         )
 
 
-def _integral(function: Callable[[Array], Array], what: str) -> tuple[float, float]:
+def _integral(function: Callable[[Array], Array], what: str, agreement: float) -> tuple[float, float]:
     """The integral over [-REACH, REACH], and what the two outermost of its panels contribute.
 
     Gauss and Legendre's rule on each panel and on its halves; panels on which the two disagree are cut.
@@ -229,7 +241,7 @@ def _integral(function: Callable[[Array], Array], what: str) -> tuple[float, flo
         middle = 0.5 * (low + high)
         left, right = panels(low, middle), panels(middle, high)
         fine = left + right
-        done = abs(fine - rough) <= AGREEMENT * (total + fine.sum())
+        done = abs(fine - rough) <= agreement * (total + fine.sum())
         total += float(fine[done].sum())
         if done.all():
             return total, outermost

@@ -15,7 +15,7 @@ from typing import Final, SupportsIndex, TypedDict, Unpack
 
 from fastinit.advice.activations import PRELU_SLOPE, Activation, activation_named
 from fastinit.advice.gains import gain
-from fastinit.checks import at_least, shown
+from fastinit.checks import at_least, one_of
 from fastinit.exact import in_stream_environment
 from fastinit.initializers import Initializer, Normal, VarianceScaling
 from fastinit.layouts import Axes
@@ -119,8 +119,7 @@ def recommend(
     >>> fastinit.recommend("gelu", "residual", depth=24, layout="OI").initializer.distribution
     'normal'
     """
-    if not isinstance(layer, str) or layer not in LAYERS:
-        raise ValueError(f"layer must be one of {', '.join(LAYERS)}; got {shown(layer)}")
+    layer = one_of("layer", layer, LAYERS)
     if (depth is None) == (layer == "residual"):
         raise ValueError("a residual layer needs its depth, the number of branches, and no other layer has one")
     if layer == "recurrent":

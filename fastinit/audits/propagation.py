@@ -28,6 +28,7 @@ import numpy as np
 from fastinit.advice.activations import Activation, activation_named, checked_parameters, derivative, evaluated
 from fastinit.advice.gains import second_moment
 from fastinit.checks import at_least, integers
+from fastinit.exact import in_stream_environment
 from fastinit.filling import fill
 from fastinit.initializers import ElementwiseInitializer, Initializer, Normal
 from fastinit.keys import Key, checked_key
@@ -172,6 +173,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@in_stream_environment
 def propagate(
     widths: Sequence[SupportsIndex],
     activation: str | Activation,

@@ -12,18 +12,19 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from fastinit import checks
-from fastinit.checks import any_number, checked_shape, sequence_of, shown
+from fastinit.checks import any_number, checked_shape, sequence_of, shown, text
 from fastinit.exact import in_stream_environment
 from fastinit.files import write_file
 from fastinit.initializers import Initializer
 from fastinit.keys import Key
 from fastinit.layouts import Fans
-from fastinit.models.configs import brief, decoded, encoded
+from fastinit.models.configs import DECIMAL_BITS, brief, decoded, encoded
 from fastinit.sampling import STREAM_VERSION
 
 __all__ = ["Entry", "Record"]
 
 NONE: Final = type(None)
+DECIMAL_DIGITS: Final = len(str(2**DECIMAL_BITS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ class Entry:
             value = getattr(self, what)
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise TypeError(f"{what} of an entry has the wrong type: {shown(value)}")
+            if isinstance(value, str):
+                object.__setattr__(self, what, text(value))
         object.__setattr__(self, "shape", checked_shape(self.shape))
         if self.std is not None:
             object.__setattr__(self, "std", any_number(self.std, "std"))
@@ -142,6 +145,7 @@ class Record(_Places):
         for what in ("recipe", "version"):
             if not isinstance(getattr(self, what), str):
                 raise TypeError(f"{what} of a record must be a str, got {shown(getattr(self, what))}")
+            object.__setattr__(self, what, text(getattr(self, what)))
         object.__setattr__(self, "seed", checks.seed(self.seed))
         entries = sequence_of(Entry, "entries of a record must be a sequence of Entry", self.entries)
         object.__setattr__(self, "entries", entries)
@@ -158,6 +162,13 @@ class Record(_Places):
                 raise ValueError(f"two entries of a record have the same name {shown(entry.name)}")
         object.__setattr__(self, "_places", places)
         return places
+
+    def __repr__(self) -> str:
+        given = {field.name: repr(getattr(self, field.name)) for field in fields(self) if field.name != "seed"}
+        # Python writes an integer of thousands of digits in hexadecimal only
+        is_long = isinstance(self.seed, int) and self.seed.bit_length() > DECIMAL_BITS
+        given["seed"] = f"{self.seed:#x}" if is_long else repr(self.seed)
+        return f"Record({', '.join(f'{field.name}={given[field.name]}' for field in fields(self))})"
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -207,7 +218,7 @@ class Record(_Places):
         if not isinstance(text, (str, bytes, bytearray)):
             raise TypeError(f"text must be the JSON of a record, not {shown(text)}")
         try:
-            found = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
+            found = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant, parse_int=_integer)
             if not isinstance(found, dict) or "stream_version" not in found:
                 raise ValueError("expected an object with a stream_version")
             if type(found["stream_version"]) is int and found["stream_version"] == STREAM_VERSION:
@@ -250,7 +261,9 @@ class Record(_Places):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Record:
         """The record of a file. Raises what :meth:`from_json` and `open` raise."""
-        with open(path, encoding="utf-8") as file:
+        with open(
+            os.fspath(path), encoding="utf-8"
+        ) as file:  # a number is no path, and its descriptor not ours to close
             return cls.from_json(file.read())
 
     def __str__(self) -> str:
@@ -280,6 +293,12 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"an object has the name {shown(name)} twice")
         found[name] = value
     return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > DECIMAL_DIGITS:  # Python would name a limit of its own
+        raise ValueError(f"an integer of {len(digits)} digits: longer ones are written in hexadecimal")
+    return int(digits)
 
 
 def _no_constant(name: str) -> Any:

@@ -27,6 +27,7 @@ from fastinit.checks import (
     integer_or_integers,
     sequence_of,
     shown,
+    text,
 )
 from fastinit.initializers import Initializer
 from fastinit.keys import canonical_name
@@ -129,6 +130,8 @@ class Parameter:
         for what, kinds in (("role", str), ("layout", (str, Axes, NONE)), ("activation", (str, NONE))):
             if not isinstance(getattr(self, what), kinds):
                 raise TypeError(f"{what} of a parameter has the wrong type: {shown(getattr(self, what))}")
+            if isinstance(getattr(self, what), str):
+                object.__setattr__(self, what, text(getattr(self, what)))
         for what in ("transposed", "tied"):
             if not isinstance(getattr(self, what), bool):
                 raise TypeError(f"{what} of a parameter must be a bool, got {shown(getattr(self, what))}")
@@ -212,6 +215,7 @@ class Rule:
         for what in ("types", "name", "title"):
             if not isinstance(getattr(self, what), str):
                 raise TypeError(f"{what} of a rule must be a str, got {shown(getattr(self, what))}")
+            object.__setattr__(self, what, text(getattr(self, what)))
         if not isinstance(self.initializer, Initializer) and not callable(self.initializer):
             raise TypeError(
                 f"the initializer of a rule must be an Initializer or a function of a Parameter, got "
@@ -296,6 +300,7 @@ class Recipe:
         object.__setattr__(self, "rules", sequence_of(Rule, "a recipe is made of rules", self.rules))
         if not isinstance(self.name, str):
             raise TypeError(f"the name of a recipe must be a str, got {shown(self.name)}")
+        object.__setattr__(self, "name", text(self.name))
         first: dict[Any, Rule] = {}
         for rule in self.rules:
             before = first.setdefault(rule.selector, rule)

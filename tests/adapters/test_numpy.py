@@ -356,3 +356,31 @@ def test_without_ml_dtypes(run_python):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "uint16" and "a NumPy array of bfloat16 needs the package ml_dtypes" in lines[1]
+
+
+class Unhashable:
+    """Raises what it likes, whatever it is asked."""
+
+    def __hash__(self):
+        raise ZeroDivisionError
+
+    __float__ = __index__ = __repr__ = __hash__
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda value: init.normal((2, 3), seed=0, std=value),
+        lambda value: init.orthogonal((2, 3), seed=0, gain=value),
+        lambda value: init.he_normal((2, 3), seed=0, layout=value),
+        lambda value: init.he_normal(value, seed=0),
+        lambda value: init.he_normal((2, 3), seed=0, dtype=value),
+        lambda value: init.he_normal((2, 3), seed=0, out=value),
+        lambda value: init.he_normal((2, 3), seed=0, num_threads=value),
+    ],
+)
+def test_values_that_raise_errors_of_their_own(call):
+    for value in (Unhashable(), 10**5000, ["a"]):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call(value)
+        assert "4300" not in str(caught.value)

@@ -261,3 +261,19 @@ def test_bad_arguments():
         gain("tanh", out=1.0)
     with pytest.raises(ValueError, match="negative_slope must be finite"):
         gain("leaky_relu", negative_slope=math.nan)
+
+
+@pytest.mark.parametrize("name", ["tanh", "gelu", "selu", "relu", "silu"])
+def test_functions_that_compute_in_float32(name):
+    """As those of JAX do, whatever they are given."""
+
+    def single(z):
+        return ACTIVATIONS[name](np.asarray(z, np.float32).astype(float)).astype(np.float32)
+
+    assert gain(single) == pytest.approx(gain(name), rel=1e-6)
+    with pytest.raises(ValueError, match="computes in float32, which is too coarse for a slope"):
+        backward_gain(single)
+
+
+def test_few_values_are_no_sign_of_float32():
+    assert gain(lambda z: (z > 0.3) * 1.0) == pytest.approx((0.5 * math.erfc(0.3 / math.sqrt(2))) ** -0.5, rel=1e-12)

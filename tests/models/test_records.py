@@ -476,3 +476,22 @@ def test_what_has_no_digest():
             digest(other)
     with pytest.raises(ValueError, match="num_threads must be at least 1"):
         digest(array, num_threads=0)
+
+
+def test_a_record_with_a_seed_of_any_size_shows_itself():
+    for seed in (0, "a", -(10**5000), 2**2048, 10**5000):
+        record = Record((), seed, "r", "0")
+        assert eval(repr(record), {"Record": Record}) == record
+
+
+def test_integers_of_too_many_digits_in_json():
+    for digits in (618, 5000):
+        with pytest.raises(ValueError, match=f"not a record: an integer of {digits} digits"):
+            Record.from_json("9" * digits)
+
+
+def test_a_number_is_no_path(tmp_path):
+    with open(tmp_path / "file", "w+") as file:
+        with pytest.raises(TypeError, match="PathLike"):
+            Record.load(file.fileno())
+        file.write("still open")

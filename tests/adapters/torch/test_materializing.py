@@ -310,3 +310,12 @@ def test_a_hook_that_an_exception_left_behind_does_nothing(monkeypatch):
         assert not nn.Linear(2, 2).weight.is_meta
     finally:
         handles[0].remove()
+
+
+def test_a_device_that_is_none():
+    with on_meta():
+        model = nn.Linear(3, 2)
+    for device in (None, 1.5, [], object()):
+        with pytest.raises(TypeError, match=r"device must be a torch\.device or its name, got"):
+            materialize(model, device=device)
+    assert model.weight.is_meta
