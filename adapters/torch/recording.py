@@ -63,13 +63,18 @@ def record(tensor: Tensor, initializer: Initializer, key: Key | None) -> Tensor:
     if answers is not None:
         answers.append((text, tuple(words)))
     else:
-        with torch.no_grad():
-            torch.ops.fastinit.fill_.default(tensor, text, words)
+        _fill(tensor, text, words)
     return tensor
 
 
-# What these draw, or whether they may, depends on the sizes of a tensor.
+def _fill(tensor: Tensor, initializer: str, key: list[int]) -> None:
+    # detached, since a block of torch.no_grad() that returns nothing is more than torch.export.load can read
+    torch.ops.fastinit.fill_.default(tensor.detach(), initializer, key)
+
+
+# What these functions draw, or whether they may, depends on the sizes of a tensor; and so with these arguments.
 _OF_A_SIZE: Final = frozenset({"dirac_", "sparse_", "orthogonal_", "delta_orthogonal_", "icnr_", "zero_init_"})
+_OF_A_CONVOLUTION: Final = frozenset({"groups", "transposed", "stride"})
 
 _FUNCTIONS: Final[dict[str, Callable[..., Tensor]]] = {}
 
@@ -118,14 +123,14 @@ def traceable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def traced(tensor: Tensor, *arguments: Any, key: Key | int | None = None, **named: Any) -> Tensor:
         given = key.words if isinstance(key, Key) else key
         # sizes that matter become constants of the graph; 2 stands for those that do not, and may change
-        sizes = tensor.shape if name in _OF_A_SIZE or named else (2,) * tensor.dim()
+        of_convolution = not _OF_A_CONVOLUTION.isdisjoint(named)
+        sizes = tensor.shape if name in _OF_A_SIZE or of_convolution else (2,) * tensor.dim()
         shape = tuple([index(size) for size in sizes])
         text, words = _answer(name, shape, tensor.dtype, given, arguments, named)
         if text:
-            with torch.no_grad():
-                torch.ops.fastinit.fill_.default(tensor, text, list(words))
-        elif torchs is not None and key is None and not named:
-            torchs(tensor, *arguments)
+            _fill(tensor, text, list(words))
+        elif torchs is not None and key is None and not of_convolution:
+            torchs(tensor, *arguments, **named)
         else:
             as_it_is(tensor, *arguments, key=key, **named)
         return tensor

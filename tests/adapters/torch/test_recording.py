@@ -1,5 +1,6 @@
 """Graphs of torch.compile, torch.export, make_fx and torch.jit.trace: they fill as the eager functions do."""
 
+import io
 import warnings
 
 import pytest
@@ -88,12 +89,22 @@ def test_a_parameter_that_is_filled_by_compiled_code():
     assert torch.equal(parameter, init.normal_(torch.zeros(4, 6), key=1)) and parameter.is_leaf
 
 
-def test_sizes_may_change():
-    compiled = torch.compile(lambda x: init.xavier_normal_(x, key=1), backend="eager", fullgraph=True, dynamic=True)
+OF_ANY_SIZE = {
+    "xavier": lambda x: init.xavier_normal_(x, key=1),
+    "normal": lambda x: init.normal_(x, std=0.1, key=1),
+    "kaiming": lambda x: init.kaiming_normal_(x, mode="fan_out", nonlinearity="relu", key=1),
+}
+
+
+@pytest.mark.parametrize("fill", OF_ANY_SIZE.values(), ids=OF_ANY_SIZE)
+def test_sizes_may_change(fill):
+    compiled = torch.compile(fill, backend="eager", fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for rows in range(3, 7):
-            assert torch.equal(compiled(torch.zeros(rows, 5)), init.xavier_normal_(torch.zeros(rows, 5), key=1))
-    torch._dynamo.reset()
+            assert torch.equal(compiled(torch.zeros(rows, 5)), fill(torch.zeros(rows, 5)))
+
+
+def test_sizes_that_matter_are_compiled_anew():
     compiled = torch.compile(lambda x: init.sparse_(x, 0.5, key=1), backend="eager", fullgraph=True, dynamic=True)
     for rows in range(3, 7):
         assert torch.equal(compiled(torch.zeros(rows, 5)), init.sparse_(torch.zeros(rows, 5), 0.5, key=1))
@@ -101,12 +112,12 @@ def test_sizes_may_change():
 
 def test_what_fastinit_has_no_numbers_for_is_torchs():
     def fill(x):
-        return init.normal_(x).abs()
+        return init.normal_(init.normal_(x), std=2.0).abs()
 
     given = torch.zeros(5, dtype=torch.complex64)
     with pytest.warns(UserWarning, match=r"torch's own numbers fill tensors of torch\.complex64"):
         compiled = torch.compile(fill, backend="eager", fullgraph=True)
-        assert same(compiled, lambda x: nn.init.normal_(x).abs(), given=given)
+        assert same(compiled, lambda x: nn.init.normal_(nn.init.normal_(x), std=2.0).abs(), given=given)
 
 
 def test_errors_of_compiled_code():
@@ -168,6 +179,34 @@ def test_made_by_make_fx(mode):
 def test_exported(strict):
     layer = Layer(lambda x: [FILLS[name](x) for name in ("drawn", "a key", "sparse", "delta", "lacking")])
     assert same(torch.export.export(layer, (torch.zeros(8, 6),), strict=strict).module(), layer)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch.export's own
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_for_any_size_and_read_from_a_file(strict):
+    layer = Layer(lambda x: init.normal_(x, std=0.1))
+    sizes = {"x": {0: torch.export.Dim("rows")}}
+    exported = torch.export.export(layer, (torch.zeros(8, 6),), dynamic_shapes=sizes, strict=strict)
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    file.seek(0)
+    for program in (exported, exported.run_decompositions(), torch.export.load(file)):
+        assert same(program.module(), layer, given=torch.zeros(11, 6))
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_exported_with_a_parameter_that_it_fills():
+    class Refilled(nn.Linear):
+        def forward(self, x):
+            init.normal_(self.weight, key=1)
+            return super().forward(x)
+
+    layer, x = Refilled(6, 4), torch.ones(2, 6)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(layer, (x,)), file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    assert torch.equal(loaded(x), layer(x)) and torch.equal(loaded.weight, init.normal_(torch.zeros(4, 6), key=1))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
