@@ -20,7 +20,7 @@ from fastinit.adapters.torch.internals import is_fake
 from fastinit.adapters.torch.recording import is_recorded
 from fastinit.extending import DTYPES, in_stream_environment, remembered
 
-__all__ = ["REFUSALS", "Made", "by_torch", "caller", "factory", "given_key", "plain_number", "say_once"]
+__all__ = ["REFUSALS", "Made", "by_torch", "caller", "factory", "given_key", "plain_number", "say_once", "was_said"]
 
 Made = Initializer | str
 """An initializer, or why fastinit has none for the parameters; "" where there is no need to say so."""
@@ -123,6 +123,11 @@ def _say_torchs(tensor: Tensor, original: Callable[..., Tensor], why: str | None
     else:
         kind = "tensors under a mode or a function transform, or with a negative bit"
     say_once(kind, f"torch's own numbers fill {kind}")
+
+
+def was_said(reason: object) -> bool:
+    """Whether :func:`say_once` has warned for this reason."""
+    return reason in _said
 
 
 def say_once(reason: object, message: str) -> None:
