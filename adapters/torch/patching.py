@@ -262,6 +262,10 @@ class _Patched:
             self._held.pop(entry, None)
             raise
 
+    def __reduce__(self) -> tuple[type[_Patched], tuple[()]]:
+        """A copy, or what is read from a pickle, has been entered by nobody."""
+        return _Patched, ()
+
     def _made(self) -> _Reference:
         """The entry of the ``with`` statement that calls ``__enter__``, or one that this object holds."""
         found, _latest.found = _latest.found, None
