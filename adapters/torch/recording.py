@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar, copy_context
 from functools import lru_cache
 from operator import index
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from fastinit.adapters.torch.internals import constant_result, inlined_as, is_tr
 __all__ = ["implement", "is_recorded", "record", "traceable"]
 
 _Fill = Callable[[Tensor, Initializer, Key | None], None]
+_Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
 _LIBRARY: Final = torch.library.Library("fastinit", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -107,7 +108,7 @@ def _answer(
     return answers[-1] if answers else ("", ())
 
 
-def traceable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def traceable(function: _Function) -> _Function:
     """A function that fills, in whose place torch.compile traces the operator.
 
     Where fastinit has no numbers, torch.compile traces torch's function of the same name. Where that cannot be, the
