@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from fastinit import Key
+from fastinit import Key, Normal, Orthogonal
 
 torch = pytest.importorskip("torch", reason="needs torch")
 from torch import nn  # noqa: E402
@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
 from fastinit.adapters.torch import drawing, init  # noqa: E402
 from fastinit.adapters.torch.patching import patched  # noqa: E402
+from fastinit.adapters.torch.tensors import fill_  # noqa: E402
 
 KEY = Key(7).fold_in("layer")
 
@@ -207,6 +208,35 @@ def test_exported_with_a_parameter_that_it_fills():
     file.seek(0)
     loaded = torch.export.load(file).module()
     assert torch.equal(loaded(x), layer(x)) and torch.equal(loaded.weight, init.normal_(torch.zeros(4, 6), key=1))
+
+
+def made_by(maker, function, *given):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.trace.*", DeprecationWarning)
+        if maker == "jit.trace":
+            return torch.jit.trace(function, given, check_trace=False)
+        return make_fx(function, tracing_mode=maker)(*given)
+
+
+MAKERS = ["jit.trace", "real", "fake", "symbolic"]
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_an_initializer_and_a_key(maker):
+    for initializer in (Normal(std=2.0), Orthogonal()):
+        layer = Layer(lambda x, initializer=initializer: fill_(x, initializer, KEY))
+        assert same(made_by(maker, layer, torch.zeros(8, 6)), layer)
+        layer = Layer(lambda x, initializer=initializer: fill_(x.t()[1:], initializer, KEY))
+        assert same(made_by(maker, layer, torch.zeros(8, 6)), layer)
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_no_graph_holds_a_part(maker):
+    def fill(x):
+        return fill_(torch.empty_like(x), Normal(), KEY, global_shape=(8, 6), offsets=(4, 0))
+
+    with pytest.raises(ValueError, match="can hold fills of whole tensors only"):
+        made_by(maker, fill, torch.zeros(4, 6))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
