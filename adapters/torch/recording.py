@@ -1,8 +1,8 @@
-"""Graphs of torch.compile, torch.export, make_fx and torch.jit.trace: a fill is one operator in them.
+"""One operator for a fill in the graphs of torch.compile, torch.export, make_fx and torch.jit.trace.
 
 ``fastinit::fill_(Tensor(a!) tensor, str initializer, int[] key) -> ()`` fills a tensor with an initializer, given as
-JSON, and a key, given as its words. Without words it draws them from the generator of the tensor's device when the
-graph runs, as the eager functions do. So a graph gives the numbers that they give.
+JSON, and a key, given as its words. If there are none, it draws the key from the generator of the tensor's device when
+the graph runs. So a graph gives the numbers of the eager functions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LIBRARY: Final = torch.library.Library("fastinit", "FRAGMENT")  # type: ignore[
 
 
 def implement(fill: _Fill) -> _Fill:
-    """Defines the operator by a function that does what it does; without a key, that draws one."""
+    """Defines the operator by its implementation, which draws a key where it gets none."""
 
     def run(tensor: Tensor, initializer: str, key: Sequence[int]) -> None:
         with not_traced():
@@ -48,17 +48,17 @@ def _decoded(initializer: str) -> Initializer:
     return initializer_from_config(json.loads(initializer))
 
 
-# Where a call is asked what it would record, and fills nothing: (initializer as JSON, key) of each fill.
+# While a call is asked what it would record, it fills nothing and appends (initializer as JSON, key) of each fill.
 _asked: ContextVar[list[tuple[str, tuple[int, ...]]] | None] = ContextVar("fastinit.adapters.torch.asked", default=None)
 
 
 def is_recorded() -> bool:
-    """Whether a fill, here and now, is to become an operator of a graph."""
+    """Whether a fill in this context becomes an operator of a graph."""
     return is_traced() or _asked.get() is not None
 
 
 def record(tensor: Tensor, initializer: Initializer, key: Key | None) -> Tensor:
-    """Fills a tensor by the operator, which the graph that is being made records."""
+    """Fills a tensor by the operator, so that the graph in the making records it."""
     text, words = json.dumps(initializer_config(initializer)), [] if key is None else list(key.words)
     answers = _asked.get()
     if answers is not None:
@@ -89,9 +89,9 @@ def _answer(
     arguments: tuple[Any, ...],
     named: dict[str, Any],
 ) -> tuple[str, tuple[int, ...]]:
-    """What a function of this name would record for a tensor; "" where torch's own function has its place.
+    """What a function of this name would record for a tensor; "" if torch's own function takes its place.
 
-    It fills a tensor without memory, while the compiler traces.
+    The compiler calls this while it traces. It runs the function on a tensor without memory.
     """
     if key is not None:
         named = named | {"key": Key.from_words(*key) if isinstance(key, tuple) else key}
@@ -109,9 +109,9 @@ def _answer(
 
 
 def traceable(function: _Function) -> _Function:
-    """A function that fills, in whose place torch.compile traces the operator.
+    """Makes torch.compile trace the operator in the place of a function that fills.
 
-    Where fastinit has no numbers, torch.compile traces torch's function of the same name. Where that cannot be, the
+    Where fastinit has no numbers, torch.compile traces torch's function of the same name. Where there is none, the
     graph breaks, and the function runs as it is.
     """
     name = function.__name__
