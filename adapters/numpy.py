@@ -5,16 +5,16 @@ All share one form, ``name(shape, *, key=None, seed=None, dtype="float32", out=N
 shape : int or sequence of int
     Of the new array; None, or the shape of `out`, where `out` is given.
 key : Key, int or numpy.random.Generator
-    The stream. An int means ``Key(int)``; from a Generator 64 bits are drawn, so it advances. Functions that draw
-    nothing (`zeros`, `ones`, `constant`, `identity`, `dirac`, `zero_init`) need none.
+    The stream. An int means ``Key(int)``; a Generator gives 64 bits and advances. Functions that draw nothing (`zeros`,
+    `ones`, `constant`, `identity`, `dirac`, `zero_init`) need no key.
 seed : int
     Instead of a key: exactly ``key=Key(seed)``.
 dtype : str or dtype
     ``"float32"``, ``"float64"``, ``"float16"``, or with ml_dtypes ``"bfloat16"``, ``"float8_e4m3fn"``,
-    ``"float8_e5m2"``. An `out` has its own dtype; only for raw memory (unsigned integers) does `dtype` say what it
-    holds.
+    ``"float8_e5m2"``. An `out` has its own dtype; only for raw memory (unsigned integers) does `dtype` name the format
+    of the values.
 out : numpy.ndarray
-    Filled in place and returned: of any layout, transposed, strided or memory-mapped.
+    Filled in place and returned. Any layout: transposed, strided or memory-mapped.
 num_threads : int
     At most this many threads.
 
@@ -32,7 +32,7 @@ array([[0., 0., 0.],
 
 from __future__ import annotations
 
-if __name__ == "numpy":  # Python was started in this folder, and NumPy or fastinit is looking for NumPy
+if __name__ == "numpy":  # Python was started in this folder, and this file hides NumPy
     raise ImportError("this is fastinit's adapter and not NumPy: start Python in another folder than adapters/")
 
 import functools
@@ -165,7 +165,7 @@ if TYPE_CHECKING:  # the forms of the functions: the parameters that all share, 
         def __call__(self, shape: Shape = None, **options: Unpack[Layout]) -> np.ndarray: ...
 
 
-# Making an initializer checks its parameters, which takes longer than a small fill.
+# An initializer checks its parameters, which takes longer than a small fill.
 _cached = remembered(lambda factory, **own: factory(**own))
 _default = functools.cache(lambda factory: factory())
 
@@ -218,7 +218,7 @@ def _filled(initializer: Any, shape: Any, key: Key, dtype: Any, out: Any, num_th
         raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
     if shape is not None and out.shape != shape:
         raise ValueError(f"shape must be that of out, {out.shape}, or None; got {shape}")
-    # the default says nothing about an out that has a dtype of its own
+    # the default does not apply to an out that has a dtype of its own
     raw = None if dtype == "float32" and out.dtype.kind != "u" else dtype
     return fastinit.fill(out, initializer, key, dtype=raw, num_threads=num_threads)
 
@@ -284,7 +284,7 @@ def _documentation(text: str, draws: bool, own: str, example: str) -> str:
 
 
 def _function(name: str, factory: Callable[..., Any], example: str, *, draws: bool = True) -> Any:
-    """The function of an initializer: its parameters become keywords after the ones that all functions share."""
+    """The function of an initializer, whose own parameters become keywords after the shared ones."""
 
     def function(
         shape: Any = None,

@@ -1,7 +1,7 @@
-"""Names, in one line, what is wrong with an installation. The standard library alone, in any Python 3.
+"""One line that says what is wrong with an installation; by the standard library alone, in any Python 3.
 
-Three things go wrong: the compiled core is not built for this Python, there is no NumPy, or the unrelated distribution
-called ``fastinit`` has been installed into the folder of this package, where it replaces files of the same names.
+Three things go wrong: the compiled core is not built for this Python, NumPy is missing, or the unrelated distribution
+``fastinit`` was installed into the folder of this package, where it replaces files of the same names.
 """
 
 import importlib.machinery
@@ -18,12 +18,12 @@ OLDEST = (3, 11)
 
 
 def explained(error: ImportError) -> ImportError:
-    """The error of importing the compiled core as one that says what to do, or `error` itself where that is unknown.
+    """An error that says what to do about a failed import of the compiled core; `error` itself if that is unknown.
 
     Parameters
     ----------
     error : ImportError
-        What ``from fastinit import _core`` raised.
+        The error of ``from fastinit import _core``.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def _remedy() -> str:
 
 
 def unrelated() -> "str | None":
-    """The unrelated distribution that is installed in the same place, as pip names it; None if there is none.
+    """Name and version of the unrelated distribution if it is installed in the same place, otherwise None.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def warn_of_unrelated() -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
-# A module of ours that is imported below an __init__.py of another package, or below none, as an uninstallation leaves.
+# This module is ours, but __init__.py is another package's, or is missing, as an uninstallation leaves it.
 if getattr(sys.modules["fastinit"], "__distribution__", None) != "fastinit-weights":
     raise ImportError(
         f"the package in {FOLDER} is not fastinit-weights alone: the unrelated distribution `fastinit` is, or was, "

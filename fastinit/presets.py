@@ -1,7 +1,7 @@
 """The named schemes: rows of one table, each a point of :class:`~fastinit.initializers.VarianceScaling`.
 
-Every row is also a function of its name, and of its aliases, that makes the initializer for a weight: `he_normal`,
-`kaiming_normal`. Beside them stand the schemes that no fan scales.
+Every row is also a function under its name and its aliases, which makes the initializer for a weight: `he_normal`,
+`kaiming_normal`. Three more functions are schemes without fans.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Preset(NamedTuple):
     scale, mode, distribution
         As in :class:`VarianceScaling`: Var(W) = scale / fan.
     source : str
-        Who published it.
+        The publication.
     takes_slope : bool
-        Whether the scale is divided by 1 + negative_slope^2, for leaky rectifiers.
+        Whether `negative_slope` divides the scale by 1 + negative_slope^2, for leaky rectifiers.
 
     Examples
     --------
@@ -201,8 +201,8 @@ Examples
 _LAWS = {
     "uniform": "Values are uniform on (-limit, limit), limit = sqrt(3 Var(W)).",
     "normal": "Values are normal and untruncated, as torch's; Keras and JAX give this name to the truncated normal.",
-    "truncated_normal": "Values are normal, cut at +-2 standard deviations of the normal before it is cut, whose "
-    "variance is\nmade larger so that Var(W) holds after the cut: the `normal` of Keras and JAX.",
+    "truncated_normal": "Values are normal, cut at +-2 standard deviations. Before the cut the variance is larger, so "
+    "that\nVar(W) holds after it. Keras and JAX call this scheme `normal`.",
 }
 _SLOPE = """
 negative_slope : float
@@ -299,11 +299,11 @@ fan_in_normal = _scheme("fan_in_normal")
 torch_default_uniform = _scheme("torch_default_uniform")
 
 
-# The schemes that no fan scales
+# Schemes without fans
 
 
 def naive_uniform() -> Uniform:
-    """U(-0.1, 0.1), whatever the fans: common before 2010, and the textbooks' bad example.
+    """U(-0.1, 0.1), whatever the fans: common before 2010, and a bad example in textbooks.
 
     Examples
     --------
@@ -345,8 +345,8 @@ def orthogonal(gain: float = 1.0, column_axis: int = -1) -> Orthogonal:
     Raises
     ------
     TypeError, ValueError
-        If `gain` is no finite number or `column_axis` no integer; when filling, if the shape has fewer than 2 axes or
-        no such column axis.
+        If `gain` is not a finite number or `column_axis` not an integer; when filling, if the shape has fewer than 2
+        axes or no such column axis.
 
     Notes
     -----

@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -353,7 +353,24 @@ def _factory(
     return factory
 
 
-def _of_preset(name: str, preset: str) -> Callable[..., Initializer]:
+class OfPreset(Protocol):
+    """The form of a preset's factory."""
+
+    def __call__(
+        self,
+        in_axis: int | Sequence[int] = -2,
+        out_axis: int | Sequence[int] = -1,
+        batch_axis: int | Sequence[int] = (),
+        dtype: Any = None,
+        *,
+        groups: int = 1,
+        transposed: bool = False,
+        stride: int | Sequence[int] = 1,
+        blocks: int = 1,
+    ) -> Initializer: ...
+
+
+def _of_preset(name: str, preset: str) -> OfPreset:
     """The factory of a row of fastinit's presets: what :func:`variance_scaling` takes after the distribution."""
     row = fastinit.PRESETS[preset]
     make = functools.partial(variance_scaling, row.scale, row.mode, row.distribution)

@@ -178,7 +178,7 @@ def untraced(function: Function) -> Function:
     return function
 
 
-def inlined_as(function: Function, other: Function) -> Function:
+def inlined_as(function: Function, other: Callable[..., Any]) -> Function:
     """Makes torch.compile trace another function in the place of this one, which remains what it is.
 
     Without it a graph breaks at every call.

@@ -1,4 +1,4 @@
-"""Tensors that a parametrization computes anew each time they are asked for: what is filled into one is lost."""
+"""A warning for fills of tensors that a parametrization computes anew at every access: such a fill is lost."""
 
 from __future__ import annotations
 
@@ -14,32 +14,39 @@ from fastinit.adapters.torch.internals import base_of
 
 __all__ = ["tell_if_lost"]
 
-# What torch.nn.utils.parametrize, spectral_norm and prune call the parameters that they compute with.
+# The names that torch.nn.utils.parametrize, spectral_norm and prune give to the parameters that they compute with.
 _ORIGINAL: Final = re.compile(r"original\d*|\w+_orig")
 
 _COPIES: Final = ("CloneBackward", "ToCopyBackward")  # made to be written to
 
-_NODES = 500  # of the longest graph that is looked at; that of an orthogonal parametrization has about 20
-_SEARCHES = 50  # of a process: each goes over all objects
+_NODES = 500  # the longest graph that is followed; that of an orthogonal parametrization has about 20
+_SEARCHES = 10  # per process: each goes over all objects, which takes 0.1 s where there are millions
 _searched: Final = count()
+
+_WARNING: Final = "parametrized"
 
 
 def tell_if_lost(tensor: Tensor) -> None:
     """Warns, once, if a tensor that requires a gradient is a parametrization's output.
 
-    Views of parameters are written through. Other computed tensors belong to no parameter, and are left alone: it is
-    told only where the graph leads to the original parameters of a parametrization, and to nothing else. Where autograd
-    keeps no graph (``torch.no_grad()``), nothing can be known.
+    There is no warning for a view, which writes to its parameter, nor for any other computed tensor: all leaves of the
+    graph have to be original parameters of a parametrization. Where autograd keeps no graph (``torch.no_grad()``), the
+    output of a parametrization is not recognized.
     """
+    if _WARNING in notices.said:
+        return
     base = base_of(tensor)
     if base.is_leaf or base.grad_fn is None or base.grad_fn.name().startswith(_COPIES):
         return
     leaves = _leaves(base.grad_fn)
+    if not all(isinstance(leaf, nn.Parameter) for leaf in leaves):
+        return
     if not any(leaf.shape == base.shape for leaf in leaves) or next(_searched) >= _SEARCHES:
         return
-    if all(map(_is_original, leaves)):
+    tables = [table for table in gc.get_referrers(*leaves) if isinstance(table, dict)]
+    if all(any(_computed_with(leaf, table) for table in tables) for leaf in leaves):
         notices.say_once(
-            "parametrized",
+            _WARNING,
             "the tensor is the output of a parametrization, which is computed anew from other parameters, so what is "
             "filled into it is lost: assign the values (layer.weight = values), fill the original parameter, or fill "
             "before parametrizing",
@@ -47,7 +54,7 @@ def tell_if_lost(tensor: Tensor) -> None:
 
 
 def _leaves(function: Any) -> list[Tensor]:
-    """The leaves of a graph; none of one that is very large."""
+    """The leaves of a graph; none if it has more than `_NODES` nodes."""
     leaves: dict[int, Tensor] = {}
     seen, left = {function}, [function]
     while left and len(seen) < _NODES:
@@ -60,14 +67,8 @@ def _leaves(function: Any) -> list[Tensor]:
     return [] if left else list(leaves.values())
 
 
-def _is_original(leaf: Tensor) -> bool:
-    return isinstance(leaf, nn.Parameter) and any(_computed_with(leaf, table) for table in gc.get_referrers(leaf))
-
-
-def _computed_with(leaf: Tensor, table: object) -> bool:
-    """Whether a module's table of parameters calls one as parametrize, prune, weight_norm or spectral_norm do."""
-    if not isinstance(table, dict):
-        return False
+def _computed_with(leaf: Tensor, table: dict[Any, Any]) -> bool:
+    """Whether a table has a parameter under a name that parametrize, prune, weight_norm or spectral_norm gave it."""
     for name in [name for name, value in table.items() if value is leaf and isinstance(name, str)]:
         of_norm = {name[:-1] + "g", name[:-1] + "v"}
         if _ORIGINAL.fullmatch(name) or (name in of_norm and of_norm <= table.keys()):

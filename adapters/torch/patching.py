@@ -1,20 +1,19 @@
-"""Code that calls torch.nn.init, on fastinit: :func:`patched`.
+""":func:`patched`: code that calls torch.nn.init runs on fastinit.
 
 A function of torch.nn.init is bound in many places: in torch.nn.init, in modules that imported it by name, in tables
-such as that of transformers, in partial functions, default arguments and class attributes. No search finds them all,
-and whoever replaces and restores names itself (transformers does, while it loads a model) would undo ours, or we
-theirs. So the names are left alone. All bindings share one function object, and :func:`patched` exchanges the code
-of that object (``function.__code__``) for a line that asks this module which function to call, here and now:
-fastinit's where :func:`patched` is in force, torch's own elsewhere. The last exit puts torch's code back.
+such as that of transformers, in partial functions, default arguments and class attributes. No search finds them all.
+Replacing names would also clash with other code that replaces and restores them, as transformers does while it loads a
+model. So the names stay as they are. All bindings share one function object, and :func:`patched` exchanges the code of
+that object (``function.__code__``) for one line, which asks this module for the function to call: fastinit's where
+:func:`patched` is in force, torch's own elsewhere. The last exit restores torch's code.
 
 An exception may come between any two steps of this: Ctrl-C, an alarm, an exception that another thread sends. So no
 step relies on a later one.
 
-- A stand-in is harmless where nothing is in force: it calls torch's own code, which it carries with it.
-- An entry is in force while the ``with`` statement that made it exists. The statement alone holds it, and the end of
-  the entry is the end of that object, in C.
-- All codes are exchanged in one call into C, to what is due at that moment. Every entry, every exit, and every call of
-  a stand-in that is left over does it again.
+- A stand-in carries torch's code with it, and calls that where nothing is in force.
+- An entry is an object that only its ``with`` statement holds. The entry ends when the object is freed, in C.
+- One call into C sets all codes to what is due at that moment. Every entry, every exit, and every call of a left-over
+  stand-in does this again.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ from fastinit.extending import shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-# What writes. The private ones are what the public ones share and other packages import; the deprecated aliases call
-# the public ones; calculate_gain and the fans are the same in both.
+# Every function that writes. The public ones share the private ones, which other packages import; deprecated aliases
+# call the public ones; calculate_gain and the fans are the same in both.
 _OURS: dict[str, Callable[..., Any]] = {
     name: getattr(init, name)
     for name in (
@@ -56,7 +55,7 @@ _OURS: dict[str, Callable[..., Any]] = {
 
 
 class _Exchange:
-    """A function of torch.nn.init, torch's code of it and the code that stands in for it."""
+    """A function of torch.nn.init, torch's code for it and the code that stands in for that."""
 
     def __init__(self, function: FunctionType, code: CodeType) -> None:
         self.function = function
@@ -70,10 +69,10 @@ _torchs: Final[dict[str, FunctionType]] = {}
 
 
 def _stand_in(code: CodeType) -> CodeType:
-    """Code with the name, parameters and place of this one, so that signatures, sources and tracebacks stay right.
+    """Code with the same name, parameters and line, so that signatures, sources and tracebacks stay right.
 
-    It imports what it calls, since it runs with the globals of torch.nn.init, to which nothing is added. Its last
-    constant, which it does not use, is the code that it stands in for.
+    It imports `_chosen` itself, because it runs with the globals of torch.nn.init, to which nothing is added. Its last
+    constant is unused: the code that it stands in for.
     """
     parameters = ", ".join(code.co_varnames[: code.co_argcount])
     source = (
@@ -86,7 +85,7 @@ def _stand_in(code: CodeType) -> CodeType:
 
 
 def _own_code(function: FunctionType) -> CodeType:
-    """The code of a function of torch.nn.init that torch wrote, while a stand-in has its place, too."""
+    """Torch's own code for a function of torch.nn.init, even while a stand-in has its place."""
     code = function.__code__
     if __name__ not in code.co_names:
         return code
@@ -94,7 +93,7 @@ def _own_code(function: FunctionType) -> CodeType:
 
 
 def _is_torchs(function: Any, name: str) -> TypeGuard[FunctionType]:
-    """Whether torch defined it under this name; what other code put there stays."""
+    """Whether torch defined it under this name. A function that other code put there stays as it is."""
     if not isinstance(function, FunctionType) or function.__globals__ is not vars(torch.nn.init):
         return False
     return function.__name__ == name
@@ -104,13 +103,13 @@ _learned: Final[list[object]] = []
 
 
 def _learn() -> None:
-    """Knows every function that is to be exchanged, as it is in torch.nn.init at present."""
+    """Finds the functions to exchange in torch.nn.init, where other code may have replaced some."""
     functions = list(map(vars(torch.nn.init).get, _OURS))
     present = [functions, list(map(getattr, functions, repeat("__code__"), repeat(None)))]
     if present == _learned:
         return
     for (name, ours), function in zip(_OURS.items(), functions, strict=True):
-        if function is ours or not _is_torchs(function, name):  # some of fastinit's are torch's
+        if function is ours or not _is_torchs(function, name):  # the drop-in offers some of torch's as they are
             continue
         known, code = _exchanges.get(function), _own_code(function)
         if known is None or known.codes[0] is not code:
@@ -132,22 +131,22 @@ class _Reference(weakref.ref[Any]):
     __ne__ = object.__ne__
 
 
-# A reference to every entry that is in force, in any thread. The end of an entry takes its reference out of here.
+# References to all entries in force, in any thread. The end of an entry removes its reference.
 _in_force: Final[set[_Reference]] = set()
 
-# The entries of this context: other threads, and other tasks of the same thread, have entered nothing. One that was
-# left is left for good, also in contexts copied from the one that entered it.
+# The entries of this context: other threads, and other tasks of the same thread, have their own. An entry that was left
+# has also been left in every context copied from the one that entered it.
 _entered: ContextVar[tuple[_Reference, ...]] = ContextVar("fastinit.adapters.torch.patched", default=())
 
-_lock = threading.RLock()  # reentrant, because the garbage collector may close a generator, and so leave, at any time
+_lock = threading.RLock()  # reentrant: the garbage collector may close a generator, and thus leave, at any time
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _settle() -> None:
     """Gives every function the code that is due: its stand-in while anything is in force, torch's own otherwise.
 
-    The lock is taken, what is due is asked, the codes are set and the lock is released in one call that runs no
-    bytecode, since exceptions from outside come between bytecodes.
+    Exceptions from outside come between bytecodes. So one call that runs no bytecode takes the lock, looks up what is
+    due, sets the codes and releases the lock.
     """
     exchanges = tuple(_exchanges.values())
     due = map(getitem, map(attrgetter("codes"), exchanges), map(bool, repeat(_in_force)))
@@ -165,7 +164,7 @@ def _settle() -> None:
 
 
 def _chosen(name: str) -> Callable[..., Any]:
-    """The function that a call of torch.nn.init's `name` means here and now."""
+    """The function that a call of torch.nn.init's `name` should run in this context."""
     # torch.compile and torch.export trace torch's own operators, and nothing else
     if torch.compiler.is_compiling():
         return _torchs[name]
@@ -177,7 +176,7 @@ def _chosen(name: str) -> Callable[..., Any]:
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls fastinit's function in a context of its own; where that in turn calls torch's, torch's it is."""
+    """Calls fastinit's function in a context without entries, where torch.nn.init's functions are torch's own."""
     _entered.set(())
     return function(*arguments)
 
@@ -186,7 +185,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class _Latest(threading.local):
-    """The last `__exit__` that was looked up in this thread, and not yet used."""
+    """The latest `__exit__` of this thread that was looked up and has not been used yet."""
 
     found: _Reference | None = None
 
@@ -195,10 +194,10 @@ _latest: Final = _Latest()
 
 
 class _Exit:
-    """``__exit__``: a function of its own for each lookup, which is the entry.
+    """``__exit__``: each lookup makes a new function, and that function is the entry.
 
-    A ``with`` statement looks it up before it calls ``__enter__``, and is the only one to hold it. So the entry ends
-    with the statement, even where an exception comes before the first line of its body, and no exit is called.
+    A ``with`` statement looks it up before it calls ``__enter__``, and nothing else holds it. So the entry ends with
+    the statement, even where an exception comes before the first line of the body and no exit is called.
     """
 
     def __get__(self, patched: _Patched | None, _: type) -> Callable[..., None]:
@@ -237,18 +236,18 @@ def _tidy() -> None:
 
 
 class _Held:
-    """An entry that no ``with`` statement holds."""
+    """An entry without a ``with`` statement."""
 
     __slots__ = ("__weakref__",)
 
 
 class _Patched:
-    """What :func:`patched` returns: may be entered any number of times, nested too, and by several threads."""
+    """What :func:`patched` returns. It may be entered any number of times, nested, and by several threads."""
 
     __exit__: Final = _Exit()
 
     def __init__(self) -> None:
-        self._held: dict[_Reference, object] = {}  # entries by those who call __enter__ and __exit__ themselves
+        self._held: dict[_Reference, object] = {}  # entries made without a with statement
 
     def __enter__(self) -> None:
         entry = self._made()
@@ -262,6 +261,10 @@ class _Patched:
             _in_force.discard(entry)
             self._held.pop(entry, None)
             raise
+
+    def __reduce__(self) -> tuple[type[_Patched], tuple[()]]:
+        """A copy, by a pickle too, has no entries."""
+        return _Patched, ()
 
     def _made(self) -> _Reference:
         """The entry of the ``with`` statement that calls ``__enter__``, or one that this object holds."""
@@ -329,11 +332,12 @@ def patched(function: Any = None) -> Any:
     Constructors and ``reset_parameters`` of torch's modules, and everything else that calls a function of
     torch.nn.init, under whatever name and wherever it was bound, then fill with the functions of
     ``fastinit.adapters.torch.init``: torch's arguments, errors and distributions, other numbers, more speed.
-    ``torch.manual_seed`` governs the numbers, and the number of threads does not. What fills tensors without
-    torch.nn.init, such as ``weight.data.normal_()``, is not touched, nor is code compiled by torch.compile.
+    ``torch.manual_seed`` governs the numbers; the number of threads does not change them. Fills that do not call
+    torch.nn.init, such as ``weight.data.normal_()``, are not affected, nor is code compiled by torch.compile.
 
-    In force in the thread, or asynchronous task, that entered it, until it leaves. Other threads keep torch's functions
-    until they enter their own. Entries may nest, overlap and end in any order; after the last nothing is left.
+    It is in force in the thread, or asynchronous task, that entered it, until it leaves. Other threads keep torch's
+    functions until they enter it themselves. Entries may nest, overlap and end in any order. The last exit restores
+    torch.nn.init.
 
     Parameters
     ----------
@@ -348,7 +352,7 @@ def patched(function: Any = None) -> Any:
     Raises
     ------
     TypeError
-        If what is decorated is not a function, or is an async generator function.
+        If the decorated object is not a function, or is an async generator function.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""Graphs of torch.compile, torch.export, make_fx and torch.jit.trace: a fill is one operator in them.
+"""One operator for a fill in the graphs of torch.compile, torch.export, make_fx and torch.jit.trace.
 
 ``fastinit::fill_(Tensor(a!) tensor, str initializer, int[] key) -> ()`` fills a tensor with an initializer, given as
-JSON, and a key, given as its words. Without words it draws them from the generator of the tensor's device when the
-graph runs, as the eager functions do. So a graph gives the numbers that they give.
+JSON, and a key, given as its words. If there are none, it draws the key from the generator of the tensor's device when
+the graph runs. So a graph gives the numbers of the eager functions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar, copy_context
 from functools import lru_cache
 from operator import index
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,12 +23,13 @@ from fastinit.adapters.torch.internals import constant_result, inlined_as, is_tr
 __all__ = ["implement", "is_recorded", "record", "traceable"]
 
 _Fill = Callable[[Tensor, Initializer, Key | None], None]
+_Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
 _LIBRARY: Final = torch.library.Library("fastinit", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def implement(fill: _Fill) -> _Fill:
-    """Defines the operator by a function that does what it does; without a key, that draws one."""
+    """Defines the operator by its implementation, which draws a key where it gets none."""
 
     def run(tensor: Tensor, initializer: str, key: Sequence[int]) -> None:
         with not_traced():
@@ -47,29 +48,34 @@ def _decoded(initializer: str) -> Initializer:
     return initializer_from_config(json.loads(initializer))
 
 
-# Where a call is asked what it would record, and fills nothing: (initializer as JSON, key) of each fill.
+# While a call is asked what it would record, it fills nothing and appends (initializer as JSON, key) of each fill.
 _asked: ContextVar[list[tuple[str, tuple[int, ...]]] | None] = ContextVar("fastinit.adapters.torch.asked", default=None)
 
 
 def is_recorded() -> bool:
-    """Whether a fill, here and now, is to become an operator of a graph."""
+    """Whether a fill in this context becomes an operator of a graph."""
     return is_traced() or _asked.get() is not None
 
 
 def record(tensor: Tensor, initializer: Initializer, key: Key | None) -> Tensor:
-    """Fills a tensor by the operator, which the graph that is being made records."""
+    """Fills a tensor by the operator, so that the graph in the making records it."""
     text, words = json.dumps(initializer_config(initializer)), [] if key is None else list(key.words)
     answers = _asked.get()
     if answers is not None:
         answers.append((text, tuple(words)))
     else:
-        with torch.no_grad():
-            torch.ops.fastinit.fill_.default(tensor, text, words)
+        _fill(tensor, text, words)
     return tensor
 
 
-# What these draw, or whether they may, depends on the sizes of a tensor.
+def _fill(tensor: Tensor, initializer: str, key: list[int]) -> None:
+    # detached, since a block of torch.no_grad() that returns nothing is more than torch.export.load can read
+    torch.ops.fastinit.fill_.default(tensor.detach(), initializer, key)
+
+
+# What these functions draw, or whether they may, depends on the sizes of a tensor; and so with these arguments.
 _OF_A_SIZE: Final = frozenset({"dirac_", "sparse_", "orthogonal_", "delta_orthogonal_", "icnr_", "zero_init_"})
+_OF_A_CONVOLUTION: Final = frozenset({"groups", "transposed", "stride"})
 
 _FUNCTIONS: Final[dict[str, Callable[..., Tensor]]] = {}
 
@@ -83,9 +89,9 @@ def _answer(
     arguments: tuple[Any, ...],
     named: dict[str, Any],
 ) -> tuple[str, tuple[int, ...]]:
-    """What a function of this name would record for a tensor; "" where torch's own function has its place.
+    """What a function of this name would record for a tensor; "" if torch's own function takes its place.
 
-    It fills a tensor without memory, while the compiler traces.
+    The compiler calls this while it traces. It runs the function on a tensor without memory.
     """
     if key is not None:
         named = named | {"key": Key.from_words(*key) if isinstance(key, tuple) else key}
@@ -102,10 +108,10 @@ def _answer(
     return answers[-1] if answers else ("", ())
 
 
-def traceable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function that fills, in whose place torch.compile traces the operator.
+def traceable(function: _Function) -> _Function:
+    """Makes torch.compile trace the operator in the place of a function that fills.
 
-    Where fastinit has no numbers, torch.compile traces torch's function of the same name. Where that cannot be, the
+    Where fastinit has no numbers, torch.compile traces torch's function of the same name. Where there is none, the
     graph breaks, and the function runs as it is.
     """
     name = function.__name__
@@ -118,14 +124,14 @@ def traceable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def traced(tensor: Tensor, *arguments: Any, key: Key | int | None = None, **named: Any) -> Tensor:
         given = key.words if isinstance(key, Key) else key
         # sizes that matter become constants of the graph; 2 stands for those that do not, and may change
-        sizes = tensor.shape if name in _OF_A_SIZE or named else (2,) * tensor.dim()
+        of_convolution = not _OF_A_CONVOLUTION.isdisjoint(named)
+        sizes = tensor.shape if name in _OF_A_SIZE or of_convolution else (2,) * tensor.dim()
         shape = tuple([index(size) for size in sizes])
         text, words = _answer(name, shape, tensor.dtype, given, arguments, named)
         if text:
-            with torch.no_grad():
-                torch.ops.fastinit.fill_.default(tensor, text, list(words))
-        elif torchs is not None and key is None and not named:
-            torchs(tensor, *arguments)
+            _fill(tensor, text, list(words))
+        elif torchs is not None and key is None and not of_convolution:
+            torchs(tensor, *arguments, **named)
         else:
             as_it_is(tensor, *arguments, key=key, **named)
         return tensor

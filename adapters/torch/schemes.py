@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -213,7 +213,22 @@ def _variance_scaling(scale: float, mode: str, distribution: str) -> VarianceSca
     return VarianceScaling(scale, mode, distribution, LAYOUT)
 
 
-def _lecun(name: str, distribution: str, how: str) -> Callable[..., Tensor]:
+class OfLecun(Protocol):
+    """The form of LeCun's functions."""
+
+    def __call__(
+        self,
+        tensor: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        key: Key | int | None = None,
+        groups: int = 1,
+        transposed: bool = False,
+        stride: int | Iterable[int] = 1,
+    ) -> Tensor: ...
+
+
+def _lecun(name: str, distribution: str, how: str) -> OfLecun:
     def function(
         tensor: Tensor,
         generator: torch.Generator | None = None,

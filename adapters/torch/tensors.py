@@ -277,6 +277,9 @@ def _executed(tensor: Tensor, initializer: Initializer, key: Key | None) -> None
         write(kind_of(tensor), tensor, initializer, drawn_key(tensor) if key is None else key)
 
 
+_WHOLE: Final = "a graph (make_fx, torch.export, torch.jit.trace) can hold fills of whole tensors only"
+
+
 def write(
     kind: Kind,
     tensor: Tensor,
@@ -289,6 +292,11 @@ def write(
 
     `shard` says what it holds, unless it is whole or distributed. Raises what :func:`fill_` raises.
     """
+    if is_recorded() and kind is not FOREIGN:
+        if shard is None and is_recordable(kind, tensor, initializer):
+            return record(tensor, initializer, key)
+        if tensor.numel():
+            raise ValueError(_WHOLE)
     if kind is PLAIN:
         if shard is None and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous():
             sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
@@ -396,7 +404,8 @@ def fill_(
     TypeError
         If the tensor is of another dtype, layout or class.
     ValueError, BufferError
-        As :func:`fastinit.fill`, before anything is written.
+        As :func:`fastinit.fill`, before anything is written. ValueError, too, for a shard or a DTensor while make_fx,
+        torch.export or torch.jit.trace makes a graph.
 
     Examples
     --------
@@ -417,6 +426,8 @@ def fill_(
         raise ValueError(
             "a DTensor knows its global shape and which part it holds; got global_shape, offsets, ranges or start"
         )
+    if not whole and is_recorded():
+        raise ValueError(_WHOLE)
     if not whole and kind is not UNREAL:
         shard = Shard.of(tuple(tensor.shape), global_shape, offsets, ranges, start)
     return write(kind, tensor, initializer, key, shard, num_threads)

@@ -223,14 +223,14 @@ def remedies(found: Propagation) -> list[str]:
     why = f"{better.reason[:1].upper()}{better.reason[1:]} ({better.source})."
     if found.verdict == "healthy":
         if same:
-            return [f"Nothing: this is what is recommended for {activation}. {why}"]
+            return [f"Nothing to change: this is what is recommended for {activation}. {why}"]
         return [f"Nothing has to change. For {activation} in general: {name}. {why}"]
     if same:
         return [
             f"The weights already have the scale that {activation} asks for. {why}",
             "What is left comes from the depth: use fewer layers, residual branches, or normalization between layers.",
         ]
-    return [f"For {activation} use {name}, on the command line --init auto. {why}"]
+    return [f"For {activation} use {name} (--init auto). {why}"]
 
 
 # Parts of the page

@@ -112,13 +112,51 @@ MISTAKES = {
 }
 
 
-def test_a_users_program_is_checked(tmp_path):
+# The adapters' functions, without what a framework's own types say.
+OF_FRAMEWORKS = """
+import torch
+from fastinit.adapters import jax
+from fastinit.adapters.torch import init
+
+tensor = init.kaiming_normal_(init.normal_(torch.empty(4, 4), std=0.1, key=0), mode="fan_out", nonlinearity="relu")
+tensor = init.xavier_uniform_(init.lecun_normal_(tensor, key=0), groups=2)
+jax.he_normal(in_axis=-1, out_axis=-2, dtype="float32", groups=2)
+"""
+MISTAKES_OF_FRAMEWORKS = {
+    "init.normal_(tensor, sdt=0.1)\n": "sdt",
+    'init.kaiming_normal_(tensor, mod="fan_in")\n': "mod",
+    "init.lecun_normal_(tensor, group=2)\n": "group",
+    "init.orthogonal_(tensor, gian=2.0)\n": "gian",
+    "init.delta_orthogonal_(tensor, gian=2.0)\n": "gian",
+    "jax.he_normal(in_axes=-1)\n": "in_axes",
+    "jax.variance_scaling(1.0)\n": "mode",
+}
+FRAMEWORKS_ARE_ANY = """\
+[mypy]
+[mypy-fastinit.*]
+follow_imports = silent
+[mypy-jax.*,numba.*,torch.*]
+follow_imports = skip
+ignore_missing_imports = true
+"""
+
+
+def check_a_program(tmp_path, right, mistakes, *options):
     program = tmp_path / "program.py"
-    program.write_text(USER)
-    options = ["--strict", "--config-file=", str(program)]
-    done = mypy(tmp_path, *options)
+    program.write_text(right)
+    done = mypy(tmp_path, "--strict", *options, str(program))
     assert done.returncode == 0, done.stdout + done.stderr
-    program.write_text(USER + "".join(MISTAKES))
-    lines = mypy(tmp_path, *options).stdout.splitlines()
-    for number, word in enumerate(MISTAKES.values(), USER.count("\n") + 1):
+    program.write_text(right + "".join(mistakes))
+    lines = mypy(tmp_path, "--strict", *options, str(program)).stdout.splitlines()
+    for number, word in enumerate(mistakes.values(), right.count("\n") + 1):
         assert any(f"program.py:{number}: error" in line and word in line for line in lines), (number, word, lines)
+
+
+def test_a_users_program_is_checked(tmp_path):
+    check_a_program(tmp_path, USER, MISTAKES, "--config-file=")
+
+
+def test_a_program_that_uses_a_framework_is_checked(tmp_path):
+    settings = tmp_path / "mypy.ini"
+    settings.write_text(FRAMEWORKS_ARE_ANY)
+    check_a_program(tmp_path, OF_FRAMEWORKS, MISTAKES_OF_FRAMEWORKS, f"--config-file={settings}")

@@ -198,7 +198,7 @@ def test_one_size_is_in_the_middle_of_four_decades(value):
 
 
 def test_the_advice():
-    assert remedies(stack("healthy"))[0].startswith("Nothing: this is what is recommended for relu")
+    assert remedies(stack("healthy"))[0].startswith("Nothing to change: this is what is recommended for relu")
     assert "he_normal" in remedies(stack("vanishing"))[0]
     # what is recommended, and still not healthy
     assert "depth" in remedies(replace(stack("healthy"), verdict="exploding"))[1]

@@ -1,5 +1,7 @@
 """One warning where what is filled is lost, and none where it is not."""
 
+import gc
+import sys
 import warnings
 
 import pytest
@@ -54,6 +56,28 @@ def test_what_is_lost_is_said_once(make):
         for fill in (init.uniform_, init.kaiming_normal_, init.orthogonal_, init.zero_init_):
             fill(layer.weight)
     assert len(said) == 1 and said[0].filename == __file__
+
+
+def searches(function):
+    """How many times a function looks through all objects of the process."""
+    calls = []
+    sys.setprofile(lambda frame, event, called: calls.append(called) if event == "c_call" else None)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls.count(gc.get_referrers)
+
+
+def test_objects_are_searched_seldom():
+    layers = [parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(5)]
+    with pytest.warns(UserWarning, match=LOST):
+        assert searches(lambda: [init.normal_(layer.weight) for layer in layers]) == 1
+
+
+def test_objects_are_searched_a_few_times_at_most():
+    weight = nn.Parameter(torch.zeros(4, 4))
+    assert searches(lambda: [init.normal_(weight * 2.0) for _ in range(30)]) <= 10
 
 
 def test_every_way_to_fill_says_it():

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import copy
 import functools
 import gc
 import inspect
+import pickle
 import random
 import sys
 import threading
@@ -53,6 +55,23 @@ def test_nested_and_one_object_again():
         assert source() == "torch"
     with pytest.raises(RuntimeError, match="left as often as it was entered"):
         one.__exit__(None, None, None)
+
+
+def by_pickle(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, by_pickle])
+def test_copies_have_entries_of_their_own(copied):
+    one = patched()
+    one.__enter__()
+    other = copied(one)
+    with pytest.raises(RuntimeError, match="left as often as it was entered"):
+        other.__exit__(None, None, None)
+    with other:
+        assert source() == "fastinit"
+    assert source() == "fastinit"
+    one.__exit__(None, None, None)
 
 
 def test_entries_that_end_in_any_order():

@@ -1,10 +1,11 @@
 """Graphs of torch.compile, torch.export, make_fx and torch.jit.trace: they fill as the eager functions do."""
 
+import io
 import warnings
 
 import pytest
 
-from fastinit import Key
+from fastinit import Key, Normal, Orthogonal
 
 torch = pytest.importorskip("torch", reason="needs torch")
 from torch import nn  # noqa: E402
@@ -12,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
 from fastinit.adapters.torch import drawing, init  # noqa: E402
 from fastinit.adapters.torch.patching import patched  # noqa: E402
+from fastinit.adapters.torch.tensors import fill_  # noqa: E402
 
 KEY = Key(7).fold_in("layer")
 
@@ -88,12 +90,22 @@ def test_a_parameter_that_is_filled_by_compiled_code():
     assert torch.equal(parameter, init.normal_(torch.zeros(4, 6), key=1)) and parameter.is_leaf
 
 
-def test_sizes_may_change():
-    compiled = torch.compile(lambda x: init.xavier_normal_(x, key=1), backend="eager", fullgraph=True, dynamic=True)
+OF_ANY_SIZE = {
+    "xavier": lambda x: init.xavier_normal_(x, key=1),
+    "normal": lambda x: init.normal_(x, std=0.1, key=1),
+    "kaiming": lambda x: init.kaiming_normal_(x, mode="fan_out", nonlinearity="relu", key=1),
+}
+
+
+@pytest.mark.parametrize("fill", OF_ANY_SIZE.values(), ids=OF_ANY_SIZE)
+def test_sizes_may_change(fill):
+    compiled = torch.compile(fill, backend="eager", fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for rows in range(3, 7):
-            assert torch.equal(compiled(torch.zeros(rows, 5)), init.xavier_normal_(torch.zeros(rows, 5), key=1))
-    torch._dynamo.reset()
+            assert torch.equal(compiled(torch.zeros(rows, 5)), fill(torch.zeros(rows, 5)))
+
+
+def test_sizes_that_matter_are_compiled_anew():
     compiled = torch.compile(lambda x: init.sparse_(x, 0.5, key=1), backend="eager", fullgraph=True, dynamic=True)
     for rows in range(3, 7):
         assert torch.equal(compiled(torch.zeros(rows, 5)), init.sparse_(torch.zeros(rows, 5), 0.5, key=1))
@@ -101,12 +113,12 @@ def test_sizes_may_change():
 
 def test_what_fastinit_has_no_numbers_for_is_torchs():
     def fill(x):
-        return init.normal_(x).abs()
+        return init.normal_(init.normal_(x), std=2.0).abs()
 
     given = torch.zeros(5, dtype=torch.complex64)
     with pytest.warns(UserWarning, match=r"torch's own numbers fill tensors of torch\.complex64"):
         compiled = torch.compile(fill, backend="eager", fullgraph=True)
-        assert same(compiled, lambda x: nn.init.normal_(x).abs(), given=given)
+        assert same(compiled, lambda x: nn.init.normal_(nn.init.normal_(x), std=2.0).abs(), given=given)
 
 
 def test_errors_of_compiled_code():
@@ -168,6 +180,63 @@ def test_made_by_make_fx(mode):
 def test_exported(strict):
     layer = Layer(lambda x: [FILLS[name](x) for name in ("drawn", "a key", "sparse", "delta", "lacking")])
     assert same(torch.export.export(layer, (torch.zeros(8, 6),), strict=strict).module(), layer)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch.export's own
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_for_any_size_and_read_from_a_file(strict):
+    layer = Layer(lambda x: init.normal_(x, std=0.1))
+    sizes = {"x": {0: torch.export.Dim("rows")}}
+    exported = torch.export.export(layer, (torch.zeros(8, 6),), dynamic_shapes=sizes, strict=strict)
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    file.seek(0)
+    for program in (exported, exported.run_decompositions(), torch.export.load(file)):
+        assert same(program.module(), layer, given=torch.zeros(11, 6))
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_exported_with_a_parameter_that_it_fills():
+    class Refilled(nn.Linear):
+        def forward(self, x):
+            init.normal_(self.weight, key=1)
+            return super().forward(x)
+
+    layer, x = Refilled(6, 4), torch.ones(2, 6)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(layer, (x,)), file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    assert torch.equal(loaded(x), layer(x)) and torch.equal(loaded.weight, init.normal_(torch.zeros(4, 6), key=1))
+
+
+def made_by(maker, function, *given):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.trace.*", DeprecationWarning)
+        if maker == "jit.trace":
+            return torch.jit.trace(function, given, check_trace=False)
+        return make_fx(function, tracing_mode=maker)(*given)
+
+
+MAKERS = ["jit.trace", "real", "fake", "symbolic"]
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_an_initializer_and_a_key(maker):
+    for initializer in (Normal(std=2.0), Orthogonal()):
+        layer = Layer(lambda x, initializer=initializer: fill_(x, initializer, KEY))
+        assert same(made_by(maker, layer, torch.zeros(8, 6)), layer)
+        layer = Layer(lambda x, initializer=initializer: fill_(x.t()[1:], initializer, KEY))
+        assert same(made_by(maker, layer, torch.zeros(8, 6)), layer)
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_no_graph_holds_a_part(maker):
+    def fill(x):
+        return fill_(torch.empty_like(x), Normal(), KEY, global_shape=(8, 6), offsets=(4, 0))
+
+    with pytest.raises(ValueError, match="can hold fills of whole tensors only"):
+        made_by(maker, fill, torch.zeros(4, 6))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
