@@ -156,7 +156,6 @@ TEXTS = (Mode.FAN_IN, np.str_("fan_in"))
         ),
         (lambda text: fastinit.Record((), text, text, text), "a"),
     ],
-    ids=str,
 )
 def test_a_text_has_one_spelling(make, plain):
     member = enum.Enum("Text", {"ONE": plain}, type=str).ONE
