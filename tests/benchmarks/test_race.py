@@ -125,6 +125,7 @@ def check(output, record):
     assert record["threads"] >= 1 and record["processor"] and record["versions"]["fastinit"]
 
 
+@pytest.mark.long  # a minute; the tests below run a section each
 def test_every_row_is_measured_and_written(tmp_path):
     table, chart = tmp_path / "race.md", tmp_path / "race.svg"
     output, record = race(tmp_path, "--set", "all", "--markdown", str(table), "--chart", str(chart))
