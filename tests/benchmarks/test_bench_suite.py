@@ -159,8 +159,9 @@ def program(folder, *arguments, hidden=(), **environment):
 
 
 def files():
-    """What lies in the folder of the benchmarks."""
-    return {(path, path.stat().st_mtime_ns) for path in BENCHMARKS.rglob("bench_*") if path.is_file()}
+    """What lies in the folder of the benchmarks, but for Python's own compiled files."""
+    found = (path for path in BENCHMARKS.rglob("bench_*") if path.is_file() and path.suffix != ".pyc")
+    return {(path, path.stat().st_mtime_ns) for path in found}
 
 
 def check(rows):
@@ -184,7 +185,7 @@ def test_parameters_have_names(tmp_path, chosen):
         assert row["doc"], f"{row['class']} does not say what it measures"
 
 
-@pytest.mark.parametrize("backend", ["none", *BACKENDS])
+@pytest.mark.parametrize("backend", ["none", *(pytest.param(name, marks=pytest.mark.long) for name in BACKENDS)])
 def test_every_benchmark_runs(tmp_path, backend):
     before = files()
     rows, left = program(tmp_path, backend)

@@ -17,7 +17,14 @@ pytest.importorskip("matplotlib")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BACKENDS = ("jax", "tensorflow", "torch")
 NEEDS = {"circles": ("keras", "sklearn", "mlxtend"), "mnist": ("keras", "mlxtend")}
-NAMES = ("circles", "deep_linear", "formulas", "mnist", "saturation", "symmetry")
+TRAINED = ("circles", "mnist")  # with frameworks of their own: half a minute each
+NAMES = (
+    "deep_linear",
+    "formulas",
+    "saturation",
+    "symmetry",
+    *(pytest.param(name, marks=pytest.mark.long) for name in TRAINED),
+)
 
 
 def run(name: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -150,6 +157,7 @@ def test_all_formulas_hold_for_another_layer(tmp_path):
     assert "All measured values are within" in done.stdout
 
 
+@pytest.mark.long
 def test_circles_are_learned_from_xavier_and_he_only():
     tested = {name: number(row("circles", name)[3]) for name in ("zeros", "normal x 1000", "Xavier", "He")}
     assert tested["zeros"] == pytest.approx(0.5, abs=0.02)
@@ -158,6 +166,7 @@ def test_circles_are_learned_from_xavier_and_he_only():
     assert tested["Xavier"] > 0.7
 
 
+@pytest.mark.long
 def test_digits_are_learned_from_all_but_zeros():
     text = quick("mnist")[0]
     assert "5,000 digits of MNIST" in text
@@ -187,6 +196,7 @@ def test_without_matplotlib_the_numbers_remain(tmp_path):
     assert not picture.exists()
 
 
+@pytest.mark.long
 def test_a_file_that_is_not_mnist_is_refused(tmp_path):
     quick("mnist")
     (tmp_path / "mnist.npz").write_bytes(b"no archive")

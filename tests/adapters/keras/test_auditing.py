@@ -133,7 +133,7 @@ def test_copies_and_wrong_fans_are_found():
 
 def test_healthy_models_are_silent_by_keras_and_by_fastinit():
     jax = keras.config.backend() == "jax"  # which compiles for every run anew
-    for number, (build, batch) in enumerate(HEALTHY[::2] if jax else HEALTHY):
+    for number, (build, batch) in enumerate(HEALTHY[:2] if jax else HEALTHY):
         keras.utils.set_random_seed(number)
         model = build()
         for ours in (False, True):
