@@ -58,7 +58,8 @@ static void angle(void) {
         normal_pairs(a, b, z0, z1, N);
         for (int j = 0; j < N; j++)
             for (int lane = 0; lane < 2 * LANES; lane++) {
-                require(fabsf(z0[j][lane]) <= one[0][0] && fabsf(z1[j][lane]) <= one[0][0], "no angle makes a radius longer", word);
+                require(fabsf(z0[j][lane]) <= one[0][0] && fabsf(z1[j][lane]) <= one[0][0],
+                        "no angle makes a radius longer", word);
                 double p = z0[j][lane] / r, q = z1[j][lane] / r, off = fabs(p * p + q * q - 1);
                 double least = fabs(p) < fabs(q) ? fabs(p) : fabs(q);
                 farthest = off > farthest ? off : farthest;
