@@ -169,6 +169,7 @@ def test_inverse_cdf_never_increases_across_a_border(border):
     assert z.min() > 0
 
 
+@pytest.mark.long  # their accuracy and their digests are tested above and in test_version.py
 def test_generator_writes_these_files():
     done = subprocess.run(
         [sys.executable, str(KERNELS / "coefficients.py"), "--check"], capture_output=True, text=True, check=False

@@ -56,7 +56,12 @@ def expected(tmp_path_factory):
     return digests("core", {}, tmp_path_factory.mktemp("core"))
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
+SIMULATED = "numba in the simulator"  # half a minute; numba/test_devices.py tries the simulator, too
+
+
+@pytest.mark.parametrize(
+    "adapter", [pytest.param(name, marks=pytest.mark.long) if name == SIMULATED else name for name in ADAPTERS]
+)
 def test_the_bytes_are_those_of_the_core(adapter, expected, tmp_path):
     package, environment, tensors = ADAPTERS[adapter]
     needed = {package, "keras"} if adapter.startswith("keras") else {package}
