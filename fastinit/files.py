@@ -43,7 +43,7 @@ def write_file(path: str | os.PathLike[str], data: bytes | str) -> None:
     Raises
     ------
     TypeError
-        If `path` is no path.
+        If `path` is not a path.
     OSError
         With the path, if it cannot be written. A regular file is then as it was.
     """
@@ -65,7 +65,7 @@ class Outlet:
     Raises
     ------
     TypeError
-        If `path` is no path.
+        If `path` is not a path.
     OSError
         When the context is entered, with the path, if it cannot be written.
 

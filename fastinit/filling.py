@@ -238,7 +238,9 @@ def fill_buffer(
 
 
 def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
-    """Parameters
+    """Raises what filling a buffer would raise, before a byte is written.
+
+    Parameters
     ----------
     buffer : Buffer
         The memory.
@@ -246,8 +248,6 @@ def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
         What it is to be filled with.
     shard : Shard
         The elements of the global tensor that it holds.
-
-    Raises what filling a buffer would raise, before a byte is written.
 
     Examples
     --------

@@ -318,7 +318,7 @@ def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | No
     Raises
     ------
     TypeError, ValueError
-        If it is no initializer or no shape, or a tensor of this shape cannot be initialized so.
+        If `initializer` or `shape` is of another kind, or a tensor of this shape cannot be initialized so.
 
     Examples
     --------

@@ -36,7 +36,7 @@ def canonical_name(name: str) -> str:
     >>> canonical_name("module.encoder._orig_mod.weight")
     'encoder.weight'
 
-    Raises TypeError if it is no str.
+    Raises TypeError for anything but a str.
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of a parameter must be a str, got {shown(name)}")

@@ -53,7 +53,7 @@ class Fans:
     Raises
     ------
     TypeError, ValueError
-        If one is no such number, or negative.
+        If one of them is not such a number, or is negative.
 
     Examples
     --------

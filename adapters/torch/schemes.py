@@ -25,7 +25,7 @@ from fastinit.adapters.torch.drawing import Made, factory, given_key, notices, p
 from fastinit.adapters.torch.internals import is_fake, is_watched, shape_of, torch_init
 from fastinit.adapters.torch.parametrized import tell_if_lost
 from fastinit.adapters.torch.recording import is_recorded, record, traceable
-from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, is_recordable, kind_of, write
+from fastinit.adapters.torch.tensors import Kind, draw, drawn_key, is_recordable, kind_of, not_a_tensor, write
 from fastinit.extending import at_least, in_stream_environment, remembered, shown
 
 __all__ = [
@@ -205,7 +205,7 @@ def variance_scaling_(
 def _check_tensor(tensor: Tensor) -> None:
     """Raises TypeError: torch has no function that would raise its own."""
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"expected a torch.Tensor, got {type(tensor).__name__} ({shown(tensor)})")
+        raise not_a_tensor(tensor)
 
 
 @remembered

@@ -42,6 +42,7 @@ __all__ = [
     "fill_part",
     "is_recordable",
     "kind_of",
+    "not_a_tensor",
     "place",
     "write",
 ]
@@ -249,6 +250,11 @@ def _is_ours(kind: Kind, tensor: Tensor) -> bool:
     return kind is DISTRIBUTED
 
 
+def not_a_tensor(value: object) -> TypeError:
+    """The error for a value in a tensor's place."""
+    return TypeError(f"expected a torch.Tensor, got {type(value).__name__} ({shown(value)})")
+
+
 def is_recordable(kind: Kind, tensor: Tensor, initializer: Initializer) -> bool:
     """Whether a fill, here and now, is to become fastinit's operator in a graph.
 
@@ -317,7 +323,7 @@ def write(
     elif kind is UNREAL:
         return tensor
     elif not isinstance(tensor, Tensor):
-        raise TypeError(f"expected a torch.Tensor, got {type(tensor).__name__} ({shown(tensor)})")
+        raise not_a_tensor(tensor)
     else:
         raise TypeError(
             f"fastinit fills strided tensors of {', '.join(map(str, DTYPES))}; got a {type(tensor).__name__} of "

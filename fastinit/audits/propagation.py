@@ -209,8 +209,8 @@ def propagate(
     Raises
     ------
     TypeError, ValueError
-        Widths or a batch that are no positive integers, inputs that do not fit or are not finite, an activation that is
-        unknown, gives NaN, changes the shape or has no negative slope, an initializer that a layer's shape refuses.
+        Widths or a batch that are not positive integers, inputs that do not fit or are not finite, an activation that
+        is unknown, gives NaN, changes the shape or has no negative slope, an initializer that a layer refuses.
 
     Examples
     --------

@@ -133,12 +133,12 @@ def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: It
 
 
 def compare_digests(before: Iterable[Entry], after: Iterable[Entry]) -> None:
-    """Parameters
+    """Raises ValueError where a parameter was filled with other bytes than those that a record says.
+
+    Parameters
     ----------
     before, after : iterable of Entry
         The record's entries, and those of the parameters as filled, in one order.
-
-    Raises ValueError where a parameter was filled with other bytes than those that a record says.
 
     Examples
     --------

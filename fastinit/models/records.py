@@ -263,7 +263,7 @@ class Record(_Places):
         """The record of a file. Raises what :meth:`from_json` and `open` raise."""
         with open(
             os.fspath(path), encoding="utf-8"
-        ) as file:  # a number is no path, and its descriptor not ours to close
+        ) as file:  # a number is not a path: it would be a descriptor of the caller's
             return cls.from_json(file.read())
 
     def __str__(self) -> str:
