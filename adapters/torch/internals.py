@@ -37,6 +37,7 @@ __all__ = [
     "SELF_MADE",
     "FlatParameter",
     "Flattened",
+    "StorageReference",
     "apply",
     "base_of",
     "calculate_correct_fan",
@@ -59,6 +60,7 @@ __all__ = [
     "no_grad_uniform_",
     "no_grad_zero_",
     "not_traced",
+    "operator_named",
     "own_buffers",
     "own_modules",
     "own_parameters",
@@ -66,6 +68,8 @@ __all__ = [
     "shape_of",
     "shard_order",
     "singular_vectors",
+    "storage_behind",
+    "swapped",
     "torch_init",
     "uncompiled",
     "untraced",
@@ -158,6 +162,53 @@ def shard_order(tensor: Any) -> Any:
     to right, which is right for all that ``distribute_tensor`` and ``fully_shard`` make.
     """
     return getattr(getattr(tensor, "_spec", None), "shard_order", None)
+
+
+# Storages and operators
+
+
+class StorageReference:
+    """A weak reference to a storage: while it lives, no other storage has the same address.
+
+    Without it the tape of a deferred model would take a new tensor for one that was freed.
+    """
+
+    __slots__ = ("_pointer",)
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        self._pointer: Any = storage._weak_ref()
+
+    def expired(self) -> bool:
+        """Whether the storage was freed."""
+        return bool(torch.UntypedStorage._expired(self._pointer))
+
+    def __del__(self) -> None:
+        torch.UntypedStorage._free_weak_ref(self._pointer)
+
+
+def storage_behind(reference: StorageReference) -> torch.UntypedStorage | None:
+    """The storage of a weak reference; None if it was freed."""
+    if reference.expired():
+        return None
+    found: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(reference._pointer)
+    return found
+
+
+def swapped(tensor: Tensor, other: Tensor) -> bool:
+    """Exchanges two tensors' memory, so that everybody who holds one has the other's; whether that was possible."""
+    try:
+        torch.utils.swap_tensors(tensor, other)
+    except RuntimeError:  # somebody holds a weak reference, or autograd the tensor
+        return False
+    return True
+
+
+def operator_named(name: str) -> Any:
+    """An operator of torch by its name: ``"aten.mul.Tensor"``; None if there is none."""
+    found: Any = torch.ops
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, torch._ops.OpOverload) else None
 
 
 # torch.compile

@@ -1,4 +1,4 @@
-"""materialize and on_meta: from the meta device to memory, each parameter allocated and filled once."""
+"""materialize and deferred: from the meta device to memory, each parameter allocated and filled once."""
 
 import sys
 import threading
@@ -10,7 +10,7 @@ from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
 from fastinit.adapters.torch import materializing  # noqa: E402
-from fastinit.adapters.torch.materializing import materialize, on_meta  # noqa: E402
+from fastinit.adapters.torch import deferred, materialize  # noqa: E402
 from fastinit.adapters.torch.models import initialize_  # noqa: E402
 from fastinit.models.recipes import Recipe, Rule, UnmatchedParameter  # noqa: E402
 
@@ -35,7 +35,7 @@ class Model(nn.Module):
 
 
 def built():
-    with on_meta():
+    with deferred():
         return Model()
 
 
@@ -77,7 +77,7 @@ def test_ties_gradients_and_attributes_are_kept():
 
 
 def test_recurrent_weights_tied_across_layers():
-    with on_meta():
+    with deferred():
         model = nn.ModuleList([nn.GRU(8, 8), nn.GRU(8, 8)])
         model[1].weight_hh_l0 = model[0].weight_hh_l0
     materialize(model)
@@ -88,7 +88,7 @@ def test_recurrent_weights_tied_across_layers():
 
 
 def test_a_module_under_two_names():
-    with on_meta():
+    with deferred():
         layer = nn.Linear(4, 4)
         model = nn.Sequential(layer, nn.ReLU(), layer)
     materialize(model)
@@ -118,7 +118,7 @@ def test_parameters_that_have_memory_keep_it():
 def test_statistics_are_reset_wherever_they_are():
     with torch.device("meta"):
         lost = nn.BatchNorm2d(4)
-    with on_meta():
+    with deferred():
         kept = nn.BatchNorm2d(4)
     kept.running_mean.fill_(9)
     for norm in (lost, kept):
@@ -126,11 +126,11 @@ def test_statistics_are_reset_wherever_they_are():
         same(norm, nn.BatchNorm2d(4).to(torch.bfloat16))
 
 
-# on_meta
+# deferred
 
 
-def test_on_meta_keeps_buffers_and_takes_parameters():
-    with on_meta():
+def test_deferred_keeps_buffers_and_takes_parameters():
+    with deferred():
         model = Model()
         other = nn.Module()
         shared = nn.Parameter(torch.ones(3))
@@ -145,7 +145,7 @@ def test_on_meta_keeps_buffers_and_takes_parameters():
     assert not after.weight.is_meta
 
 
-def test_on_meta_is_for_this_thread_and_ends_with_an_exception():
+def test_deferred_is_for_this_thread_and_ends_with_an_exception():
     found, inside, done = [], threading.Event(), threading.Event()
 
     def other():
@@ -155,7 +155,7 @@ def test_on_meta_is_for_this_thread_and_ends_with_an_exception():
 
     thread = threading.Thread(target=other)
     thread.start()
-    with pytest.raises(KeyError), on_meta(), on_meta():
+    with pytest.raises(KeyError), deferred(), deferred():
         inside.set()
         done.wait(10)
         assert nn.Linear(2, 2).weight.is_meta
@@ -164,16 +164,16 @@ def test_on_meta_is_for_this_thread_and_ends_with_an_exception():
     assert found == [False] and not nn.Linear(2, 2).weight.is_meta
 
 
-def test_materializing_inside_on_meta():
-    with on_meta():
+def test_materializing_inside_deferred():
+    with deferred():
         model = Model()
         materialize(model)
     assert not any(parameter.is_meta for parameter in model.parameters())
     assert model.head.weight is model.embedding.weight
 
 
-def test_lazy_modules_pass_through_on_meta():
-    with on_meta():
+def test_lazy_modules_pass_through_deferred():
+    with deferred():
         layer = nn.LazyLinear(3)
     assert isinstance(layer.weight, nn.parameter.UninitializedParameter)
     with pytest.raises(ValueError, match="run a forward pass first"):
@@ -196,7 +196,7 @@ def test_buffers_without_values_are_named():
         model = Model()
         model.block.register_buffer("table", torch.arange(3))
         model.scale = torch.ones(1)  # computed, and held by no register
-    refused(model, ValueError, r"cannot be known: scale, ramp, block\.table\. Build the model under on_meta\(\)")
+    refused(model, ValueError, r"cannot be known: scale, ramp, block\.table\. Build the model under deferred\(\)")
     model.ramp, model.block.table, model.scale = torch.linspace(0, 1, 16), torch.arange(3), torch.ones(1)
     materialize(model)
     assert model(TOKENS).isfinite().all()
@@ -255,7 +255,7 @@ MEMORY = """
 import gc, resource, sys
 import torch
 from torch import nn
-from fastinit.adapters.torch.materializing import materialize, on_meta
+from fastinit.adapters.torch import deferred, materialize
 
 def status(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
@@ -263,7 +263,7 @@ def status(name):
 def build(width, depth):
     return nn.Sequential(*(layer for _ in range(depth) for layer in (nn.Linear(width, width, bias=False), nn.GELU())))
 
-with on_meta():
+with deferred():
     materialize(build(64, 1), dtype=torch.bfloat16)  # libraries are loaded, threads have their buffers
     model = build(4096, 16)
 gc.collect()
@@ -305,7 +305,7 @@ def test_a_hook_that_an_exception_left_behind_does_nothing(monkeypatch):
 
     monkeypatch.setattr(materializing, "register_module_parameter_registration_hook", interrupted)
     try:
-        with pytest.raises(KeyboardInterrupt), on_meta():
+        with pytest.raises(KeyboardInterrupt), deferred():
             pass
         assert not nn.Linear(2, 2).weight.is_meta
     finally:
@@ -313,7 +313,7 @@ def test_a_hook_that_an_exception_left_behind_does_nothing(monkeypatch):
 
 
 def test_a_device_that_is_none():
-    with on_meta():
+    with deferred():
         model = nn.Linear(3, 2)
     for device in (None, 1.5, [], object()):
         with pytest.raises(TypeError, match=r"device must be a torch\.device or its name, got"):
