@@ -13,14 +13,24 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from fastinit import Program, canonical_name
-from fastinit.adapters.torch.internals import own_buffers, own_parameters, swapped
+from fastinit.adapters.torch.internals import (
+    PROGRAMS,
+    has_memory_of_its_own,
+    own_buffers,
+    own_parameters,
+    programs_of,
+    swapped,
+)
 from fastinit.adapters.torch.patching import patched
 from fastinit.adapters.torch.recording import deferring, is_deferring, not_deferring
 from fastinit.adapters.torch.replaying import evaluated
@@ -28,27 +38,19 @@ from fastinit.adapters.torch.tape import State, Tape, View, calls_of
 from fastinit.adapters.torch.tensors import DTYPES
 from fastinit.adapters.torch.translating import program_of
 
-__all__ = ["PROGRAMS", "deferred", "programs_of"]
-
-PROGRAMS: Final = "_fastinit_programs"
-"""The attribute in which a module keeps the programs of its own parameters, by their names within it."""
-
-
-def programs_of(module: nn.Module) -> dict[str, Program]:
-    """The programs of a module's own parameters and buffers; empty where it was not built under :func:`deferred`."""
-    found: dict[str, Program] = vars(module).get(PROGRAMS, {})
-    return found
+__all__ = ["deferred"]
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
     """Inside, constructors draw nothing: each parameter ends on the meta device, with its author's initialization.
 
-    What the code does to a parameter is recorded: functions of torch.nn.init, methods of tensors, factories, arithmetic,
-    views, copies, in any order and however often. :func:`materialize` then fills each parameter so, on any device and
-    mesh, by a key that follows from its name. Buffers are in memory and have their values.
+    What the code does to a parameter is recorded: functions of torch.nn.init, methods of tensors, factories,
+    arithmetic, views, copies, in any order and however often. :func:`materialize` then fills each parameter so, on any
+    device and mesh, by a key that follows from its name. Buffers are in memory and have their values.
 
-    It is in force in the thread that entered it, until the outermost of nested contexts ends. Parameters of modules that existed before keep their memory.
+    It is in force in the thread that entered it, until the outermost of nested contexts ends. Parameters of modules
+    that existed before keep their memory.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def deferred() -> Iterator[None]:
         with ExitStack() as stack:
             stack.callback(inside.clear)
             for register in (register_module_parameter_registration_hook, register_module_module_registration_hook):
-                stack.callback(register(see).remove)  # type: ignore[arg-type]
+                stack.callback(register(see).remove)
             stack.enter_context(deferring())
             stack.enter_context(patched())
             stack.enter_context(tape)
@@ -102,9 +104,7 @@ def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
         modules = _all_modules([*modules, *_every_module()])
     parameters = _parameters(tape, modules)
     states = {id(tensor): tape.memory_of(tensor).state for tensor, _ in parameters.values()}  # type: ignore[union-attr]
-    programs = {
-        number: program_of(states[number], View.of(tensor)) for number, (tensor, _) in parameters.items()
-    }
+    programs = {number: program_of(states[number], View.of(tensor)) for number, (tensor, _) in parameters.items()}
     _keep(parameters, programs)
     _keep_of_buffers(tape, modules)
     _name_copies(modules)
@@ -139,12 +139,7 @@ def _unowned(tape: Tape, modules: Iterable[nn.Module]) -> list[Any]:
 
 
 def _memory(tape: Tape, tensor: Tensor) -> Any:
-    if tensor.layout is not torch.strided or isinstance(tensor, nn.parameter.UninitializedTensorMixin):
-        return None
-    try:
-        return tape.memory_of(tensor)
-    except (RuntimeError, NotImplementedError):  # a class that has no storage
-        return None
+    return tape.memory_of(tensor) if has_memory_of_its_own(tensor) else None
 
 
 _Owners = list[tuple[nn.Module, str]]
@@ -216,9 +211,9 @@ def _settle_rest(tape: Tape, modules: Iterable[nn.Module]) -> None:
             memory.now(memory.state, True)
     for module in modules:
         for role, buffer in own_buffers(module).items():
-            memory = None if buffer is None else _memory(tape, buffer)
-            if buffer is not None and memory is not None and memory.is_meta and _is_written(memory.state):
-                own_buffers(module)[role] = View.of(buffer).within(evaluated(memory.state))
+            found = None if buffer is None else _memory(tape, buffer)
+            if buffer is not None and found is not None and found.is_meta and _is_written(found.state):
+                own_buffers(module)[role] = View.of(buffer).within(evaluated(found.state))
 
 
 def _is_written(state: State) -> bool:

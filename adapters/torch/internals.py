@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._device import DeviceContext
 
+from fastinit import Program
+
 if TYPE_CHECKING:
     from torch.nn import init as torch_init
 else:
@@ -34,6 +36,7 @@ calculate_correct_fan: Final = torch_init._calculate_correct_fan
 __all__ = [
     "FLAT_MARK",
     "MARK",
+    "PROGRAMS",
     "SELF_MADE",
     "FlatParameter",
     "Flattened",
@@ -44,6 +47,7 @@ __all__ = [
     "calculate_fan_in_and_fan_out",
     "constant_result",
     "flat_parameter",
+    "has_memory_of_its_own",
     "increment_version",
     "initialize_as_transformers",
     "inlined_as",
@@ -65,6 +69,7 @@ __all__ = [
     "own_modules",
     "own_parameters",
     "parts_of_flat",
+    "programs_of",
     "shape_of",
     "shard_order",
     "singular_vectors",
@@ -183,7 +188,7 @@ class StorageReference:
         return bool(torch.UntypedStorage._expired(self._pointer))
 
     def __del__(self) -> None:
-        torch.UntypedStorage._free_weak_ref(self._pointer)
+        torch.UntypedStorage._free_weak_ref(self._pointer)  # type: ignore[no-untyped-call]
 
 
 def storage_behind(reference: StorageReference) -> torch.UntypedStorage | None:
@@ -197,7 +202,7 @@ def storage_behind(reference: StorageReference) -> torch.UntypedStorage | None:
 def swapped(tensor: Tensor, other: Tensor) -> bool:
     """Exchanges two tensors' memory, so that everybody who holds one has the other's; whether that was possible."""
     try:
-        torch.utils.swap_tensors(tensor, other)
+        torch.utils.swap_tensors(tensor, other)  # type: ignore[no-untyped-call]
     except RuntimeError:  # somebody holds a weak reference, or autograd the tensor
         return False
     return True
@@ -209,6 +214,16 @@ def operator_named(name: str) -> Any:
     for part in name.split("."):
         found = getattr(found, part, None)
     return found if isinstance(found, torch._ops.OpOverload) else None
+
+
+def has_memory_of_its_own(tensor: Tensor) -> bool:
+    """Whether a tensor is strided memory of a class without dispatch of its own: a tape can follow it."""
+    return (
+        tensor.layout is torch.strided
+        and not tensor.is_quantized
+        and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+        and not isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]
+    )
 
 
 # torch.compile
@@ -258,6 +273,16 @@ own_buffers: Final[Callable[[nn.Module], dict[str, Tensor | None]]] = attrgetter
 
 own_modules: Final[Callable[[nn.Module], dict[str, nn.Module | None]]] = attrgetter("_modules")
 """A module's table of its children; one that is registered twice stands there twice."""
+
+
+PROGRAMS: Final = "_fastinit_programs"
+"""The attribute in which a module keeps the programs of its own parameters and buffers, by their names within it."""
+
+
+def programs_of(module: nn.Module) -> dict[str, Program]:
+    """The programs of a module's own parameters and buffers; empty where it was not built under ``deferred()``."""
+    found: dict[str, Program] = vars(module).get(PROGRAMS, {})
+    return found
 
 
 def apply(module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:

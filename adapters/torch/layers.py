@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from fastinit import Parameter, canonical_name
-from fastinit.adapters.torch.internals import FLAT_MARK, is_flattened, own_modules, own_parameters
+from fastinit.adapters.torch.internals import FLAT_MARK, is_flattened, own_modules, own_parameters, programs_of
 from fastinit.adapters.torch.tensors import Kind
 from fastinit.extending import PRELU_SLOPE, WRAPPER_COMPONENTS, Shard, gates_of
 
@@ -461,6 +461,8 @@ def parameters(model: nn.Module) -> list[Place]:
                 facts["weight_shape"] = shapes.get(
                     role.replace("bias", "weight"), shapes.get(role.removesuffix("_bias"))
                 )
+            facts["program"] = programs_of(module).get(role)
+            facts["frozen"] = not tensor.requires_grad
             parameter = Parameter(name=name, shape=shape, types=types, role=role, **facts)
             found[identity] = Place(parameter, tensor, ((module, role),), chain, shard)
     if lazy:

@@ -61,8 +61,8 @@ def materialize(
     Parameters
     ----------
     model : torch.nn.Module
-        Built under :func:`deferred` or ``torch.device("meta")``, sharded or not. Parameters that have memory keep it and
-        their values. Ties, ``requires_grad`` and attributes of the parameters are kept.
+        Built under :func:`deferred` or ``torch.device("meta")``, sharded or not. Parameters that have memory keep it
+        and their values. Ties, ``requires_grad`` and attributes of the parameters are kept.
     recipe, seed, num_threads
         As in :func:`~fastinit.adapters.torch.initialize_`.
     dtype : torch.dtype, optional

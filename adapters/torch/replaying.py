@@ -70,6 +70,11 @@ def evaluated(state: State, draw: Draw | None = None, live: bool = True) -> torc
         return _Evaluation(state, draw, live).storage(state)
 
 
+def memory_of(nbytes: int) -> torch.UntypedStorage:
+    """New memory, all zero."""
+    return torch.zeros(nbytes, dtype=torch.uint8, device="cpu").untyped_storage()
+
+
 class _Evaluation:
     def __init__(self, state: State, draw: Draw | None, live: bool) -> None:
         self._draw, self._live = draw, live
@@ -109,9 +114,9 @@ class _Evaluation:
             one = one.before
         if not writes:
             return self._base(one, state.nbytes)
-        result = self._base(one, state.nbytes).clone() if one is not None else torch.UntypedStorage(state.nbytes)
-        if isinstance(one, Empty):
-            result.fill_(0)
+        result = memory_of(state.nbytes)
+        if one is not None and not isinstance(one, Empty):
+            result.copy_(self._base(one, state.nbytes))
         for write in reversed(writes):
             write.view.within(result).copy_(self._outputs[id(write.source.call)][write.source.number])
         self._states[id(state)] = result
@@ -121,7 +126,7 @@ class _Evaluation:
         if isinstance(state, Data):
             return state.storage
         if state is None or isinstance(state, Empty):
-            return torch.UntypedStorage(nbytes)
+            return memory_of(nbytes)
         found = self._states.get(id(state))
         if found is None:
             found = self._living(state)
@@ -196,7 +201,7 @@ def graph_of(state: State, view: View, draws: Sequence[Call]) -> str:
                 source = [place[id(new.source.call)], new.source.number]
                 written.append({"before": before, "bytes": new.nbytes, "view": _view(new.view), "from": source})
             elif isinstance(new, Data):
-                raw = bytes(memoryview(View((new.nbytes,), (1,), 0, torch.uint8).within(new.storage).numpy()))
+                raw = View((new.nbytes,), (1,), 0, torch.uint8).within(new.storage).numpy().tobytes()
                 text = base64.b64encode(zlib.compress(raw, 9)).decode()
                 written.append({"bytes": new.nbytes, "data": text})
             else:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastinit.adapters.torch.internals import StorageReference, storage_behind
+from fastinit.adapters.torch.internals import StorageReference, has_memory_of_its_own, storage_behind
 
 __all__ = ["Call", "Data", "DeferralError", "Empty", "Output", "Read", "State", "Tape", "View", "Written", "calls_of"]
 
@@ -63,12 +63,12 @@ class View(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> View:
         """The view that a tensor is."""
-        return cls(tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype)
+        return cls(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype)
 
     def within(self, storage: torch.UntypedStorage) -> Tensor:
         """The tensor of a storage."""
         empty = torch.empty(0, dtype=self.dtype, device=storage.device)
-        return empty.set_(storage, self.offset, self.shape, self.strides)  # type: ignore[call-overload, no-any-return]
+        return empty.set_(storage, self.offset, self.shape, self.strides)
 
     @property
     def size(self) -> int:
@@ -224,7 +224,18 @@ class _Signature(NamedTuple):
 
 
 _OVERWRITING: Final = frozenset(
-    {"normal_", "uniform_", "zero_", "fill_", "copy_", "exponential_", "random_", "log_normal_", "cauchy_", "geometric_"}
+    {
+        "normal_",
+        "uniform_",
+        "zero_",
+        "fill_",
+        "copy_",
+        "exponential_",
+        "random_",
+        "log_normal_",
+        "cauchy_",
+        "geometric_",
+    }
 )
 
 
@@ -279,7 +290,7 @@ class _Memory:
         return storage_behind(self.reference)
 
 
-class Tape(TorchDispatchMode):
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records what happens to tensors in its context; see the module."""
 
     @classmethod
@@ -288,7 +299,7 @@ class Tape(TorchDispatchMode):
         return False
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.identity = uuid.uuid4().hex[:16]
         self._memories: dict[int, _Memory] = {}
         self._counter = itertools.count()
@@ -296,12 +307,12 @@ class Tape(TorchDispatchMode):
         self._calls = 0
 
     def __enter__(self) -> Any:
-        self._readers.__enter__()
-        return super().__enter__()
+        self._readers.__enter__()  # type: ignore[no-untyped-call]
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: Any) -> None:
-        super().__exit__(*raised)
-        self._readers.__exit__(*raised)
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._readers.__exit__(*raised)  # type: ignore[no-untyped-call]
 
     # what is known of storages
 
@@ -342,8 +353,8 @@ class Tape(TorchDispatchMode):
         if self._calls % 4096 == 0:
             self._memories = {key: one for key, one in self._memories.items() if not one.reference.expired()}
         tensors = [one for one in flattened((args, kwargs)) if isinstance(one, Tensor)]
-        if not all(map(_is_plain, tensors)):
-            for tensor in filter(_is_plain, tensors):
+        if not all(map(has_memory_of_its_own, tensors)):
+            for tensor in filter(has_memory_of_its_own, tensors):
                 self.settle(tensor)
             return func(*args, **kwargs)
         signature = signature_of(func)
@@ -394,7 +405,8 @@ class Tape(TorchDispatchMode):
             if memory.is_late and not (signature.overwrites and View.of(tensor).is_whole(memory.nbytes)):
                 self.settle(tensor)
             if memory.data is not None and memory.data.storage._cdata == tensor.untyped_storage()._cdata:
-                memory.data.storage = memory.data.storage.clone()  # calls that were recorded read what was there
+                # calls that were recorded read what was there
+                memory.data.storage = memory.data.storage.clone()  # type: ignore[no-untyped-call]
         result = call.function(*mapped(self._valued_but(written), args), **mapped(self._valued_but(written), kwargs))
         if written:
             self._wrote(call, written, holds=True)
@@ -402,7 +414,11 @@ class Tape(TorchDispatchMode):
         known = {one.untyped_storage()._cdata for one in flattened((args, kwargs)) if isinstance(one, Tensor)}
         outputs = [result] if isinstance(result, Tensor) else list(result or ())
         for number, output in enumerate(outputs):
-            if isinstance(output, Tensor) and _is_plain(output) and output.untyped_storage()._cdata not in known:
+            if (
+                isinstance(output, Tensor)
+                and has_memory_of_its_own(output)
+                and output.untyped_storage()._cdata not in known
+            ):
                 if signature.makes_empty:
                     self._born_empty(output)
                 else:
@@ -517,16 +533,6 @@ def _draws(func: Any, args: Any) -> bool:
     return draws and key is None
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether it is strided memory of a class that has no dispatch of its own."""
-    return (
-        tensor.layout is torch.strided
-        and not tensor.is_quantized
-        and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
-        and not isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
-    )
-
-
 def _device_of(kwargs: dict[str, Any], tensors: Sequence[Tensor]) -> torch.device:
     given = kwargs.get("device")
     if given is not None:
@@ -570,7 +576,7 @@ class _Readers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _READING:
             (tensor, *rest) = args
-            if _is_plain(tensor):
+            if has_memory_of_its_own(tensor):
                 if func is Tensor.__deepcopy__ and type(tensor) is Tensor:
                     return _copied(tensor, *rest)
                 if func is not Tensor.__deepcopy__:

@@ -12,10 +12,21 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from fastinit import Box, Constant, ElementwiseInitializer, Identity, Initializer, Key, Painted, Program, Replayed
+from fastinit import Box, Constant, Identity, Initializer, Key, Painted, Program, Replayed
 from fastinit.adapters.torch.replaying import drawn_by, evaluated, fill_of, graph_of
 from fastinit.adapters.torch.tape import Call, Data, Empty, Output, Read, State, View, Written, calls_of
-from fastinit.extending import InverseErf, box_of, clamped, finished, inverse_erf, of_elements, over, painted, plus, times
+from fastinit.extending import (
+    InverseErf,
+    box_of,
+    clamped,
+    finished,
+    inverse_erf,
+    of_elements,
+    over,
+    painted,
+    plus,
+    times,
+)
 
 __all__ = ["program_of"]
 
@@ -81,7 +92,9 @@ def program_of(state: State, view: View) -> Program:
             initializer = Painted(initializer, (), draw)
     covered = _area(found.parts) >= view.size
     used = _draws_in(initializer)
-    identities = tuple(call.identity or "" for number, (_, call) in enumerate(drawing) if used is None or number in used)
+    identities = tuple(
+        call.identity or "" for number, (_, call) in enumerate(drawing) if used is None or number in used
+    )
     if used is not None and len(identities) < len(drawing):
         initializer = _renumbered(initializer, {old: new for new, old in enumerate(sorted(used))})
     return Program(initializer, identities, operators=names, uninitialized=found.unwritten and not covered)
@@ -260,9 +273,7 @@ def _reshaped(leaf: _Leaf, own: tuple[int, ...], shape: tuple[int, ...], in_orde
 # What operators do
 
 
-def _every(
-    form: _Form | None, fold: Callable[[Any, tuple[int, ...]], Any], shape: tuple[int, ...]
-) -> _Form | None:
+def _every(form: _Form | None, fold: Callable[[Any, tuple[int, ...]], Any], shape: tuple[int, ...]) -> _Form | None:
     """A form with each of its leaves folded."""
     if form is None or form.unwritten:
         return None
@@ -293,8 +304,12 @@ def _mul(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
     first, second = _two(folding, call, shape)
     for form, other in ((first, _number(second)), (second, _number(first))):
         if form is not None and other is not None and _has(form, call, shape):
-            return _every(form, lambda found, box, factor=other: times(found, factor, box), shape)
+            return _scaled(form, other, shape)
     return None
+
+
+def _scaled(form: _Form, factor: float, shape: tuple[int, ...]) -> _Form | None:
+    return _every(form, lambda found, box: times(found, factor, box), shape)
 
 
 def _div(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:

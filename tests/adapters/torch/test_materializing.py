@@ -9,8 +9,11 @@ torch = pytest.importorskip("torch", reason="needs torch")
 from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
-from fastinit.adapters.torch import materializing  # noqa: E402
-from fastinit.adapters.torch import deferred, materialize  # noqa: E402
+from fastinit.adapters.torch import (  # noqa: E402
+    deferred,
+    materialize,
+    materializing,
+)
 from fastinit.adapters.torch.models import initialize_  # noqa: E402
 from fastinit.models.recipes import Recipe, Rule, UnmatchedParameter  # noqa: E402
 

@@ -9,8 +9,8 @@ transformers = pytest.importorskip("transformers", reason="needs transformers")
 from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
-from fastinit.adapters.torch.layers import parameters  # noqa: E402
 from fastinit.adapters.torch import deferred, materialize  # noqa: E402
+from fastinit.adapters.torch.layers import parameters  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
 from fastinit.models.recipes import RECIPES, Rule  # noqa: E402
 
