@@ -23,9 +23,11 @@ from torch.nn.modules.module import (
 )
 
 from fastinit import Program, canonical_name
+from fastinit.adapters.torch.histories import State, View, calls_of
 from fastinit.adapters.torch.internals import (
     PROGRAMS,
     has_memory_of_its_own,
+    is_initialized,
     own_buffers,
     own_parameters,
     programs_of,
@@ -34,7 +36,7 @@ from fastinit.adapters.torch.internals import (
 from fastinit.adapters.torch.patching import patched
 from fastinit.adapters.torch.recording import deferring, is_deferring, not_deferring
 from fastinit.adapters.torch.replaying import evaluated
-from fastinit.adapters.torch.tape import State, Tape, View, calls_of
+from fastinit.adapters.torch.tape import Tape
 from fastinit.adapters.torch.tensors import DTYPES
 from fastinit.adapters.torch.translating import program_of
 
@@ -125,7 +127,7 @@ def _all_modules(roots: Iterable[nn.Module]) -> list[nn.Module]:
 
 def _every_module() -> list[nn.Module]:
     """Every module there is: those that were copied, or unpickled, were not seen."""
-    return [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and hasattr(one, "_parameters")]
+    return [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and is_initialized(one)]
 
 
 def _unowned(tape: Tape, modules: Iterable[nn.Module]) -> list[Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from fastinit import Program
 
@@ -38,9 +39,11 @@ __all__ = [
     "MARK",
     "PROGRAMS",
     "SELF_MADE",
+    "DispatchMode",
     "FlatParameter",
     "Flattened",
     "StorageReference",
+    "address_of",
     "apply",
     "base_of",
     "calculate_correct_fan",
@@ -54,6 +57,7 @@ __all__ = [
     "is_convolution",
     "is_fake",
     "is_flattened",
+    "is_initialized",
     "is_pretrained",
     "is_traced",
     "is_transformed",
@@ -70,6 +74,8 @@ __all__ = [
     "own_parameters",
     "parts_of_flat",
     "programs_of",
+    "returned_by",
+    "schema_of",
     "shape_of",
     "shard_order",
     "singular_vectors",
@@ -78,6 +84,7 @@ __all__ = [
     "torch_init",
     "uncompiled",
     "untraced",
+    "without_modes",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -172,6 +179,17 @@ def shard_order(tensor: Any) -> Any:
 # Storages and operators
 
 
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A context that sees every operator. Its base has no public name, and would be wrapped by torch.compile.
+
+    Without it no constructor can be recorded.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
 class StorageReference:
     """A weak reference to a storage: while it lives, no other storage has the same address.
 
@@ -191,6 +209,12 @@ class StorageReference:
         torch.UntypedStorage._free_weak_ref(self._pointer)  # type: ignore[no-untyped-call]
 
 
+def address_of(memory: Tensor | torch.UntypedStorage) -> int:
+    """What tells a storage from all others that live."""
+    storage = memory.untyped_storage() if isinstance(memory, Tensor) else memory
+    return int(storage._cdata)
+
+
 def storage_behind(reference: StorageReference) -> torch.UntypedStorage | None:
     """The storage of a weak reference; None if it was freed."""
     if reference.expired():
@@ -206,6 +230,22 @@ def swapped(tensor: Tensor, other: Tensor) -> bool:
     except RuntimeError:  # somebody holds a weak reference, or autograd the tensor
         return False
     return True
+
+
+def without_modes() -> AbstractContextManager[Any]:
+    """Inside, no dispatch mode sees what runs. Without it a tape would record what computes the values on it."""
+    context: AbstractContextManager[Any] = _disable_current_modes()
+    return context
+
+
+def schema_of(operator: Any) -> Any:
+    """The names and the types of an operator's arguments, and which of them it writes."""
+    return operator._schema
+
+
+def returned_by(operator: Any) -> int:
+    """How many values an operator returns."""
+    return len(operator._schema.returns)
 
 
 def operator_named(name: str) -> Any:
@@ -283,6 +323,11 @@ def programs_of(module: nn.Module) -> dict[str, Program]:
     """The programs of a module's own parameters and buffers; empty where it was not built under ``deferred()``."""
     found: dict[str, Program] = vars(module).get(PROGRAMS, {})
     return found
+
+
+def is_initialized(module: nn.Module) -> bool:
+    """Whether the constructor of nn.Module has run."""
+    return "_parameters" in vars(module)
 
 
 def apply(module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:

@@ -19,45 +19,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastinit import Constant, Dirac, Identity, Initializer, Key, Normal, Uniform, ZerO
+from fastinit import Key
+from fastinit.adapters.torch.histories import (
+    Call,
+    Data,
+    Empty,
+    Output,
+    Read,
+    State,
+    View,
+    Written,
+    calls_of,
+    drawn_by,
+    mapped,
+    operators_of,
+    signature_of,
+)
 from fastinit.adapters.torch.internals import operator_named
-from fastinit.adapters.torch.recording import decoded, not_deferring
-from fastinit.adapters.torch.tape import Call, Data, Empty, Output, Read, State, View, Written, calls_of, mapped
+from fastinit.adapters.torch.recording import not_deferring
 from fastinit.adapters.torch.tensors import fill_part
 from fastinit.extending import runs_graphs
 
-__all__ = ["drawn_by", "evaluated", "fill_of", "graph_of"]
+__all__ = ["evaluated", "graph_of"]
 
 Draw = Callable[[Call], Key | None]
-
-
-def fill_of(args: Any) -> tuple[Initializer, Key | None, bool]:
-    """What a call of ``fastinit::fill_`` fills with, the key that it names, and whether anything is random in it."""
-    initializer = decoded(args[1])
-    is_random = not isinstance(initializer, (Constant, Identity, Dirac, ZerO))
-    key = Key.from_words(*args[2]) if is_random and len(args) > 2 and args[2] else None
-    return initializer, key, is_random
-
-
-def drawn_by(call: Call) -> Initializer | None:
-    """The distribution of a call that draws each element from one; None of any other."""
-    name, args, kwargs = call.name, call.args, call.kwargs
-
-    def given(position: int, what: str, otherwise: float) -> Any:
-        return args[position] if len(args) > position else kwargs.get(what, otherwise)
-
-    if name == "fill_" and call.function.namespace == "fastinit":
-        return fill_of(args)[0]
-    if name == "normal_" or (name == "normal" and isinstance(args[0], (int, float))):
-        first = 1 if name == "normal_" else 0
-        mean, std = given(first, "mean", 0.0), given(first + 1, "std", 1.0)
-        return Normal(float(mean), float(std))
-    if name == "uniform_":
-        low, high = float(given(1, "from", 0.0)), float(given(2, "to", 1.0))
-        return Uniform(low, high) if low < high else Constant(low)
-    if name in ("randn", "randn_like"):
-        return Normal()
-    return Uniform() if name in ("rand", "rand_like") else None
 
 
 def evaluated(state: State, draw: Draw | None = None, live: bool = True) -> torch.UntypedStorage:
@@ -103,7 +88,8 @@ class _Evaluation:
         memory = state.memory
         if not self._live or memory is None or memory.state is not state or not memory.holds:
             return None
-        return memory.storage()
+        found: torch.UntypedStorage | None = memory.storage()
+        return found
 
     def storage(self, state: State) -> torch.UntypedStorage:
         """The storage of a state, not to be written."""
@@ -135,7 +121,7 @@ class _Evaluation:
 
     def _called(self, call: Call) -> list[Tensor]:
         key = None if call.identity is None or self._draw is None else self._draw(call)
-        own = set(_positions_written(call))
+        own = set(signature_of(call.function).written)
 
         def argument(position: Any, value: Any) -> Any:
             def tensor(one: Any) -> Any:
@@ -152,12 +138,11 @@ class _Evaluation:
         kwargs = {name: argument(name, value) for name, value in call.kwargs.items()}
         result = _draw(call, key, args, kwargs) if key is not None else call.function(*args, **kwargs)
         if own:
-            return [args[one] if isinstance(one, int) else kwargs[one] for one in _positions_written(call)]
+            return [args[one] if isinstance(one, int) else kwargs[one] for one in signature_of(call.function).written]
         return [result] if isinstance(result, Tensor) else list(result)
 
 
 def _positions_written(call: Call) -> tuple[int | str, ...]:
-    from fastinit.adapters.torch.tape import signature_of
 
     return signature_of(call.function).written
 
@@ -230,11 +215,10 @@ def graph_of(state: State, view: View, draws: Sequence[Call]) -> str:
             step["draw"] = drawn[id(call)]
         steps.append(step)
     last = state_number(state)
-    names = dict.fromkeys(call.name.rstrip("_") for call in calls)
     graph = {
         "framework": "torch",
         "shape": list(view.shape),
-        "operators": list(names),
+        "operators": list(operators_of(calls)),
         "draws": len(draws),
         "states": written,
         "calls": steps,

@@ -1,31 +1,52 @@
-"""The tape: what a constructor's operators did to every storage, as values that can be read, folded and run again.
-
-A storage has a :class:`State`: nothing yet, memory that came from elsewhere, or what an operator wrote over an earlier
-state. An operator is a :class:`Call`; where its arguments were tensors it has the state that they had (:class:`Read`).
-So the state of a parameter's storage is its whole history, and holds no tensor.
+"""The tape: a context in which what operators do to storages is recorded, and computed only where somebody needs it.
 
 Small tensors that nothing random reached are computed at once, since constructors read them. Large ones, and all that
 follow from a draw, have lazily mapped memory and are computed only when somebody reads them: what was drawn cannot be.
+What is recorded are :mod:`fastinit.adapters.torch.histories`.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import mmap
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastinit.adapters.torch.internals import StorageReference, has_memory_of_its_own, storage_behind
+from fastinit.adapters.torch.histories import (
+    Call,
+    Data,
+    Empty,
+    Output,
+    Read,
+    Signature,
+    State,
+    View,
+    Written,
+    calls_of,
+    fill_of,
+    flattened,
+    mapped,
+    signature_of,
+)
+from fastinit.adapters.torch.internals import (
+    DispatchMode,
+    StorageReference,
+    address_of,
+    has_memory_of_its_own,
+    returned_by,
+    storage_behind,
+    without_modes,
+)
+from fastinit.adapters.torch.replaying import evaluated
 
-__all__ = ["Call", "Data", "DeferralError", "Empty", "Output", "Read", "State", "Tape", "View", "Written", "calls_of"]
+__all__ = ["DeferralError", "Tape"]
 
 # Results of more elements are computed only when they are read.
 LARGE: Final = 2**20
@@ -50,215 +71,6 @@ class DeferralError(RuntimeError):
     ...     print(str(error).partition(":")[0])
     a value that is drawn cannot be read while a model is deferred
     """
-
-
-class View(NamedTuple):
-    """Which elements of a storage a tensor is."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    offset: int
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> View:
-        """The view that a tensor is."""
-        return cls(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype)
-
-    def within(self, storage: torch.UntypedStorage) -> Tensor:
-        """The tensor of a storage."""
-        empty = torch.empty(0, dtype=self.dtype, device=storage.device)
-        return empty.set_(storage, self.offset, self.shape, self.strides)
-
-    @property
-    def size(self) -> int:
-        """How many elements."""
-        return torch.Size(self.shape).numel()
-
-    def is_whole(self, nbytes: int) -> bool:
-        """Whether it is all of a storage of so many bytes."""
-        return self.offset == 0 and self.size * self.dtype.itemsize == nbytes and self.is_dense
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether its elements lie side by side, in whatever order, each once."""
-        reach = 1
-        for stride, extent in sorted(zip(self.strides, self.shape, strict=True)):
-            if extent == 1:
-                continue
-            if stride != reach:
-                return False
-            reach *= extent
-        return True
-
-
-class State:
-    """What a storage holds at one moment."""
-
-    __slots__ = ("memory", "nbytes")
-
-    nbytes: int
-    memory: _Memory | None
-    """The storage whose memory holds it, if that is the case still."""
-
-    def __init__(self, nbytes: int) -> None:
-        self.nbytes = nbytes
-        self.memory = None
-
-
-class Empty(State):
-    """Memory that was never written."""
-
-    __slots__ = ()
-
-
-class Data(State):
-    """Memory that came from elsewhere: from Python's numbers, from NumPy, from before."""
-
-    __slots__ = ("storage",)
-
-    def __init__(self, storage: torch.UntypedStorage) -> None:
-        super().__init__(storage.nbytes())
-        self.storage = storage
-
-
-class Written(State):
-    """What an operator wrote into a view; `before` is None where that is all of the storage."""
-
-    __slots__ = ("before", "source", "view")
-
-    def __init__(self, nbytes: int, before: State | None, view: View, source: Output) -> None:
-        super().__init__(nbytes)
-        self.before, self.view, self.source = before, view, source
-
-
-class Read(NamedTuple):
-    """A tensor as an operator found it; without a state if the operator does not look at its values."""
-
-    state: State | None
-    view: View
-
-
-class Call:
-    """One call of an operator."""
-
-    __slots__ = ("args", "function", "identity", "kwargs", "number")
-
-    def __init__(self, function: Any, args: Any, kwargs: Any, number: int, identity: str | None) -> None:
-        self.function, self.args, self.kwargs = function, args, kwargs
-        self.number = number
-        self.identity = identity
-        """Of a call that draws."""
-
-    @property
-    def name(self) -> str:
-        """The operator without what tells it from its overloads."""
-        return str(self.function.overloadpacket.__name__)
-
-    def reads(self) -> Iterator[Read]:
-        """The tensors among its arguments."""
-        return (one for one in flattened((self.args, self.kwargs)) if isinstance(one, Read))
-
-
-class Output(NamedTuple):
-    """One of the tensors that a call gave."""
-
-    call: Call
-    number: int
-
-
-def flattened(value: Any) -> Iterator[Any]:
-    """The leaves of lists, tuples and mappings."""
-    if isinstance(value, dict):
-        for one in value.values():
-            yield from flattened(one)
-    elif isinstance(value, (list, tuple)) and not isinstance(value, (Read, View, torch.Size)):
-        for one in value:
-            yield from flattened(one)
-    else:
-        yield value
-
-
-def mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """The same lists, tuples and mappings with other leaves."""
-    if isinstance(value, dict):
-        return {key: mapped(function, one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [mapped(function, one) for one in value]
-    if isinstance(value, tuple) and not isinstance(value, (Read, View, torch.Size)):
-        return tuple(mapped(function, one) for one in value)
-    return function(value)
-
-
-def calls_of(state: State | None) -> list[Call]:
-    """Every call that a state follows from, in the order of their time."""
-    calls: dict[int, Call] = {}
-    seen: set[int] = set()
-    left = [state]
-    while left:
-        one = left.pop()
-        while isinstance(one, Written) and id(one) not in seen:
-            seen.add(id(one))
-            call = one.source.call
-            if id(call) not in calls:
-                calls[id(call)] = call
-                left += [read.state for read in call.reads()]
-            one = one.before
-    return sorted(calls.values(), key=lambda call: call.number)
-
-
-# Operators
-
-
-class _Signature(NamedTuple):
-    """What the tape needs to know of an operator."""
-
-    is_view: bool
-    draws: bool
-    written: tuple[int | str, ...]
-    """Positions and names of the arguments that are written."""
-    overwrites: bool
-    """Whether those are written without being read."""
-    gives_tensors: bool
-    makes_empty: bool
-
-
-_OVERWRITING: Final = frozenset(
-    {
-        "normal_",
-        "uniform_",
-        "zero_",
-        "fill_",
-        "copy_",
-        "exponential_",
-        "random_",
-        "log_normal_",
-        "cauchy_",
-        "geometric_",
-    }
-)
-
-
-@lru_cache(maxsize=4096)
-def signature_of(function: Any) -> _Signature:
-    """What the tape needs to know of an operator."""
-    schema, name = function._schema, function.overloadpacket.__name__
-    written: list[int | str] = []
-    for position, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            written.append(argument.name if argument.kwarg_only else position)
-    outs = bool(written) and all(isinstance(one, str) for one in written)
-    return _Signature(
-        is_view=function.is_view or torch.Tag.inplace_view in function.tags,
-        draws=torch.Tag.nondeterministic_seeded in function.tags,
-        written=tuple(written),
-        overwrites=outs or name in _OVERWRITING or (name == "bernoulli_" and schema.overload_name == "float"),
-        gives_tensors=all("Tensor" in str(one.type) for one in schema.returns),
-        makes_empty=name.removeprefix("new_").startswith("empty") and not written,
-    )
-
-
-# The tape
 
 
 class _Memory:
@@ -290,13 +102,8 @@ class _Memory:
         return storage_behind(self.reference)
 
 
-class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tape(DispatchMode):
     """Records what happens to tensors in its context; see the module."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Not to be wrapped by torch.compile, which would be imported for it."""
-        return False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -318,7 +125,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def memory_of(self, tensor: Tensor) -> _Memory | None:
         """What is known of a tensor's storage."""
-        return self._memories.get(tensor.untyped_storage()._cdata)
+        return self._memories.get(address_of(tensor))
 
     def memories(self) -> list[_Memory]:
         """Those of all storages that live."""
@@ -330,10 +137,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _known(self, tensor: Tensor, born: bool = False) -> _Memory:
         storage = tensor.untyped_storage()
-        memory = self._memories.get(storage._cdata)
+        memory = self._memories.get(address_of(storage))
         if memory is None:
             state = Empty(storage.nbytes()) if tensor.is_meta else Data(storage)
-            memory = self._memories[storage._cdata] = _Memory(storage, state, born)
+            memory = self._memories[address_of(storage)] = _Memory(storage, state, born)
         return memory
 
     def _made(self, tensor: Tensor, source: Output, holds: bool) -> None:
@@ -342,7 +149,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         nbytes = storage.nbytes()
         before = None if view.is_whole(nbytes) else Empty(nbytes)
         state = Written(nbytes, before, view, source)
-        memory = self._memories[storage._cdata] = _Memory(storage, state, True)
+        memory = self._memories[address_of(storage)] = _Memory(storage, state, True)
         memory.now(state, holds and not memory.is_meta)
 
     # the operators
@@ -367,7 +174,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
         return self._recorded(func, signature, args, kwargs, tensors)
 
-    def _recorded(self, func: Any, signature: _Signature, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+    def _recorded(self, func: Any, signature: Signature, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
         written = [args[one] if isinstance(one, int) else kwargs[one] for one in signature.written]
         unread = {id(one) for one in written} if signature.overwrites else set()
         if unread and any(id(one) not in unread and _same_storage(one, written) for one in tensors):
@@ -398,27 +205,23 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     return self._made_late(call, shapes, outputs, signature, _device_of(kwargs, tensors))
         return self._run(call, signature, args, kwargs, written)
 
-    def _run(self, call: Call, signature: _Signature, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
+    def _run(self, call: Call, signature: Signature, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
         """Calls it now."""
         for tensor in written:
             memory = self._known(tensor)
             if memory.is_late and not (signature.overwrites and View.of(tensor).is_whole(memory.nbytes)):
                 self.settle(tensor)
-            if memory.data is not None and memory.data.storage._cdata == tensor.untyped_storage()._cdata:
+            if memory.data is not None and address_of(memory.data.storage) == address_of(tensor):
                 # calls that were recorded read what was there
                 memory.data.storage = memory.data.storage.clone()  # type: ignore[no-untyped-call]
         result = call.function(*mapped(self._valued_but(written), args), **mapped(self._valued_but(written), kwargs))
         if written:
             self._wrote(call, written, holds=True)
             return result
-        known = {one.untyped_storage()._cdata for one in flattened((args, kwargs)) if isinstance(one, Tensor)}
+        known = {address_of(one) for one in flattened((args, kwargs)) if isinstance(one, Tensor)}
         outputs = [result] if isinstance(result, Tensor) else list(result or ())
         for number, output in enumerate(outputs):
-            if (
-                isinstance(output, Tensor)
-                and has_memory_of_its_own(output)
-                and output.untyped_storage()._cdata not in known
-            ):
+            if isinstance(output, Tensor) and has_memory_of_its_own(output) and address_of(output) not in known:
                 if signature.makes_empty:
                     self._born_empty(output)
                 else:
@@ -427,11 +230,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _born_empty(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        self._memories[storage._cdata] = _Memory(storage, Empty(storage.nbytes()), True)
+        self._memories[address_of(storage)] = _Memory(storage, Empty(storage.nbytes()), True)
 
     def _write_late(self, call: Call, written: list[Tensor]) -> Any:
         self._wrote(call, written, holds=False)
-        results = written[: len(call.function._schema.returns)]
+        results = written[: returned_by(call.function)]
         return None if not results else results[0] if len(results) == 1 else tuple(results)
 
     def _wrote(self, call: Call, written: list[Tensor], holds: bool) -> None:
@@ -441,7 +244,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             memory.now(Written(memory.nbytes, before, view, Output(call, number)), holds)
 
     def _made_late(
-        self, call: Call, shapes: Any, outputs: list[Any], signature: _Signature, device: torch.device
+        self, call: Call, shapes: Any, outputs: list[Any], signature: Signature, device: torch.device
     ) -> Any:
         made = [new_memory(one, device) if isinstance(one, Tensor) else one for one in outputs]
         for number, tensor in enumerate(made):
@@ -495,13 +298,12 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         memory = self.memory_of(tensor)
         if memory is None or memory.holds or memory.is_meta:
             return
-        values = self._evaluated(memory.state, None)
-        tensor.untyped_storage().copy_(values)
+        with without_modes():
+            values = self._evaluated(memory.state, None)
+            tensor.untyped_storage().copy_(values)
         memory.now(memory.state, True)
 
     def _evaluated(self, state: State, view: View | None) -> Any:
-        from fastinit.adapters.torch.replaying import evaluated
-
         for call in calls_of(state):
             if call.identity is not None:
                 raise DeferralError(
@@ -514,11 +316,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _same_storage(tensor: Tensor, others: Iterable[Tensor]) -> bool:
-    own = tensor.untyped_storage()._cdata
-    return any(own == other.untyped_storage()._cdata for other in others)
+    own = address_of(tensor)
+    return any(own == address_of(other) for other in others)
 
 
-def _is_known_to_write(written: Sequence[Tensor], signature: _Signature, func: Any) -> bool:
+def _is_known_to_write(written: Sequence[Tensor], signature: Signature, func: Any) -> bool:
     """Whether the tensors that are written keep their shapes: those of ``out=`` may be resized."""
     return all(isinstance(one, int) for one in signature.written) or all(one.numel() for one in written)
 
@@ -527,8 +329,6 @@ def _draws(func: Any, args: Any) -> bool:
     """Whether a call that may draw does: a fill by fastinit of what has no randomness does not."""
     if func is not torch.ops.fastinit.fill_.default:
         return True
-    from fastinit.adapters.torch.replaying import fill_of
-
     _, key, draws = fill_of(args)
     return draws and key is None
 
@@ -552,14 +352,14 @@ def new_memory(like: Tensor, device: torch.device) -> Tensor:
 
 def _place() -> str:
     """The innermost line of the caller's code that is neither torch's nor the adapter's."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     found = None
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if not name.startswith(("torch.", "fastinit.")) and name not in ("torch", "contextlib"):
             found = f"{frame.f_code.co_filename}:{frame.f_lineno}"
             break
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return found or "the constructor"
 
 

@@ -13,8 +13,21 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from fastinit import Box, Constant, Identity, Initializer, Key, Painted, Program, Replayed
-from fastinit.adapters.torch.replaying import drawn_by, evaluated, fill_of, graph_of
-from fastinit.adapters.torch.tape import Call, Data, Empty, Output, Read, State, View, Written, calls_of
+from fastinit.adapters.torch.histories import (
+    Call,
+    Data,
+    Empty,
+    Output,
+    Read,
+    State,
+    View,
+    Written,
+    calls_of,
+    drawn_by,
+    fill_of,
+    operators_of,
+)
+from fastinit.adapters.torch.replaying import evaluated, graph_of
 from fastinit.extending import (
     InverseErf,
     box_of,
@@ -67,7 +80,7 @@ def program_of(state: State, view: View) -> Program:
     """The program of a tensor."""
     found = _Folding().of_state(state, view)
     calls = calls_of(state)
-    names = tuple(dict.fromkeys(_name(call) for call in calls if not call.name.startswith(("empty", "new_empty"))))
+    names = operators_of(calls)
     if found is None and not any(call.identity for call in calls):
         found = _constant(state, view)
     if found is None:
@@ -131,12 +144,6 @@ def _renumbered(initializer: Initializer, numbers: dict[int, int]) -> Initialize
         return initializer
     boxes = tuple(replace(box, draw=numbers.get(box.draw, 0)) for box in initializer.boxes)
     return replace(initializer, boxes=boxes, draw=numbers.get(initializer.draw, 0))
-
-
-def _name(call: Call) -> str:
-    if call.function.namespace != "fastinit":
-        return call.name.rstrip("_")
-    return type(fill_of(call.args)[0]).__name__
 
 
 def _constant(state: State, view: View) -> _Form | None:

@@ -41,7 +41,7 @@ FLOORS = [
     {"advice.recommending"},
     {"models.rules", "models.configs", "models.digests"},
     {"models.records"},
-    {"models.recipes"},
+    {"models.recipes", "models.keying"},
     {"models.planning"},
     {"audits.scales", "audits.propagation", "audits.measuring"},
     {"audits.values"},

@@ -1,7 +1,6 @@
 """materialize and deferred: from the meta device to memory, each parameter allocated and filled once."""
 
 import sys
-import threading
 
 import pytest
 
@@ -12,7 +11,6 @@ import fastinit  # noqa: E402
 from fastinit.adapters.torch import (  # noqa: E402
     deferred,
     materialize,
-    materializing,
 )
 from fastinit.adapters.torch.models import initialize_  # noqa: E402
 from fastinit.models.recipes import Recipe, Rule, UnmatchedParameter  # noqa: E402
@@ -129,52 +127,6 @@ def test_statistics_are_reset_wherever_they_are():
         same(norm, nn.BatchNorm2d(4).to(torch.bfloat16))
 
 
-# deferred
-
-
-def test_deferred_keeps_buffers_and_takes_parameters():
-    with deferred():
-        model = Model()
-        other = nn.Module()
-        shared = nn.Parameter(torch.ones(3))
-        other.a, other.b = nn.Module(), nn.Module()
-        other.a.weight = other.b.weight = shared
-        other.list = nn.ParameterList([torch.ones(2)])
-    assert all(parameter.is_meta for parameter in (*model.parameters(), *other.parameters()))
-    assert not any(buffer.is_meta for buffer in model.buffers())
-    assert torch.equal(model.ramp, torch.linspace(0, 1, 16))
-    assert other.a.weight is other.b.weight
-    after = nn.Linear(2, 2)
-    assert not after.weight.is_meta
-
-
-def test_deferred_is_for_this_thread_and_ends_with_an_exception():
-    found, inside, done = [], threading.Event(), threading.Event()
-
-    def other():
-        inside.wait(10)
-        found.append(nn.Linear(2, 2).weight.is_meta)
-        done.set()
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    with pytest.raises(KeyError), deferred(), deferred():
-        inside.set()
-        done.wait(10)
-        assert nn.Linear(2, 2).weight.is_meta
-        raise KeyError
-    thread.join()
-    assert found == [False] and not nn.Linear(2, 2).weight.is_meta
-
-
-def test_materializing_inside_deferred():
-    with deferred():
-        model = Model()
-        materialize(model)
-    assert not any(parameter.is_meta for parameter in model.parameters())
-    assert model.head.weight is model.embedding.weight
-
-
 def test_lazy_modules_pass_through_deferred():
     with deferred():
         layer = nn.LazyLinear(3)
@@ -267,8 +219,8 @@ def build(width, depth):
     return nn.Sequential(*(layer for _ in range(depth) for layer in (nn.Linear(width, width, bias=False), nn.GELU())))
 
 with deferred():
-    materialize(build(64, 1), dtype=torch.bfloat16)  # libraries are loaded, threads have their buffers
-    model = build(4096, 16)
+    small, model = build(64, 1), build(4096, 16)
+materialize(small, dtype=torch.bfloat16)  # libraries are loaded, threads have their buffers
 gc.collect()
 before = status("VmRSS")
 materialize(model, dtype=torch.bfloat16, digests=bool(int(sys.argv[1])))
@@ -295,24 +247,6 @@ def test_a_wrong_number_of_threads_is_refused_before_anything_is_allocated(numbe
     with pytest.raises((TypeError, ValueError), match="num_threads"):
         materialize(model, num_threads=number)
     assert model.weight.is_meta
-
-
-def test_a_hook_that_an_exception_left_behind_does_nothing(monkeypatch):
-    """As one that comes after torch's registration and before its result is kept."""
-    register = materializing.register_module_parameter_registration_hook
-    handles = []
-
-    def interrupted(hook):
-        handles.append(register(hook))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(materializing, "register_module_parameter_registration_hook", interrupted)
-    try:
-        with pytest.raises(KeyboardInterrupt), deferred():
-            pass
-        assert not nn.Linear(2, 2).weight.is_meta
-    finally:
-        handles[0].remove()
 
 
 def test_a_device_that_is_none():
