@@ -12,7 +12,8 @@ exactness   `in_stream_environment`, `remembered`: values that depend on nothing
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
 warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`, `gates_of`: what layers of every framework have in common
-models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
+models      `check_entry`, `planned`, `program_keys`, `read_record`, `recorded_entries`, `compare_digests`: entries of
+            records
 programs    `runs_graphs`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`, `finished`, `of_elements`,
             `painted`, `box_of`: what an author's steps fold into
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
@@ -58,6 +59,7 @@ from fastinit.folding import (
 )
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
+from fastinit.models.keying import program_keys
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.rules import GATES, gates_of
 from fastinit.notices import Notices
@@ -124,6 +126,7 @@ __all__ = [
     "plan",
     "planned",
     "plus",
+    "program_keys",
     "read_record",
     "recorded_entries",
     "remembered",

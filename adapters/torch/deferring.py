@@ -22,12 +22,15 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from fastinit import Program, canonical_name
+from fastinit import Program, Replayed, canonical_name
+from fastinit.adapters.torch.buffers import exchanged
 from fastinit.adapters.torch.histories import State, View, calls_of
 from fastinit.adapters.torch.internals import (
     PROGRAMS,
     has_memory_of_its_own,
     is_initialized,
+    is_table,
+    mark_as_constructed,
     own_buffers,
     own_parameters,
     programs_of,
@@ -41,6 +44,9 @@ from fastinit.adapters.torch.tensors import DTYPES
 from fastinit.adapters.torch.translating import program_of
 
 __all__ = ["deferred"]
+
+# Graphs of buffers are kept up to this length: longer ones hold tables.
+_LONG = 2**18
 
 
 @contextmanager
@@ -167,14 +173,18 @@ def _keep(parameters: dict[int, tuple[Tensor, _Owners]], programs: dict[int, Pro
 
 
 def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:
-    """Buffers that follow from draws have programs, too."""
+    """Buffers have programs, too: those that are drawn are drawn again, and those that get lost can be made again."""
     for module in modules:
         for role, buffer in own_buffers(module).items():
             memory = None if buffer is None else _memory(tape, buffer)
-            if buffer is None or memory is None or buffer.dtype not in DTYPES:
+            if buffer is None or memory is None or not memory.born:
                 continue
-            if any(call.identity for call in calls_of(memory.state)):
-                vars(module)[PROGRAMS] = programs_of(module) | {role: program_of(memory.state, View.of(buffer))}
+            program = program_of(memory.state, View.of(buffer))
+            graph = program.initializer.graph if isinstance(program.initializer, Replayed) else ""
+            if program.uninitialized or (len(graph) > _LONG and not program.is_drawn):
+                continue
+            vars(module)[PROGRAMS] = programs_of(module) | {role: program}
+            mark_as_constructed(buffer)
 
 
 def _name_copies(modules: list[nn.Module]) -> None:
@@ -211,11 +221,22 @@ def _settle_rest(tape: Tape, modules: Iterable[nn.Module]) -> None:
         if storage is not None and not memory.is_meta:
             storage.copy_(evaluated(memory.state))
             memory.now(memory.state, True)
+
+    def known(_: str, tensor: Tensor) -> Tensor:
+        found = _memory(tape, tensor)
+        if found is None or not found.is_meta or tensor.requires_grad or not _is_written(found.state):
+            return tensor
+        return View.of(tensor).within(evaluated(found.state))
+
     for module in modules:
         for role, buffer in own_buffers(module).items():
-            found = None if buffer is None else _memory(tape, buffer)
-            if buffer is not None and found is not None and found.is_meta and _is_written(found.state):
-                own_buffers(module)[role] = View.of(buffer).within(evaluated(found.state))
+            if buffer is not None and (values := known(role, buffer)) is not buffer:
+                own_buffers(module)[role] = values
+                if role in programs_of(module):
+                    mark_as_constructed(values)
+        for name, value in list(vars(module).items()):
+            if not is_table(module, value) and (new := exchanged(value, known)) is not value:
+                vars(module)[name] = new
 
 
 def _is_written(state: State) -> bool:

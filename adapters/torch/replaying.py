@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastinit import Key
+from fastinit import Constant, Initializer, Key, Replayed
 from fastinit.adapters.torch.histories import (
     Call,
     Data,
@@ -35,12 +35,12 @@ from fastinit.adapters.torch.histories import (
     operators_of,
     signature_of,
 )
-from fastinit.adapters.torch.internals import operator_named
+from fastinit.adapters.torch.internals import operator_named, without_modes
 from fastinit.adapters.torch.recording import not_deferring
-from fastinit.adapters.torch.tensors import fill_part
+from fastinit.adapters.torch.tensors import DTYPES, fill_part
 from fastinit.extending import runs_graphs
 
-__all__ = ["evaluated", "graph_of"]
+__all__ = ["evaluated", "graph_of", "rebuilt"]
 
 Draw = Callable[[Call], Key | None]
 
@@ -151,7 +151,7 @@ def _draw(call: Call, key: Key, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """What a call that draws gives, from the stream of a key."""
     initializer = drawn_by(call)
     if initializer is None:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(key.words[0] | key.words[1] << 32)
             return call.function(*args, **kwargs)
     if call.name.endswith("_"):
@@ -287,17 +287,43 @@ def _view_of(found: list[Any]) -> View:
     return View(tuple(shape), tuple(strides), offset, getattr(torch, dtype))
 
 
-@runs_graphs("torch")
-def run(graph: dict[str, Any], keys: Sequence[Key], num_threads: int | None, target: str | None) -> np.ndarray:
-    """The values of a graph, in float32 or float64."""
+def _values(graph: dict[str, Any], keys: Sequence[Key]) -> Tensor:
     read = _Reading(graph)
 
     def key_of(call: Call) -> Key:
         assert call.identity is not None
         return keys[int(call.identity)]
 
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        values = read.view.within(evaluated(read.state, key_of, live=False))
+    with without_modes(), torch.device("cpu"), torch.random.fork_rng(devices=()):
+        return read.view.within(evaluated(read.state, key_of, live=False))
+
+
+def rebuilt(initializer: Initializer, like: Tensor, key: Key) -> Tensor:
+    """What a buffer of the shape and the dtype of another holds, in memory of the host.
+
+    Parameters
+    ----------
+    initializer : Initializer
+        Of its program.
+    like : torch.Tensor
+        Gives the shape and the dtype.
+    key : Key
+        Of the buffer's draws, if it has any.
+    """
+    if isinstance(initializer, Replayed):
+        given = [*initializer.keys, *[None] * initializer.draws]
+        keys = [given[n] or (key.fold_in(n) if n else key) for n in range(initializer.draws)]
+        return _values(json.loads(initializer.graph), keys).to(like.dtype)
+    if isinstance(initializer, Constant):
+        return torch.full(like.shape, initializer.value, dtype=like.dtype)
+    wide = like.dtype if like.dtype in DTYPES else torch.float32
+    return fill_part(torch.empty(like.shape, dtype=wide), initializer, key).to(like.dtype)
+
+
+@runs_graphs("torch")
+def run(graph: dict[str, Any], keys: Sequence[Key], num_threads: int | None, target: str | None) -> np.ndarray:
+    """The values of a graph, in float32 or float64."""
+    values = _values(graph, keys)
     wide = values if values.dtype == torch.float64 else values.float()
     array: np.ndarray = wide.numpy()
     return array

@@ -486,3 +486,12 @@ def test_the_default_dtype_of_the_code():
     finally:
         torch.set_default_dtype(torch.float32)
     assert layer.weight.dtype == torch.bfloat16 and programs_of(layer)["scale"].initializer == Normal(0.0, 0.02)
+
+
+def test_plain_tensors_under_the_meta_device_have_their_values():
+    with deferred(), torch.device("meta"):
+        model = nn.Linear(2, 2)
+        model.anchors = [torch.ones(4), {"a": torch.arange(3)}, (torch.zeros(2), "text")]
+        model.table = torch.linspace(0, 1, 5)
+    assert torch.equal(model.anchors[0], torch.ones(4)) and torch.equal(model.anchors[1]["a"], torch.arange(3))
+    assert torch.equal(model.anchors[2][0], torch.zeros(2)) and torch.equal(model.table, torch.linspace(0, 1, 5))
