@@ -1,8 +1,8 @@
 """Buffers, and tensors that modules hold as plain attributes: given values where they have none.
 
 A model that was built under ``deferred()`` has its buffers in memory, and their programs: so they can be made again
-where ``to_empty`` lost them. Others built theirs on the meta device. Of these are known the running statistics of norms,
-what transformers' ``_init_weights`` sets, and what a method ``init_weights(buffer_device=...)`` sets, as torchtitan's
+where ``to_empty`` lost them. Others built theirs on the meta device. Of these are known the running statistics of
+norms, what transformers' ``_init_weights`` sets, and what a method ``init_weights(buffer_device=...)`` sets, as torchtitan's
 models have it. All others are the caller's to give, or are refused by name.
 """
 
@@ -29,7 +29,7 @@ from fastinit.adapters.torch.internals import (
     programs_of,
 )
 from fastinit.adapters.torch.models import drawing_from, statistics_of
-from fastinit.adapters.torch.replaying import rebuilt
+from fastinit.adapters.torch.replaying import equal, rebuilt
 from fastinit.extending import program_keys
 
 __all__ = ["exchanged", "remake_buffers", "restore_buffers"]
@@ -134,13 +134,8 @@ def remake_buffers(model: nn.Module, places: list[Parameter], seed: int | str) -
             if buffer.is_meta:
                 own_buffers(module)[role] = values
                 mark_as_constructed(values)
-            elif not _same(values, buffer):
+            elif not equal(values, buffer):
                 buffer.copy_(values)
-
-
-def _same(values: Tensor, buffer: Tensor) -> bool:
-    here = buffer.detach().cpu()
-    return torch.equal(values, here) or bool(((values == here) | (values.isnan() & here.isnan())).all())
 
 
 def _lost_attributes(prefix: str, module: nn.Module) -> list[str]:

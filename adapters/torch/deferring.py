@@ -22,9 +22,9 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from fastinit import Program, Replayed, canonical_name
+from fastinit import Key, Program, Replayed, canonical_name
 from fastinit.adapters.torch.buffers import exchanged
-from fastinit.adapters.torch.histories import State, View, calls_of
+from fastinit.adapters.torch.histories import Data, State, View, calls_of
 from fastinit.adapters.torch.internals import (
     PROGRAMS,
     has_memory_of_its_own,
@@ -38,8 +38,8 @@ from fastinit.adapters.torch.internals import (
 )
 from fastinit.adapters.torch.patching import patched
 from fastinit.adapters.torch.recording import deferring, is_deferring, not_deferring
-from fastinit.adapters.torch.replaying import evaluated
-from fastinit.adapters.torch.tape import Tape
+from fastinit.adapters.torch.replaying import equal, evaluated, rebuilt
+from fastinit.adapters.torch.tape import DeferralError, Tape
 from fastinit.adapters.torch.tensors import DTYPES
 from fastinit.adapters.torch.translating import program_of
 
@@ -112,7 +112,9 @@ def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
         modules = _all_modules([*modules, *_every_module()])
     parameters = _parameters(tape, modules)
     states = {id(tensor): tape.memory_of(tensor).state for tensor, _ in parameters.values()}  # type: ignore[union-attr]
-    programs = {number: program_of(states[number], View.of(tensor)) for number, (tensor, _) in parameters.items()}
+    programs = {
+        number: _verified(tape, tensor, states[number], owners) for number, (tensor, owners) in parameters.items()
+    }
     _keep(parameters, programs)
     _keep_of_buffers(tape, modules)
     _name_copies(modules)
@@ -170,6 +172,30 @@ def _keep(parameters: dict[int, tuple[Tensor, _Owners]], programs: dict[int, Pro
     for number, (_, owners) in parameters.items():
         for module, role in owners:
             vars(module)[PROGRAMS] = programs_of(module) | {role: programs[number]}
+
+
+def _verified(tape: Tape, tensor: Tensor, state: State, owners: _Owners) -> Program:
+    """The program of a parameter. Where its memory has values that its program does not give, it is those values.
+
+    That is so where code wrote to the memory behind torch's back, through NumPy for example.
+    """
+    view = View.of(tensor)
+    try:
+        program = program_of(state, view)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        module, role = owners[0]
+        raise DeferralError(
+            f"the initialization of {role!r} of {type(module).__name__} cannot be recorded: {problem}"
+        ) from problem
+    memory = tape.memory_of(tensor)
+    if program.is_drawn or memory is None or not memory.holds or isinstance(state, Data):
+        return program
+    expected = rebuilt(program.initializer, tensor, Key(0))
+    here = tensor.detach()
+    if program.uninitialized or equal(expected, here):
+        return program
+    alone = here.contiguous().clone()
+    return program_of(Data(alone.untyped_storage()), View.of(alone))
 
 
 def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:

@@ -12,7 +12,7 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -40,7 +40,7 @@ from fastinit.adapters.torch.recording import not_deferring
 from fastinit.adapters.torch.tensors import DTYPES, fill_part
 from fastinit.extending import runs_graphs
 
-__all__ = ["evaluated", "graph_of", "rebuilt"]
+__all__ = ["equal", "evaluated", "graph_of", "rebuilt"]
 
 Draw = Callable[[Call], Key | None]
 
@@ -201,9 +201,13 @@ def graph_of(state: State, view: View, draws: Sequence[Call]) -> str:
             return {"float": repr(one)}
         if one is None or isinstance(one, (bool, int, float, str)):
             return one
-        if isinstance(one, torch.Generator):
+        if isinstance(one, complex):
+            return {"complex": [value(one.real), value(one.imag)]}
+        if isinstance(one, (torch.dtype, torch.layout, torch.memory_format)):
+            return {"torch": str(one).removeprefix("torch.")}
+        if isinstance(one, torch.device):
             return None
-        return {"torch": str(one).removeprefix("torch.")}
+        raise TypeError(f"an argument of {type(one).__name__} cannot be recorded")
 
     steps = []
     for call in calls:
@@ -235,6 +239,19 @@ def _view(view: View) -> list[Any]:
 _REFUSED: Final = frozenset({"from_file"})
 
 
+def _operator(name: str) -> Any:
+    function = operator_named(name)
+    if function is None or function.overloadpacket.__name__ in _REFUSED:
+        raise ValueError(f"the operator {name!r} cannot be replayed: this torch has none of that name")
+    return function
+
+
+def check_graph(steps: Iterable[dict[str, Any]]) -> None:
+    """Raises ValueError if one of the operators is unknown here."""
+    for step in steps:
+        _operator(step["name"])
+
+
 class _Reading:
     """A graph as calls and states again."""
 
@@ -263,10 +280,7 @@ class _Reading:
         return self._states[number]
 
     def _call(self, step: dict[str, Any]) -> Call:
-        name = step["name"]
-        function = operator_named(name)
-        if function is None or function.overloadpacket.__name__ in _REFUSED:
-            raise ValueError(f"the operator {name!r} cannot be replayed: this torch has none of that name")
+        function = _operator(step["name"])
         draw = step.get("draw")
         args = [self._value(one) for one in step["args"]]
         kwargs = {key: self._value(one) for key, one in step.get("kwargs", {}).items()}
@@ -279,6 +293,8 @@ class _Reading:
             return one
         if "view" in one:
             return Read(None if one["state"] is None else self._state(one["state"]), _view_of(one["view"]))
+        if "complex" in one:
+            return complex(*map(self._value, one["complex"]))
         return float(one["float"]) if "float" in one else getattr(torch, one["torch"])
 
 
@@ -296,6 +312,12 @@ def _values(graph: dict[str, Any], keys: Sequence[Key]) -> Tensor:
 
     with without_modes(), torch.device("cpu"), torch.random.fork_rng(devices=()):
         return read.view.within(evaluated(read.state, key_of, live=False))
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors, one of them in memory of the host, have the same values; NaN is NaN."""
+    here = other.detach().cpu()
+    return torch.equal(one, here) or bool(((one == here) | (one.isnan() & here.isnan())).all())
 
 
 def rebuilt(initializer: Initializer, like: Tensor, key: Key) -> Tensor:
@@ -320,7 +342,7 @@ def rebuilt(initializer: Initializer, like: Tensor, key: Key) -> Tensor:
     return fill_part(torch.empty(like.shape, dtype=wide), initializer, key).to(like.dtype)
 
 
-@runs_graphs("torch")
+@runs_graphs("torch", check=lambda graph: check_graph(graph["calls"]))
 def run(graph: dict[str, Any], keys: Sequence[Key], num_threads: int | None, target: str | None) -> np.ndarray:
     """The values of a graph, in float32 or float64."""
     values = _values(graph, keys)
