@@ -93,6 +93,13 @@ class Parameter:
         Whether the tensor also serves under another name, as the embedding that is the output head.
     other_names : tuple of str
         The canonical names, after the first, under which the model has the same tensor.
+    layer : str
+        The framework's own class of the layer: ``"Linear"`` for every subclass of ``torch.nn.Linear``; empty for a
+        layer that is no subclass of the framework's. The built-in recipes decide by this, never by names.
+    program : Program or None
+        What the author's code did to the parameter; None if unknown.
+    frozen : bool
+        Whether training leaves it alone.
 
     Examples
     --------
@@ -117,6 +124,9 @@ class Parameter:
     zero_row: int | None = None
     tied: bool = False
     other_names: tuple[str, ...] = ()
+    layer: str = ""
+    program: Any = None
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -127,12 +137,12 @@ class Parameter:
         object.__setattr__(self, "types", sequence_of(str, "types of a parameter must be a sequence of str", types))
         names = sequence_of(str, "other_names of a parameter must be a sequence of str", self.other_names)
         object.__setattr__(self, "other_names", names)
-        for what, kinds in (("role", str), ("layout", (str, Axes, NONE)), ("activation", (str, NONE))):
+        for what, kinds in (("role", str), ("layer", str), ("layout", (str, Axes, NONE)), ("activation", (str, NONE))):
             if not isinstance(getattr(self, what), kinds):
                 raise TypeError(f"{what} of a parameter has the wrong type: {shown(getattr(self, what))}")
             if isinstance(getattr(self, what), str):
                 object.__setattr__(self, what, text(getattr(self, what)))
-        for what in ("transposed", "tied"):
+        for what in ("transposed", "tied", "frozen"):
             if not isinstance(getattr(self, what), bool):
                 raise TypeError(f"{what} of a parameter must be a bool, got {shown(getattr(self, what))}")
         object.__setattr__(self, "role", self.role or self.name.rpartition(".")[2])

@@ -36,6 +36,13 @@ def test_a_parameter_has_its_role_fans_and_geometry():
     assert Parameter("w", (4, 5), layout=Axes(0, 1)).fans == Fans(4, 5, 1)
     assert Parameter("w", (4, 5), types="Linear").types == ("Linear",)
     assert Parameter("a.b", (1,), role="weight").role == "weight"
+    plain = Parameter("a.b", (1,))
+    assert (plain.layer, plain.program, plain.frozen) == ("", None, False)
+    assert Parameter("a.b", (1,), layer="Linear", frozen=True).layer == "Linear"
+    with pytest.raises(TypeError, match="layer of a parameter"):
+        Parameter("a.b", (1,), layer=None)
+    with pytest.raises(TypeError, match="frozen of a parameter must be a bool"):
+        Parameter("a.b", (1,), frozen=1)
     with pytest.raises(ValueError, match="axes"):
         _ = Parameter("w", (4, 5, 6), layout="OI").fans
     with pytest.raises(TypeError, match="name of a parameter"):
