@@ -17,6 +17,7 @@ reports       pages and pictures of what was found
 audits        is it right? values, scales, the signal through a stack of layers
 models        whole models: rules, recipes, records
 advice        which initializer: gains, recommendations
+programs      what an author's code did to a parameter: canonical, and filled like anything else
 presets, composites, structured, initializers    what to fill a tensor with
 filling, shards, buffers, threads                who fills which elements of which memory
 sampling, truncation, layouts, dtypes, keys      what stream v1 defines; ``reference`` is the same in plain NumPy
@@ -87,6 +88,7 @@ from fastinit.presets import (
     xavier_truncated_normal,
     xavier_uniform,
 )
+from fastinit.programs import Box, Keep, Painted, Program, Replayed
 from fastinit.sampling import STREAM_VERSION, Sampling
 from fastinit.structured import ICNR, DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse, ZerO
 from fastinit.threads import default_num_threads
@@ -101,6 +103,7 @@ __all__ = [
     "Audit",
     "Axes",
     "Blocks",
+    "Box",
     "Composite",
     "Constant",
     "DeltaOrthogonal",
@@ -111,17 +114,21 @@ __all__ = [
     "Finding",
     "Identity",
     "Initializer",
+    "Keep",
     "Key",
     "Normal",
     "Ones",
     "Orthogonal",
+    "Painted",
     "Parameter",
     "Part",
     "Preset",
+    "Program",
     "Propagation",
     "Recipe",
     "Recommendation",
     "Record",
+    "Replayed",
     "Rule",
     "Sampling",
     "Sparse",

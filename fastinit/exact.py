@@ -52,10 +52,12 @@ def in_stream_environment(function: Callable[P, R]) -> Callable[P, R]:
 @functools.cache
 def _fields_of(kind: Any) -> Callable[[Any], tuple[Any, ...]] | None:
     """What reads the fields of a dataclass; None of another class."""
-    names = tuple(getattr(kind, "__dataclass_fields__", ()))
+    if not hasattr(kind, "__dataclass_fields__"):
+        return None
+    names = tuple(kind.__dataclass_fields__)
     if len(names) > 1:
         return attrgetter(*names)
-    return (lambda value: (getattr(value, names[0]),)) if names else None
+    return lambda value: tuple(getattr(value, name) for name in names)
 
 
 def equal_by_bits(self: Any, other: Any) -> Any:

@@ -290,7 +290,8 @@ def _fill(buffer: Buffer, initializer: Initializer, key: Key, shard: Shard, how:
 
 def _fill_part(buffer: Buffer, part: Part, key: Key, shard: Shard, how: _How) -> None:
     """The elements of a part that the buffer holds."""
-    own = key if part.key_data is None else key.fold_in(part.key_data)
+    own = key if part.key_data is None else part.key_data
+    own = own if isinstance(own, Key) else key.fold_in(own)
     for piece, box in clipped(buffer, shard, part.offsets, part.shape):
         _fill(piece, part.initializer, own, Shard(part.shape, tuple((indices,) for indices in box)), how)
 

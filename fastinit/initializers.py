@@ -193,8 +193,8 @@ class Part(NamedTuple):
         Where the box starts in the tensor, and its shape.
     initializer : Initializer
         What the box is filled with.
-    key_data : int, str, bytes or None
-        What is folded into the tensor's key; None for the key itself.
+    key_data : int, str, bytes, Key or None
+        What is folded into the tensor's key; None for the key itself, a Key for another one.
 
     Examples
     --------
@@ -208,8 +208,8 @@ class Part(NamedTuple):
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
     initializer: Initializer
-    key_data: int | str | bytes | None
-    """What is folded into the tensor's key; None for the key itself."""
+    key_data: int | str | bytes | Key | None
+    """What is folded into the tensor's key; None for the key itself, a Key for another one."""
 
 
 class StructuredInitializer(Initializer):
@@ -297,11 +297,15 @@ def checked_inner(value: Any) -> Initializer:
     return checked_initializer(value)
 
 
-def _inner(initializer: Initializer) -> Iterator[Initializer]:
-    """The initializers among the fields of one, and in the tuples among them."""
-    names: list[str] = [field.name for field in fields(initializer)] if is_dataclass(initializer) else []
-    for value in (getattr(initializer, name) for name in names):
-        yield from (one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, Initializer))
+def _inner(holder: Any) -> Iterator[Initializer]:
+    """The initializers among the fields of one, in the tuples among them, and in what else has fields there."""
+    names: list[str] = [field.name for field in fields(holder)] if is_dataclass(holder) else []
+    for value in (getattr(holder, name) for name in names):
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Initializer):
+                yield one
+            elif is_dataclass(one):
+                yield from _inner(one)
 
 
 @in_stream_environment

@@ -10,7 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastinit
-from fastinit import Blocks, Key, Normal, Orthogonal, Uniform, ZeroRow, Zeros, fill, glorot_uniform, he_normal
+from fastinit import (
+    Blocks,
+    Box,
+    Key,
+    Normal,
+    Orthogonal,
+    Painted,
+    Uniform,
+    ZeroRow,
+    Zeros,
+    fill,
+    glorot_uniform,
+    he_normal,
+)
 from fastinit.dtypes import DTYPES
 
 KEY = Key("composites")
@@ -209,13 +222,20 @@ def structured(size):
         "ICNR": (fastinit.ICNR(fastinit.Constant(-size), 2, "OI..."), kernel),
         "Blocks": (Blocks(fastinit.Identity(size), 2), (4, 6)),
         "ZeroRow": (ZeroRow(Normal(size), 0), (4, 6)),
+        "Painted": (Painted(Zeros(), (Box((1, 0), (2, 3), fastinit.Constant(size)),)), (4, 6)),
     }
 
 
 def test_every_structured_class_is_tried():
     kinds = {name for name in fastinit.__all__ if isinstance(getattr(fastinit, name), type)}
     kinds = {name for name in kinds if issubclass(getattr(fastinit, name), fastinit.StructuredInitializer)}
-    assert set(structured(1.0)) == kinds - {"StructuredInitializer", "Composite", "ZerO"}  # ZerO reaches 1
+    assert set(structured(1.0)) == kinds - {
+        "StructuredInitializer",
+        "Composite",
+        "ZerO",
+        "Keep",
+        "Replayed",
+    }  # ZerO reaches 1
 
 
 @pytest.mark.parametrize("name", structured(1.0))

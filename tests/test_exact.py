@@ -20,6 +20,7 @@ import fastinit
 from fastinit import Axes, Key, exact, initializers, structured, truncation
 from fastinit.dtypes import DTYPES
 from fastinit.exact import equal_by_bits, in_stream_environment, remembered, same
+from fastinit.programs import runs_graphs
 
 KEY = Key("exact")
 
@@ -27,6 +28,17 @@ KEY = Key("exact")
 # The environment
 
 # What is made in the caller's environment: every class, with parameters that need rounding, each with a shape.
+THIRDS = '{"framework": "thirds", "shape": [9, 5], "operators": ["rand", "div"], "draws": 2}'
+
+
+@runs_graphs("thirds")
+def thirds(graph, keys, num_threads, target):
+    """Two draws in turn, a third of each."""
+    shape = graph["shape"]
+    drawn = [fastinit.fill(np.empty(shape, np.float32), fastinit.Uniform(), key) for key in keys]
+    return sum(drawn) / np.float32(3.0)
+
+
 MAKERS = {
     "constant": (lambda: fastinit.Constant(0.1), (5, 7)),
     "fraction": (lambda: fastinit.Constant(Fraction(1, 3)), (5, 7)),
@@ -61,6 +73,13 @@ MAKERS = {
     "ICNR, subpixel": (lambda: fastinit.ICNR(fastinit.he_normal(), 2, order="subpixel"), (3, 3, 4, 8)),
     "ZerO": (fastinit.ZerO, (9, 15)),
     "blocks": (lambda: fastinit.Blocks((fastinit.Orthogonal(0.1), fastinit.Normal(0.1, 0.3)), axis=1), (5, 14)),
+    "painted": (
+        lambda: fastinit.Painted(
+            fastinit.Normal(0.1, 0.3), (fastinit.Box((1, 3), (2, 9), fastinit.he_normal(), 1),), key=fastinit.Key(3)
+        ),
+        (9, 40),
+    ),
+    "replayed": (lambda: fastinit.Replayed(THIRDS, (None, fastinit.Key(4))), (9, 5)),
     "zero row": (lambda: fastinit.ZeroRow(fastinit.ICNR(fastinit.Normal(0.1, 0.3)), 1), (4, 4, 3, 8)),
 }
 
@@ -117,7 +136,7 @@ def test_every_class_is_among_them():
     made = {type(make()) for make, _ in MAKERS.values()}
     made |= {type(make().initializer) for make, _ in MAKERS.values() if hasattr(make(), "initializer")}
     classes = {fastinit.models.configs.CLASSES[name] for name in fastinit.models.configs.CLASSES}
-    assert {kind for kind in classes if issubclass(kind, fastinit.Initializer)} <= made
+    assert {kind for kind in classes if issubclass(kind, fastinit.Initializer)} <= made | {fastinit.Keep}
 
 
 def test_the_environment_does_matter_elsewhere(foreign):

@@ -16,7 +16,7 @@ from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-from fastinit import composites, initializers, structured
+from fastinit import composites, initializers, programs, structured
 from fastinit.checks import any_integer, shown
 from fastinit.exact import in_stream_environment
 from fastinit.initializers import MOST_NESTED, Initializer
@@ -33,14 +33,14 @@ HEXADECIMAL: Final = re.compile("-?0x[0-9a-f]+")
 
 def _classes() -> Iterator[Any]:
     """Every initializer that the library's modules export."""
-    for module in (initializers, structured, composites):
+    for module in (initializers, structured, composites, programs):
         for name in module.__all__:
             value = getattr(module, name)
             if isinstance(value, type) and issubclass(value, Initializer) and is_dataclass(value):
                 yield value
 
 
-CLASSES: Final[Mapping[str, Any]] = {kind.__name__: kind for kind in (Axes, Fans, *_classes())}
+CLASSES: Final[Mapping[str, Any]] = {kind.__name__: kind for kind in (Axes, Fans, programs.Box, *_classes())}
 """What a configuration may hold, by name."""
 
 
@@ -161,6 +161,8 @@ def initializer_from_config(config: Mapping[str, Any]) -> Initializer:
 
 def brief(value: Any) -> str:
     """The repr of an initializer without the fields that have their defaults."""
+    if isinstance(value, programs.Replayed):  # whose graph may be long
+        return f"Replayed({', '.join(value.operators)})"
     if CLASSES.get(type(value).__name__) is not type(value):
         return f"({', '.join(map(brief, value))})" if isinstance(value, tuple) else repr(value)
     given = [f"{f.name}={brief(getattr(value, f.name))}" for f in fields(value) if getattr(value, f.name) != f.default]

@@ -18,17 +18,21 @@ from fastinit import (
     ICNR,
     Axes,
     Blocks,
+    Box,
     Constant,
     DeltaOrthogonal,
     Dirac,
     Entry,
     Fans,
     Identity,
+    Keep,
     Key,
     Normal,
     Orthogonal,
+    Painted,
     Parameter,
     Record,
+    Replayed,
     Sparse,
     TruncatedNormal,
     Uniform,
@@ -65,6 +69,9 @@ INITIALIZERS = [
     Blocks(Orthogonal(column_axis=0), 4, -1),
     Blocks((Normal(), ZeroRow(Uniform(), 2))),
     ZeroRow(Blocks(Normal(), 2, 1), 0),
+    Painted(Normal(), (Box((0, 1), (2, 3), Uniform(), 1), Box((0, 0), (1, 4), Normal(), key=Key(5))), 2, Key(4)),
+    Replayed('{"framework": "none", "shape": [3, 4], "operators": ["log"], "draws": 1}', (None, Key(7))),
+    Keep(),
 ]
 
 
@@ -99,7 +106,7 @@ def test_every_class_of_the_library_has_a_config():
     names = {name for name in fastinit.__all__ if isinstance(getattr(fastinit, name), type)}
     bases = {"Initializer", "ElementwiseInitializer", "StructuredInitializer", "Composite"}
     kinds = {name for name in names - bases if issubclass(getattr(fastinit, name), fastinit.Initializer)}
-    assert set(CLASSES) == kinds | {"Axes", "Fans"}
+    assert set(CLASSES) == kinds | {"Axes", "Fans", "Box"}
     assert kinds == {type(initializer).__name__ for initializer in INITIALIZERS}
 
 

@@ -30,7 +30,8 @@ HEART = [
     {"targets", "shards", "initializers"},
     {"filling"},
     {"householder", "composites"},
-    {"structured"},
+    {"structured", "programs"},
+    {"folding"},
     {"presets"},
 ]
 FLOORS = [

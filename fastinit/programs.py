@@ -1,0 +1,394 @@
+"""Programs: what an author's code did to a parameter, as a value that fills any tensor or shard of it.
+
+A framework's adapter records the code of a model's constructor. What it did to one parameter is a :class:`Program`: an
+initializer in canonical form, and the identities of its draws. Most are one initializer of the library. Three kinds
+stand for the rest:
+
+Painted    a base, and boxes of the tensor that were overwritten, each with an initializer of its own
+Replayed   the author's operators on the whole tensor, which the adapter runs again with the stream's draws
+Keep       the values that a tensor has stay as they are
+
+Draw n of a parameter has the parameter's own key for n = 0, and that key with n folded in from the second draw on. So a
+program of one ``Normal`` has the bytes of a rule that says the same.
+
+>>> import numpy as np, fastinit
+>>> start = Painted(fastinit.Normal(std=0.02), (Box((0, 0), (1, 4), fastinit.Zeros()),))
+>>> table = fastinit.fill(np.empty((3, 4), np.float32), start, fastinit.Key(0))
+>>> bool(table[0].any()), bool(table[1].any())
+(False, True)
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from fastinit.checks import at_least, checked_shape, sequence_of, shown, text
+from fastinit.composites import Composite
+from fastinit.initializers import Initializer, Moments, Part, StructuredInitializer, checked_inner
+from fastinit.keys import Key
+
+__all__ = ["Box", "Keep", "Painted", "Program", "Replayed", "rekeyed", "runs_graphs"]
+
+
+def _key_of(draw: int, key: Key | None) -> int | Key | None:
+    """What a part is drawn with: a key of its own, or the tensor's with the number of the draw folded in."""
+    return key if key is not None else draw or None
+
+
+def _checked_key(key: Key | None) -> Key | None:
+    if key is not None and not isinstance(key, Key):
+        raise TypeError(f"key must be a Key or None, got {shown(key)}")
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class Keep(Composite):
+    """Whatever a tensor holds stays: nothing is written.
+
+    As the initializer of a rule it leaves parameters alone.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> fastinit.fill(np.arange(3.0), fastinit.Keep(), fastinit.Key(0))
+    array([0., 1., 2.])
+    """
+
+    def parts(self, shape: tuple[int, ...]) -> Sequence[Part]:
+        return ()
+
+    def moments(self, shape: tuple[int, ...]) -> Moments | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box of a tensor that was overwritten: see :class:`Painted`.
+
+    Parameters
+    ----------
+    offsets, shape : tuple of int
+        Where the box starts in the tensor, and its shape, with as many axes as the tensor.
+    initializer : Initializer
+        What fills it, as a tensor of this shape.
+    draw : int, >= 0
+        Number of its draw: 0 is drawn with the tensor's key, n > 0 with that key and n folded in.
+    key : Key, optional
+        The key of another tensor's draw, of which this is a copy; then `draw` counts for nothing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of another type, or the numbers of axes differ.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> fastinit.Box((0, 0), (1, 4), fastinit.Zeros()).shape
+    (1, 4)
+    """
+
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
+    initializer: Initializer
+    draw: int = 0
+    key: Key | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "offsets", checked_shape(self.offsets, "offsets"))
+        object.__setattr__(self, "shape", checked_shape(self.shape))
+        if len(self.offsets) != len(self.shape):
+            raise ValueError(
+                f"offsets {self.offsets} and shape {self.shape} of a box must have the same number of axes"
+            )
+        checked_inner(self.initializer)
+        object.__setattr__(self, "draw", at_least(0, "draw", self.draw))
+        _checked_key(self.key)
+
+    def part(self) -> Part:
+        """The box as a part of a composite."""
+        return Part(self.offsets, self.shape, self.initializer, _key_of(self.draw, self.key))
+
+    def overlaps(self, other: Box) -> bool:
+        """Whether two boxes of one tensor share an element."""
+        return all(
+            start < other_start + other_extent and other_start < start + extent
+            for start, extent, other_start, other_extent in zip(
+                self.offsets, self.shape, other.offsets, other.shape, strict=True
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Painted(Composite):
+    """A tensor of which boxes were overwritten after it was filled, later ones over earlier ones.
+
+    Parameters
+    ----------
+    initializer : Initializer
+        What fills the whole tensor first.
+    boxes : tuple of Box
+        What is painted over it, in this order.
+    draw : int, >= 0
+        Number of the first draw, as in :class:`Box`.
+    key : Key, optional
+        The key of another tensor's draw that the first one is a copy of.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of another type; when filling, if a box leaves the tensor.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> ones = fastinit.Box((0, 2), (2, 1), fastinit.Ones())
+    >>> fastinit.fill(np.empty((2, 3)), fastinit.Painted(fastinit.Zeros(), (ones,)), fastinit.Key(0))
+    array([[0., 0., 1.],
+           [0., 0., 1.]])
+    """
+
+    initializer: Initializer
+    boxes: tuple[Box, ...]
+    draw: int = 0
+    key: Key | None = None
+
+    def __post_init__(self) -> None:
+        checked_inner(self.initializer)
+        object.__setattr__(self, "boxes", sequence_of(Box, "boxes must be a sequence of Box", self.boxes))
+        object.__setattr__(self, "draw", at_least(0, "draw", self.draw))
+        _checked_key(self.key)
+
+    def parts(self, shape: tuple[int, ...]) -> Sequence[Part]:
+        for box in self.boxes:
+            if len(box.shape) != len(shape) or any(
+                start + extent > whole for start, extent, whole in zip(box.offsets, box.shape, shape, strict=True)
+            ):
+                raise ValueError(f"the box of shape {box.shape} at {box.offsets} leaves a tensor of shape {shape}")
+        whole = Part((0,) * len(shape), shape, self.initializer, _key_of(self.draw, self.key))
+        return [whole, *(box.part() for box in self.boxes)]
+
+    def moments(self, shape: tuple[int, ...]) -> Moments | None:
+        size = math.prod(shape)
+        if not size or any(one.overlaps(two) for n, one in enumerate(self.boxes) for two in self.boxes[:n]):
+            return None
+        shares = [math.prod(box.shape) for box in self.boxes]
+        found = [self.initializer.moments(shape), *(box.initializer.moments(box.shape) for box in self.boxes)]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found):
+            return None
+        weights = [(size - sum(shares)) / size, *(share / size for share in shares)]
+        mean = math.fsum(weight * one.mean for weight, one in zip(weights, known, strict=True))
+        square = [
+            weight * (one.std * one.std + (one.mean - mean) * (one.mean - mean))
+            for weight, one in zip(weights, known, strict=True)
+        ]
+        return Moments(mean, math.sqrt(math.fsum(square)))
+
+
+Runner = Callable[[Any, Sequence[Key], "int | None", "str | None"], np.ndarray]
+
+_runners: Final[dict[str, Runner]] = {}
+
+
+def runs_graphs(framework: str) -> Callable[[Runner], Runner]:
+    """A decorator: makes a function the one that runs the graphs of a framework's operators.
+
+    Parameters
+    ----------
+    framework : str
+        The framework, as graphs name it.
+
+    Examples
+    --------
+    >>> @runs_graphs("counting")
+    ... def count(graph, keys, num_threads, target):
+    ...     return np.arange(graph["size"], dtype=np.float32)
+    >>> import fastinit
+    >>> graph = '{"framework": "counting", "shape": [3], "operators": ["range"], "draws": 0, "size": 3}'
+    >>> fastinit.fill(np.empty(3), fastinit.Replayed(graph), fastinit.Key(0))
+    array([0., 1., 2.])
+    """
+
+    def made(run: Runner) -> Runner:
+        _runners[framework] = run
+        return run
+
+    return made
+
+
+@functools.lru_cache(maxsize=256)
+def _read(graph: str) -> dict[str, Any]:
+    """A graph from its JSON. Raises ValueError if it is none."""
+    try:
+        found = json.loads(graph)
+    except (ValueError, RecursionError):
+        found = None
+    expected = {"framework": str, "shape": list, "operators": list, "draws": int}
+    if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in expected.items()):
+        raise ValueError(f"graph must be the JSON of an object with {', '.join(expected)}, got {shown(graph)}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed(StructuredInitializer):
+    """The author's operators again, on the whole tensor, with the stream's draws in place of the random ones.
+
+    The adapter of the framework whose operators they are runs them, so it has to be imported.
+
+    Parameters
+    ----------
+    graph : str
+        The operators as JSON: an object with ``framework``, the ``shape`` of the tensor, the names of the
+        ``operators``, the number of ``draws``, and what else the adapter needs.
+    keys : tuple of Key or None
+        For each draw the key of another tensor's draw that it is a copy of; None, as beyond the end, for its own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If graph is no such JSON; when filling, if the tensor has another shape, or the framework's adapter is missing.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> from fastinit.programs import runs_graphs
+    >>> @runs_graphs("powers")
+    ... def run(graph, keys, num_threads, target):
+    ...     return np.array([2.0**number for number in range(graph["shape"][0])])
+    >>> powers = fastinit.Replayed('{"framework": "powers", "shape": [4], "operators": ["pow"], "draws": 0}')
+    >>> fastinit.fill(np.empty(4), powers, fastinit.Key(0))
+    array([1., 2., 4., 8.])
+    """
+
+    graph: str
+    keys: tuple[Key | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.graph, str):
+            raise TypeError(f"graph must be a str, got {shown(self.graph)}")
+        object.__setattr__(self, "graph", text(self.graph))
+        keys = (self.keys,) if self.keys is None or isinstance(self.keys, Key) else tuple(self.keys)
+        object.__setattr__(self, "keys", tuple(map(_checked_key, keys)))
+        _read(self.graph)
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """The names of the operators, in the order of their first call."""
+        return tuple(_read(self.graph)["operators"])
+
+    @property
+    def draws(self) -> int:
+        """How many of them draw."""
+        return int(_read(self.graph)["draws"])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor."""
+        return tuple(_read(self.graph)["shape"])
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        if tuple(shape) != self.shape:
+            raise ValueError(f"operators that were recorded for shape {self.shape} cannot fill a tensor of {shape}")
+        framework = _read(self.graph)["framework"]
+        if framework not in _runners:
+            raise ValueError(f"these are operators of {framework}: import fastinit.adapters.{framework} first")
+
+    def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
+        self.check_shape(shape)
+        return 0.0  # unknown before they run
+
+    def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
+        graph = _read(self.graph)
+        given = [*self.keys, *[None] * self.draws]
+        keys = [given[n] or (key.fold_in(n) if n else key) for n in range(self.draws)]
+        np.copyto(out, _runners[graph["framework"]](graph, keys, num_threads, target))
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What the author's code did to a parameter.
+
+    Parameters
+    ----------
+    initializer : Initializer
+        The same in canonical form.
+    draws : tuple of str
+        The identity of each draw in it, in order. Parameters whose programs share one are copies of each other.
+    origin : tuple of two str, optional
+        Where it is a copy: its own name and its source's, in the model that the code made.
+    operators : tuple of str
+        The operators that the code called on it.
+    uninitialized : bool
+        Whether some of its memory was never written; the initializer then has zeros there.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of another type.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> program = fastinit.Program(fastinit.Normal(std=0.02), ("1:0",), operators=("normal_",))
+    >>> program.initializer
+    Normal(mean=0.0, std=0.02)
+    """
+
+    initializer: Initializer
+    draws: tuple[str, ...] = ()
+    origin: tuple[str, str] | None = None
+    operators: tuple[str, ...] = ()
+    uninitialized: bool = False
+
+    def __post_init__(self) -> None:
+        checked_inner(self.initializer)
+        for what in ("draws", "operators"):
+            given = sequence_of(str, f"{what} of a program must be a sequence of str", getattr(self, what))
+            object.__setattr__(self, what, given)
+        if self.origin is not None:
+            object.__setattr__(self, "origin", sequence_of(str, "origin must be two names", self.origin))
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether any of its values is random."""
+        return bool(self.draws)
+
+
+def rekeyed(initializer: Initializer, keys: Sequence[Key | None]) -> Initializer:
+    """An initializer in canonical form, with other tensors' keys for some of its draws.
+
+    Parameters
+    ----------
+    initializer : Initializer
+        Of a program.
+    keys : sequence of Key or None
+        For each draw; None for the tensor's own.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> painted = fastinit.Painted(fastinit.Zeros(), (fastinit.Box((0,), (2,), fastinit.Normal(), 0),))
+    >>> rekeyed(painted, [fastinit.Key(1)]).boxes[0].key == fastinit.Key(1)
+    True
+    """
+    if not any(key is not None for key in keys):
+        return initializer
+    if isinstance(initializer, Replayed):
+        return replace(initializer, keys=tuple(keys))
+    if isinstance(initializer, Painted):
+        boxes = tuple(replace(box, key=box.key or _at(keys, box.draw)) for box in initializer.boxes)
+        return replace(initializer, boxes=boxes, key=initializer.key or _at(keys, initializer.draw))
+    whole = _at(keys, 0)
+    return Painted(initializer, (), key=whole)
+
+
+def _at(keys: Sequence[Key | None], draw: int) -> Key | None:
+    return keys[draw] if draw < len(keys) else None
