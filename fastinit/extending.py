@@ -11,8 +11,8 @@ filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who 
 exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
 warnings    `Notices`: given once, in the caller's line
-facts       `PRELU_SLOPE`, `GATES`, `gates_of`: what layers of every framework have in common
-models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
+facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
+models      `recipe_for`, `planned`, `check_entry`, `read_record`, `recorded_entries`, `compare_digests`: entries
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
 running     `AUDIT_KEY`, `noise`, `called`, `check_finite`: how a model is run once
 layers      `Measured`, `measured`, `differentiated`, `numbered`, `judge_chain`: what its layers gave
@@ -45,7 +45,8 @@ from fastinit.filling import check_fill, fill_buffer, fill_memory
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
-from fastinit.models.rules import GATES, gates_of
+from fastinit.models.recipes import recipe_for
+from fastinit.models.rules import GATES
 from fastinit.notices import Notices
 from fastinit.sampling import KINDS
 from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiles
@@ -87,7 +88,6 @@ __all__ = [
     "fill_buffer",
     "fill_memory",
     "for_each",
-    "gates_of",
     "in_stream_environment",
     "is_linear_map",
     "joined",
@@ -101,6 +101,7 @@ __all__ = [
     "plan",
     "planned",
     "read_record",
+    "recipe_for",
     "recorded_entries",
     "remembered",
     "row_major_strides",
