@@ -11,7 +11,7 @@ from .counters import Warm, gigabytes_per_second, once, ratio, runs, unit
 from .side_by_side import Memset
 
 WIDTH, BLOCKS, VOCABULARY, POSITIONS = 768, 12, 50257, 1024
-LINEAR = {"layer": "Linear", "layout": "OI"}
+LINEAR = {"layer": "Linear", "layout": "OI..."}
 
 
 def public(name):

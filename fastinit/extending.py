@@ -13,6 +13,8 @@ checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `
 warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
 models      `recipe_for`, `planned`, `check_entry`, `read_record`, `recorded_entries`, `compare_digests`: entries
+programs    `runs_graphs`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`, `finished`, `of_elements`,
+            `painted`, `box_of`: what an author's steps fold into
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
 running     `AUDIT_KEY`, `noise`, `called`, `check_finite`: how a model is run once
 layers      `Measured`, `measured`, `differentiated`, `numbered`, `judge_chain`: what its layers gave
@@ -42,12 +44,25 @@ from fastinit.checks import at_least, checked_shape, shown
 from fastinit.dtypes import DTYPES, DType, dtype_named
 from fastinit.exact import in_stream_environment, remembered
 from fastinit.filling import check_fill, fill_buffer, fill_memory
+from fastinit.folding import (
+    InverseErf,
+    box_of,
+    clamped,
+    finished,
+    inverse_erf,
+    of_elements,
+    over,
+    painted,
+    plus,
+    times,
+)
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.recipes import recipe_for
 from fastinit.models.rules import GATES
 from fastinit.notices import Notices
+from fastinit.programs import runs_graphs
 from fastinit.sampling import KINDS
 from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiles
 from fastinit.threads import for_each
@@ -64,6 +79,7 @@ __all__ = [
     "Buffer",
     "DType",
     "Held",
+    "InverseErf",
     "Measured",
     "Notices",
     "Ranges",
@@ -71,6 +87,7 @@ __all__ = [
     "UnitVariance",
     "Unscalable",
     "at_least",
+    "box_of",
     "buffer_of",
     "called",
     "check_distinct",
@@ -80,6 +97,7 @@ __all__ = [
     "checked_initializer",
     "checked_key",
     "checked_shape",
+    "clamped",
     "coefficients",
     "compare_digests",
     "dealt",
@@ -87,8 +105,10 @@ __all__ = [
     "dtype_named",
     "fill_buffer",
     "fill_memory",
+    "finished",
     "for_each",
     "in_stream_environment",
+    "inverse_erf",
     "is_linear_map",
     "joined",
     "judge_chain",
@@ -98,14 +118,20 @@ __all__ = [
     "new_memory",
     "noise",
     "numbered",
+    "of_elements",
+    "over",
+    "painted",
     "plan",
     "planned",
+    "plus",
     "read_record",
     "recipe_for",
     "recorded_entries",
     "remembered",
     "row_major_strides",
+    "runs_graphs",
     "shown",
     "tiles",
+    "times",
     "window",
 ]

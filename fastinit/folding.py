@@ -56,6 +56,11 @@ class InverseErf:
     """``erfinv(u) * factor + offset``, u uniform on [low, high): a truncated normal whose bounds are not known yet.
 
     The authors of truncated normals clamp to the bounds in the end, which says better what they are.
+
+    Examples
+    --------
+    >>> InverseErf(-1.0, 1.0, factor=2.0, offset=1.0).finished()
+    Normal(mean=1.0, std=1.414213562373095)
     """
 
     low: float
@@ -97,7 +102,18 @@ def _quantile(probability: float) -> float:
 
 
 def finished(found: Foldable) -> Initializer:
-    """What was folded, as an initializer."""
+    """What was folded, as an initializer.
+
+    Parameters
+    ----------
+    found : Initializer or InverseErf
+        What a function of this module returned.
+
+    Examples
+    --------
+    >>> finished(Normal()), finished(InverseErf(-1.0, 1.0, factor=0.0))
+    (Normal(mean=0.0, std=1.0), Constant(value=0.0))
+    """
     return found.finished() if isinstance(found, InverseErf) else found
 
 
@@ -105,6 +121,13 @@ def finished(found: Foldable) -> Initializer:
 def inverse_erf(initializer: Foldable) -> Foldable | None:
     """The inverse error function of what an initializer draws.
 
+    Parameters
+    ----------
+    initializer : Initializer or InverseErf
+        What draws.
+
+    Examples
+    --------
     >>> finished(inverse_erf(Uniform(-1.0, 1.0)))
     Normal(mean=0.0, std=0.7071067811865475)
     """
@@ -116,6 +139,15 @@ def inverse_erf(initializer: Foldable) -> Foldable | None:
 def of_elements(initializer: Initializer, shape: tuple[int, ...]) -> Initializer | None:
     """An elementwise initializer as a distribution that does not depend on the shape.
 
+    Parameters
+    ----------
+    initializer : Initializer
+        What draws; the result is None of one that is not elementwise.
+    shape : tuple of int
+        The tensor's.
+
+    Examples
+    --------
     >>> of_elements(VarianceScaling(1.0, "fan_in", "normal", layout="OI"), (8, 16))
     Normal(mean=0.0, std=0.25)
     """
@@ -136,7 +168,22 @@ def _of_sampling(sampling: Sampling) -> Initializer:
 
 @in_stream_environment
 def times(initializer: Foldable, factor: float, shape: tuple[int, ...]) -> Foldable | None:
-    """A number times what an initializer draws for a tensor of this shape."""
+    """A number times what an initializer draws for a tensor of this shape.
+
+    Parameters
+    ----------
+    initializer : Initializer or InverseErf
+        What draws.
+    factor : float
+        The number.
+    shape : tuple of int
+        The tensor's.
+
+    Examples
+    --------
+    >>> times(Normal(std=0.5), 0.25, (3,))
+    Normal(mean=0.0, std=0.125)
+    """
     return _scaled(initializer, lambda value: value * factor, shape)
 
 
@@ -144,6 +191,17 @@ def times(initializer: Foldable, factor: float, shape: tuple[int, ...]) -> Folda
 def over(initializer: Foldable, divisor: float, shape: tuple[int, ...]) -> Foldable | None:
     """What an initializer draws, divided by a number.
 
+    Parameters
+    ----------
+    initializer : Initializer or InverseErf
+        What draws.
+    divisor : float
+        The number.
+    shape : tuple of int
+        The tensor's.
+
+    Examples
+    --------
     >>> over(Uniform(-1.0, 1.0), 4.0, (3,))
     Uniform(low=-0.25, high=0.25)
     """
@@ -192,6 +250,17 @@ def _is_finite(initializer: Initializer) -> bool:
 def plus(initializer: Foldable, offset: float, shape: tuple[int, ...]) -> Foldable | None:
     """What an initializer draws for a tensor of this shape, plus a number.
 
+    Parameters
+    ----------
+    initializer : Initializer or InverseErf
+        What draws.
+    offset : float
+        The number.
+    shape : tuple of int
+        The tensor's.
+
+    Examples
+    --------
     >>> plus(Normal(std=0.5), 1.0, (3,))
     Normal(mean=1.0, std=0.5)
     """
@@ -221,6 +290,17 @@ def plus(initializer: Foldable, offset: float, shape: tuple[int, ...]) -> Foldab
 def clamped(initializer: Foldable, low: float, high: float, shape: tuple[int, ...]) -> Foldable | None:
     """What an initializer draws, clamped to [low, high]: where that moves nothing, or says the bounds of a normal.
 
+    Parameters
+    ----------
+    initializer : Initializer or InverseErf
+        What draws.
+    low, high : float
+        The bounds; infinite for none.
+    shape : tuple of int
+        The tensor's.
+
+    Examples
+    --------
     >>> start = times(inverse_erf(Uniform(-0.9544997361036416, 0.9544997361036416)), math.sqrt(2.0), (3,))
     >>> clamped(start, -2.0, 2.0, (3,))
     TruncatedNormal(mean=0.0, std=1.0, low=-2.0, high=2.0, bounds='absolute', correct_variance=False)

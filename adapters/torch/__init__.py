@@ -4,7 +4,8 @@
 init             ``torch.nn.init`` with other numbers and more speed, and the initializers that it lacks
 patched          inside, modules' own constructors and ``reset_parameters`` use it
 initialize_      every parameter of a model, by rules; gives a record
-materialize      the same for a model on the meta device, in its final dtype; built under on_meta
+deferred         inside, constructors draw nothing, and parameters on the meta device carry their own initialization
+materialize      gives a model on the meta device its memory and its values, in its final dtype
 replay           fills a model again as a record says
 audit            what is wrong with a model's parameters, and where its signal breaks
 lsuv_            layer-sequential unit variance: scales weights by what a batch shows
@@ -26,9 +27,22 @@ from fastinit.adapters.torch import versions as versions  # first: what follows 
 # isort: split
 from fastinit.adapters.torch import init
 from fastinit.adapters.torch.auditing import audit, lsuv_
-from fastinit.adapters.torch.materializing import materialize, on_meta
+from fastinit.adapters.torch.deferring import deferred
+from fastinit.adapters.torch.materializing import materialize
 from fastinit.adapters.torch.models import initialize_, replay
 from fastinit.adapters.torch.patching import patched
+from fastinit.adapters.torch.tape import DeferralError
 from fastinit.adapters.torch.tensors import fill_
 
-__all__ = ["audit", "fill_", "init", "initialize_", "lsuv_", "materialize", "on_meta", "patched", "replay"]
+__all__ = [
+    "DeferralError",
+    "audit",
+    "deferred",
+    "fill_",
+    "init",
+    "initialize_",
+    "lsuv_",
+    "materialize",
+    "patched",
+    "replay",
+]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from fastinit import Program
 
 if TYPE_CHECKING:
     from torch.nn import init as torch_init
@@ -34,21 +37,27 @@ calculate_correct_fan: Final = torch_init._calculate_correct_fan
 __all__ = [
     "FLAT_MARK",
     "MARK",
+    "PROGRAMS",
     "SELF_MADE",
+    "DispatchMode",
     "FlatParameter",
     "Flattened",
+    "StorageReference",
+    "address_of",
     "apply",
     "base_of",
     "calculate_correct_fan",
     "calculate_fan_in_and_fan_out",
     "constant_result",
     "flat_parameter",
+    "has_memory_of_its_own",
     "increment_version",
     "initialize_as_transformers",
     "inlined_as",
     "is_convolution",
     "is_fake",
     "is_flattened",
+    "is_initialized",
     "is_pretrained",
     "is_traced",
     "is_transformed",
@@ -60,16 +69,23 @@ __all__ = [
     "no_grad_uniform_",
     "no_grad_zero_",
     "not_traced",
+    "operator_named",
     "own_buffers",
     "own_modules",
     "own_parameters",
     "parts_of_flat",
+    "programs_of",
+    "returned_by",
+    "schema_of",
     "shape_of",
     "shard_order",
     "singular_vectors",
+    "storage_behind",
+    "swapped",
     "torch_init",
     "uncompiled",
     "untraced",
+    "without_modes",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -161,6 +177,96 @@ def shard_order(tensor: Any) -> Any:
     return getattr(getattr(tensor, "_spec", None), "shard_order", None)
 
 
+# Storages and operators
+
+
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A context that sees every operator. Its base has no public name, and would be wrapped by torch.compile.
+
+    Without it no constructor can be recorded.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class StorageReference:
+    """A weak reference to a storage: while it lives, no other storage has the same address.
+
+    Without it the tape of a deferred model would take a new tensor for one that was freed.
+    """
+
+    __slots__ = ("_pointer",)
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        self._pointer: Any = storage._weak_ref()
+
+    def expired(self) -> bool:
+        """Whether the storage was freed."""
+        return bool(torch.UntypedStorage._expired(self._pointer))
+
+    def __del__(self) -> None:
+        torch.UntypedStorage._free_weak_ref(self._pointer)  # type: ignore[no-untyped-call]
+
+
+def address_of(memory: Tensor | torch.UntypedStorage) -> int:
+    """What tells a storage from all others that live."""
+    storage = memory.untyped_storage() if isinstance(memory, Tensor) else memory
+    return int(storage._cdata)
+
+
+def storage_behind(reference: StorageReference) -> torch.UntypedStorage | None:
+    """The storage of a weak reference; None if it was freed."""
+    if reference.expired():
+        return None
+    found: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(reference._pointer)
+    return found
+
+
+def swapped(tensor: Tensor, other: Tensor) -> bool:
+    """Exchanges two tensors' memory, so that everybody who holds one has the other's; whether that was possible."""
+    try:
+        torch.utils.swap_tensors(tensor, other)  # type: ignore[no-untyped-call]
+    except RuntimeError:  # somebody holds a weak reference, or autograd the tensor
+        return False
+    return True
+
+
+def without_modes() -> AbstractContextManager[Any]:
+    """Inside, no dispatch mode sees what runs. Without it a tape would record what computes the values on it."""
+    context: AbstractContextManager[Any] = _disable_current_modes()
+    return context
+
+
+def schema_of(operator: Any) -> Any:
+    """The names and the types of an operator's arguments, and which of them it writes."""
+    return operator._schema
+
+
+def returned_by(operator: Any) -> int:
+    """How many values an operator returns."""
+    return len(operator._schema.returns)
+
+
+def operator_named(name: str) -> Any:
+    """An operator of torch by its name: ``"aten.mul.Tensor"``; None if there is none."""
+    found: Any = torch.ops
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, torch._ops.OpOverload) else None
+
+
+def has_memory_of_its_own(tensor: Tensor) -> bool:
+    """Whether a tensor is strided memory of a class without dispatch of its own: a tape can follow it."""
+    return (
+        tensor.layout is torch.strided
+        and not tensor.is_quantized
+        and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+        and not isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]
+    )
+
+
 # torch.compile
 
 
@@ -208,6 +314,21 @@ own_buffers: Final[Callable[[nn.Module], dict[str, Tensor | None]]] = attrgetter
 
 own_modules: Final[Callable[[nn.Module], dict[str, nn.Module | None]]] = attrgetter("_modules")
 """A module's table of its children; one that is registered twice stands there twice."""
+
+
+PROGRAMS: Final = "_fastinit_programs"
+"""The attribute in which a module keeps the programs of its own parameters and buffers, by their names within it."""
+
+
+def programs_of(module: nn.Module) -> dict[str, Program]:
+    """The programs of a module's own parameters and buffers; empty where it was not built under ``deferred()``."""
+    found: dict[str, Program] = vars(module).get(PROGRAMS, {})
+    return found
+
+
+def is_initialized(module: nn.Module) -> bool:
+    """Whether the constructor of nn.Module has run."""
+    return "_parameters" in vars(module)
 
 
 def apply(module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:

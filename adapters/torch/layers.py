@@ -26,6 +26,7 @@ from fastinit.adapters.torch.internals import (
     is_transposed_linear,
     own_modules,
     own_parameters,
+    programs_of,
 )
 from fastinit.adapters.torch.tensors import Kind
 from fastinit.extending import GATES, PRELU_SLOPE, WRAPPER_COMPONENTS, Shard
@@ -33,11 +34,7 @@ from fastinit.extending import GATES, PRELU_SLOPE, WRAPPER_COMPONENTS, Shard
 if TYPE_CHECKING:
     from fastinit.adapters.torch.shards import Piece
 
-__all__ = ["PROGRAMS", "Activation", "Place", "activation_of", "evaluating", "originals", "parameters"]
-
-
-PROGRAMS: Final = "_fastinit_programs"
-"""The attribute of a module that holds the programs of its own parameters, by role."""
+__all__ = ["Activation", "Place", "activation_of", "evaluating", "originals", "parameters"]
 
 
 class Activation(NamedTuple):
@@ -448,7 +445,7 @@ def parameters(model: nn.Module) -> list[Place]:
     for prefix, _, module, following in _visited(model, "", "", None):
         own = list(_own(module, flattened.get(id(module), {})))
         types, layer = (_types(module), _layer(module)) if own else ((), "")
-        programs = vars(module).get(PROGRAMS, {})
+        programs = programs_of(module)
         shapes = {role: shape for role, _, shape, *_ in own}
         for role, tensor, shape, identity, chain, shard, requires_grad in own:
             name = canonical_name(prefix + role)

@@ -1,8 +1,8 @@
 """From the meta device to memory: every parameter allocated once, in its final dtype, and filled once.
 
-with on_meta():
+with deferred():
     model = Transformer(configuration)
-materialize(model, "auto", seed=0, dtype=torch.bfloat16)
+materialize(model, seed=0, dtype=torch.bfloat16)
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.utils.weak import WeakTensorKeyDictionary
 
 import fastinit
 from fastinit import Entry, Key, Recipe, Record, canonical_name, recipe_named
@@ -36,53 +33,10 @@ from fastinit.adapters.torch.models import drawing_from, fill_place, planned_pla
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.extending import at_least, in_stream_environment, recipe_for, shown
 
-__all__ = ["materialize", "on_meta"]
+__all__ = ["materialize"]
 
 # A model of so many bytes takes seconds: worth a progress bar.
 _LARGE = 2**32
-
-
-@contextmanager
-def on_meta() -> Iterator[None]:
-    """Inside, this thread's modules keep their parameters on the meta device, and their buffers in memory.
-
-    A parameter moves to the meta device when a module registers it; what the constructor then draws into it has no
-    effect and takes no time. Buffers, which :func:`materialize` could not know, are computed as ever. (Under
-    ``torch.device("meta")`` they are lost.) Ties survive, and so do models that other threads build meanwhile.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from fastinit.adapters.torch import materialize, on_meta
-    >>> with on_meta():
-    ...     model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.BatchNorm1d(256))
-    >>> model[0].weight.device.type, model[1].running_var.device.type
-    ('meta', 'cpu')
-    >>> record = materialize(model, "auto", seed=0, dtype=torch.bfloat16)
-    >>> model[0].weight.device.type, model[0].weight.dtype
-    ('cpu', torch.bfloat16)
-    """
-    thread = threading.get_ident()
-    inside = [True]  # a hook that an exception from outside leaves behind does nothing
-    moved = WeakTensorKeyDictionary()  # one parameter registered twice stays one
-
-    def move(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
-        lazy = isinstance(parameter, nn.parameter.UninitializedParameter)
-        if not inside or threading.get_ident() != thread or parameter.is_meta or lazy:
-            return None
-        if parameter not in moved:
-            moved[parameter] = _like(parameter, parameter.detach().to("meta"))
-        found: nn.Parameter = moved[parameter]
-        return found
-
-    handle = None
-    try:
-        handle = register_module_parameter_registration_hook(move)  # type: ignore[arg-type]
-        yield
-    finally:
-        inside.clear()
-        if handle is not None:
-            handle.remove()
 
 
 @in_stream_environment
@@ -109,8 +63,8 @@ def materialize(
     Parameters
     ----------
     model : torch.nn.Module
-        Built under :func:`on_meta` or ``torch.device("meta")``, sharded or not. Parameters that have memory keep it and
-        their values. Ties, ``requires_grad`` and attributes of the parameters are kept.
+        Built under :func:`deferred` or ``torch.device("meta")``, sharded or not. Parameters that have memory keep it
+        and their values. Ties, ``requires_grad`` and attributes of the parameters are kept.
     recipe, seed, num_threads
         As in :func:`~fastinit.adapters.torch.initialize_`.
     unmatched, frozen
@@ -148,8 +102,8 @@ def materialize(
     Examples
     --------
     >>> import torch
-    >>> from fastinit.adapters.torch import materialize, on_meta
-    >>> with on_meta():
+    >>> from fastinit.adapters.torch import deferred, materialize
+    >>> with deferred():
     ...     model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.BatchNorm1d(256))
     >>> model[0].weight.device.type, model[1].running_var.device.type
     ('meta', 'cpu')
@@ -188,13 +142,6 @@ def materialize(
             advance(size)
     reset_norms(model)
     return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
-
-
-def _like(old: torch.Tensor, data: torch.Tensor) -> nn.Parameter:
-    """A parameter with other memory, otherwise as it was."""
-    new = nn.Parameter(data, requires_grad=old.requires_grad)
-    vars(new).update(vars(old))
-    return new
 
 
 def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
@@ -294,7 +241,7 @@ def restore_buffers(model: nn.Module, device: torch.device, key: Key) -> None:
         if lost:
             raise ValueError(
                 f"on the meta device, with values that cannot be known: {', '.join(lost)}. Build the model under "
-                "on_meta(), which keeps buffers in memory, or give the modules these buffers first"
+                "deferred(), which keeps buffers in memory, or give the modules these buffers first"
             )
     except BaseException:
         for module, meta in before:

@@ -8,7 +8,8 @@ the graph runs. So a graph gives the numbers of the eager functions.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, copy_context
 from functools import lru_cache
 from operator import index
@@ -20,7 +21,7 @@ from torch import Tensor
 from fastinit import Initializer, Key, initializer_config, initializer_from_config
 from fastinit.adapters.torch.internals import constant_result, inlined_as, is_traced, not_traced, torch_init, untraced
 
-__all__ = ["implement", "is_recorded", "record", "traceable"]
+__all__ = ["decoded", "deferring", "implement", "is_deferring", "is_recorded", "not_deferring", "record", "traceable"]
 
 _Fill = Callable[[Tensor, Initializer, Key | None], None]
 _Function = TypeVar("_Function", bound=Callable[..., Tensor])
@@ -33,7 +34,7 @@ def implement(fill: _Fill) -> _Fill:
 
     def run(tensor: Tensor, initializer: str, key: Sequence[int]) -> None:
         with not_traced():
-            fill(tensor, _decoded(initializer), Key.from_words(*key) if key else None)
+            fill(tensor, decoded(initializer), Key.from_words(*key) if key else None)
 
     if not hasattr(torch.ops.fastinit, "fill_"):  # a process has one, and modules may be imported again
         schema = "fill_(Tensor(a!) tensor, str initializer, int[] key) -> ()"
@@ -44,7 +45,8 @@ def implement(fill: _Fill) -> _Fill:
 
 
 @lru_cache(maxsize=256)
-def _decoded(initializer: str) -> Initializer:
+def decoded(initializer: str) -> Initializer:
+    """The initializer that a call of the operator names."""
     return initializer_from_config(json.loads(initializer))
 
 
@@ -52,9 +54,33 @@ def _decoded(initializer: str) -> Initializer:
 _asked: ContextVar[list[tuple[str, tuple[int, ...]]] | None] = ContextVar("fastinit.adapters.torch.asked", default=None)
 
 
+# Whether a tape records in this context.
+_deferring: Final[ContextVar[bool]] = ContextVar("fastinit.adapters.torch.deferring", default=False)
+
+
+@contextmanager
+def deferring(on: bool = True) -> Iterator[None]:
+    """Inside, fills become operators that a tape sees, or again do not."""
+    token = _deferring.set(on)
+    try:
+        yield
+    finally:
+        _deferring.reset(token)
+
+
+def not_deferring() -> AbstractContextManager[None]:
+    """Inside, tensors are filled although a tape records outside."""
+    return deferring(False)
+
+
+def is_deferring() -> bool:
+    """Whether a tape records in this context."""
+    return _deferring.get()
+
+
 def is_recorded() -> bool:
-    """Whether a fill in this context becomes an operator of a graph."""
-    return is_traced() or _asked.get() is not None
+    """Whether a fill in this context becomes an operator: of a graph, or on the tape of a deferred model."""
+    return is_traced() or _deferring.get() or _asked.get() is not None
 
 
 def record(tensor: Tensor, initializer: Initializer, key: Key | None) -> Tensor:

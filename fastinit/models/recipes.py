@@ -29,6 +29,7 @@ from fastinit.exact import in_stream_environment
 from fastinit.initializers import expected_std
 from fastinit.keys import Key
 from fastinit.models.distributions import is_drawn, same_distribution
+from fastinit.models.keying import program_keys
 from fastinit.models.layers import TORCH_LAYERS, default_of, is_linear_map, is_table, row_of, suited
 from fastinit.models.records import Entry
 from fastinit.models.rules import Chosen, Parameter, Recipe, Rule, UnmatchedParameter
@@ -66,8 +67,6 @@ def _program(parameter: Parameter) -> Chosen | None:
     if program.uninitialized:
         return Chosen(program.initializer, "memory that the author's code never wrote: zeros")
     calls = ", ".join(program.operators)
-    if program.origin is not None:
-        return Chosen(program.initializer, f"the author's own: a copy of {program.origin[1]}")
     return Chosen(program.initializer, f"the author's own: {calls}" if calls else "the author's own")
 
 
@@ -220,7 +219,8 @@ def assigned(
 ) -> list[Entry]:
     """An entry for each parameter: its rule, initializer, fans, expected standard deviation and key.
 
-    Nothing is filled. The key is ``Key(seed).fold_in(name)``; `dtype` and `digest` of the entries are left open.
+    Nothing is filled. The key is ``Key(seed).fold_in(name)``, and of a copy in the author's code that of its source;
+    `dtype` and `digest` of the entries are left open.
 
     Parameters
     ----------
@@ -255,6 +255,7 @@ def assigned(
     unmatched = one_of("unmatched", unmatched, UNMATCHED)
     given = related(sequence_of(Parameter, "parameters must be a sequence of Parameter", parameters))
     chosen, key = recipe_for(recipe, given), Key(checks.seed(seed))
+    programs = program_keys(given, checks.seed(seed))
     entries: dict[str, Entry] = {}
     unanswered: list[Parameter] = []
     lost: list[str] = []
@@ -270,6 +271,10 @@ def assigned(
                 lost.append(parameter.name)
             if not in_memory and isinstance(found.initializer, Keep):
                 found = _program(parameter) or found
+            own_key = key.fold_in(parameter.name)
+            if parameter.program is not None and found.initializer is parameter.program.initializer:
+                own_key, filled, copied = programs[parameter.name]
+                found = Chosen(filled, found.title if copied is None else f"the author's own: a copy of {copied}")
             std, fans = expected_std(found.initializer, parameter.shape), parameter.fans
         except ValueError as problem:
             raise ValueError(f"{parameter.name!r} of shape {parameter.shape}: {problem}") from None
@@ -278,7 +283,7 @@ def assigned(
             parameter.shape,
             found.title,
             found.initializer,
-            key.fold_in(parameter.name),
+            own_key,
             fans,
             std,
             other_names=parameter.other_names,

@@ -456,8 +456,10 @@ def test_own_is_the_program_and_nothing_else():
         OWN.match(weight)
     rule, initializer = OWN.match(replace(weight, program=Program(Normal(0, 0.02), operators=("trunc_normal_",))))
     assert (rule.title, initializer) == ("the author's own: trunc_normal_", Normal(0, 0.02))
-    copied = Program(Normal(), origin=("b.weight", "a.weight"))
-    assert OWN.match(replace(weight, program=copied))[0].title == "the author's own: a copy of a.weight"
+    twice = [replace(weight, name=name, program=Program(Normal(), ("a draw",))) for name in ("a.weight", "b.weight")]
+    first, second = assigned(twice, "own", 0)
+    assert first.key == second.key == Key(0).fold_in("a.weight")
+    assert second.rule == "the author's own: a copy of a.weight"
     unwritten = Program(Zeros(), uninitialized=True)
     assert "never wrote" in OWN.match(replace(weight, program=unwritten))[0].title
 

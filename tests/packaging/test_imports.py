@@ -41,7 +41,7 @@ FLOORS = [
     {"advice.recommending"},
     {"models.rules", "models.configs", "models.digests"},
     {"models.records"},
-    {"models.distributions", "models.layers"},
+    {"models.distributions", "models.layers", "models.keying"},
     {"models.recipes"},
     {"models.planning"},
     {"audits.scales", "audits.propagation", "audits.measuring"},

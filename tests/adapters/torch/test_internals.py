@@ -5,6 +5,7 @@ import inspect
 import sys
 import types
 import warnings
+import weakref
 
 import pytest
 
@@ -141,6 +142,36 @@ def test_what_a_flat_parameter_says():
     assert {"offset_in_shard", "numel_in_shard", "intra_param_start_idx"} <= set(_flat_param._ShardParamInfo._fields)
     assert {"prim_module", "prim_param_name", "module_name"} <= set(_flat_param.SharedParamInfo._fields)
     assert internals.FLAT_MARK == "_is_flat_param" and not internals.is_flattened(torch.nn.Linear(2, 2))
+
+
+def test_storages_and_operators():
+    tensor = torch.ones(3)
+    reference = internals.StorageReference(tensor.untyped_storage())
+    address = internals.address_of(tensor)
+    assert internals.address_of(internals.storage_behind(reference)) == address == internals.address_of(tensor[1:])
+    assert not reference.expired() and internals.address_of(tensor.clone()) != address
+    del tensor
+    assert reference.expired() and internals.storage_behind(reference) is None
+    assert internals.operator_named("aten.mul.Tensor") is torch.ops.aten.mul.Tensor
+    arguments = internals.schema_of(torch.ops.aten.mul_.Tensor).arguments
+    assert [one.alias_info is not None and one.alias_info.is_write for one in arguments] == [True, False]
+    assert internals.returned_by(torch.ops.aten.split.Tensor) == 1
+    assert issubclass(internals.DispatchMode, torch.utils._python_dispatch.TorchDispatchMode)
+    assert internals.is_initialized(torch.nn.Linear(2, 2)) and not internals.is_initialized(
+        object.__new__(torch.nn.Linear)
+    )
+    assert internals.operator_named("aten.nothing.at_all") is None and internals.operator_named("aten") is None
+    assert internals.has_memory_of_its_own(torch.nn.Linear(2, 2).weight)
+    assert not internals.has_memory_of_its_own(torch.ones(2).to_sparse())
+    assert not internals.has_memory_of_its_own(torch.nn.LazyLinear(2).weight)
+    kept, other = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.empty(2, device="meta"))
+    held = [kept]
+    assert internals.swapped(kept, other) and held[0].is_meta and not other.is_meta
+    reference = weakref.ref(kept)
+    assert not internals.swapped(kept, other) and kept.is_meta and reference() is kept
+    with torch._subclasses.FakeTensorMode(), internals.without_modes():
+        assert torch.ones(2).tolist() == [1.0, 1.0]
+    assert internals.programs_of(torch.nn.Linear(2, 2)) == {} and internals.PROGRAMS == "_fastinit_programs"
 
 
 def test_transformers():

@@ -1,7 +1,6 @@
-"""materialize and on_meta: from the meta device to memory, each parameter allocated and filled once."""
+"""materialize and deferred: from the meta device to memory, each parameter allocated and filled once."""
 
 import sys
-import threading
 
 import pytest
 
@@ -9,8 +8,10 @@ torch = pytest.importorskip("torch", reason="needs torch")
 from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
-from fastinit.adapters.torch import materializing  # noqa: E402
-from fastinit.adapters.torch.materializing import materialize, on_meta  # noqa: E402
+from fastinit.adapters.torch import (  # noqa: E402
+    deferred,
+    materialize,
+)
 from fastinit.adapters.torch.models import initialize_  # noqa: E402
 from fastinit.models.recipes import Recipe, Rule, UnmatchedParameter  # noqa: E402
 
@@ -35,7 +36,7 @@ class Model(nn.Module):
 
 
 def built():
-    with on_meta():
+    with deferred():
         return Model()
 
 
@@ -51,12 +52,12 @@ TOKENS = torch.arange(24).reshape(2, 12)
 
 def test_the_bytes_are_those_of_initialize():
     model, expected = built(), Model()
-    record = materialize(model, seed=4, digests=True)
+    record = materialize(model, "auto", seed=4, digests=True)
     assert record == initialize_(expected, seed=4)
     same(model, expected)
     assert torch.equal(model(TOKENS), expected(TOKENS))
     assert {entry.digest for entry in materialize(built())} == {None}
-    assert materialize(built(), num_threads=2, digests=True, seed=4) == record
+    assert materialize(built(), "auto", num_threads=2, digests=True, seed=4) == record
 
 
 def test_ties_gradients_and_attributes_are_kept():
@@ -77,7 +78,7 @@ def test_ties_gradients_and_attributes_are_kept():
 
 
 def test_recurrent_weights_tied_across_layers():
-    with on_meta():
+    with deferred():
         model = nn.ModuleList([nn.GRU(8, 8), nn.GRU(8, 8)])
         model[1].weight_hh_l0 = model[0].weight_hh_l0
     materialize(model)
@@ -88,7 +89,7 @@ def test_recurrent_weights_tied_across_layers():
 
 
 def test_a_module_under_two_names():
-    with on_meta():
+    with deferred():
         layer = nn.Linear(4, 4)
         model = nn.Sequential(layer, nn.ReLU(), layer)
     materialize(model)
@@ -98,7 +99,7 @@ def test_a_module_under_two_names():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_in_another_dtype(dtype):
     model, expected = built(), Model().to(dtype)
-    materialize(model, dtype=dtype)
+    materialize(model, "auto", dtype=dtype)
     initialize_(expected)
     expected.ramp = model.ramp  # buffers that are no statistics stay as they are
     assert model.ramp.dtype == torch.float32 and model.block[1].num_batches_tracked.dtype == torch.int64
@@ -118,7 +119,7 @@ def test_parameters_that_have_memory_keep_it():
 def test_statistics_are_reset_wherever_they_are():
     with torch.device("meta"):
         lost = nn.BatchNorm2d(4)
-    with on_meta():
+    with deferred():
         kept = nn.BatchNorm2d(4)
     kept.running_mean.fill_(9)
     for norm in (lost, kept):
@@ -126,54 +127,8 @@ def test_statistics_are_reset_wherever_they_are():
         same(norm, nn.BatchNorm2d(4).to(torch.bfloat16))
 
 
-# on_meta
-
-
-def test_on_meta_keeps_buffers_and_takes_parameters():
-    with on_meta():
-        model = Model()
-        other = nn.Module()
-        shared = nn.Parameter(torch.ones(3))
-        other.a, other.b = nn.Module(), nn.Module()
-        other.a.weight = other.b.weight = shared
-        other.list = nn.ParameterList([torch.ones(2)])
-    assert all(parameter.is_meta for parameter in (*model.parameters(), *other.parameters()))
-    assert not any(buffer.is_meta for buffer in model.buffers())
-    assert torch.equal(model.ramp, torch.linspace(0, 1, 16))
-    assert other.a.weight is other.b.weight
-    after = nn.Linear(2, 2)
-    assert not after.weight.is_meta
-
-
-def test_on_meta_is_for_this_thread_and_ends_with_an_exception():
-    found, inside, done = [], threading.Event(), threading.Event()
-
-    def other():
-        inside.wait(10)
-        found.append(nn.Linear(2, 2).weight.is_meta)
-        done.set()
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    with pytest.raises(KeyError), on_meta(), on_meta():
-        inside.set()
-        done.wait(10)
-        assert nn.Linear(2, 2).weight.is_meta
-        raise KeyError
-    thread.join()
-    assert found == [False] and not nn.Linear(2, 2).weight.is_meta
-
-
-def test_materializing_inside_on_meta():
-    with on_meta():
-        model = Model()
-        materialize(model)
-    assert not any(parameter.is_meta for parameter in model.parameters())
-    assert model.head.weight is model.embedding.weight
-
-
-def test_lazy_modules_pass_through_on_meta():
-    with on_meta():
+def test_lazy_modules_pass_through_deferred():
+    with deferred():
         layer = nn.LazyLinear(3)
     assert isinstance(layer.weight, nn.parameter.UninitializedParameter)
     with pytest.raises(ValueError, match="run a forward pass first"):
@@ -196,7 +151,7 @@ def test_buffers_without_values_are_named():
         model = Model()
         model.block.register_buffer("table", torch.arange(3))
         model.scale = torch.ones(1)  # computed, and held by no register
-    refused(model, ValueError, r"cannot be known: scale, ramp, block\.table\. Build the model under on_meta\(\)")
+    refused(model, ValueError, r"cannot be known: scale, ramp, block\.table\. Build the model under deferred\(\)")
     model.ramp, model.block.table, model.scale = torch.linspace(0, 1, 16), torch.arange(3), torch.ones(1)
     materialize(model)
     assert model(TOKENS).isfinite().all()
@@ -255,7 +210,7 @@ MEMORY = """
 import gc, resource, sys
 import torch
 from torch import nn
-from fastinit.adapters.torch.materializing import materialize, on_meta
+from fastinit.adapters.torch import deferred, materialize
 
 def status(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
@@ -263,9 +218,9 @@ def status(name):
 def build(width, depth):
     return nn.Sequential(*(layer for _ in range(depth) for layer in (nn.Linear(width, width, bias=False), nn.GELU())))
 
-with on_meta():
-    materialize(build(64, 1), dtype=torch.bfloat16)  # libraries are loaded, threads have their buffers
-    model = build(4096, 16)
+with deferred():
+    small, model = build(64, 1), build(4096, 16)
+materialize(small, dtype=torch.bfloat16)  # libraries are loaded, threads have their buffers
 gc.collect()
 before = status("VmRSS")
 materialize(model, dtype=torch.bfloat16, digests=bool(int(sys.argv[1])))
@@ -294,26 +249,8 @@ def test_a_wrong_number_of_threads_is_refused_before_anything_is_allocated(numbe
     assert model.weight.is_meta
 
 
-def test_a_hook_that_an_exception_left_behind_does_nothing(monkeypatch):
-    """As one that comes after torch's registration and before its result is kept."""
-    register = materializing.register_module_parameter_registration_hook
-    handles = []
-
-    def interrupted(hook):
-        handles.append(register(hook))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(materializing, "register_module_parameter_registration_hook", interrupted)
-    try:
-        with pytest.raises(KeyboardInterrupt), on_meta():
-            pass
-        assert not nn.Linear(2, 2).weight.is_meta
-    finally:
-        handles[0].remove()
-
-
 def test_a_device_that_is_none():
-    with on_meta():
+    with deferred():
         model = nn.Linear(3, 2)
     for device in (None, 1.5, [], object()):
         with pytest.raises(TypeError, match=r"device must be a torch\.device or its name, got"):

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Partial  # noqa: E402
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module  # noqa: E402
 
 import fastinit  # noqa: E402
-from fastinit.adapters.torch.materializing import materialize, on_meta  # noqa: E402
+from fastinit.adapters.torch import deferred, materialize  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
 
 
@@ -83,7 +83,7 @@ def test_fully_sharded_from_the_meta_device(rank, world):
     mesh = init_device_mesh("cpu", (world,))
     for make in (Mixed, llama):
         for dtype in (None, torch.float64):
-            with on_meta() if make is Mixed else torch.device("meta"):
+            with deferred() if make is Mixed else torch.device("meta"):
                 model = sharded(make(), mesh)
             record = materialize(model, AUTO, seed=3, dtype=dtype, digests=True)
             expected = make().to(dtype)

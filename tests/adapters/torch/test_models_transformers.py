@@ -9,8 +9,8 @@ transformers = pytest.importorskip("transformers", reason="needs transformers")
 from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
+from fastinit.adapters.torch import deferred, materialize  # noqa: E402
 from fastinit.adapters.torch.layers import parameters  # noqa: E402
-from fastinit.adapters.torch.materializing import materialize, on_meta  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
 from fastinit.models.recipes import RECIPES, Rule, UnmatchedParameter  # noqa: E402
 
@@ -87,7 +87,7 @@ def test_in_memory_and_from_the_meta_device_the_bytes_are_the_same(build):
     assert logits.isfinite().all() and 1e-2 < logits.std() < 1e2
     with torch.device("meta"):
         lost_buffers = build()
-    with on_meta():
+    with deferred():
         kept_buffers = build()
     for other in (lost_buffers, kept_buffers):
         assert all(parameter.is_meta for parameter in other.parameters())

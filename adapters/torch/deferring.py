@@ -1,0 +1,222 @@
+"""Constructors that draw nothing: parameters end up on the meta device, each with the program of its initialization.
+
+with deferred():
+    model = Transformer(configuration)
+materialize(model, seed=0, dtype=torch.bfloat16)
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from fastinit import Program, canonical_name
+from fastinit.adapters.torch.histories import State, View, calls_of
+from fastinit.adapters.torch.internals import (
+    PROGRAMS,
+    has_memory_of_its_own,
+    is_initialized,
+    own_buffers,
+    own_parameters,
+    programs_of,
+    swapped,
+)
+from fastinit.adapters.torch.patching import patched
+from fastinit.adapters.torch.recording import deferring, is_deferring, not_deferring
+from fastinit.adapters.torch.replaying import evaluated
+from fastinit.adapters.torch.tape import Tape
+from fastinit.adapters.torch.tensors import DTYPES
+from fastinit.adapters.torch.translating import program_of
+
+__all__ = ["deferred"]
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Inside, constructors draw nothing: each parameter ends on the meta device, with its author's initialization.
+
+    What the code does to a parameter is recorded: functions of torch.nn.init, methods of tensors, factories,
+    arithmetic, views, copies, in any order and however often. :func:`materialize` then fills each parameter so, on any
+    device and mesh, by a key that follows from its name. Buffers are in memory and have their values.
+
+    It is in force in the thread that entered it, until the outermost of nested contexts ends. Parameters of modules
+    that existed before keep their memory.
+
+    Raises
+    ------
+    DeferralError
+        Where the code reads a value that is drawn, naming the line.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastinit.adapters.torch import deferred, materialize
+    >>> with deferred():
+    ...     model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.BatchNorm1d(256))
+    ...     torch.nn.init.trunc_normal_(model[0].weight, std=0.02)
+    Parameter containing:
+    tensor(..., device='meta', size=(256, 64), requires_grad=True)
+    >>> model[0].weight.device.type, model[1].running_var.device.type
+    ('meta', 'cpu')
+    >>> record = materialize(model, seed=0, dtype=torch.bfloat16)
+    >>> record["0.weight"].initializer
+    TruncatedNormal(mean=0.0, std=0.02, low=-2.0, high=2.0, bounds='absolute', correct_variance=False)
+    """
+    if is_deferring():  # the outermost is in charge
+        yield
+        return
+    tape, modules = Tape(), weakref.WeakSet[nn.Module]()
+    thread = threading.get_ident()
+    inside = [True]  # a hook that an exception from outside leaves behind does nothing
+
+    def see(module: nn.Module, name: str, one: Any) -> None:
+        if inside and threading.get_ident() == thread:
+            modules.add(module)
+
+    try:
+        with ExitStack() as stack:
+            stack.callback(inside.clear)
+            for register in (register_module_parameter_registration_hook, register_module_module_registration_hook):
+                stack.callback(register(see).remove)
+            stack.enter_context(deferring())
+            stack.enter_context(patched())
+            stack.enter_context(tape)
+            yield
+        with not_deferring():
+            _finish(tape, modules)
+    finally:
+        tape.forget()
+
+
+def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
+    modules = _all_modules(seen)
+    if any(not memory.reference.expired() for memory in _unowned(tape, modules)):
+        modules = _all_modules([*modules, *_every_module()])
+    parameters = _parameters(tape, modules)
+    states = {id(tensor): tape.memory_of(tensor).state for tensor, _ in parameters.values()}  # type: ignore[union-attr]
+    programs = {number: program_of(states[number], View.of(tensor)) for number, (tensor, _) in parameters.items()}
+    _keep(parameters, programs)
+    _keep_of_buffers(tape, modules)
+    _name_copies(modules)
+    for tensor, owners in parameters.values():
+        _to_meta(tensor, owners)
+    parameters.clear()
+    states.clear()
+    _settle_rest(tape, modules)
+
+
+def _all_modules(roots: Iterable[nn.Module]) -> list[nn.Module]:
+    found: dict[int, nn.Module] = {}
+    for root in roots:
+        if id(root) not in found:
+            found |= {id(module): module for module in root.modules()}
+    return list(found.values())
+
+
+def _every_module() -> list[nn.Module]:
+    """Every module there is: those that were copied, or unpickled, were not seen."""
+    return [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and is_initialized(one)]
+
+
+def _unowned(tape: Tape, modules: Iterable[nn.Module]) -> list[Any]:
+    """What the tape knows of storages that are no module's."""
+    owned = set()
+    for module in modules:
+        for tensor in (*own_parameters(module).values(), *own_buffers(module).values()):
+            if tensor is not None and (memory := _memory(tape, tensor)) is not None:
+                owned.add(id(memory))
+    return [memory for memory in tape.memories() if memory.born and id(memory) not in owned]
+
+
+def _memory(tape: Tape, tensor: Tensor) -> Any:
+    return tape.memory_of(tensor) if has_memory_of_its_own(tensor) else None
+
+
+_Owners = list[tuple[nn.Module, str]]
+
+
+def _parameters(tape: Tape, modules: Iterable[nn.Module]) -> dict[int, tuple[Tensor, _Owners]]:
+    """The parameters that were made on the tape and that fastinit fills, each with its owners."""
+    found: dict[int, tuple[Tensor, _Owners]] = {}
+    for module in modules:
+        for role, tensor in own_parameters(module).items():
+            if tensor is None or type(tensor) is not nn.Parameter or tensor.dtype not in DTYPES:
+                continue
+            memory = _memory(tape, tensor)
+            if memory is not None and memory.born:
+                found.setdefault(id(tensor), (tensor, []))[1].append((module, role))
+    return found
+
+
+def _keep(parameters: dict[int, tuple[Tensor, _Owners]], programs: dict[int, Program]) -> None:
+    for number, (_, owners) in parameters.items():
+        for module, role in owners:
+            vars(module)[PROGRAMS] = programs_of(module) | {role: programs[number]}
+
+
+def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:
+    """Buffers that follow from draws have programs, too."""
+    for module in modules:
+        for role, buffer in own_buffers(module).items():
+            memory = None if buffer is None else _memory(tape, buffer)
+            if buffer is None or memory is None or buffer.dtype not in DTYPES:
+                continue
+            if any(call.identity for call in calls_of(memory.state)):
+                vars(module)[PROGRAMS] = programs_of(module) | {role: program_of(memory.state, View.of(buffer))}
+
+
+def _name_copies(modules: list[nn.Module]) -> None:
+    """Tells copies of draws what their source is called, so that they keep its key where it is cut off."""
+    inner = {id(child) for module in modules for child in module.children()}
+    for root in (module for module in modules if id(module) not in inner):
+        owners: dict[str, str] = {}
+        for prefix, module in root.named_modules():
+            for role, program in programs_of(module).items():
+                name = canonical_name(prefix + "." * bool(prefix) + role)
+                source = next((owners[draw] for draw in program.draws if draw in owners), None)
+                for draw in program.draws:
+                    owners.setdefault(draw, name)
+                if source is not None and source != name:
+                    vars(module)[PROGRAMS] = programs_of(module) | {role: replace(program, origin=(name, source))}
+
+
+def _to_meta(tensor: Tensor, owners: _Owners) -> None:
+    """Exchanges a parameter's memory: the object stays what it is wherever that is possible."""
+    data = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    new = nn.Parameter(data, requires_grad=tensor.requires_grad)
+    vars(new).update(vars(tensor))
+    if not swapped(tensor, new):
+        for module, role in owners:
+            own_parameters(module)[role] = new
+
+
+def _settle_rest(tape: Tape, modules: Iterable[nn.Module]) -> None:
+    """Gives everything else that lives its values; what is random in them is torch's, in the order of the calls."""
+    for memory in tape.memories():
+        if memory.holds:
+            continue
+        storage = memory.storage()
+        if storage is not None and not memory.is_meta:
+            storage.copy_(evaluated(memory.state))
+            memory.now(memory.state, True)
+    for module in modules:
+        for role, buffer in own_buffers(module).items():
+            found = None if buffer is None else _memory(tape, buffer)
+            if buffer is not None and found is not None and found.is_meta and _is_written(found.state):
+                own_buffers(module)[role] = View.of(buffer).within(evaluated(found.state))
+
+
+def _is_written(state: State) -> bool:
+    return bool(calls_of(state))

@@ -1,0 +1,286 @@
+"""Histories of storages, as values: what each held, what was called, what was read. Nothing here runs an operator.
+
+A storage has a :class:`State`: nothing yet, memory that came from elsewhere, or what an operator wrote over an earlier
+state. An operator is a :class:`Call`; where its arguments were tensors it has the state that they had (:class:`Read`).
+So the state of a parameter's storage is its whole history, and holds no tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinit import Constant, Dirac, Identity, Initializer, Key, Normal, Uniform, ZerO
+from fastinit.adapters.torch.internals import schema_of
+from fastinit.adapters.torch.recording import decoded
+
+__all__ = [
+    "Call",
+    "Data",
+    "Empty",
+    "Output",
+    "Read",
+    "Signature",
+    "State",
+    "View",
+    "Written",
+    "calls_of",
+    "drawn_by",
+    "fill_of",
+    "flattened",
+    "mapped",
+    "operators_of",
+    "signature_of",
+]
+
+
+class View(NamedTuple):
+    """Which elements of a storage a tensor is."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> View:
+        """The view that a tensor is."""
+        return cls(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype)
+
+    def within(self, storage: torch.UntypedStorage) -> Tensor:
+        """The tensor of a storage."""
+        empty = torch.empty(0, dtype=self.dtype, device=storage.device)
+        return empty.set_(storage, self.offset, self.shape, self.strides)
+
+    @property
+    def size(self) -> int:
+        """How many elements."""
+        return torch.Size(self.shape).numel()
+
+    def is_whole(self, nbytes: int) -> bool:
+        """Whether it is all of a storage of so many bytes."""
+        return self.offset == 0 and self.size * self.dtype.itemsize == nbytes and self.is_dense
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether its elements lie side by side, in whatever order, each once."""
+        reach = 1
+        for stride, extent in sorted(zip(self.strides, self.shape, strict=True)):
+            if extent == 1:
+                continue
+            if stride != reach:
+                return False
+            reach *= extent
+        return True
+
+
+class State:
+    """What a storage holds at one moment."""
+
+    __slots__ = ("memory", "nbytes")
+
+    nbytes: int
+    memory: Any
+    """The storage whose memory holds it, if that is the case still."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.memory = None
+
+
+class Empty(State):
+    """Memory that was never written."""
+
+    __slots__ = ()
+
+
+class Data(State):
+    """Memory that came from elsewhere: from Python's numbers, from NumPy, from before."""
+
+    __slots__ = ("storage",)
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        super().__init__(storage.nbytes())
+        self.storage = storage
+
+
+class Written(State):
+    """What an operator wrote into a view; `before` is None where that is all of the storage."""
+
+    __slots__ = ("before", "source", "view")
+
+    def __init__(self, nbytes: int, before: State | None, view: View, source: Output) -> None:
+        super().__init__(nbytes)
+        self.before, self.view, self.source = before, view, source
+
+
+class Read(NamedTuple):
+    """A tensor as an operator found it; without a state if the operator does not look at its values."""
+
+    state: State | None
+    view: View
+
+
+class Call:
+    """One call of an operator."""
+
+    __slots__ = ("args", "function", "identity", "kwargs", "number")
+
+    def __init__(self, function: Any, args: Any, kwargs: Any, number: int, identity: str | None) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+        self.number = number
+        self.identity = identity
+        """Of a call that draws."""
+
+    @property
+    def name(self) -> str:
+        """The operator without what tells it from its overloads."""
+        return str(self.function.overloadpacket.__name__)
+
+    def reads(self) -> Iterator[Read]:
+        """The tensors among its arguments."""
+        return (one for one in flattened((self.args, self.kwargs)) if isinstance(one, Read))
+
+
+class Output(NamedTuple):
+    """One of the tensors that a call gave."""
+
+    call: Call
+    number: int
+
+
+def flattened(value: Any) -> Iterator[Any]:
+    """The leaves of lists, tuples and mappings."""
+    if isinstance(value, dict):
+        for one in value.values():
+            yield from flattened(one)
+    elif isinstance(value, (list, tuple)) and not isinstance(value, (Read, View, torch.Size)):
+        for one in value:
+            yield from flattened(one)
+    else:
+        yield value
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """The same lists, tuples and mappings with other leaves."""
+    if isinstance(value, dict):
+        return {key: mapped(function, one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [mapped(function, one) for one in value]
+    if isinstance(value, tuple) and not isinstance(value, (Read, View, torch.Size)):
+        return tuple(mapped(function, one) for one in value)
+    return function(value)
+
+
+def calls_of(state: State | None) -> list[Call]:
+    """Every call that a state follows from, in the order of their time."""
+    calls: dict[int, Call] = {}
+    seen: set[int] = set()
+    left = [state]
+    while left:
+        one = left.pop()
+        while isinstance(one, Written) and id(one) not in seen:
+            seen.add(id(one))
+            call = one.source.call
+            if id(call) not in calls:
+                calls[id(call)] = call
+                left += [read.state for read in call.reads()]
+            one = one.before
+    return sorted(calls.values(), key=lambda call: call.number)
+
+
+# Operators
+
+
+class Signature(NamedTuple):
+    """What the tape needs to know of an operator."""
+
+    is_view: bool
+    draws: bool
+    written: tuple[int | str, ...]
+    """Positions and names of the arguments that are written."""
+    overwrites: bool
+    """Whether those are written without being read."""
+    gives_tensors: bool
+    makes_empty: bool
+
+
+_OVERWRITING: Final = frozenset(
+    {
+        "normal_",
+        "uniform_",
+        "zero_",
+        "fill_",
+        "copy_",
+        "exponential_",
+        "random_",
+        "log_normal_",
+        "cauchy_",
+        "geometric_",
+    }
+)
+
+
+@lru_cache(maxsize=4096)
+def signature_of(function: Any) -> Signature:
+    """What the tape needs to know of an operator."""
+    schema, name = schema_of(function), function.overloadpacket.__name__
+    written: list[int | str] = []
+    for position, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            written.append(argument.name if argument.kwarg_only else position)
+    outs = bool(written) and all(isinstance(one, str) for one in written)
+    return Signature(
+        is_view=function.is_view or torch.Tag.inplace_view in function.tags,
+        draws=torch.Tag.nondeterministic_seeded in function.tags,
+        written=tuple(written),
+        overwrites=outs or name in _OVERWRITING or (name == "bernoulli_" and schema.overload_name == "float"),
+        gives_tensors=all("Tensor" in str(one.type) for one in schema.returns),
+        makes_empty=name.removeprefix("new_").startswith("empty") and not written,
+    )
+
+
+# What is drawn
+
+
+def fill_of(args: Any) -> tuple[Initializer, Key | None, bool]:
+    """What a call of ``fastinit::fill_`` fills with, the key that it names, and whether anything is random in it."""
+    initializer = decoded(args[1])
+    is_random = not isinstance(initializer, (Constant, Identity, Dirac, ZerO))
+    key = Key.from_words(*args[2]) if is_random and len(args) > 2 and args[2] else None
+    return initializer, key, is_random
+
+
+def operators_of(calls: Sequence[Call]) -> tuple[str, ...]:
+    """The names of what was called, in order, each once: of fills by fastinit, the initializer's."""
+    names = (
+        type(fill_of(call.args)[0]).__name__ if call.function.namespace == "fastinit" else call.name.rstrip("_")
+        for call in calls
+        if not call.name.startswith(("empty", "new_empty"))
+    )
+    return tuple(dict.fromkeys(names))
+
+
+def drawn_by(call: Call) -> Initializer | None:
+    """The distribution of a call that draws each element from one; None of any other."""
+    name, args, kwargs = call.name, call.args, call.kwargs
+
+    def given(position: int, what: str, otherwise: float) -> Any:
+        return args[position] if len(args) > position else kwargs.get(what, otherwise)
+
+    if name == "fill_" and call.function.namespace == "fastinit":
+        return fill_of(args)[0]
+    if name == "normal_" or (name == "normal" and isinstance(args[0], (int, float))):
+        first = 1 if name == "normal_" else 0
+        mean, std = given(first, "mean", 0.0), given(first + 1, "std", 1.0)
+        return Normal(float(mean), float(std))
+    if name == "uniform_":
+        low, high = float(given(1, "from", 0.0)), float(given(2, "to", 1.0))
+        return Uniform(low, high) if low < high else Constant(low)
+    if name in ("randn", "randn_like"):
+        return Normal()
+    return Uniform() if name in ("rand", "rand_like") else None

@@ -1,0 +1,303 @@
+"""Calls that are run again: on the tape while a model is built, or from the graph that a record holds.
+
+A graph is JSON. ``calls`` are the operators in order, each with its arguments; a tensor among them is a view of a
+storage's state, and ``states`` say which call wrote what over which state. A draw has a number, and gets the stream's
+numbers by its key: normals and uniforms are fastinit's, any other random operator is torch's with a generator that
+follows from the key.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastinit import Key
+from fastinit.adapters.torch.histories import (
+    Call,
+    Data,
+    Empty,
+    Output,
+    Read,
+    State,
+    View,
+    Written,
+    calls_of,
+    drawn_by,
+    mapped,
+    operators_of,
+    signature_of,
+)
+from fastinit.adapters.torch.internals import operator_named
+from fastinit.adapters.torch.recording import not_deferring
+from fastinit.adapters.torch.tensors import fill_part
+from fastinit.extending import runs_graphs
+
+__all__ = ["evaluated", "graph_of"]
+
+Draw = Callable[[Call], Key | None]
+
+
+def evaluated(state: State, draw: Draw | None = None, live: bool = True) -> torch.UntypedStorage:
+    """A storage that holds a state.
+
+    `draw` gives the key of each call that draws; without it torch's own generator is asked. Where `live`, memory that
+    holds an earlier state is read, instead of being computed again.
+    """
+    with not_deferring(), torch.no_grad():
+        return _Evaluation(state, draw, live).storage(state)
+
+
+def memory_of(nbytes: int) -> torch.UntypedStorage:
+    """New memory, all zero."""
+    return torch.zeros(nbytes, dtype=torch.uint8, device="cpu").untyped_storage()
+
+
+class _Evaluation:
+    def __init__(self, state: State, draw: Draw | None, live: bool) -> None:
+        self._draw, self._live = draw, live
+        self._outputs: dict[int, list[Tensor]] = {}
+        self._states: dict[int, torch.UntypedStorage] = {}
+        for call in self._needed(state):
+            self._outputs[id(call)] = self._called(call)
+
+    def _needed(self, state: State) -> list[Call]:
+        """The calls that are to be made, in order; what lives in memory needs none."""
+        calls: dict[int, Call] = {}
+        seen: set[int] = set()
+        left: list[State | None] = [state]
+        while left:
+            one = left.pop()
+            while isinstance(one, Written) and id(one) not in seen and self._living(one) is None:
+                seen.add(id(one))
+                call = one.source.call
+                if id(call) not in calls:
+                    calls[id(call)] = call
+                    left += [read.state for read in call.reads()]
+                one = one.before
+        return sorted(calls.values(), key=lambda call: call.number)
+
+    def _living(self, state: State) -> torch.UntypedStorage | None:
+        memory = state.memory
+        if not self._live or memory is None or memory.state is not state or not memory.holds:
+            return None
+        found: torch.UntypedStorage | None = memory.storage()
+        return found
+
+    def storage(self, state: State) -> torch.UntypedStorage:
+        """The storage of a state, not to be written."""
+        writes: list[Written] = []
+        one: State | None = state
+        while isinstance(one, Written) and id(one) not in self._states and self._living(one) is None:
+            writes.append(one)
+            one = one.before
+        if not writes:
+            return self._base(one, state.nbytes)
+        result = memory_of(state.nbytes)
+        if one is not None and not isinstance(one, Empty):
+            result.copy_(self._base(one, state.nbytes))
+        for write in reversed(writes):
+            write.view.within(result).copy_(self._outputs[id(write.source.call)][write.source.number])
+        self._states[id(state)] = result
+        return result
+
+    def _base(self, state: State | None, nbytes: int) -> torch.UntypedStorage:
+        if isinstance(state, Data):
+            return state.storage
+        if state is None or isinstance(state, Empty):
+            return memory_of(nbytes)
+        found = self._states.get(id(state))
+        if found is None:
+            found = self._living(state)
+        assert found is not None
+        return found
+
+    def _called(self, call: Call) -> list[Tensor]:
+        key = None if call.identity is None or self._draw is None else self._draw(call)
+        own = set(signature_of(call.function).written)
+
+        def argument(position: Any, value: Any) -> Any:
+            def tensor(one: Any) -> Any:
+                if not isinstance(one, Read):
+                    return torch.device("cpu") if isinstance(one, torch.device) else one
+                if one.state is None:
+                    return torch.empty_strided(one.view.shape, one.view.strides, dtype=one.view.dtype)
+                found = one.view.within(self.storage(one.state))
+                return found.clone() if position in own else found
+
+            return mapped(tensor, value)
+
+        args = [argument(position, value) for position, value in enumerate(call.args)]
+        kwargs = {name: argument(name, value) for name, value in call.kwargs.items()}
+        result = _draw(call, key, args, kwargs) if key is not None else call.function(*args, **kwargs)
+        if own:
+            return [args[one] if isinstance(one, int) else kwargs[one] for one in signature_of(call.function).written]
+        return [result] if isinstance(result, Tensor) else list(result)
+
+
+def _positions_written(call: Call) -> tuple[int | str, ...]:
+
+    return signature_of(call.function).written
+
+
+def _draw(call: Call, key: Key, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """What a call that draws gives, from the stream of a key."""
+    initializer = drawn_by(call)
+    if initializer is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(key.words[0] | key.words[1] << 32)
+            return call.function(*args, **kwargs)
+    if call.name.endswith("_"):
+        return fill_part(args[0], initializer, key)
+    if call.name == "normal":  # of a size and a dtype, whose factory is the same without moments
+        options = {name: value for name, value in kwargs.items() if name not in ("generator", "mean", "std")}
+        like = torch.ops.aten.empty.memory_format(args[2] if len(args) > 2 else kwargs["size"], **options)
+    else:
+        like = call.function(*args, **kwargs)  # which draws for its shape and dtype only
+    return fill_part(like, initializer, key)
+
+
+# Graphs
+
+
+def graph_of(state: State, view: View, draws: Sequence[Call]) -> str:
+    """The JSON of a graph that gives a view of a state; `draws` are the calls that draw, in order."""
+    calls = calls_of(state)
+    place = {id(call): number for number, call in enumerate(calls)}
+    drawn = {id(call): number for number, call in enumerate(draws)}
+    states: dict[int, int] = {}
+    written: list[Any] = []
+
+    def state_number(one: State | None) -> int | None:
+        chain: list[State] = []
+        while one is not None and id(one) not in states:
+            chain.append(one)
+            one = one.before if isinstance(one, Written) else None
+        before = None if one is None else states[id(one)]
+        for new in reversed(chain):
+            if isinstance(new, Written):
+                source = [place[id(new.source.call)], new.source.number]
+                written.append({"before": before, "bytes": new.nbytes, "view": _view(new.view), "from": source})
+            elif isinstance(new, Data):
+                raw = View((new.nbytes,), (1,), 0, torch.uint8).within(new.storage).numpy().tobytes()
+                text = base64.b64encode(zlib.compress(raw, 9)).decode()
+                written.append({"bytes": new.nbytes, "data": text})
+            else:
+                written.append({"bytes": new.nbytes})
+            before = states[id(new)] = len(written) - 1
+        return before
+
+    def value(one: Any) -> Any:
+        if isinstance(one, Read):
+            return {"view": _view(one.view), "state": state_number(one.state)}
+        if isinstance(one, float) and not math.isfinite(one):
+            return {"float": repr(one)}
+        if one is None or isinstance(one, (bool, int, float, str)):
+            return one
+        if isinstance(one, torch.Generator):
+            return None
+        return {"torch": str(one).removeprefix("torch.")}
+
+    steps = []
+    for call in calls:
+        step: dict[str, Any] = {"name": str(call.function), "args": mapped(value, list(call.args))}
+        kwargs = {name: mapped(value, one) for name, one in call.kwargs.items() if name != "device"}
+        if kwargs:
+            step["kwargs"] = kwargs
+        if id(call) in drawn:
+            step["draw"] = drawn[id(call)]
+        steps.append(step)
+    last = state_number(state)
+    graph = {
+        "framework": "torch",
+        "shape": list(view.shape),
+        "operators": list(operators_of(calls)),
+        "draws": len(draws),
+        "states": written,
+        "calls": steps,
+        "result": {"view": _view(view), "state": last},
+    }
+    return json.dumps(graph, separators=(",", ":"))
+
+
+def _view(view: View) -> list[Any]:
+    return [list(view.shape), list(view.strides), view.offset, str(view.dtype).removeprefix("torch.")]
+
+
+# Operators that would read files, or run what they are given.
+_REFUSED: Final = frozenset({"from_file"})
+
+
+class _Reading:
+    """A graph as calls and states again."""
+
+    def __init__(self, graph: dict[str, Any]) -> None:
+        self._states: list[State] = []
+        self._calls: list[Call] = []
+        self._graph = graph
+        for step in graph["calls"]:
+            self._calls.append(self._call(step))
+        self.state = self._state(graph["result"]["state"])
+        self.view = _view_of(graph["result"]["view"])
+
+    def _state(self, number: int) -> State:
+        while len(self._states) <= number:
+            found = self._graph["states"][len(self._states)]
+            nbytes = found["bytes"]
+            if "from" in found:
+                before = None if found["before"] is None else self._states[found["before"]]
+                call, output = found["from"]
+                self._states.append(Written(nbytes, before, _view_of(found["view"]), Output(self._calls[call], output)))
+            elif "data" in found:
+                raw = np.frombuffer(zlib.decompress(base64.b64decode(found["data"])), np.uint8).copy()
+                self._states.append(Data(torch.from_numpy(raw).untyped_storage()))
+            else:
+                self._states.append(Empty(nbytes))
+        return self._states[number]
+
+    def _call(self, step: dict[str, Any]) -> Call:
+        name = step["name"]
+        function = operator_named(name)
+        if function is None or function.overloadpacket.__name__ in _REFUSED:
+            raise ValueError(f"the operator {name!r} cannot be replayed: this torch has none of that name")
+        draw = step.get("draw")
+        args = [self._value(one) for one in step["args"]]
+        kwargs = {key: self._value(one) for key, one in step.get("kwargs", {}).items()}
+        return Call(function, args, kwargs, len(self._calls), None if draw is None else str(draw))
+
+    def _value(self, one: Any) -> Any:
+        if isinstance(one, list):
+            return [self._value(each) for each in one]
+        if not isinstance(one, dict):
+            return one
+        if "view" in one:
+            return Read(None if one["state"] is None else self._state(one["state"]), _view_of(one["view"]))
+        return float(one["float"]) if "float" in one else getattr(torch, one["torch"])
+
+
+def _view_of(found: list[Any]) -> View:
+    shape, strides, offset, dtype = found
+    return View(tuple(shape), tuple(strides), offset, getattr(torch, dtype))
+
+
+@runs_graphs("torch")
+def run(graph: dict[str, Any], keys: Sequence[Key], num_threads: int | None, target: str | None) -> np.ndarray:
+    """The values of a graph, in float32 or float64."""
+    read = _Reading(graph)
+
+    def key_of(call: Call) -> Key:
+        assert call.identity is not None
+        return keys[int(call.identity)]
+
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        values = read.view.within(evaluated(read.state, key_of, live=False))
+    wide = values if values.dtype == torch.float64 else values.float()
+    array: np.ndarray = wide.numpy()
+    return array

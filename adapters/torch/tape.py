@@ -1,0 +1,408 @@
+"""The tape: a context in which what operators do to storages is recorded, and computed only where somebody needs it.
+
+Small tensors that nothing random reached are computed at once, since constructors read them. Large ones, and all that
+follow from a draw, have lazily mapped memory and are computed only when somebody reads them: what was drawn cannot be.
+What is recorded are :mod:`fastinit.adapters.torch.histories`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import mmap
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from fastinit.adapters.torch.histories import (
+    Call,
+    Data,
+    Empty,
+    Output,
+    Read,
+    Signature,
+    State,
+    View,
+    Written,
+    calls_of,
+    fill_of,
+    flattened,
+    mapped,
+    signature_of,
+)
+from fastinit.adapters.torch.internals import (
+    DispatchMode,
+    StorageReference,
+    address_of,
+    has_memory_of_its_own,
+    returned_by,
+    storage_behind,
+    without_modes,
+)
+from fastinit.adapters.torch.replaying import evaluated
+
+__all__ = ["DeferralError", "Tape"]
+
+# Results of more elements are computed only when they are read.
+LARGE: Final = 2**20
+# Inputs of no more elements do not make large results, but for what no constructor does.
+SMALL: Final = 2**14
+# Memory of so many bytes is mapped lazily.
+MAPPED: Final = 2**20
+_NO_RESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+
+class DeferralError(RuntimeError):
+    """A constructor read a value that is drawn, so that it cannot be deferred.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastinit.adapters.torch import DeferralError, deferred
+    >>> try:
+    ...     with deferred():
+    ...         print(torch.randn(3).sum().item())
+    ... except DeferralError as error:
+    ...     print(str(error).partition(":")[0])
+    a value that is drawn cannot be read while a model is deferred
+    """
+
+
+class _Memory:
+    """What the tape knows of one storage."""
+
+    __slots__ = ("__weakref__", "born", "data", "holds", "is_meta", "nbytes", "reference", "state")
+
+    def __init__(self, storage: torch.UntypedStorage, state: State, born: bool) -> None:
+        self.reference = StorageReference(storage)
+        self.nbytes = storage.nbytes()
+        self.is_meta = storage.device.type == "meta"
+        self.born = born
+        """Whether it was made while the tape ran."""
+        self.data = state if isinstance(state, Data) else None
+        self.now(state, not self.is_meta)
+
+    def now(self, state: State, holds: bool) -> None:
+        """Another state, and whether the memory holds its values."""
+        self.state, self.holds = state, holds
+        state.memory = self if holds else None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its values are still to be computed."""
+        return not self.holds
+
+    def storage(self) -> torch.UntypedStorage | None:
+        """The storage, if it lives."""
+        return storage_behind(self.reference)
+
+
+class Tape(DispatchMode):
+    """Records what happens to tensors in its context; see the module."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.identity = uuid.uuid4().hex[:16]
+        self._memories: dict[int, _Memory] = {}
+        self._counter = itertools.count()
+        self._readers = _Readers(self)
+        self._calls = 0
+
+    def __enter__(self) -> Any:
+        self._readers.__enter__()  # type: ignore[no-untyped-call]
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._readers.__exit__(*raised)  # type: ignore[no-untyped-call]
+
+    # what is known of storages
+
+    def memory_of(self, tensor: Tensor) -> _Memory | None:
+        """What is known of a tensor's storage."""
+        return self._memories.get(address_of(tensor))
+
+    def memories(self) -> list[_Memory]:
+        """Those of all storages that live."""
+        return [memory for memory in self._memories.values() if not memory.reference.expired()]
+
+    def forget(self) -> None:
+        """Empties the tape."""
+        self._memories.clear()
+
+    def _known(self, tensor: Tensor, born: bool = False) -> _Memory:
+        storage = tensor.untyped_storage()
+        memory = self._memories.get(address_of(storage))
+        if memory is None:
+            state = Empty(storage.nbytes()) if tensor.is_meta else Data(storage)
+            memory = self._memories[address_of(storage)] = _Memory(storage, state, born)
+        return memory
+
+    def _made(self, tensor: Tensor, source: Output, holds: bool) -> None:
+        """A tensor that a call gave, in a storage of its own."""
+        storage, view = tensor.untyped_storage(), View.of(tensor)
+        nbytes = storage.nbytes()
+        before = None if view.is_whole(nbytes) else Empty(nbytes)
+        state = Written(nbytes, before, view, source)
+        memory = self._memories[address_of(storage)] = _Memory(storage, state, True)
+        memory.now(state, holds and not memory.is_meta)
+
+    # the operators
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self._calls += 1
+        if self._calls % 4096 == 0:
+            self._memories = {key: one for key, one in self._memories.items() if not one.reference.expired()}
+        tensors = [one for one in flattened((args, kwargs)) if isinstance(one, Tensor)]
+        if not all(map(has_memory_of_its_own, tensors)):
+            for tensor in filter(has_memory_of_its_own, tensors):
+                self.settle(tensor)
+            return func(*args, **kwargs)
+        signature = signature_of(func)
+        if signature.is_view:
+            result = func(*args, **kwargs)
+            if func is torch.ops.aten.lift_fresh.default:  # what torch.tensor and its like have just made
+                self._known(result, born=True)
+            return result
+        if not signature.gives_tensors:
+            return func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
+        return self._recorded(func, signature, args, kwargs, tensors)
+
+    def _recorded(self, func: Any, signature: Signature, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+        written = [args[one] if isinstance(one, int) else kwargs[one] for one in signature.written]
+        unread = {id(one) for one in written} if signature.overwrites else set()
+        if unread and any(id(one) not in unread and _same_storage(one, written) for one in tensors):
+            unread = set()
+        memories = [self._known(tensor) for tensor in tensors]
+        late = signature.draws or any(
+            memory.is_late and (id(tensor) not in unread or not View.of(tensor).is_whole(memory.nbytes))
+            for tensor, memory in zip(tensors, memories, strict=True)
+        )
+        number = next(self._counter)
+
+        def frozen(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return Read(None if id(value) in unread else self._known(value).state, View.of(value))
+
+        identity = f"{self.identity}:{number}" if signature.draws and _draws(func, args) else None
+        call = Call(func, mapped(frozen, args), mapped(frozen, kwargs), number, identity)
+        if written:
+            late = late or sum(one.numel() for one in written) > LARGE or any(one.is_meta for one in written)
+            if late and _is_known_to_write(written, signature, func):
+                return self._write_late(call, written)
+        elif late or not tensors or any(tensor.numel() > SMALL for tensor in tensors):
+            shapes = self._on_meta(func, args, kwargs)
+            if shapes is not None:
+                outputs = [shapes] if isinstance(shapes, Tensor) else list(shapes)
+                if late or sum(one.numel() for one in outputs if isinstance(one, Tensor)) > LARGE:
+                    return self._made_late(call, shapes, outputs, signature, _device_of(kwargs, tensors))
+        return self._run(call, signature, args, kwargs, written)
+
+    def _run(self, call: Call, signature: Signature, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
+        """Calls it now."""
+        for tensor in written:
+            memory = self._known(tensor)
+            if memory.is_late and not (signature.overwrites and View.of(tensor).is_whole(memory.nbytes)):
+                self.settle(tensor)
+            if memory.data is not None and address_of(memory.data.storage) == address_of(tensor):
+                # calls that were recorded read what was there
+                memory.data.storage = memory.data.storage.clone()  # type: ignore[no-untyped-call]
+        result = call.function(*mapped(self._valued_but(written), args), **mapped(self._valued_but(written), kwargs))
+        if written:
+            self._wrote(call, written, holds=True)
+            return result
+        known = {address_of(one) for one in flattened((args, kwargs)) if isinstance(one, Tensor)}
+        outputs = [result] if isinstance(result, Tensor) else list(result or ())
+        for number, output in enumerate(outputs):
+            if isinstance(output, Tensor) and has_memory_of_its_own(output) and address_of(output) not in known:
+                if signature.makes_empty:
+                    self._born_empty(output)
+                else:
+                    self._made(output, Output(call, number), holds=True)
+        return result
+
+    def _born_empty(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._memories[address_of(storage)] = _Memory(storage, Empty(storage.nbytes()), True)
+
+    def _write_late(self, call: Call, written: list[Tensor]) -> Any:
+        self._wrote(call, written, holds=False)
+        results = written[: returned_by(call.function)]
+        return None if not results else results[0] if len(results) == 1 else tuple(results)
+
+    def _wrote(self, call: Call, written: list[Tensor], holds: bool) -> None:
+        for number, tensor in enumerate(written):
+            memory, view = self._known(tensor), View.of(tensor)
+            before = None if view.is_whole(memory.nbytes) else memory.state
+            memory.now(Written(memory.nbytes, before, view, Output(call, number)), holds)
+
+    def _made_late(
+        self, call: Call, shapes: Any, outputs: list[Any], signature: Signature, device: torch.device
+    ) -> Any:
+        made = [new_memory(one, device) if isinstance(one, Tensor) else one for one in outputs]
+        for number, tensor in enumerate(made):
+            if isinstance(tensor, Tensor):
+                if signature.makes_empty:
+                    self._born_empty(tensor)
+                else:
+                    self._made(tensor, Output(call, number), holds=False)
+        return made[0] if isinstance(shapes, Tensor) else type(shapes)(made)
+
+    def _on_meta(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What the operator gives, without memory; None if that takes values."""
+
+        def bare(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            return torch.device("meta") if isinstance(value, torch.device) else value
+
+        options = mapped(bare, kwargs)
+        if "device" in kwargs:
+            options["device"] = torch.device("meta")
+        options.pop("pin_memory", None)
+        try:
+            return func(*mapped(bare, args), **options)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+            return None
+
+    # values
+
+    def _valued(self, value: Any) -> Any:
+        """A tensor whose memory holds its values."""
+        if not isinstance(value, Tensor):
+            return value
+        memory = self.memory_of(value)
+        if memory is None or memory.holds:
+            return value
+        if memory.is_meta:
+            return self._evaluated(memory.state, View.of(value))
+        self.settle(value)
+        return value
+
+    def _valued_but(self, written: list[Tensor]) -> Callable[[Any], Any]:
+        keep = {id(one) for one in written}
+        return lambda value: value if id(value) in keep else self._valued(value)
+
+    def settle(self, tensor: Tensor) -> None:
+        """Computes what a tensor's memory is to hold.
+
+        Raises DeferralError where that is drawn.
+        """
+        memory = self.memory_of(tensor)
+        if memory is None or memory.holds or memory.is_meta:
+            return
+        with without_modes():
+            values = self._evaluated(memory.state, None)
+            tensor.untyped_storage().copy_(values)
+        memory.now(memory.state, True)
+
+    def _evaluated(self, state: State, view: View | None) -> Any:
+        for call in calls_of(state):
+            if call.identity is not None:
+                raise DeferralError(
+                    f"a value that is drawn cannot be read while a model is deferred: {_place()} reads what "
+                    f"{call.name} draws. Construct this module outside deferred(), or draw the value by Python's or "
+                    "NumPy's generator"
+                )
+        storage = evaluated(state)
+        return storage if view is None else view.within(storage)
+
+
+def _same_storage(tensor: Tensor, others: Iterable[Tensor]) -> bool:
+    own = address_of(tensor)
+    return any(own == address_of(other) for other in others)
+
+
+def _is_known_to_write(written: Sequence[Tensor], signature: Signature, func: Any) -> bool:
+    """Whether the tensors that are written keep their shapes: those of ``out=`` may be resized."""
+    return all(isinstance(one, int) for one in signature.written) or all(one.numel() for one in written)
+
+
+def _draws(func: Any, args: Any) -> bool:
+    """Whether a call that may draw does: a fill by fastinit of what has no randomness does not."""
+    if func is not torch.ops.fastinit.fill_.default:
+        return True
+    _, key, draws = fill_of(args)
+    return draws and key is None
+
+
+def _device_of(kwargs: dict[str, Any], tensors: Sequence[Tensor]) -> torch.device:
+    given = kwargs.get("device")
+    if given is not None:
+        return torch.device(given)
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def new_memory(like: Tensor, device: torch.device) -> Tensor:
+    """Memory for a tensor of this shape and dtype, which takes none until it is written."""
+    nbytes = like.untyped_storage().nbytes()
+    if device.type != "cpu" or nbytes < MAPPED or sys.platform == "win32":
+        return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
+    region = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+    storage = torch.frombuffer(region, dtype=torch.uint8).untyped_storage()
+    return View.of(like).within(storage)
+
+
+def _place() -> str:
+    """The innermost line of the caller's code that is neither torch's nor the adapter's."""
+    frame = inspect.currentframe()
+    found = None
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        if not name.startswith(("torch.", "fastinit.")) and name not in ("torch", "contextlib"):
+            found = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            break
+        frame = frame.f_back
+    return found or "the constructor"
+
+
+# Reads that are no operators
+
+
+class _Readers(TorchFunctionMode):
+    """Sees to it that memory which is read without an operator holds its values."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self._tape = tape
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _READING:
+            (tensor, *rest) = args
+            if has_memory_of_its_own(tensor):
+                if func is Tensor.__deepcopy__ and type(tensor) is Tensor:
+                    return _copied(tensor, *rest)
+                if func is not Tensor.__deepcopy__:
+                    self._tape.settle(tensor)
+        return func(*args, **(kwargs or {}))
+
+
+_READING: Final = frozenset(
+    {
+        *(Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.__deepcopy__, Tensor.__reduce_ex__),
+        *(Tensor.untyped_storage, Tensor.storage, Tensor.__dlpack__),
+    }
+)
+
+
+def _copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A deep copy by an operator, which the tape sees."""
+    if id(tensor) in memo:
+        return memo[id(tensor)]  # type: ignore[no-any-return]
+    if not tensor.is_leaf:
+        raise RuntimeError(
+            "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment."
+        )
+    copy = tensor.detach().clone()
+    if tensor.requires_grad:
+        copy.requires_grad_()
+    vars(copy).update(vars(tensor))
+    memo[id(tensor)] = copy
+    return copy

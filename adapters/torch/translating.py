@@ -1,0 +1,483 @@
+"""From the tape to a program: what torch's operators did to a parameter, in the library's words.
+
+Operators that scale, shift and clamp, writes to parts and copies fold (:mod:`fastinit.folding`). What does not fold is
+replayed: the operators themselves, as a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from fastinit import Box, Constant, Identity, Initializer, Key, Painted, Program, Replayed
+from fastinit.adapters.torch.histories import (
+    Call,
+    Data,
+    Empty,
+    Output,
+    Read,
+    State,
+    View,
+    Written,
+    calls_of,
+    drawn_by,
+    fill_of,
+    operators_of,
+)
+from fastinit.adapters.torch.replaying import evaluated, graph_of
+from fastinit.extending import (
+    InverseErf,
+    box_of,
+    clamped,
+    finished,
+    inverse_erf,
+    of_elements,
+    over,
+    painted,
+    plus,
+    times,
+)
+
+__all__ = ["program_of"]
+
+# Constants that are computed are looked at up to this size.
+_LOOKED_AT: Final = 2**24
+
+
+class _Leaf(NamedTuple):
+    """One initializer, and where its numbers come from."""
+
+    found: Initializer | InverseErf
+    call: Call | None = None
+    """The call that draws, if one does."""
+    key: Key | None = None
+    """The key that the author gave."""
+
+
+class _Part(NamedTuple):
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
+    leaf: _Leaf
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A tensor as a base with parts painted over it."""
+
+    base: _Leaf
+    parts: tuple[_Part, ...] = ()
+    unwritten: bool = False
+    """Whether the base is memory that was never written."""
+
+
+_ZERO: Final = _Leaf(Constant(0.0))
+
+
+def program_of(state: State, view: View) -> Program:
+    """The program of a tensor."""
+    found = _Folding().of_state(state, view)
+    calls = calls_of(state)
+    names = operators_of(calls)
+    if found is None and not any(call.identity for call in calls):
+        found = _constant(state, view)
+    if found is None:
+        draws = [call for call in calls if call.identity is not None]
+        identities = tuple(call.identity for call in draws if call.identity is not None)
+        return Program(Replayed(graph_of(state, view, draws)), identities, operators=names)
+    leaves = [found.base, *(part.leaf for part in found.parts)]
+    drawing = sorted({leaf.call.number: leaf.call for leaf in leaves if leaf.call is not None}.items())
+    number_of = {number: draw for draw, (number, _) in enumerate(drawing)}
+
+    def numbered(leaf: _Leaf) -> tuple[int, Key | None]:
+        return (0 if leaf.call is None else number_of[leaf.call.number]), leaf.key
+
+    boxes = [Box(part.offsets, part.shape, finished(part.leaf.found), *numbered(part.leaf)) for part in found.parts]
+    draw, key = numbered(found.base)
+    base = finished(found.base.found)
+    if key is not None or (boxes and draw):
+        initializer: Initializer = Painted(base, tuple(boxes), draw, key)
+    else:
+        initializer, draw = painted(base, boxes, view.shape, draw)
+        if draw:
+            initializer = Painted(initializer, (), draw)
+    covered = _area(found.parts) >= view.size
+    used = _draws_in(initializer)
+    identities = tuple(
+        call.identity or "" for number, (_, call) in enumerate(drawing) if used is None or number in used
+    )
+    if used is not None and len(identities) < len(drawing):
+        initializer = _renumbered(initializer, {old: new for new, old in enumerate(sorted(used))})
+    return Program(initializer, identities, operators=names, uninitialized=found.unwritten and not covered)
+
+
+def _area(parts: Sequence[_Part]) -> int:
+    """Elements of parts that do not overlap; 0 where some do."""
+    boxes = [Box(part.offsets, part.shape, Constant(0.0)) for part in parts]
+    if any(one.overlaps(two) for number, one in enumerate(boxes) for two in boxes[:number]):
+        return 0
+    return sum(torch.Size(part.shape).numel() for part in parts)
+
+
+def _draws_in(initializer: Initializer) -> set[int] | None:
+    """The numbers of the draws that are left of painted parts."""
+    if not isinstance(initializer, Painted):
+        return None if _is_random(initializer) else set()
+    found = {box.draw for box in initializer.boxes if _is_random(box.initializer) and box.key is None}
+    if _is_random(initializer.initializer) and initializer.key is None:
+        found.add(initializer.draw)
+    return found
+
+
+def _is_random(initializer: Initializer) -> bool:
+    from fastinit import Blocks, Dirac, ZerO
+
+    if isinstance(initializer, Blocks):
+        return any(map(_is_random, initializer.each()))
+    return not isinstance(initializer, (Constant, Identity, Dirac, ZerO))
+
+
+def _renumbered(initializer: Initializer, numbers: dict[int, int]) -> Initializer:
+    if not isinstance(initializer, Painted):
+        return initializer
+    boxes = tuple(replace(box, draw=numbers.get(box.draw, 0)) for box in initializer.boxes)
+    return replace(initializer, boxes=boxes, draw=numbers.get(initializer.draw, 0))
+
+
+def _constant(state: State, view: View) -> _Form | None:
+    """A form of one number, if that is what all elements are."""
+    if not 0 < view.size <= _LOOKED_AT or view.dtype.is_complex:
+        return None
+    values = view.within(evaluated(state))
+    first = values.flatten()[0]
+    if not bool((values == first).all()):
+        return None
+    return _Form(_Leaf(Constant(float(first))))
+
+
+class _Folding:
+    """Folds the history of one tensor; each state and call once."""
+
+    def of_state(self, state: State | None, view: View) -> _Form | None:
+        """What a view of a state holds."""
+        painted_over: list[_Part] = []
+        while True:
+            if state is None or isinstance(state, Empty):
+                return _Form(_ZERO, tuple(reversed(painted_over)), unwritten=True)
+            if isinstance(state, Data):
+                base = _constant(state, view)
+                return None if base is None else replace(base, parts=tuple(reversed(painted_over)))
+            assert isinstance(state, Written)
+            there = _where(view, state.view)
+            if there is None:
+                inside = self._part_of(state, view)
+                return None if inside is None or painted_over else inside
+            if there != _NOWHERE:
+                offsets, shape, in_order = there
+                form = self.of_output(state.source, state.view.shape)
+                if form is None:
+                    return None
+                if shape == view.shape:
+                    form = _as_seen(form, state.view.shape, view.shape, in_order)
+                    if form is None:
+                        return None
+                    return replace(form, parts=(*form.parts, *reversed(painted_over)))
+                parts = _as_parts(form, state.view.shape, offsets, shape, in_order)
+                if parts is None:
+                    return None
+                painted_over += reversed(parts)
+            state = state.before
+
+    def _part_of(self, state: Written, view: View) -> _Form | None:
+        """What a view of a part of what was written holds, where that is one number."""
+        if _where(state.view, view) in (None, _NOWHERE):
+            return None
+        form = self.of_output(state.source, state.view.shape)
+        return form if form is not None and not form.parts and isinstance(form.base.found, Constant) else None
+
+    def of_output(self, output: Output, shape: tuple[int, ...]) -> _Form | None:
+        """What a call gave."""
+        call = output.call
+        initializer = drawn_by(call) if call.identity is not None or call.function.namespace == "fastinit" else None
+        if initializer is not None:
+            key = fill_of(call.args)[1] if call.function.namespace == "fastinit" else None
+            return _Form(_Leaf(initializer, call if call.identity is not None else None, key))
+        fold = _FOLDS.get(call.name.rstrip("_") if call.name != "_to_copy" else call.name)
+        return None if fold is None or output.number else fold(self, call, shape)
+
+    def of_read(self, value: Any, shape: tuple[int, ...]) -> _Form | None:
+        """An argument: a tensor of this shape, or a number."""
+        if isinstance(value, (bool, int, float)):
+            return _Form(_Leaf(Constant(float(value))))
+        if not isinstance(value, Read) or value.state is None:
+            return None
+        found = self.of_state(value.state, value.view)
+        if found is None and not any(call.identity for call in calls_of(value.state)):
+            found = _constant(value.state, value.view)
+        if found is None or found.unwritten:
+            return None
+        is_one = not found.parts and isinstance(found.base.found, Constant)
+        return found if value.view.shape == shape or is_one else None
+
+
+_NOWHERE: Final = ((), (), False)
+
+
+def _where(view: View, part: View) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
+    """The box of a view that another is; `_NOWHERE` if they share no element, None where it is neither."""
+    if view.dtype == part.dtype:
+        found = box_of(view.shape, view.strides, part.shape, part.strides, part.offset - view.offset)
+        if found is not None:
+            return found
+    (start, end), (part_start, part_end) = _span(view), _span(part)
+    return _NOWHERE if end <= part_start or part_end <= start else None
+
+
+def _span(view: View) -> tuple[int, int]:
+    """The bytes of a storage from a view's first to its last."""
+    if not view.size:
+        return 0, 0
+    last = sum((extent - 1) * stride for extent, stride in zip(view.shape, view.strides, strict=True))
+    return view.offset * view.dtype.itemsize, (view.offset + last + 1) * view.dtype.itemsize
+
+
+def _as_seen(form: _Form, own: tuple[int, ...], shape: tuple[int, ...], in_order: bool) -> _Form | None:
+    """A form of a tensor of shape `own`, seen as one of another shape with the same elements."""
+    if own == shape and in_order:
+        return form
+    leaf = _reshaped(form.base, own, shape, in_order)
+    return None if leaf is None or form.parts else replace(form, base=leaf)
+
+
+def _as_parts(
+    form: _Form, own: tuple[int, ...], offsets: tuple[int, ...], shape: tuple[int, ...], in_order: bool
+) -> list[_Part] | None:
+    """A form of a tensor of shape `own` as parts of the box where it lies in a larger tensor."""
+    leaf = _reshaped(form.base, own, shape, in_order)
+    if leaf is None or form.unwritten:
+        return None
+    parts = [_Part(offsets, shape, leaf)]
+    if form.parts and (own != shape or not in_order):
+        return None
+    for part in form.parts:
+        begin = tuple(outer + inner for outer, inner in zip(offsets, part.offsets, strict=True))
+        parts.append(_Part(begin, part.shape, part.leaf))
+    return parts
+
+
+def _reshaped(leaf: _Leaf, own: tuple[int, ...], shape: tuple[int, ...], in_order: bool) -> _Leaf | None:
+    """A leaf of a tensor of shape `own` for one of another shape, if its elements do not depend on each other."""
+    if own == shape and in_order:
+        return leaf
+    if isinstance(leaf.found, InverseErf):
+        return leaf
+    found = of_elements(leaf.found, own)
+    return None if found is None else leaf._replace(found=found)
+
+
+# What operators do
+
+
+def _every(form: _Form | None, fold: Callable[[Any, tuple[int, ...]], Any], shape: tuple[int, ...]) -> _Form | None:
+    """A form with each of its leaves folded."""
+    if form is None or form.unwritten:
+        return None
+    base = fold(form.base.found, shape)
+    parts = [part._replace(leaf=part.leaf._replace(found=fold(part.leaf.found, part.shape))) for part in form.parts]
+    if base is None or any(part.leaf.found is None for part in parts):
+        return None
+    return _Form(_without_draw(form.base._replace(found=base)), tuple(parts))
+
+
+def _without_draw(leaf: _Leaf) -> _Leaf:
+    return _Leaf(leaf.found) if isinstance(leaf.found, Constant) else leaf
+
+
+def _number(form: _Form | None) -> float | None:
+    """The number that a form is, if it is one."""
+    if form is None or form.parts or not isinstance(form.base.found, Constant):
+        return None
+    return form.base.found.value
+
+
+def _two(folding: _Folding, call: Call, shape: tuple[int, ...]) -> tuple[_Form | None, _Form | None]:
+    first, second = (folding.of_read(value, shape) for value in call.args[:2])
+    return first, second
+
+
+def _mul(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    first, second = _two(folding, call, shape)
+    for form, other in ((first, _number(second)), (second, _number(first))):
+        if form is not None and other is not None and _has(form, call, shape):
+            return _scaled(form, other, shape)
+    return None
+
+
+def _scaled(form: _Form, factor: float, shape: tuple[int, ...]) -> _Form | None:
+    return _every(form, lambda found, box: times(found, factor, box), shape)
+
+
+def _div(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    first, second = _two(folding, call, shape)
+    divisor = _number(second)
+    if divisor is None or call.kwargs.get("rounding_mode"):
+        return None
+    return _every(first, lambda found, box: over(found, divisor, box), shape)
+
+
+def _add(folding: _Folding, call: Call, shape: tuple[int, ...], sign: float = 1.0) -> _Form | None:
+    first, second = _two(folding, call, shape)
+    alpha = sign * float(call.kwargs.get("alpha", 1))
+    offset = _number(second)
+    if offset is not None:
+        return _every(first, lambda found, box: plus(found, alpha * offset, box), shape)
+    base = _number(first)
+    if base is None or second is None:
+        return None
+    scaled = _every(second, lambda found, box: times(found, alpha, box), shape)
+    return _every(scaled, lambda found, box: plus(found, base, box), shape)
+
+
+def _sub(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    return _add(folding, call, shape, -1.0)
+
+
+def _rsub(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    first, second = _two(folding, call, shape)
+    base = _number(second)
+    if base is None or call.kwargs.get("alpha", 1) != 1:
+        return None
+    negative = _every(first, lambda found, box: times(found, -1.0, box), shape)
+    return _every(negative, lambda found, box: plus(found, base, box), shape)
+
+
+def _neg(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    return _every(folding.of_read(call.args[0], shape), lambda found, box: times(found, -1.0, box), shape)
+
+
+def _erfinv(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    return _every(folding.of_read(call.args[0], shape), lambda found, box: inverse_erf(found), shape)
+
+
+def _clamp(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    given = [*call.args[1:], *[None] * 2]
+    low, high = call.kwargs.get("min", given[0]), call.kwargs.get("max", given[1])
+    if any(isinstance(bound, Read) for bound in (low, high)):
+        return None
+    bottom = -float("inf") if low is None else float(low)
+    top = float("inf") if high is None else float(high)
+    return _every(folding.of_read(call.args[0], shape), lambda found, box: clamped(found, bottom, top, box), shape)
+
+
+def _same(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    """Of a copy, which may have another dtype or order of memory."""
+    dtype = call.kwargs.get("dtype")
+    if dtype is not None and not dtype.is_floating_point:
+        return None
+    return _floating(folding, call.args[0], shape)
+
+
+def _floating(folding: _Folding, value: Any, shape: tuple[int, ...]) -> _Form | None:
+    if isinstance(value, Read) and not value.view.dtype.is_floating_point:
+        form = folding.of_read(value, shape)
+        return form if _number(form) is not None else None
+    return folding.of_read(value, shape)
+
+
+def _copy(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    return _floating(folding, call.args[1], shape)
+
+
+def _zeros(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    return _Form(_ZERO)
+
+
+def _ones(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    return _Form(_Leaf(Constant(1.0)))
+
+
+def _full(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    number = _number(folding.of_read(call.args[1], ()))
+    return None if number is None else _Form(_Leaf(Constant(number)))
+
+
+def _scalar(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    number = _number(folding.of_read(call.args[0], ()))
+    return None if number is None else _Form(_Leaf(Constant(number)))
+
+
+def _eye(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    return _Form(_Leaf(Identity())) if len(shape) == 2 else None
+
+
+def _cat(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
+    axis = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)
+    axis %= max(len(shape), 1)
+    begin, parts = 0, []
+    for one in call.args[0]:
+        if one.view.shape == (0,):
+            continue
+        form = _floating(folding, one, one.view.shape)
+        own = (*shape[:axis], one.view.shape[axis], *shape[axis + 1 :])
+        if form is None:
+            return None
+        offsets = tuple(begin if number == axis else 0 for number in range(len(shape)))
+        found = _as_parts(form, one.view.shape, offsets, own, True)
+        if found is None:
+            return None
+        parts += found
+        begin += one.view.shape[axis]
+    return _Form(_ZERO, tuple(parts))
+
+
+def _has(form: _Form, call: Call, shape: tuple[int, ...]) -> bool:
+    """Whether a form is of the result's shape, so that no element is repeated."""
+    for value in call.args[:2]:
+        if isinstance(value, Read) and value.view.shape == shape:
+            return True
+    return isinstance(form.base.found, Constant) and not form.parts
+
+
+_Fold = Callable[[_Folding, Call, "tuple[int, ...]"], "_Form | None"]
+
+_FOLDS: Final[dict[str, _Fold]] = {
+    "mul": _mul,
+    "div": _div,
+    "add": _add,
+    "sub": _sub,
+    "rsub": _rsub,
+    "neg": _neg,
+    "erfinv": _erfinv,
+    "clamp": _clamp,
+    "clamp_min": lambda folding, call, shape: _clamp(folding, _bounded(call, "min"), shape),
+    "clamp_max": lambda folding, call, shape: _clamp(folding, _bounded(call, "max"), shape),
+    "clone": _same,
+    "_to_copy": _same,
+    "contiguous": _same,
+    "copy": _copy,
+    "zero": _zeros,
+    "zeros": _zeros,
+    "zeros_like": _zeros,
+    "new_zeros": _zeros,
+    "ones": _ones,
+    "ones_like": _ones,
+    "new_ones": _ones,
+    "full": _full,
+    "full_like": _full,
+    "fill": _full,
+    "new_full": lambda folding, call, shape: _full(folding, _shifted(call), shape),
+    "scalar_tensor": _scalar,
+    "eye": _eye,
+    "cat": _cat,
+}
+
+
+def _bounded(call: Call, side: str) -> Call:
+    args, kwargs = (call.args[0],), {side: call.args[1]}
+    return Call(call.function, args, kwargs, call.number, call.identity)
+
+
+def _shifted(call: Call) -> Call:
+    return Call(call.function, call.args[1:], call.kwargs, call.number, call.identity)

@@ -1,0 +1,116 @@
+"""Which key each draw of each program has: by the name of the parameter that draws first.
+
+A draw that several parameters share is one draw, as in a deep copy. Its key follows from the name of the parameter that
+it belongs to: the first of the model, but the first that is nothing else than this draw, if there is such a one. A copy
+whose source was cut off (a pipeline stage has only some of the layers) knows its name.
+
+>>> import fastinit
+>>> program = fastinit.Program(fastinit.Normal(), ("a draw",))
+>>> one, two = (fastinit.Parameter(name, (3,), program=program) for name in ("one", "two"))
+>>> keyed = program_keys([one, two], seed=0)
+>>> keyed["two"].key == fastinit.Key(0).fold_in("one"), keyed["two"].copied
+(True, 'one')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fastinit.initializers import Initializer
+from fastinit.keys import Key
+from fastinit.models.rules import Parameter
+from fastinit.programs import Program, Replayed, rekeyed
+
+__all__ = ["Keyed", "program_keys"]
+
+
+class Keyed(NamedTuple):
+    """What fills a parameter as its program says.
+
+    Attributes
+    ----------
+    key : Key
+        Its key, or that of the parameter that it is a copy of.
+    initializer : Initializer
+        With the keys of other parameters' draws in it.
+    copied : str or None
+        The name of the parameter that it is a copy of.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> Keyed(fastinit.Key(0), fastinit.Normal(), None).copied is None
+    True
+    """
+
+    key: Key
+    initializer: Initializer
+    copied: str | None
+
+
+def program_keys(parameters: Iterable[Parameter], seed: int | str) -> dict[str, Keyed]:
+    """The keys and the initializers of all parameters with a program, by name.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        Those of one model, in its order.
+    seed : int or str
+        Seed of all keys.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> weight = fastinit.Parameter("up.weight", (3,), program=fastinit.Program(fastinit.Normal(), ("a draw",)))
+    >>> program_keys([weight], 0)["up.weight"].key == fastinit.Key(0).fold_in("up.weight")
+    True
+    """
+    root = Key(seed)
+    found = {one.name: one.program for one in parameters if one.program is not None}
+    owners = _owners(found)
+    keyed: dict[str, Keyed] = {}
+    for name, program in found.items():
+        own = root.fold_in(name)
+        keys: list[Key | None] = []
+        sources: list[tuple[str, int]] = []
+        for number, draw in enumerate(program.draws):
+            owner, place = owners[draw]
+            if owner == name and place != number:  # one draw twice
+                place_key = own.fold_in(place) if place else own
+                keys.append(place_key)
+            elif owner == name:
+                keys.append(None)
+            else:
+                source = root.fold_in(owner)
+                keys.append(source.fold_in(place) if place else source)
+            sources.append((owner, place))
+        others = {owner for owner, _ in sources if owner != name}
+        if len(others) == 1 and [place for _, place in sources] == list(range(len(sources))) and None not in keys:
+            (other,) = others
+            keyed[name] = Keyed(root.fold_in(other), program.initializer, other)
+        elif len(keys) == 1 and keys[0] is not None:
+            keyed[name] = Keyed(keys[0], program.initializer, sources[0][0])
+        else:
+            keyed[name] = Keyed(own, rekeyed(program.initializer, keys), None)
+    return keyed
+
+
+def _owners(programs: dict[str, Program]) -> dict[str, tuple[str, int]]:
+    """The parameter that each draw belongs to, and which of its draws it is."""
+    owners: dict[str, tuple[str, int]] = {}
+    # a parameter that is computed from others' draws comes after those
+    ordered = sorted(programs.items(), key=lambda item: isinstance(item[1].initializer, Replayed))
+    for name, program in ordered:
+        for number, draw in enumerate(program.draws):
+            if draw not in owners:
+                owners[draw] = (_source(name, program), number)
+    return owners
+
+
+def _source(name: str, program: Program) -> str:
+    """The name by which a parameter draws: its own, or that of its source, which may have been cut off."""
+    if program.origin is None:
+        return name
+    own, source = program.origin
+    return name.removesuffix(own) + source if name.endswith(own) else name
