@@ -11,9 +11,9 @@ filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who 
 exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
 warnings    `Notices`: given once, in the caller's line
-facts       `PRELU_SLOPE`, `GATES`, `gates_of`: what layers of every framework have in common
-models      `check_entry`, `planned`, `program_keys`, `read_record`, `recorded_entries`, `compare_digests`: entries of
-            records
+facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
+models      `recipe_for`, `planned`, `program_keys`, `check_entry`, `read_record`, `recorded_entries`,
+            `compare_digests`: entries of records
 programs    `runs_graphs`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`, `finished`, `of_elements`,
             `painted`, `box_of`: what an author's steps fold into
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
@@ -61,7 +61,8 @@ from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.keying import program_keys
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
-from fastinit.models.rules import GATES, gates_of
+from fastinit.models.recipes import recipe_for
+from fastinit.models.rules import GATES
 from fastinit.notices import Notices
 from fastinit.programs import runs_graphs
 from fastinit.sampling import KINDS
@@ -108,7 +109,6 @@ __all__ = [
     "fill_memory",
     "finished",
     "for_each",
-    "gates_of",
     "in_stream_environment",
     "inverse_erf",
     "is_linear_map",
@@ -128,6 +128,7 @@ __all__ = [
     "plus",
     "program_keys",
     "read_record",
+    "recipe_for",
     "recorded_entries",
     "remembered",
     "row_major_strides",

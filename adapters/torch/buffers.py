@@ -2,8 +2,8 @@
 
 A model that was built under ``deferred()`` has its buffers in memory, and their programs: so they can be made again
 where ``to_empty`` lost them. Others built theirs on the meta device. Of these are known the running statistics of
-norms, what transformers' ``_init_weights`` sets, and what a method ``init_weights(buffer_device=...)`` sets, as torchtitan's
-models have it. All others are the caller's to give, or are refused by name.
+norms, what transformers' ``_init_weights`` sets, and what a method ``init_weights(buffer_device=...)`` sets, as
+torchtitan's models have it. All others are the caller's to give, or are refused by name.
 """
 
 from __future__ import annotations
