@@ -13,6 +13,7 @@ checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `
 warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
 models      `recipe_for`, `planned`, `check_entry`, `read_record`, `recorded_entries`, `compare_digests`: entries
+explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`, `finished`, `of_elements`,
             `painted`, `box_of`: what an author's steps fold into
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
@@ -58,6 +59,7 @@ from fastinit.folding import (
 )
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
+from fastinit.models.explaining import Explanation, explained
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.recipes import recipe_for
 from fastinit.models.rules import GATES
@@ -78,6 +80,7 @@ __all__ = [
     "WRAPPER_COMPONENTS",
     "Buffer",
     "DType",
+    "Explanation",
     "Held",
     "InverseErf",
     "Measured",
@@ -103,6 +106,7 @@ __all__ = [
     "dealt",
     "differentiated",
     "dtype_named",
+    "explained",
     "fill_buffer",
     "fill_memory",
     "finished",
