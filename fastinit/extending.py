@@ -14,6 +14,7 @@ warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
 models      `recipe_for`, `planned`, `program_keys`, `check_entry`, `read_record`, `recorded_entries`,
             `compare_digests`: entries of records
+explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`, `finished`, `of_elements`,
             `painted`, `box_of`: what an author's steps fold into
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
@@ -59,6 +60,7 @@ from fastinit.folding import (
 )
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
+from fastinit.models.explaining import Explanation, explained
 from fastinit.models.keying import program_keys
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.recipes import recipe_for
@@ -80,6 +82,7 @@ __all__ = [
     "WRAPPER_COMPONENTS",
     "Buffer",
     "DType",
+    "Explanation",
     "Held",
     "InverseErf",
     "Measured",
@@ -105,6 +108,7 @@ __all__ = [
     "dealt",
     "differentiated",
     "dtype_named",
+    "explained",
     "fill_buffer",
     "fill_memory",
     "finished",

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +29,35 @@ from fastinit.adapters.torch.internals import (
     own_buffers,
     programs_of,
 )
-from fastinit.adapters.torch.models import drawing_from, statistics_of
 from fastinit.adapters.torch.replaying import equal, rebuilt
 from fastinit.extending import program_keys
 
-__all__ = ["exchanged", "remake_buffers", "restore_buffers"]
+__all__ = ["drawing_from", "exchanged", "remake_buffers", "reset_norms", "restore_buffers", "statistics_of"]
+
+_STATISTICS: Final = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
+
+
+@contextmanager
+def drawing_from(key: Key) -> Iterator[None]:
+    """What others draw in here on the CPU, such as a right inverse that completes a basis, follows from the key."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(key.words[0] | key.words[1] << 32)
+        yield
+
+
+def statistics_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers of a module that are the running statistics of a norm."""
+    if not any("Norm" in cls.__name__ for cls in type(module).__mro__):
+        return {}
+    return {name: buffer for name, buffer in own_buffers(module).items() if name in _STATISTICS and buffer is not None}
+
+
+def reset_norms(model: nn.Module, kept: Container[nn.Module] = ()) -> None:
+    """Running statistics as a new norm has them: mean 0, variance 1, no batches seen. Those of `kept` ones stay."""
+    with torch.no_grad():
+        for module in model.modules():
+            for name, buffer in statistics_of(module).items() if module not in kept else ():
+                buffer.fill_(_STATISTICS[name])
 
 
 def exchanged(value: Any, function: Callable[[str, Tensor], Tensor], path: str = "", depth: int = 4) -> Any:
@@ -108,23 +133,25 @@ def _call_init_weights(model: nn.Module, device: torch.device) -> None:
             function(buffer_device=device)
 
 
-def remake_buffers(model: nn.Module, places: list[Parameter], seed: int | str) -> None:
+def remake_buffers(
+    model: nn.Module, parameters: list[Parameter], seed: int | str, kept: Container[nn.Module] = ()
+) -> None:
     """Buffers as their programs say: those that are drawn, and those that have lost their values.
 
     A buffer has lost its values if it is on the meta device, or if it has other memory than it was constructed in, and
-    other values. `places` are the model's parameters, whose draws they may share.
+    other values. `parameters` are the model's, whose draws they may share; those of `kept` modules stay.
     """
     buffers = [
         (canonical_name(f"{prefix}.{role}" if prefix else role), module, role, buffer)
         for prefix, module in model.named_modules()
         for role, buffer in own_buffers(module).items()
-        if buffer is not None and role in programs_of(module)
+        if buffer is not None and role in programs_of(module) and module not in kept
     ]
     described = [
         Parameter(name, tuple(buffer.shape), program=programs_of(module)[role])
         for name, module, role, buffer in buffers
     ]
-    keyed = program_keys([*places, *described], seed)
+    keyed = program_keys([*parameters, *described], seed)
     with torch.no_grad():
         for name, module, role, buffer in buffers:
             drawn = programs_of(module)[role].is_drawn

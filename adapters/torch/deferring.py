@@ -40,7 +40,7 @@ from fastinit.adapters.torch.patching import patched
 from fastinit.adapters.torch.recording import deferring, is_deferring, not_deferring
 from fastinit.adapters.torch.replaying import equal, evaluated, rebuilt
 from fastinit.adapters.torch.tape import DeferralError, Tape
-from fastinit.adapters.torch.tensors import DTYPES
+from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.adapters.torch.translating import program_of
 
 __all__ = ["deferred"]
@@ -110,6 +110,7 @@ def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
     modules = _all_modules(seen)
     if any(not memory.reference.expired() for memory in _unowned(tape, modules)):
         modules = _all_modules([*modules, *_every_module()])
+    _refuse_sharded(tape, modules)
     parameters = _parameters(tape, modules)
     states = {id(tensor): tape.memory_of(tensor).state for tensor, _ in parameters.values()}  # type: ignore[union-attr]
     programs = {
@@ -166,6 +167,18 @@ def _parameters(tape: Tape, modules: Iterable[nn.Module]) -> dict[int, tuple[Ten
             if memory is not None and memory.born:
                 found.setdefault(id(tensor), (tensor, []))[1].append((module, role))
     return found
+
+
+def _refuse_sharded(tape: Tape, modules: Iterable[nn.Module]) -> None:
+    for module in modules:
+        for role, tensor in own_parameters(module).items():
+            if tensor is not None and kind_of(tensor) is Kind.DISTRIBUTED:
+                memory = _memory(tape, tensor.to_local())  # type: ignore[attr-defined]
+                if memory is not None and memory.born:
+                    raise DeferralError(
+                        f"{role!r} of {type(module).__name__} was sharded inside deferred(), where it has no program yet: "
+                        "leave the context first, and shard the model before materialize()"
+                    )
 
 
 def _keep(parameters: dict[int, tuple[Tensor, _Owners]], programs: dict[int, Program]) -> None:

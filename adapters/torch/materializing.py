@@ -17,10 +17,10 @@ from torch import nn
 
 import fastinit
 from fastinit import Entry, Key, Recipe, Record, recipe_named
-from fastinit.adapters.torch.buffers import remake_buffers, restore_buffers
+from fastinit.adapters.torch.buffers import remake_buffers, reset_norms, restore_buffers, statistics_of
 from fastinit.adapters.torch.internals import apply, own_parameters
 from fastinit.adapters.torch.layers import Place, originals, parameters
-from fastinit.adapters.torch.models import fill_place, planned_places, reset_norms, statistics_of
+from fastinit.adapters.torch.models import fill_place, planned_places
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.extending import at_least, in_stream_environment, recipe_for, shown
 

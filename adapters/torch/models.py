@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,7 +18,8 @@ from torch import nn
 
 import fastinit
 from fastinit import Entry, Keep, Key, Recipe, Record, digest
-from fastinit.adapters.torch.internals import own_buffers, singular_vectors
+from fastinit.adapters.torch.buffers import drawing_from, remake_buffers, reset_norms
+from fastinit.adapters.torch.internals import singular_vectors
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
 from fastinit.adapters.torch.tensors import DTYPES, Kind, checked_kinds, fill_part, kind_of, write
 from fastinit.extending import (
@@ -35,7 +35,6 @@ __all__ = ["initialize_", "replay"]
 
 # What torch's registration of a spectral norm spends on its first estimate of the singular vectors, and more.
 _POWER_ITERATIONS = 15
-_STATISTICS = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
 
 
 @in_stream_environment
@@ -96,7 +95,8 @@ def initialize_(
     -----
     A parametrized weight (``torch.nn.utils.parametrizations``) is made as the plain weight would be, and assigned
     through the parametrization's ``right_inverse``; its digest is that of the values made. Running statistics of norms
-    are reset, other buffers are left alone.
+    are reset. Of a model that was built under :func:`~fastinit.adapters.torch.deferred`, buffers that are random are
+    drawn by their names, and those that ``to_empty`` lost are made again; others are left alone.
 
     Examples
     --------
@@ -112,7 +112,9 @@ def initialize_(
     _refuse_meta(places)
     places, entries = planned_places(places, chosen, seed, unmatched=unmatched, frozen=frozen)
     filled = [fill_place(*pair, digests, num_threads) for pair in zip(places, entries, strict=True)]
-    reset_norms(model, kept_modules(places, entries))
+    kept = kept_modules(places, entries)
+    reset_norms(model, kept)
+    remake_buffers(model, [place.parameter for place in places], seed, kept)
     return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
 
 
@@ -267,14 +269,6 @@ def _estimate_again(
     spectral_norm.eval()
 
 
-@contextmanager
-def drawing_from(key: Key) -> Iterator[None]:
-    """What others draw in here on the CPU, such as a right inverse that completes a basis, follows from the key."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(key.words[0] | key.words[1] << 32)
-        yield
-
-
 def _digest(tensor: torch.Tensor, shape: tuple[int, ...], num_threads: int | None) -> str | None:
     tensor = tensor.detach()
     if kind_of(tensor) is Kind.DISTRIBUTED:
@@ -285,14 +279,6 @@ def _digest(tensor: torch.Tensor, shape: tuple[int, ...], num_threads: int | Non
     return digest(memory, num_threads=num_threads)
 
 
-def reset_norms(model: nn.Module, kept: Container[nn.Module] = ()) -> None:
-    """Running statistics as a new norm has them: mean 0, variance 1, no batches seen. Those of `kept` ones stay."""
-    with torch.no_grad():
-        for module in model.modules():
-            for name, buffer in statistics_of(module).items() if module not in kept else ():
-                buffer.fill_(_STATISTICS[name])
-
-
 def kept_modules(places: Iterable[Place], entries: Iterable[Entry]) -> set[nn.Module]:
     """The modules that have parameters, all of which keep their values: a pretrained norm keeps its statistics too."""
     kept: dict[nn.Module, bool] = {}
@@ -300,13 +286,6 @@ def kept_modules(places: Iterable[Place], entries: Iterable[Entry]) -> set[nn.Mo
         for module, _ in place.owners:
             kept[module] = kept.get(module, True) and isinstance(entry.initializer, Keep)
     return {module for module, is_kept in kept.items() if is_kept}
-
-
-def statistics_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The buffers of a module that are the running statistics of a norm."""
-    if not any("Norm" in cls.__name__ for cls in type(module).__mro__):
-        return {}
-    return {name: buffer for name, buffer in own_buffers(module).items() if name in _STATISTICS and buffer is not None}
 
 
 def _refuse_meta(places: Sequence[Place]) -> None:

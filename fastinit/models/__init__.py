@@ -4,6 +4,7 @@ rules           which parameters, and how to fill them
 layers          what the frameworks' layers do by themselves, and what suits them
 distributions   initializers compared
 recipes         rules in order, for any model
+explaining      what the recipes would do, side by side
 planning        entries that are checked before anything is written, and matched again by a record
 records         how every tensor of a model was filled
 configs         what JSON holds of an initializer
@@ -12,6 +13,7 @@ digests         digests of bytes
 
 from fastinit.models.configs import initializer_config, initializer_from_config
 from fastinit.models.digests import digest
+from fastinit.models.explaining import Explanation, explained
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.recipes import AUTO, FANS, OWN, RECIPES, TORCH, assigned, recipe_for, recipe_named
 from fastinit.models.records import Entry, Record
@@ -24,6 +26,7 @@ __all__ = [
     "RECIPES",
     "TORCH",
     "Entry",
+    "Explanation",
     "Parameter",
     "Recipe",
     "Record",
@@ -33,6 +36,7 @@ __all__ = [
     "check_entry",
     "compare_digests",
     "digest",
+    "explained",
     "initializer_config",
     "initializer_from_config",
     "planned",

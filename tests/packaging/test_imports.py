@@ -43,7 +43,7 @@ FLOORS = [
     {"models.records"},
     {"models.distributions", "models.layers", "models.keying"},
     {"models.recipes"},
-    {"models.planning"},
+    {"models.planning", "models.explaining"},
     {"audits.scales", "audits.propagation", "audits.measuring"},
     {"audits.values"},
     {"audits.judging"},

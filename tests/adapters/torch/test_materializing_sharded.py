@@ -84,7 +84,8 @@ def test_fully_sharded_from_the_meta_device(rank, world):
     for make in (Mixed, llama):
         for dtype in (None, torch.float64):
             with deferred() if make is Mixed else torch.device("meta"):
-                model = sharded(make(), mesh)
+                model = make()
+            sharded(model, mesh)
             record = materialize(model, AUTO, seed=3, dtype=dtype, digests=True)
             expected = make().to(dtype)
             if make is llama:
