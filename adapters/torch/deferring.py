@@ -176,7 +176,7 @@ def _refuse_sharded(tape: Tape, modules: Iterable[nn.Module]) -> None:
                 memory = _memory(tape, tensor.to_local())  # type: ignore[attr-defined]
                 if memory is not None and memory.born:
                     raise DeferralError(
-                        f"{role!r} of {type(module).__name__} was sharded inside deferred(), where it has no program yet: "
+                        f"{role!r} of {type(module).__name__} was sharded inside deferred(), before it has a program: "
                         "leave the context first, and shard the model before materialize()"
                     )
 

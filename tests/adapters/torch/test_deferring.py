@@ -28,7 +28,7 @@ from fastinit import (  # noqa: E402
     VarianceScaling,
     ZeroRow,
 )
-from fastinit.adapters.torch import DeferralError, deferred, init  # noqa: E402
+from fastinit.adapters.torch import DeferralError, deferred, init, materialize  # noqa: E402
 from fastinit.adapters.torch.histories import Call, Data, Empty, Written  # noqa: E402
 from fastinit.adapters.torch.internals import programs_of  # noqa: E402
 
@@ -524,3 +524,88 @@ def test_a_program_of_another_stream():
     weight = fastinit.Parameter("up.weight", (3,), program=foreign)
     with pytest.raises(ValueError, match=r"the program of 'up\.weight' is of stream version 2"):
         fastinit.models.keying.program_keys([weight], 0)
+
+
+# The law of names
+
+
+class Stack(nn.Module):
+    def __init__(self, depth=3, extra=False):
+        super().__init__()
+        if extra:
+            self.before = nn.Linear(2, 2)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.scale = nn.Parameter(torch.exp(torch.rand(5)))
+        self.head = nn.Linear(8, 3)
+
+
+def values(model, **options):
+    materialize(model, seed=1, **options)
+    return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+
+
+def test_layers_that_are_cut_off_added_or_wrapped_change_no_other_parameter():
+    with deferred():
+        whole, stage, longer, wrapped = Stack(), Stack(), Stack(4, extra=True), Stack()
+        held = nn.Module()
+        held.inner = Stack()
+    expected = values(whole)
+    del stage.encoder.layers[0]
+    for name, tensor in values(stage).items():
+        number = name.split(".")[2] if name.startswith("encoder") else None
+        there = name if number is None else name.replace(f"layers.{number}", f"layers.{int(number) + 1}")
+        # deep copies: every layer has the values of the first
+        assert torch.equal(tensor, expected[there]), name
+    for name, tensor in values(longer).items():
+        assert name not in expected or torch.equal(tensor, expected[name]), name
+    for name, tensor in values(nn.DataParallel(wrapped)).items():
+        assert torch.equal(tensor, expected[name.removeprefix("module.")])
+    assert values(held).keys() == {f"inner.{name}" for name in expected}
+    layers = held.inner.encoder.layers
+    assert torch.equal(layers[0].linear1.weight, layers[2].linear1.weight)
+
+
+def test_the_first_draw_has_the_key_of_a_rule_that_says_the_same():
+    with deferred():
+        model = nn.Linear(4, 6)
+        nn.init.normal_(model.weight, std=0.02)
+    materialize(model, seed=1)
+    other = nn.Linear(4, 6)
+    rule = fastinit.Recipe([fastinit.Rule("*", "*", Normal(0.0, 0.02))])
+    fastinit.adapters.torch.initialize_(other, rule, seed=1)
+    assert torch.equal(model.weight, other.weight)
+
+
+def test_a_record_replays_what_was_replayed():
+    with deferred():
+        model = Stack()
+    record = materialize(model, seed=1, digests=True)
+    assert [entry.rule for entry in record if entry.name == "scale"] == ["the author's own: rand, exp"]
+    again = Stack()
+    fastinit.adapters.torch.replay(record.to_json(), again)
+    for name, tensor in again.named_parameters():
+        assert torch.equal(tensor, model.get_parameter(name)), name
+    copied = record["encoder.layers.1.linear1.weight"]
+    assert copied.rule == "the author's own: a copy of encoder.layers.0.linear1.weight"
+
+
+def test_what_was_sharded_inside_is_refused():
+    from torch.distributed.tensor import DTensor
+
+    class Sharded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(DTensor.from_local(torch.randn(3), MESH, run_check=False))
+
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+
+    distributed.init_process_group("fake", rank=0, world_size=1)
+    try:
+        MESH = init_device_mesh("cpu", (1,))
+        with pytest.raises(DeferralError, match=r"'weight' of Sharded was sharded inside deferred\(\)"), deferred():
+            kept = Sharded()
+        assert kept is not None
+    finally:
+        distributed.destroy_process_group()

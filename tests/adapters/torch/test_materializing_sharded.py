@@ -102,6 +102,50 @@ def test_fully_sharded_from_the_meta_device(rank, world):
                 yield f"{make.__name__}: after a step {found} is not {wanted}"
 
 
+class Authors(nn.Module):
+    """Draws, parts, copies, tables and random buffers, as authors make them."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(6, 2, 9, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).layers
+        self.table = nn.Parameter(torch.arange(30.0).reshape(5, 6).log1p(), requires_grad=False)
+        self.steps = nn.Parameter(torch.exp(torch.rand(11) * 2 - 1))
+        self.packed = nn.Parameter(torch.empty(9, 6))
+        for part in self.packed.chunk(3):
+            nn.init.xavier_uniform_(part)
+        nn.init.zeros_(self.packed[-1])
+        self.embedding = nn.Embedding(7, 6, padding_idx=2)
+        nn.init.trunc_normal_(self.embedding.weight, std=0.02)
+        nn.init.orthogonal_(self.layers[0].linear1.weight)
+        self.register_buffer("noise", torch.randn(8))
+        self.register_buffer("frequencies", 10000 ** (-torch.arange(0, 8, 2) / 8))
+
+
+@pytest.mark.ranks(2, 4)
+def test_the_authors_own_on_any_number_of_processes(rank, world):
+    mesh = init_device_mesh("cpu", (world,))
+    for make in (Authors, llama):
+        for dtype in (None, torch.bfloat16):
+            with deferred():
+                model, expected = make(), make()
+            torch.manual_seed(rank)
+            for layer in model.layers if make is Authors else model.model.layers:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+            record = materialize(model, seed=5, dtype=dtype, digests=True)
+            whole = materialize(expected, seed=5, dtype=dtype, digests=True)
+            if record.recipe != "own":
+                yield f"the recipe is {record.recipe}"
+            yield from different(model, expected)
+            yield from records(record, whole)
+            again = make().to(dtype)
+            replay(whole.to_json(), again)
+            for name, tensor in again.named_parameters():
+                if not torch.equal(tensor, expected.get_parameter(name)):
+                    yield f"{name}: the record gives {tensor}, not {expected.get_parameter(name)}"
+
+
 @pytest.mark.ranks(2, 4)
 def test_tensor_parallel_from_the_meta_device(rank, world):
     mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
