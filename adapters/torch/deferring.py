@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,6 +41,7 @@ from fastinit.adapters.torch.replaying import equal, evaluated, rebuilt
 from fastinit.adapters.torch.tape import DeferralError, Tape
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.adapters.torch.translating import program_of
+from fastinit.extending import with_origins
 
 __all__ = ["deferred"]
 
@@ -227,18 +227,18 @@ def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:
 
 
 def _name_copies(modules: list[nn.Module]) -> None:
-    """Tells copies of draws what their source is called, so that they keep its key where it is cut off."""
+    """Tells copies of draws what their source is called."""
     inner = {id(child) for module in modules for child in module.children()}
     for root in (module for module in modules if id(module) not in inner):
-        owners: dict[str, str] = {}
-        for prefix, module in root.named_modules():
-            for role, program in programs_of(module).items():
-                name = canonical_name(prefix + "." * bool(prefix) + role)
-                source = next((owners[draw] for draw in program.draws if draw in owners), None)
-                for draw in program.draws:
-                    owners.setdefault(draw, name)
-                if source is not None and source != name:
-                    vars(module)[PROGRAMS] = programs_of(module) | {role: replace(program, origin=(name, source))}
+        places = {
+            canonical_name(f"{prefix}.{role}" if prefix else role): (module, role)
+            for prefix, module in root.named_modules()
+            for role in programs_of(module)
+        }
+        named = with_origins({name: programs_of(module)[role] for name, (module, role) in places.items()})
+        for name, (module, role) in places.items():
+            if named[name] is not programs_of(module)[role]:
+                vars(module)[PROGRAMS] = programs_of(module) | {role: named[name]}
 
 
 def _to_meta(tensor: Tensor, owners: _Owners) -> None:

@@ -206,7 +206,11 @@ class Signature(NamedTuple):
     overwrites: bool
     """Whether those are written without being read."""
     gives_tensors: bool
+    gives_bool: bool
+    gives_number: bool
     makes_empty: bool
+    is_dynamic: bool
+    """Whether the shapes of what it gives depend on values."""
 
 
 _OVERWRITING: Final = frozenset(
@@ -240,6 +244,9 @@ def signature_of(function: Any) -> Signature:
         written=tuple(written),
         overwrites=outs or name in _OVERWRITING or (name == "bernoulli_" and schema.overload_name == "float"),
         gives_tensors=all("Tensor" in str(one.type) for one in schema.returns),
+        gives_bool=[str(one.type) for one in schema.returns] == ["bool"],
+        gives_number=[str(one.type) for one in schema.returns] == ["number"],
+        is_dynamic=torch.Tag.dynamic_output_shape in function.tags,
         makes_empty=name.removeprefix("new_").startswith("empty") and not written,
     )
 

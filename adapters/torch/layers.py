@@ -334,7 +334,8 @@ def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]]) -> Iterator
         shape = tuple(piece.shape)
         shard = Shard(shape, None, piece.start)
         yield _Own(role, piece.tensor, shape, identity, shard=shard, requires_grad=piece.requires_grad)
-    if not isinstance(module, parametrize.ParametrizationList):
+    # originals that were made inside deferred() have programs of their own
+    if not isinstance(module, parametrize.ParametrizationList) or programs_of(module):
         for role, tensor in own_parameters(module).items():
             if tensor is not None and role not in flat and not getattr(tensor, FLAT_MARK, False):
                 lazy = isinstance(tensor, nn.parameter.UninitializedParameter)
@@ -342,6 +343,8 @@ def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]]) -> Iterator
                 yield _Own(role, tensor, shape, id(tensor), requires_grad=tensor.requires_grad)
     if parametrize.is_parametrized(module):
         for role, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+            if programs_of(chain):
+                continue
             original = originals(chain)[0]
             if isinstance(original, nn.Parameter):
                 shape = _shape_of(chain)

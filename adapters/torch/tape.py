@@ -13,12 +13,14 @@ import mmap
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fastinit import Key
 from fastinit.adapters.torch.histories import (
     Call,
     Data,
@@ -52,6 +54,8 @@ __all__ = ["DeferralError", "Tape"]
 LARGE: Final = 2**20
 # Inputs of no more elements do not make large results, but for what no constructor does.
 SMALL: Final = 2**14
+# Conditions on what is drawn are asked of so many draws.
+CONDITIONS: Final = 3
 # Memory of so many bytes is mapped lazily.
 MAPPED: Final = 2**20
 _NO_RESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -173,6 +177,8 @@ class Tape(DispatchMode):
                 self._known(result, born=True)
             return result
         if not signature.gives_tensors:
+            if self._is_condition(signature, tensors):
+                return self._answered(func, args, kwargs)
             return func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
         return self._recorded(func, signature, args, kwargs, tensors)
 
@@ -211,6 +217,8 @@ class Tape(DispatchMode):
                 return self._write_late(call, written)
         elif late or not tensors or any(tensor.numel() > SMALL for tensor in tensors):
             shapes = self._on_meta(func, args, kwargs)
+            if shapes is None and late and not signature.draws and not signature.is_dynamic:
+                shapes = func(*mapped(self._stand_in, args), **mapped(self._stand_in, kwargs))
             if shapes is not None:
                 outputs = [shapes] if isinstance(shapes, Tensor) else list(shapes)
                 if late or sum(one.numel() for one in outputs if isinstance(one, Tensor)) > LARGE:
@@ -286,6 +294,34 @@ class Tape(DispatchMode):
 
     # values
 
+    def _is_condition(self, signature: Signature, tensors: Sequence[Tensor]) -> bool:
+        """Whether it is asked for true or false of what is drawn."""
+        if not signature.gives_bool and (not signature.gives_number or tensors[0].dtype != torch.bool):
+            return False
+        return any(_drawing(self._known(tensor).state) is not None for tensor in tensors)
+
+    def _answered(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """The answer to a condition on what is drawn, if all draws give the same: no weight is NaN, none is orthogonal.
+
+        Raises DeferralError if they do not.
+        """
+
+        answers = set()
+        for number in range(CONDITIONS):
+            stand_in = partial(self._stand_in, number=number)
+            answers.add(bool(func(*mapped(stand_in, args), **mapped(stand_in, kwargs))))
+        if len(answers) > 1:
+            self._refuse(self._known(next(one for one in flattened(args) if isinstance(one, Tensor))).state)
+        return answers.pop()
+
+    def _stand_in(self, value: Any, number: int = 0) -> Any:
+        """A tensor with one of the values that it might get."""
+        if not isinstance(value, Tensor):
+            return value
+        key = Key(number)
+        storage = evaluated(self._known(value).state, lambda call: key.fold_in(call.identity or ""))
+        return View.of(value).within(storage)
+
     def _valued(self, value: Any) -> Any:
         """A tensor whose memory holds its values."""
         if not isinstance(value, Tensor):
@@ -315,16 +351,24 @@ class Tape(DispatchMode):
             tensor.untyped_storage().copy_(values)
         memory.now(memory.state, True)
 
+    def _refuse(self, state: State) -> None:
+        """Raises DeferralError if a state is drawn."""
+        call = _drawing(state)
+        if call is not None:
+            raise DeferralError(
+                f"a value that is drawn cannot be read while a model is deferred: {_place()} reads what {call.name} "
+                "draws. Construct this module outside deferred(), or draw the value by Python's or NumPy's generator"
+            )
+
     def _evaluated(self, state: State, view: View | None) -> Any:
-        for call in calls_of(state):
-            if call.identity is not None:
-                raise DeferralError(
-                    f"a value that is drawn cannot be read while a model is deferred: {_place()} reads what "
-                    f"{call.name} draws. Construct this module outside deferred(), or draw the value by Python's or "
-                    "NumPy's generator"
-                )
+        self._refuse(state)
         storage = evaluated(state)
         return storage if view is None else view.within(storage)
+
+
+def _drawing(state: State) -> Call | None:
+    """The first call that draws of those that a state follows from."""
+    return next((call for call in calls_of(state) if call.identity is not None), None)
 
 
 def _same_storage(tensor: Tensor, others: Iterable[Tensor]) -> bool:

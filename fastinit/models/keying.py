@@ -14,7 +14,8 @@ whose source was cut off (a pipeline stage has only some of the layers) knows it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from fastinit.checks import shown
@@ -24,7 +25,7 @@ from fastinit.models.rules import Parameter
 from fastinit.programs import Program, Replayed, rekeyed
 from fastinit.sampling import STREAM_VERSION
 
-__all__ = ["Keyed", "program_keys"]
+__all__ = ["Keyed", "program_keys", "with_origins"]
 
 
 class Keyed(NamedTuple):
@@ -101,15 +102,40 @@ def program_keys(parameters: Iterable[Parameter], seed: int | str) -> dict[str, 
         others = {owner for owner, _ in sources if owner != name}
         if len(others) == 1 and [place for _, place in sources] == list(range(len(sources))) and None not in keys:
             (other,) = others
-            keyed[name] = Keyed(root.fold_in(other), program.initializer, other)
+            is_same = other not in found or found[other].initializer == program.initializer
+            keyed[name] = Keyed(root.fold_in(other), program.initializer, other if is_same else None)
         elif len(keys) == 1 and keys[0] is not None:
-            keyed[name] = Keyed(keys[0], program.initializer, sources[0][0])
+            keyed[name] = Keyed(keys[0], program.initializer, None)
         else:
             keyed[name] = Keyed(own, rekeyed(program.initializer, keys), None)
     return keyed
 
 
-def _owners(programs: dict[str, Program]) -> dict[str, tuple[str, int]]:
+def with_origins(programs: Mapping[str, Program]) -> dict[str, Program]:
+    """Programs that know what their source is called, where they are copies: so they keep its key where it is cut off.
+
+    Parameters
+    ----------
+    programs : mapping of str to Program
+        Of all parameters of a model, by their names.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> program = fastinit.Program(fastinit.Normal(), ("a draw",))
+    >>> with_origins({"one": program, "two": program})["two"].origin
+    ('two', 'one')
+    """
+    owners = _owners(programs)
+    found = {}
+    for name, program in programs.items():
+        source = next((owners[draw][0] for draw in program.draws if owners[draw][0] != name), None)
+        is_copy = source is not None and all(owners[draw][0] != name for draw in program.draws)
+        found[name] = replace(program, origin=(name, source)) if is_copy and source is not None else program
+    return found
+
+
+def _owners(programs: Mapping[str, Program]) -> dict[str, tuple[str, int]]:
     """The parameter that each draw belongs to, and which of its draws it is."""
     owners: dict[str, tuple[str, int]] = {}
     # a parameter that is computed from others' draws comes after those

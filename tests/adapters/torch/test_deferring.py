@@ -609,3 +609,56 @@ def test_what_was_sharded_inside_is_refused():
         assert kept is not None
     finally:
         distributed.destroy_process_group()
+
+
+# Parametrized weights, and conditions on what is drawn
+
+
+@pytest.mark.parametrize(
+    "parametrized",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.parametrizations.orthogonal,
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_parametrized_weights(parametrized):
+    with deferred():
+        model = nn.Sequential(parametrized(nn.Linear(6, 5)), nn.Linear(6, 5))
+    plain = nn.Linear(6, 5)
+    record = materialize(model, seed=1)
+    weight = next(entry for entry in record if entry.initializer == programs_of(model[1])["weight"].initializer)
+    fastinit.adapters.torch.fill_(plain.weight, weight.initializer, weight.key)
+    expected = parametrized(copy.deepcopy(plain))
+    chain, other = model[0].parametrizations.weight, expected.parametrizations.weight
+    for name, tensor in other.named_parameters():
+        assert torch.allclose(chain.get_parameter(name), tensor, atol=1e-6), name
+    assert model[0](torch.ones(2, 6)).isfinite().all()
+    if parametrized is nn.utils.parametrizations.spectral_norm:
+        for _ in range(20):
+            model[0](torch.ones(2, 6))
+        assert torch.linalg.matrix_norm(model[0].weight.detach(), 2) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.spectral_norm], ids=lambda one: one.__name__)
+@pytest.mark.filterwarnings("ignore:.*deprecated.*:FutureWarning")
+def test_the_old_norms_of_weights(normed):
+    with deferred():
+        model = normed(nn.Linear(6, 5))
+    record = materialize(model, seed=1)
+    names = {"weight_g", "weight_v"} if normed is nn.utils.weight_norm else {"weight_orig"}
+    assert {entry.name for entry in record} == names | {"bias"}
+    if normed is nn.utils.weight_norm:
+        assert torch.allclose(model.weight_g, model.weight_v.norm(dim=1, keepdim=True))
+        assert record["weight_v"].key == fastinit.Key(1).fold_in("weight_v")
+    assert model(torch.ones(2, 6)).isfinite().all()
+
+
+def test_a_condition_that_all_draws_answer_alike():
+    with deferred():
+        weight = torch.randn(50)
+        assert not weight.isnan().any() and not torch.equal(weight, torch.zeros(50)) and (weight.abs() < 50).all()
+        assert not torch.allclose(weight, torch.zeros(50))
+    with pytest.raises(DeferralError, match=r"reads what randn draws"), deferred():
+        assert torch.randn(1) < 0
