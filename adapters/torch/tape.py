@@ -55,7 +55,7 @@ LARGE: Final = 2**20
 # Inputs of no more elements do not make large results, but for what no constructor does.
 SMALL: Final = 2**14
 # Conditions on what is drawn are asked of so many draws.
-CONDITIONS: Final = 3
+CONDITIONS: Final = 16
 # Memory of so many bytes is mapped lazily.
 MAPPED: Final = 2**20
 _NO_RESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
