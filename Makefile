@@ -18,7 +18,7 @@ ONE_EACH := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BASE ?= main
 NOISE ?= 1.1
 
-.PHONY: demo test test-long test-zoo examples bench bench-compare race dashboard figures rehearsal lint wheel clean help
+.PHONY: demo test test-long test-zoo own-table examples bench bench-compare race dashboard figures rehearsal lint wheel clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -35,6 +35,9 @@ test-long: $(VENV)/.test  ## the long batteries: other architectures, builds, st
 test-zoo: $(VENV)/.test  ## every model of timm and transformers against its author's own, in hours; writes docs/zoo.md
 	@mkdir -p build
 	$(BIN)/python tests/zoo/survey.py --json build/zoo.json --markdown docs/zoo.md
+
+own-table: $(VENV)/.test  ## twelve small models trained as their authors initialize them, and by recipe; in twenty minutes
+	$(BIN)/python -m tools.own_training
 
 examples: $(VENV)/.test  ## the classic experiments, each with its table and its picture, in about ten minutes
 	@mkdir -p build/examples
