@@ -33,6 +33,7 @@ from fastinit.checks import at_least, checked_shape, sequence_of, shown, text
 from fastinit.composites import Composite
 from fastinit.initializers import Initializer, Moments, Part, StructuredInitializer, checked_inner
 from fastinit.keys import Key
+from fastinit.sampling import STREAM_VERSION
 
 __all__ = ["Box", "Keep", "Painted", "Program", "Replayed", "rekeyed", "runs_graphs"]
 
@@ -195,16 +196,20 @@ class Painted(Composite):
 
 Runner = Callable[[Any, Sequence[Key], "int | None", "str | None"], np.ndarray]
 
-_runners: Final[dict[str, Runner]] = {}
+Check = Callable[[Any], None]
+
+_runners: Final[dict[str, tuple[Runner, Check | None]]] = {}
 
 
-def runs_graphs(framework: str) -> Callable[[Runner], Runner]:
+def runs_graphs(framework: str, check: Check | None = None) -> Callable[[Runner], Runner]:
     """A decorator: makes a function the one that runs the graphs of a framework's operators.
 
     Parameters
     ----------
     framework : str
         The framework, as graphs name it.
+    check : callable, optional
+        Raises ValueError of a graph that cannot be run.
 
     Examples
     --------
@@ -218,7 +223,7 @@ def runs_graphs(framework: str) -> Callable[[Runner], Runner]:
     """
 
     def made(run: Runner) -> Runner:
-        _runners[framework] = run
+        _runners[framework] = run, check
         return run
 
     return made
@@ -297,9 +302,13 @@ class Replayed(StructuredInitializer):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if tuple(shape) != self.shape:
             raise ValueError(f"operators that were recorded for shape {self.shape} cannot fill a tensor of {shape}")
-        framework = _read(self.graph)["framework"]
+        graph = _read(self.graph)
+        framework = graph["framework"]
         if framework not in _runners:
             raise ValueError(f"these are operators of {framework}: import fastinit.adapters.{framework} first")
+        _, check = _runners[framework]
+        if check is not None:
+            check(graph)
 
     def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
         self.check_shape(shape)
@@ -309,7 +318,8 @@ class Replayed(StructuredInitializer):
         graph = _read(self.graph)
         given = [*self.keys, *[None] * self.draws]
         keys = [given[n] or (key.fold_in(n) if n else key) for n in range(self.draws)]
-        np.copyto(out, _runners[graph["framework"]](graph, keys, num_threads, target))
+        run, _ = _runners[graph["framework"]]
+        np.copyto(out, run(graph, keys, num_threads, target))
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +338,8 @@ class Program:
         The operators that the code called on it.
     uninitialized : bool
         Whether some of its memory was never written; the initializer then has zeros there.
+    stream_version : int
+        The version of the stream that its draws are meant to come from.
 
     Raises
     ------
@@ -347,6 +359,7 @@ class Program:
     origin: tuple[str, str] | None = None
     operators: tuple[str, ...] = ()
     uninitialized: bool = False
+    stream_version: int = STREAM_VERSION
 
     def __post_init__(self) -> None:
         checked_inner(self.initializer)

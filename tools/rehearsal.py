@@ -36,12 +36,12 @@ def table(layers: int) -> Iterator[tuple[Parameter, str]]:
     """Every parameter, and how tensor parallelism shards it."""
 
     def linear(name: str, out: int, inputs: int, parallel: str, **facts: str) -> tuple[Parameter, str]:
-        return Parameter(f"{name}.weight", (out, inputs), types=("Linear",), **facts), parallel
+        return Parameter(f"{name}.weight", (out, inputs), layer="Linear", **facts), parallel
 
     def norm(name: str) -> tuple[Parameter, str]:
-        return Parameter(f"{name}.weight", (WIDTH,), types=("LlamaRMSNorm",)), WHOLE
+        return Parameter(f"{name}.weight", (WIDTH,), layer="RMSNorm"), WHOLE
 
-    yield Parameter("model.embed_tokens.weight", (VOCABULARY, WIDTH), types=("Embedding",), layout="VD"), COLUMNS
+    yield Parameter("model.embed_tokens.weight", (VOCABULARY, WIDTH), layer="Embedding", layout="VD"), COLUMNS
     for number in range(layers):
         layer = f"model.layers.{number}"
         for name, out in (("q", WIDTH), ("k", KEYS), ("v", KEYS)):

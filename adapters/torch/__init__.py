@@ -6,6 +6,7 @@ patched          inside, modules' own constructors and ``reset_parameters`` use 
 initialize_      every parameter of a model, by rules; gives a record
 deferred         inside, constructors draw nothing, and parameters on the meta device carry their own initialization
 materialize      gives a model on the meta device its memory and its values, in its final dtype
+explain          what the recipes would do to each parameter, side by side
 replay           fills a model again as a record says
 audit            what is wrong with a model's parameters, and where its signal breaks
 lsuv_            layer-sequential unit variance: scales weights by what a batch shows
@@ -28,6 +29,7 @@ from fastinit.adapters.torch import versions as versions  # first: what follows 
 from fastinit.adapters.torch import init
 from fastinit.adapters.torch.auditing import audit, lsuv_
 from fastinit.adapters.torch.deferring import deferred
+from fastinit.adapters.torch.explaining import explain
 from fastinit.adapters.torch.materializing import materialize
 from fastinit.adapters.torch.models import initialize_, replay
 from fastinit.adapters.torch.patching import patched
@@ -38,6 +40,7 @@ __all__ = [
     "DeferralError",
     "audit",
     "deferred",
+    "explain",
     "fill_",
     "init",
     "initialize_",

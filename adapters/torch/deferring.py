@@ -22,12 +22,15 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from fastinit import Program, canonical_name
-from fastinit.adapters.torch.histories import State, View, calls_of
+from fastinit import Key, Program, Replayed, canonical_name
+from fastinit.adapters.torch.buffers import exchanged
+from fastinit.adapters.torch.histories import Data, State, View, calls_of
 from fastinit.adapters.torch.internals import (
     PROGRAMS,
     has_memory_of_its_own,
     is_initialized,
+    is_table,
+    mark_as_constructed,
     own_buffers,
     own_parameters,
     programs_of,
@@ -35,12 +38,15 @@ from fastinit.adapters.torch.internals import (
 )
 from fastinit.adapters.torch.patching import patched
 from fastinit.adapters.torch.recording import deferring, is_deferring, not_deferring
-from fastinit.adapters.torch.replaying import evaluated
-from fastinit.adapters.torch.tape import Tape
-from fastinit.adapters.torch.tensors import DTYPES
+from fastinit.adapters.torch.replaying import equal, evaluated, rebuilt
+from fastinit.adapters.torch.tape import DeferralError, Tape
+from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.adapters.torch.translating import program_of
 
 __all__ = ["deferred"]
+
+# Graphs of buffers are kept up to this length: longer ones hold tables.
+_LONG = 2**18
 
 
 @contextmanager
@@ -104,9 +110,12 @@ def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
     modules = _all_modules(seen)
     if any(not memory.reference.expired() for memory in _unowned(tape, modules)):
         modules = _all_modules([*modules, *_every_module()])
+    _refuse_sharded(tape, modules)
     parameters = _parameters(tape, modules)
     states = {id(tensor): tape.memory_of(tensor).state for tensor, _ in parameters.values()}  # type: ignore[union-attr]
-    programs = {number: program_of(states[number], View.of(tensor)) for number, (tensor, _) in parameters.items()}
+    programs = {
+        number: _verified(tape, tensor, states[number], owners) for number, (tensor, owners) in parameters.items()
+    }
     _keep(parameters, programs)
     _keep_of_buffers(tape, modules)
     _name_copies(modules)
@@ -160,21 +169,61 @@ def _parameters(tape: Tape, modules: Iterable[nn.Module]) -> dict[int, tuple[Ten
     return found
 
 
+def _refuse_sharded(tape: Tape, modules: Iterable[nn.Module]) -> None:
+    for module in modules:
+        for role, tensor in own_parameters(module).items():
+            if tensor is not None and kind_of(tensor) is Kind.DISTRIBUTED:
+                memory = _memory(tape, tensor.to_local())  # type: ignore[attr-defined]
+                if memory is not None and memory.born:
+                    raise DeferralError(
+                        f"{role!r} of {type(module).__name__} was sharded inside deferred(), where it has no program yet: "
+                        "leave the context first, and shard the model before materialize()"
+                    )
+
+
 def _keep(parameters: dict[int, tuple[Tensor, _Owners]], programs: dict[int, Program]) -> None:
     for number, (_, owners) in parameters.items():
         for module, role in owners:
             vars(module)[PROGRAMS] = programs_of(module) | {role: programs[number]}
 
 
+def _verified(tape: Tape, tensor: Tensor, state: State, owners: _Owners) -> Program:
+    """The program of a parameter. Where its memory has values that its program does not give, it is those values.
+
+    That is so where code wrote to the memory behind torch's back, through NumPy for example.
+    """
+    view = View.of(tensor)
+    try:
+        program = program_of(state, view)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        module, role = owners[0]
+        raise DeferralError(
+            f"the initialization of {role!r} of {type(module).__name__} cannot be recorded: {problem}"
+        ) from problem
+    memory = tape.memory_of(tensor)
+    if program.is_drawn or memory is None or not memory.holds or isinstance(state, Data):
+        return program
+    expected = rebuilt(program.initializer, tensor, Key(0))
+    here = tensor.detach()
+    if program.uninitialized or equal(expected, here):
+        return program
+    alone = here.contiguous().clone()
+    return program_of(Data(alone.untyped_storage()), View.of(alone))
+
+
 def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:
-    """Buffers that follow from draws have programs, too."""
+    """Buffers have programs, too: those that are drawn are drawn again, and those that get lost can be made again."""
     for module in modules:
         for role, buffer in own_buffers(module).items():
             memory = None if buffer is None else _memory(tape, buffer)
-            if buffer is None or memory is None or buffer.dtype not in DTYPES:
+            if buffer is None or memory is None or not memory.born:
                 continue
-            if any(call.identity for call in calls_of(memory.state)):
-                vars(module)[PROGRAMS] = programs_of(module) | {role: program_of(memory.state, View.of(buffer))}
+            program = program_of(memory.state, View.of(buffer))
+            graph = program.initializer.graph if isinstance(program.initializer, Replayed) else ""
+            if program.uninitialized or (len(graph) > _LONG and not program.is_drawn):
+                continue
+            vars(module)[PROGRAMS] = programs_of(module) | {role: program}
+            mark_as_constructed(buffer)
 
 
 def _name_copies(modules: list[nn.Module]) -> None:
@@ -211,11 +260,22 @@ def _settle_rest(tape: Tape, modules: Iterable[nn.Module]) -> None:
         if storage is not None and not memory.is_meta:
             storage.copy_(evaluated(memory.state))
             memory.now(memory.state, True)
+
+    def known(_: str, tensor: Tensor) -> Tensor:
+        found = _memory(tape, tensor)
+        if found is None or not found.is_meta or tensor.requires_grad or not _is_written(found.state):
+            return tensor
+        return View.of(tensor).within(evaluated(found.state))
+
     for module in modules:
         for role, buffer in own_buffers(module).items():
-            found = None if buffer is None else _memory(tape, buffer)
-            if buffer is not None and found is not None and found.is_meta and _is_written(found.state):
-                own_buffers(module)[role] = View.of(buffer).within(evaluated(found.state))
+            if buffer is not None and (values := known(role, buffer)) is not buffer:
+                own_buffers(module)[role] = values
+                if role in programs_of(module):
+                    mark_as_constructed(values)
+        for name, value in list(vars(module).items()):
+            if not is_table(module, value) and (new := exchanged(value, known)) is not value:
+                vars(module)[name] = new
 
 
 def _is_written(state: State) -> bool:

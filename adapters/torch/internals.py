@@ -54,15 +54,19 @@ __all__ = [
     "increment_version",
     "initialize_as_transformers",
     "inlined_as",
+    "is_as_constructed",
     "is_convolution",
     "is_fake",
     "is_flattened",
     "is_initialized",
     "is_pretrained",
+    "is_table",
     "is_traced",
     "is_transformed",
+    "is_transposed_linear",
     "is_watched",
     "make_deprecate",
+    "mark_as_constructed",
     "no_grad_fill_",
     "no_grad_normal_",
     "no_grad_uniform_",
@@ -311,6 +315,12 @@ own_parameters: Final[Callable[[nn.Module], dict[str, nn.Parameter | None]]] = a
 own_buffers: Final[Callable[[nn.Module], dict[str, Tensor | None]]] = attrgetter("_buffers")
 """A module's table of its own buffers."""
 
+
+def is_table(module: nn.Module, value: object) -> bool:
+    """Whether an attribute of a module is one of its tables of parameters, buffers and children."""
+    return value is own_parameters(module) or value is own_buffers(module) or value is own_modules(module)
+
+
 own_modules: Final[Callable[[nn.Module], dict[str, nn.Module | None]]] = attrgetter("_modules")
 """A module's table of its children; one that is registered twice stands there twice."""
 
@@ -323,6 +333,19 @@ def programs_of(module: nn.Module) -> dict[str, Program]:
     """The programs of a module's own parameters and buffers; empty where it was not built under ``deferred()``."""
     found: dict[str, Program] = vars(module).get(PROGRAMS, {})
     return found
+
+
+_CONSTRUCTED: Final = "_fastinit_constructed"
+
+
+def mark_as_constructed(buffer: Tensor) -> None:
+    """Says of a buffer that it has the memory in which ``deferred()`` left it."""
+    setattr(buffer, _CONSTRUCTED, True)
+
+
+def is_as_constructed(buffer: Tensor) -> bool:
+    """Whether a buffer has that memory still: ``to_empty`` and ``to`` make new ones."""
+    return bool(getattr(buffer, _CONSTRUCTED, False))
 
 
 def is_initialized(module: nn.Module) -> bool:
@@ -437,6 +460,15 @@ def is_pretrained(module: nn.Module) -> bool:
     """Whether a module is a model of transformers."""
     modeling = sys.modules.get("transformers.modeling_utils")  # without which there can be none
     return modeling is not None and isinstance(module, modeling.PreTrainedModel)
+
+
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Whether a module is transformers' Conv1D, a Linear with the weight the other way round.
+
+    Without it such layers are unknown, and their parameters need programs or rules of their own.
+    """
+    own = sys.modules.get("transformers.pytorch_utils")  # without which there can be none
+    return own is not None and isinstance(module, own.Conv1D)
 
 
 def initialize_as_transformers(model: nn.Module, module: nn.Module) -> None:

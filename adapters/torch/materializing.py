@@ -8,30 +8,21 @@ materialize(model, seed=0, dtype=torch.bfloat16)
 from __future__ import annotations
 
 import importlib
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
 import fastinit
-from fastinit import Entry, Key, Recipe, Record, canonical_name, recipe_named
-from fastinit.adapters.torch.internals import (
-    MARK,
-    SELF_MADE,
-    apply,
-    initialize_as_transformers,
-    is_pretrained,
-    own_buffers,
-    own_parameters,
-)
+from fastinit import Entry, Key, Recipe, Record, recipe_named
+from fastinit.adapters.torch.buffers import remake_buffers, reset_norms, restore_buffers, statistics_of
+from fastinit.adapters.torch.internals import apply, own_parameters
 from fastinit.adapters.torch.layers import Place, originals, parameters
-from fastinit.adapters.torch.models import drawing_from, fill_place, planned_places, reset_norms, statistics_of
+from fastinit.adapters.torch.models import fill_place, planned_places
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
-from fastinit.extending import at_least, in_stream_environment, shown
+from fastinit.extending import at_least, in_stream_environment, recipe_for, shown
 
 __all__ = ["materialize"]
 
@@ -42,11 +33,14 @@ _LARGE = 2**32
 @in_stream_environment
 def materialize(
     model: nn.Module,
-    recipe: str | Recipe = "auto",
+    recipe: str | Recipe | None = None,
     seed: int | str = 0,
     *,
+    unmatched: str = "error",
+    frozen: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    buffers: Callable[[nn.Module], object] | None = None,
     digests: bool = False,
     progress: bool | None = None,
     num_threads: int | None = None,
@@ -65,11 +59,16 @@ def materialize(
         and their values. Ties, ``requires_grad`` and attributes of the parameters are kept.
     recipe, seed, num_threads
         As in :func:`~fastinit.adapters.torch.initialize_`.
+    unmatched, frozen
+        As there; without memory, to stay as it is means what the model's own code does, where it is known.
     dtype : torch.dtype, optional
         Of the floating-point parameters; by default the one that each has. Running statistics of norms follow it, other
         buffers keep theirs.
     device : torch.device or str
         Where the parameters and all buffers go. Values are made on the host.
+    buffers : callable, optional
+        A function of the model that gives values to buffers which others built on the meta device. It is called first,
+        with the parameters on the meta device: what it draws into them has no effect.
     digests : bool
         Whether the record holds digests of the bytes.
     progress : bool, optional
@@ -91,9 +90,11 @@ def materialize(
 
     Notes
     -----
-    Buffers on the meta device can be restored if they are the running statistics of norms, or if transformers' own
-    ``_init_weights`` sets them, as it does for the position tables of its models. Where that draws, it draws from a
-    generator seeded with the key of the module's name.
+    Buffers of a model that was built under :func:`deferred` are as its code made them, also where ``to_empty`` lost
+    them; what is random in them is drawn by the buffer's name. Of other models' buffers on the meta device are known
+    the running statistics of norms, what transformers' own ``_init_weights`` sets (where that draws, it draws from a
+    generator seeded with the key of the module's name), and what a method ``init_weights(buffer_device=...)`` sets, as
+    in torchtitan. `buffers` gives all others.
 
     Examples
     --------
@@ -113,10 +114,13 @@ def materialize(
         at_least(1, "num_threads", num_threads)
     if not isinstance(device, (str, int, torch.device)):  # with others torch itself may crash
         raise TypeError(f"device must be a torch.device or its name, got {shown(device)}")
-    chosen, where = recipe_named(recipe), torch.device(device)
+    where = torch.device(device)
+    if recipe is not None:
+        recipe = recipe_named(recipe)
     if where.type == "meta":
         raise ValueError("device is where the parameters get memory, and the meta device has none")
-    places = [place for place in parameters(model) if place.tensor.is_meta]
+    everything = parameters(model)
+    places = [place for place in everything if place.tensor.is_meta]
     if not places:
         raise ValueError("no parameter is on the meta device: initialize_() fills a model that has memory")
     flat = next((place.parameter.name for place in places if place.shard is not None), None)
@@ -124,16 +128,18 @@ def materialize(
         raise ValueError(
             f"{flat!r} is in a flat parameter on the meta device: give FSDP a param_init_fn, or fully_shard"
         )
-    places, entries = planned_places(places, chosen, seed, dtype)
+    chosen = recipe_for(recipe, [place.parameter for place in places])
+    places, entries = planned_places(places, chosen, seed, dtype, unmatched=unmatched, frozen=frozen, in_memory=False)
     sizes = list(map(_size, places, entries))
     with _progress(sum(sizes), progress) as advance:
-        restore_buffers(model, where, Key(seed))
+        restore_buffers(model, where, Key(seed), buffers)
         _allocate(model, where, dtype)
         filled = []
         for place, entry, size in zip(map(_current, places), entries, sizes, strict=True):
             filled.append(fill_place(place, entry, digests, num_threads))
             advance(size)
     reset_norms(model)
+    remake_buffers(model, [place.parameter for place in everything], seed)
     return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
 
 
@@ -206,84 +212,3 @@ def _progress(size: int, wanted: bool | None) -> Iterator[Callable[[int], object
     else:
         with tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024, desc="materialize") as bar:
             yield bar.update
-
-
-def restore_buffers(model: nn.Module, device: torch.device, key: Key) -> None:
-    """Gives the buffers that are on the meta device memory and values, but for those that follow from the parameters.
-
-    Raises
-    ------
-    ValueError
-        Names all those whose values are unknown; everything is then as it was.
-    """
-    lost: list[str] = []
-    before: list[tuple[nn.Module, dict[str, torch.Tensor]]] = []
-    try:
-        for prefix, module, trained in _with_pretrained(model, "", None):
-            lost += [prefix + name for name, value in vars(module).items() if _is_lost_attribute(value)]
-            known = own_buffers(module) if type(module).__name__ in SELF_MADE else statistics_of(module)
-            own = ((name, buffer) for name, buffer in own_buffers(module).items() if name not in known)
-            meta = {name: buffer for name, buffer in own if buffer is not None and buffer.is_meta}
-            if not meta:
-                continue
-            if trained is not None:
-                before.append((module, meta))
-                name = canonical_name(prefix + "buffers")
-                _restore_by_transformers(trained, module, meta, device, key.fold_in(name))
-            lost += [prefix + name for name in meta if trained is None or _is_unset(own_buffers(module)[name])]
-        if lost:
-            raise ValueError(
-                f"on the meta device, with values that cannot be known: {', '.join(lost)}. Build the model under "
-                "deferred(), which keeps buffers in memory, or give the modules these buffers first"
-            )
-    except BaseException:
-        for module, meta in before:
-            own_buffers(module).update(meta)
-        raise
-
-
-def _is_lost_attribute(value: Any) -> bool:
-    """Whether an attribute is a tensor that was computed on the meta device, unknown to the module."""
-    return isinstance(value, torch.Tensor) and value.is_meta and not value.requires_grad
-
-
-def _with_pretrained(
-    module: nn.Module, prefix: str, trained: nn.Module | None
-) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
-    """Every module with the innermost transformers model that it is in."""
-    if is_pretrained(module):
-        trained = module
-    yield prefix, module, trained
-    for name, child in module.named_children():
-        yield from _with_pretrained(child, f"{prefix}{name}.", trained)
-
-
-def _restore_by_transformers(
-    trained: nn.Module, module: nn.Module, meta: dict[str, torch.Tensor], device: torch.device, key: Key
-) -> None:
-    """Buffers as transformers sets them where it loads a checkpoint; parameters stay as they are."""
-    for name, buffer in meta.items():
-        own_buffers(module)[name] = torch.full_like(buffer, _unset(buffer), device=device)
-    marked = [tensor for tensor in module.parameters() if not (tensor.is_meta or hasattr(tensor, MARK))]
-    try:
-        for tensor in marked:
-            setattr(tensor, MARK, True)
-        with drawing_from(key):
-            initialize_as_transformers(trained, module)
-    finally:
-        for tensor in marked:
-            vars(tensor).pop(MARK, None)
-
-
-def _unset(buffer: torch.Tensor) -> float | int:
-    """A value that no buffer has."""
-    if buffer.dtype == torch.bool:
-        return 0
-    return math.nan if buffer.is_floating_point() or buffer.is_complex() else torch.iinfo(buffer.dtype).min
-
-
-def _is_unset(buffer: torch.Tensor | None) -> bool:
-    """Whether an element still has that value, or might: a boolean may always."""
-    assert buffer is not None
-    unset = _unset(buffer)
-    return buffer.dtype == torch.bool or bool((buffer.isnan() if math.isnan(unset) else buffer == unset).any())

@@ -12,14 +12,14 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastinit import Key
+from fastinit import Constant, Initializer, Key, Replayed
 from fastinit.adapters.torch.histories import (
     Call,
     Data,
@@ -35,12 +35,12 @@ from fastinit.adapters.torch.histories import (
     operators_of,
     signature_of,
 )
-from fastinit.adapters.torch.internals import operator_named
+from fastinit.adapters.torch.internals import operator_named, without_modes
 from fastinit.adapters.torch.recording import not_deferring
-from fastinit.adapters.torch.tensors import fill_part
+from fastinit.adapters.torch.tensors import DTYPES, fill_part
 from fastinit.extending import runs_graphs
 
-__all__ = ["evaluated", "graph_of"]
+__all__ = ["equal", "evaluated", "graph_of", "rebuilt"]
 
 Draw = Callable[[Call], Key | None]
 
@@ -151,7 +151,7 @@ def _draw(call: Call, key: Key, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """What a call that draws gives, from the stream of a key."""
     initializer = drawn_by(call)
     if initializer is None:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(key.words[0] | key.words[1] << 32)
             return call.function(*args, **kwargs)
     if call.name.endswith("_"):
@@ -201,9 +201,13 @@ def graph_of(state: State, view: View, draws: Sequence[Call]) -> str:
             return {"float": repr(one)}
         if one is None or isinstance(one, (bool, int, float, str)):
             return one
-        if isinstance(one, torch.Generator):
+        if isinstance(one, complex):
+            return {"complex": [value(one.real), value(one.imag)]}
+        if isinstance(one, (torch.dtype, torch.layout, torch.memory_format)):
+            return {"torch": str(one).removeprefix("torch.")}
+        if isinstance(one, torch.device):
             return None
-        return {"torch": str(one).removeprefix("torch.")}
+        raise TypeError(f"an argument of {type(one).__name__} cannot be recorded")
 
     steps = []
     for call in calls:
@@ -235,6 +239,19 @@ def _view(view: View) -> list[Any]:
 _REFUSED: Final = frozenset({"from_file"})
 
 
+def _operator(name: str) -> Any:
+    function = operator_named(name)
+    if function is None or function.overloadpacket.__name__ in _REFUSED:
+        raise ValueError(f"the operator {name!r} cannot be replayed: this torch has none of that name")
+    return function
+
+
+def check_graph(steps: Iterable[dict[str, Any]]) -> None:
+    """Raises ValueError if one of the operators is unknown here."""
+    for step in steps:
+        _operator(step["name"])
+
+
 class _Reading:
     """A graph as calls and states again."""
 
@@ -263,10 +280,7 @@ class _Reading:
         return self._states[number]
 
     def _call(self, step: dict[str, Any]) -> Call:
-        name = step["name"]
-        function = operator_named(name)
-        if function is None or function.overloadpacket.__name__ in _REFUSED:
-            raise ValueError(f"the operator {name!r} cannot be replayed: this torch has none of that name")
+        function = _operator(step["name"])
         draw = step.get("draw")
         args = [self._value(one) for one in step["args"]]
         kwargs = {key: self._value(one) for key, one in step.get("kwargs", {}).items()}
@@ -279,6 +293,8 @@ class _Reading:
             return one
         if "view" in one:
             return Read(None if one["state"] is None else self._state(one["state"]), _view_of(one["view"]))
+        if "complex" in one:
+            return complex(*map(self._value, one["complex"]))
         return float(one["float"]) if "float" in one else getattr(torch, one["torch"])
 
 
@@ -287,17 +303,49 @@ def _view_of(found: list[Any]) -> View:
     return View(tuple(shape), tuple(strides), offset, getattr(torch, dtype))
 
 
-@runs_graphs("torch")
-def run(graph: dict[str, Any], keys: Sequence[Key], num_threads: int | None, target: str | None) -> np.ndarray:
-    """The values of a graph, in float32 or float64."""
+def _values(graph: dict[str, Any], keys: Sequence[Key]) -> Tensor:
     read = _Reading(graph)
 
     def key_of(call: Call) -> Key:
         assert call.identity is not None
         return keys[int(call.identity)]
 
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        values = read.view.within(evaluated(read.state, key_of, live=False))
+    with without_modes(), torch.device("cpu"), torch.random.fork_rng(devices=()):
+        return read.view.within(evaluated(read.state, key_of, live=False))
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors, one of them in memory of the host, have the same values; NaN is NaN."""
+    here = other.detach().cpu()
+    return torch.equal(one, here) or bool(((one == here) | (one.isnan() & here.isnan())).all())
+
+
+def rebuilt(initializer: Initializer, like: Tensor, key: Key) -> Tensor:
+    """What a buffer of the shape and the dtype of another holds, in memory of the host.
+
+    Parameters
+    ----------
+    initializer : Initializer
+        Of its program.
+    like : torch.Tensor
+        Gives the shape and the dtype.
+    key : Key
+        Of the buffer's draws, if it has any.
+    """
+    if isinstance(initializer, Replayed):
+        given = [*initializer.keys, *[None] * initializer.draws]
+        keys = [given[n] or (key.fold_in(n) if n else key) for n in range(initializer.draws)]
+        return _values(json.loads(initializer.graph), keys).to(like.dtype)
+    if isinstance(initializer, Constant):
+        return torch.full(like.shape, initializer.value, dtype=like.dtype)
+    wide = like.dtype if like.dtype in DTYPES else torch.float32
+    return fill_part(torch.empty(like.shape, dtype=wide), initializer, key).to(like.dtype)
+
+
+@runs_graphs("torch", check=lambda graph: check_graph(graph["calls"]))
+def run(graph: dict[str, Any], keys: Sequence[Key], num_threads: int | None, target: str | None) -> np.ndarray:
+    """The values of a graph, in float32 or float64."""
+    values = _values(graph, keys)
     wide = values if values.dtype == torch.float64 else values.float()
     array: np.ndarray = wide.numpy()
     return array

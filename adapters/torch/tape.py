@@ -165,6 +165,8 @@ class Tape(DispatchMode):
                 self.settle(tensor)
             return func(*args, **kwargs)
         signature = signature_of(func)
+        if signature.draws and isinstance(kwargs.get("generator"), torch.Generator):
+            return self._drawn_by_authors(func, signature, args, kwargs)
         if signature.is_view:
             result = func(*args, **kwargs)
             if func is torch.ops.aten.lift_fresh.default:  # what torch.tensor and its like have just made
@@ -173,6 +175,16 @@ class Tape(DispatchMode):
         if not signature.gives_tensors:
             return func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
         return self._recorded(func, signature, args, kwargs, tensors)
+
+    def _drawn_by_authors(self, func: Any, signature: Signature, args: Any, kwargs: Any) -> Any:
+        """What a generator of the author's own gives are the author's numbers, as a table would be."""
+        result = func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
+        for output in flattened(result):
+            if isinstance(output, Tensor):
+                memory = self._known(output, born=True)
+                numbers = output.untyped_storage().clone()  # type: ignore[no-untyped-call]
+                memory.now(Data(numbers), True)
+        return result
 
     def _recorded(self, func: Any, signature: Signature, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
         written = [args[one] if isinstance(one, int) else kwargs[one] for one in signature.written]

@@ -17,7 +17,7 @@ from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
 from fastinit.adapters.torch.drawing import REFUSALS, Made, by_torch, given_key, notices
 from fastinit.adapters.torch.internals import increment_version, is_fake, is_transformed, is_watched, shape_of
 from fastinit.adapters.torch.parametrized import tell_if_lost
-from fastinit.adapters.torch.recording import implement, is_recorded, record
+from fastinit.adapters.torch.recording import implement, is_deferring, is_recorded, record
 from fastinit.extending import DTYPES as FORMATS
 from fastinit.extending import (
     Buffer,
@@ -202,6 +202,8 @@ def draw(
         if not is_ours:
             if not is_recordable(kind, tensor, initializer):
                 return by_torch(tensor, given, generator, None, original, arguments)
+            if generator is not None and is_deferring():  # the tape takes what it gives for the author's numbers
+                return by_torch(tensor, given, generator, "", original, arguments)
             if generator is not None:
                 raise ValueError("a graph cannot hold a generator")
             return record(tensor, initializer, given)

@@ -17,10 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from fastinit.checks import shown
 from fastinit.initializers import Initializer
 from fastinit.keys import Key
 from fastinit.models.rules import Parameter
 from fastinit.programs import Program, Replayed, rekeyed
+from fastinit.sampling import STREAM_VERSION
 
 __all__ = ["Keyed", "program_keys"]
 
@@ -59,6 +61,11 @@ def program_keys(parameters: Iterable[Parameter], seed: int | str) -> dict[str, 
     seed : int or str
         Seed of all keys.
 
+    Raises
+    ------
+    ValueError
+        If a program is of another version of the stream.
+
     Examples
     --------
     >>> import fastinit
@@ -68,6 +75,12 @@ def program_keys(parameters: Iterable[Parameter], seed: int | str) -> dict[str, 
     """
     root = Key(seed)
     found = {one.name: one.program for one in parameters if one.program is not None}
+    for name, program in found.items():
+        if program.stream_version != STREAM_VERSION:
+            raise ValueError(
+                f"the program of {name!r} is of stream version {shown(program.stream_version)}, and this is version "
+                f"{STREAM_VERSION}, which has other bytes: build the model again"
+            )
     owners = _owners(found)
     keyed: dict[str, Keyed] = {}
     for name, program in found.items():

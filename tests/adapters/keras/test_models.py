@@ -211,7 +211,7 @@ def test_recipes_of_ones_own():
     recipe = fastinit.AUTO.with_rules(Rule("Dense", "*second/kernel", fastinit.Orthogonal(), "second"))
     record = initialize(model, recipe)
     by_rule = {entry.rule: entry.shape for entry in record if len(entry.shape) == 2}
-    assert by_rule == {"scaled for the activation that follows": (4, 5), "second": (5, 5)}
+    assert by_rule == {"no activation found: gain 1": (4, 5), "second": (5, 5)}
     kernel = array(model.layers[1].kernel)
     assert np.abs(kernel.T @ kernel - np.eye(5)).max() < 1e-5
 

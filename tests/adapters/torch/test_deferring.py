@@ -1,6 +1,7 @@
 """deferred(): what constructors do to parameters becomes programs, and nothing is drawn."""
 
 import copy
+import dataclasses
 import gc
 import math
 import pickle
@@ -396,7 +397,7 @@ def test_random_buffers_have_programs():
         module = nn.Module()
         module.register_buffer("noise", torch.randn(100))
         module.register_buffer("ramp", torch.ones(3))
-    assert module.noise.std() > 0.5 and programs_of(module).keys() == {"noise"}
+    assert module.noise.std() > 0.5 and programs_of(module).keys() == {"noise", "ramp"}
     assert programs_of(module)["noise"].initializer == Normal()
 
 
@@ -486,3 +487,40 @@ def test_the_default_dtype_of_the_code():
     finally:
         torch.set_default_dtype(torch.float32)
     assert layer.weight.dtype == torch.bfloat16 and programs_of(layer)["scale"].initializer == Normal(0.0, 0.02)
+
+
+def test_plain_tensors_under_the_meta_device_have_their_values():
+    with deferred(), torch.device("meta"):
+        model = nn.Linear(2, 2)
+        model.anchors = [torch.ones(4), {"a": torch.arange(3)}, (torch.zeros(2), "text")]
+        model.table = torch.linspace(0, 1, 5)
+    assert torch.equal(model.anchors[0], torch.ones(4)) and torch.equal(model.anchors[1]["a"], torch.arange(3))
+    assert torch.equal(model.anchors[2][0], torch.zeros(2)) and torch.equal(model.table, torch.linspace(0, 1, 5))
+
+
+def test_memory_that_is_written_behind_torchs_back():
+    def written():
+        one = nn.Parameter(torch.zeros(2, 3))
+        one.detach().numpy()[:] = [[1, 2, 3], [4, 5, 6]]
+        return one
+
+    found = program(written).initializer
+    assert isinstance(found, Replayed)
+    assert (fastinit.fill(np.empty((2, 3)), found, fastinit.Key(0)) == [[1, 2, 3], [4, 5, 6]]).all()
+
+
+def test_a_generator_of_the_authors_own():
+    def table():
+        generator = torch.Generator().manual_seed(7)
+        return torch.cat([torch.randn(3, generator=generator), nn.init.normal_(torch.empty(3), generator=generator)])
+
+    found = program(lambda: nn.Parameter(table()))
+    assert not found.is_drawn
+    assert (fastinit.fill(np.empty(6, np.float32), found.initializer, fastinit.Key(0)) == table().numpy()).all()
+
+
+def test_a_program_of_another_stream():
+    foreign = dataclasses.replace(program(lambda: nn.Parameter(torch.zeros(3))), stream_version=2)
+    weight = fastinit.Parameter("up.weight", (3,), program=foreign)
+    with pytest.raises(ValueError, match=r"the program of 'up\.weight' is of stream version 2"):
+        fastinit.models.keying.program_keys([weight], 0)

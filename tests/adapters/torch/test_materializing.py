@@ -52,12 +52,12 @@ TOKENS = torch.arange(24).reshape(2, 12)
 
 def test_the_bytes_are_those_of_initialize():
     model, expected = built(), Model()
-    record = materialize(model, seed=4, digests=True)
+    record = materialize(model, "auto", seed=4, digests=True)
     assert record == initialize_(expected, seed=4)
     same(model, expected)
     assert torch.equal(model(TOKENS), expected(TOKENS))
     assert {entry.digest for entry in materialize(built())} == {None}
-    assert materialize(built(), num_threads=2, digests=True, seed=4) == record
+    assert materialize(built(), "auto", num_threads=2, digests=True, seed=4) == record
 
 
 def test_ties_gradients_and_attributes_are_kept():
@@ -67,7 +67,7 @@ def test_ties_gradients_and_attributes_are_kept():
     model.norm.bias.note = "kept"
     model.recurrent.weight_hh_l0.note = "too"
     model.norm.weight.grad = torch.ones(16, device="meta")
-    materialize(model)
+    materialize(model, frozen=True)
     assert model.norm.weight.grad is None
     assert model.head.weight is model.embedding.weight
     assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == ["norm.bias"]
@@ -99,7 +99,7 @@ def test_a_module_under_two_names():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_in_another_dtype(dtype):
     model, expected = built(), Model().to(dtype)
-    materialize(model, dtype=dtype)
+    materialize(model, "auto", dtype=dtype)
     initialize_(expected)
     expected.ramp = model.ramp  # buffers that are no statistics stay as they are
     assert model.ramp.dtype == torch.float32 and model.block[1].num_batches_tracked.dtype == torch.int64
@@ -174,7 +174,7 @@ def test_parameters_without_rules_or_of_other_dtypes_are_named():
     model.custom = nn.Parameter(torch.empty(3, device="meta"))
     refused(model, UnmatchedParameter, "'custom'")
     model.custom = nn.Parameter(torch.empty(3, dtype=torch.complex64, device="meta"))
-    refused(model, TypeError, r"'custom' is of torch\.complex64", Recipe([Rule("*", "*", fastinit.Zeros())]))
+    refused(model, TypeError, r"'custom' is of complex64", Recipe([Rule("*", "*", fastinit.Zeros())]))
     del model.custom
     loud = Recipe([Rule("*", "*", fastinit.Normal(0.0, 1e5))])
     refused(model, ValueError, "'embedding.weight'.*float16", loud, dtype=torch.float16)
@@ -185,7 +185,7 @@ def test_wrong_arguments():
     refused(built(), TypeError, "dtype must be one of", dtype="bfloat16")
     refused(built(), ValueError, "the meta device has none", device="meta")
     refused(Model(), ValueError, "no parameter is on the meta device")
-    refused(built(), ValueError, "auto, torch", "fancy")
+    refused(built(), ValueError, "own, auto, fans, torch", "fancy")
 
 
 # Progress
@@ -225,7 +225,7 @@ gc.collect()
 before = status("VmRSS")
 materialize(model, dtype=torch.bfloat16, digests=bool(int(sys.argv[1])))
 size = sum(parameter.nbytes for parameter in model.parameters())
-assert all(parameter.dtype == torch.bfloat16 and parameter.std() > 0.02 for parameter in model[::15].parameters())
+assert all(parameter.dtype == torch.bfloat16 and parameter.std() > 0.008 for parameter in model[::15].parameters())
 print(size, status("VmHWM") - before)
 """
 

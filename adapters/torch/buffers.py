@@ -1,0 +1,222 @@
+"""Buffers, and tensors that modules hold as plain attributes: given values where they have none.
+
+A model that was built under ``deferred()`` has its buffers in memory, and their programs: so they can be made again
+where ``to_empty`` lost them. Others built theirs on the meta device. Of these are known the running statistics of
+norms, what transformers' ``_init_weights`` sets, and what a method ``init_weights(buffer_device=...)`` sets, as
+torchtitan's models have it. All others are the caller's to give, or are refused by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from fastinit import Key, Parameter, canonical_name
+from fastinit.adapters.torch.internals import (
+    MARK,
+    SELF_MADE,
+    initialize_as_transformers,
+    is_as_constructed,
+    is_pretrained,
+    is_table,
+    mark_as_constructed,
+    own_buffers,
+    programs_of,
+)
+from fastinit.adapters.torch.replaying import equal, rebuilt
+from fastinit.extending import program_keys
+
+__all__ = ["drawing_from", "exchanged", "remake_buffers", "reset_norms", "restore_buffers", "statistics_of"]
+
+_STATISTICS: Final = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
+
+
+@contextmanager
+def drawing_from(key: Key) -> Iterator[None]:
+    """What others draw in here on the CPU, such as a right inverse that completes a basis, follows from the key."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(key.words[0] | key.words[1] << 32)
+        yield
+
+
+def statistics_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers of a module that are the running statistics of a norm."""
+    if not any("Norm" in cls.__name__ for cls in type(module).__mro__):
+        return {}
+    return {name: buffer for name, buffer in own_buffers(module).items() if name in _STATISTICS and buffer is not None}
+
+
+def reset_norms(model: nn.Module, kept: Container[nn.Module] = ()) -> None:
+    """Running statistics as a new norm has them: mean 0, variance 1, no batches seen. Those of `kept` ones stay."""
+    with torch.no_grad():
+        for module in model.modules():
+            for name, buffer in statistics_of(module).items() if module not in kept else ():
+                buffer.fill_(_STATISTICS[name])
+
+
+def exchanged(value: Any, function: Callable[[str, Tensor], Tensor], path: str = "", depth: int = 4) -> Any:
+    """An attribute with other tensors in the place of its own, within lists, tuples and dictionaries, too."""
+    if isinstance(value, Tensor):
+        return function(path, value)
+    if depth and type(value) in (list, tuple):
+        new = [exchanged(one, function, f"{path}[{place}]", depth - 1) for place, one in enumerate(value)]
+        return value if all(map(_is, new, value)) else type(value)(new)
+    if depth and type(value) is dict:
+        changed = {key: exchanged(one, function, f"{path}[{key!r}]", depth - 1) for key, one in value.items()}
+        return value if all(changed[key] is value[key] for key in value) else changed
+    return value
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other
+
+
+def restore_buffers(
+    model: nn.Module, device: torch.device, key: Key, hook: Callable[[nn.Module], object] | None = None
+) -> None:
+    """Gives the buffers that are on the meta device memory and values, but for those that follow from the parameters.
+
+    `hook` is called with the model first.
+
+    Raises
+    ------
+    ValueError
+        Names all those whose values are unknown; everything is then as it was, but for what the hook did.
+    """
+    if hook is not None:
+        hook(model)
+    _call_init_weights(model, device)
+    lost: list[str] = []
+    before: list[tuple[nn.Module, dict[str, torch.Tensor]]] = []
+    try:
+        for prefix, module, trained in _with_pretrained(model, "", None):
+            lost += _lost_attributes(prefix, module)
+            known = set(own_buffers(module) if type(module).__name__ in SELF_MADE else statistics_of(module))
+            known |= programs_of(module).keys()
+            own = ((name, buffer) for name, buffer in own_buffers(module).items() if name not in known)
+            meta = {name: buffer for name, buffer in own if buffer is not None and buffer.is_meta}
+            if not meta:
+                continue
+            if trained is not None:
+                before.append((module, meta))
+                name = canonical_name(prefix + "buffers")
+                _restore_by_transformers(trained, module, meta, device, key.fold_in(name))
+            lost += [prefix + name for name in meta if trained is None or _is_unset(own_buffers(module)[name])]
+        if lost:
+            raise ValueError(
+                f"on the meta device, with values that cannot be known: {', '.join(lost)}. Build the model under "
+                "deferred(), which keeps buffers in memory, or give buffers=, a function of the model that sets them"
+            )
+    except BaseException:
+        for module, meta in before:
+            own_buffers(module).update(meta)
+        raise
+
+
+def _call_init_weights(model: nn.Module, device: torch.device) -> None:
+    """Has a model set its buffers as torchtitan's models do. Its parameters are on the meta device, and not drawn."""
+    function = getattr(model, "init_weights", None)
+    if not callable(function) or not any(buffer.is_meta for buffer in model.buffers()):
+        return
+    try:
+        takes = "buffer_device" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return
+    if takes:
+        with drawing_from(Key("init_weights")):
+            function(buffer_device=device)
+
+
+def remake_buffers(
+    model: nn.Module, parameters: list[Parameter], seed: int | str, kept: Container[nn.Module] = ()
+) -> None:
+    """Buffers as their programs say: those that are drawn, and those that have lost their values.
+
+    A buffer has lost its values if it is on the meta device, or if it has other memory than it was constructed in, and
+    other values. `parameters` are the model's, whose draws they may share; those of `kept` modules stay.
+    """
+    buffers = [
+        (canonical_name(f"{prefix}.{role}" if prefix else role), module, role, buffer)
+        for prefix, module in model.named_modules()
+        for role, buffer in own_buffers(module).items()
+        if buffer is not None and role in programs_of(module) and module not in kept
+    ]
+    described = [
+        Parameter(name, tuple(buffer.shape), program=programs_of(module)[role])
+        for name, module, role, buffer in buffers
+    ]
+    keyed = program_keys([*parameters, *described], seed)
+    with torch.no_grad():
+        for name, module, role, buffer in buffers:
+            drawn = programs_of(module)[role].is_drawn
+            if not drawn and not buffer.is_meta and is_as_constructed(buffer):
+                continue
+            values = rebuilt(keyed[name].initializer, buffer, keyed[name].key)
+            if buffer.is_meta:
+                own_buffers(module)[role] = values
+                mark_as_constructed(values)
+            elif not equal(values, buffer):
+                buffer.copy_(values)
+
+
+def _lost_attributes(prefix: str, module: nn.Module) -> list[str]:
+    """The tensors that were computed on the meta device, unknown to the module that holds them."""
+    found: list[str] = []
+
+    def see(path: str, tensor: Tensor) -> Tensor:
+        if tensor.is_meta and not tensor.requires_grad:
+            found.append(prefix + path)
+        return tensor
+
+    for name, value in vars(module).items():
+        if not is_table(module, value):
+            exchanged(value, see, name)
+    return found
+
+
+def _with_pretrained(
+    module: nn.Module, prefix: str, trained: nn.Module | None
+) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
+    """Every module with the innermost transformers model that it is in."""
+    if is_pretrained(module):
+        trained = module
+    yield prefix, module, trained
+    for name, child in module.named_children():
+        yield from _with_pretrained(child, f"{prefix}{name}.", trained)
+
+
+def _restore_by_transformers(
+    trained: nn.Module, module: nn.Module, meta: dict[str, torch.Tensor], device: torch.device, key: Key
+) -> None:
+    """Buffers as transformers sets them where it loads a checkpoint; parameters stay as they are."""
+    for name, buffer in meta.items():
+        own_buffers(module)[name] = torch.full_like(buffer, _unset(buffer), device=device)
+    marked = [tensor for tensor in module.parameters() if not (tensor.is_meta or hasattr(tensor, MARK))]
+    try:
+        for tensor in marked:
+            setattr(tensor, MARK, True)
+        with drawing_from(key):
+            initialize_as_transformers(trained, module)
+    finally:
+        for tensor in marked:
+            vars(tensor).pop(MARK, None)
+
+
+def _unset(buffer: torch.Tensor) -> float | int:
+    """A value that no buffer has."""
+    if buffer.dtype == torch.bool:
+        return 0
+    return math.nan if buffer.is_floating_point() or buffer.is_complex() else torch.iinfo(buffer.dtype).min
+
+
+def _is_unset(buffer: torch.Tensor | None) -> bool:
+    """Whether an element still has that value, or might: a boolean may always."""
+    assert buffer is not None
+    unset = _unset(buffer)
+    return buffer.dtype == torch.bool or bool((buffer.isnan() if math.isnan(unset) else buffer == unset).any())
