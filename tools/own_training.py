@@ -1,7 +1,7 @@
 """Twelve small models trained from four initializations, the table of docs/own.md: ``python -m tools.own_training``.
 
-Each model is built by its author's constructor, and by ``deferred()`` and ``materialize()`` with each recipe.
-All see the same batches of real data. A cell is the loss on data that were held out, after 200 steps: the mean and the standard
+Each model is built by its author's constructor, and by ``deferred()`` and ``materialize()`` with each recipe. All see
+the same batches of real data. A cell is the loss on data that were held out, after 200 steps: the mean and the standard
 deviation over three seeds. It takes about twenty minutes on two cores.
 """
 

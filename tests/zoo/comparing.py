@@ -287,7 +287,9 @@ def _moments_of_parts(
                 ("mean", means, here / math.sqrt(count)),
                 ("std", stds, here * math.sqrt((tails - 1) / 4 / count)),
             ):
-                largest = max(error, float(values[0].std(ddof=1)))
+                seeds = float(values[0].std(ddof=1))
+                # three seeds say little of how far elements go that follow from a few draws together
+                largest = max(error, seeds if seeds < 2.5 * error else 10 * seeds)
                 away = abs(values[0].mean() - values[1].mean())
                 if away > ERRORS * largest * math.sqrt(1 / 3 + 1 / 2) and away > 1e-6 * here:
                     return (
