@@ -18,7 +18,7 @@ ONE_EACH := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BASE ?= main
 NOISE ?= 1.1
 
-.PHONY: demo test test-long examples bench bench-compare race dashboard figures rehearsal lint wheel clean help
+.PHONY: demo test test-long test-zoo own-table examples bench bench-compare race dashboard figures rehearsal lint wheel clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -31,6 +31,13 @@ test: $(VENV)/.test  ## the whole suite, in less than ten minutes with the insta
 
 test-long: $(VENV)/.test  ## the long batteries: other architectures, builds, statistics
 	$(BIN)/pytest -m long
+
+test-zoo: $(VENV)/.test  ## every model of timm and transformers against its author's own, in hours; writes docs/zoo.md
+	@mkdir -p build
+	$(BIN)/python tests/zoo/survey.py --json build/zoo.json --markdown docs/zoo.md
+
+own-table: $(VENV)/.test  ## twelve small models trained as their authors initialize them, and by recipe; in twenty minutes
+	$(BIN)/python -m tools.own_training
 
 examples: $(VENV)/.test  ## the classic experiments, each with its table and its picture, in about ten minutes
 	@mkdir -p build/examples
@@ -82,8 +89,11 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	@$(LINK_CORE)
 	@touch $@
 
-$(VENV)/.test: $(SOURCES) tests/requirements.txt | $(BIN)/python
+$(VENV)/.test: $(SOURCES) tests/requirements.txt tests/zoo/requirements.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile '.[demo,test,lint]' -r tests/requirements.txt
+	@# aside, and without their own torch: transformers fails with any torchvision that it finds and cannot load
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --upgrade \
+	    --target $(VENV)/zoo -r tests/zoo/requirements.txt
 	@# on all processors, where pip has one; some packages ship templates that are no Python
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@$(LINK_CORE)
