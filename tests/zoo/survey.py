@@ -71,7 +71,7 @@ def without_program(model: Any) -> list[str]:
     return names
 
 
-def looked_at(architecture: Any, most: float) -> dict[str, Any]:
+def looked_at(architecture: Any, most: float, smaller: bool) -> dict[str, Any]:
     """What one line of the table is made of."""
     import comparing
     import zoos
@@ -101,7 +101,7 @@ def looked_at(architecture: Any, most: float) -> dict[str, Any]:
     build, size = architecture.build, "own size"
     if row["parameters"] > most:
         build, size = architecture.smaller, "smaller"
-        if build() is None:
+        if not smaller or build() is None:
             return row | {"compared": "too large"}
     gc.collect()
     found = comparing.compared(build)
@@ -150,7 +150,7 @@ def work(options: argparse.Namespace) -> None:
         for name in map(str.strip, sys.stdin):
             print(json.dumps({"begun": name}), file=answers, flush=True)
             try:
-                row = looked_at(zoo[name], options.most)
+                row = looked_at(zoo[name], options.most, not options.own_size)
             except Exception as error:
                 row = {"name": name, "differences": [f"failed: {_shown(error)}"], "count": 1, "compared": "failed"}
             print(json.dumps(row), file=answers, flush=True)
@@ -351,6 +351,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="look at every n-th architecture only")
     parser.add_argument("--first", type=int, default=0, help="from this one on")
     parser.add_argument("--most", type=float, default=40e6, help="parameters of a model compared at its own size")
+    parser.add_argument(
+        "--own-size", action="store_true", help="compare none with fewer layers in place of its own size"
+    )
     parser.add_argument("--every-class", action="store_true", help="all classes of each configuration, not two")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, help="keeps what was found, line by line, and goes on from there")
@@ -366,7 +369,7 @@ def main() -> None:
         rows = {row["name"]: row for row in found}
     names = [architecture.name for architecture in _zoo(options)][options.first :: options.every]
     arguments = ["--library", *options.library, "--most", str(options.most)]
-    arguments += ["--every-class"] * options.every_class
+    arguments += ["--every-class"] * options.every_class + ["--own-size"] * options.own_size
     lock = threading.Lock()
 
     def told(row: dict[str, Any]) -> None:
