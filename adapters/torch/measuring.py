@@ -86,8 +86,10 @@ def calls(
                 tensor = next(_tensors(output), None)
                 if tensor is None or not tensor.numel():
                     return
-                number = len(found)
                 before = next(_tensors((given, named)), None)
+                if before is tensor and not own_parameters(module):  # an identity, which is no layer
+                    return
+                number = len(found)
                 found.append(_forward(name, module, before, tensor, weights.get(id(module))))
                 if found[number].weight is not None:
                     closing[:] = [*closing, before] if found[number].closed and before is not None else []

@@ -8,16 +8,20 @@ found. Defaults of frameworks, of their model libraries and of this library neve
 kind                of a parameter
 ==================  =================================================================================================
 not finite          it holds NaN or infinity
-untouched           a weight of zeros, or any parameter that looks like memory nobody wrote: values above 1e6, or more
-                    than one in a thousand below 1e-25 and not 0
+untouched           memory that nobody wrote: values above 1e6, or more than one in a thousand below 1e-25 and not 0; a
+                    weight of zeros that an activation follows, or in a model of which most weights are zero
 not as recorded     its bytes are not those of the record that was given
+not as written      it has a program, and is neither what the author's code gives nor what a recipe gives
 constant            a weight with one value everywhere
-constant rows       units of a weight that have one value everywhere
+constant rows       units of a weight that have one value everywhere, and not 0
 identical rows      units with the same weights, which will always learn the same
-identical tensors   two weights with the same values, both to be trained
-tied                one tensor in two layers of the same type, neither of which is an embedding
-scale               see :func:`fastinit.audits.scales.wrong_scales`
+identical tensors   two weights with the same values, both to be trained, and not copied by the author's code
+tied                one tensor in two of the framework's layers of the same type, neither of which is an embedding
+scale               see :func:`fastinit.audits.scales.wrong_scales`; or moments that are not the program's
 ==================  =================================================================================================
+
+A parameter that is what its program says triggers none of them, except for memory that the author never wrote. Of a
+frozen parameter only NaN and unwritten memory are findings.
 
 A layer that ran can be ``dead``, and the layer that breaks the chain is found as ``vanishing``, ``exploding`` or
 ``symmetric``.
@@ -214,8 +218,8 @@ def judge_chain(layers: Sequence[Measured], output: float | None = None) -> tupl
     """The verdict on layers that ran, why, and the findings: the layer that breaks the chain, and dead layers.
 
     The chain is the linear maps, in the order of execution. Forward, the verdict is that of
-    :func:`fastinit.audits.propagation.judged` on the variances of their outputs, after the norm that follows one at
-    once; what norms multiply by is no explosion. The last map may begin small, or at zero where it is given something.
+    :func:`fastinit.audits.propagation.judged` on the variances of their outputs, after the norm that comes before the
+    next; what norms multiply by is no explosion. The last map may begin small, or at zero where it is given something.
     The backward verdict uses the running maximum of `response`, because a single branch (attention queries) may
     legitimately have little. What breaks the chain is the largest single jump in the direction of the verdict from one
     to the next.
@@ -298,12 +302,17 @@ def _forward(
 
 
 def _after_norms(layers: Sequence[Measured], kept: Sequence[Measured]) -> list[float]:
-    """The variances of the outputs of linear maps, or of the norm that follows one at once."""
-    found = []
-    for layer, after in itertools.pairwise([*layers, None]):
-        if layer is not None and any(layer is one for one in kept):
-            normed = after is not None and after.norm and after.variance > 0
-            found.append(after.variance if normed and after is not None else layer.variance)
+    """The variances of the outputs of linear maps, or of the norm that comes before the next map."""
+    found: list[float] = []
+    normed = True
+    for layer in layers:
+        if any(layer is one for one in kept):
+            found.append(layer.variance)
+            normed = False
+        elif layer.weight is not None:
+            normed = True  # a map that gives nothing
+        elif layer.norm and layer.variance > 0 and not normed:
+            found[-1], normed = layer.variance, True
     return found
 
 
@@ -354,13 +363,19 @@ def _backward(
 
 
 def _between_closed(layers: Sequence[Measured]) -> Iterator[tuple[int, int]]:
-    """The pieces of a network between layers that hold gradients back, or start, as (first, after the last)."""
-    first = 0
+    """The pieces of a network between layers that hold gradients back, or start anew, as (first, after the last).
+
+    A layer starts anew where it responds more than everything before it: a decoder's words do, a table of positions
+    does not.
+    """
+    first, largest = 0, 0.0
     for number, layer in enumerate(layers):
-        if layer.closed or layer.starts:
+        response = layer.response or 0.0
+        if layer.closed or (layer.starts and response >= largest):
             if first < number:
                 yield first, number
-            first = number + layer.closed
+            first, largest = number + layer.closed, 0.0
+        largest = max(largest, response)
     if first < len(layers):
         yield first, len(layers)
 

@@ -93,11 +93,10 @@ class Seen(NamedTuple):
 
     def is_copy_of(self, other: Seen) -> bool:
         """Whether the author's code made the one from the other, or computed both."""
-        programs = self.sampled.parameter.program, other.sampled.parameter.program
-        if None in programs or not (self.as_written and other.as_written):
+        mine, others = self.sampled.parameter.program, other.sampled.parameter.program
+        if mine is None or others is None or not (self.as_written and other.as_written):
             return False
-        draws = [set(program.draws) for program in programs]
-        return bool(draws[0] & draws[1]) or not any(draws)
+        return bool(set(mine.draws) & set(others.draws)) or not (mine.draws or others.draws)
 
 
 def _explains_nothing(one: Seen) -> bool:

@@ -294,6 +294,17 @@ def test_branches_and_norms_are_no_breaks():
     )
 
 
+def test_a_decoder_has_an_input_of_its_own():
+    words, places = layer("words", linear=False, starts=True), layer("places", linear=False, starts=True, response=1e-9)
+    weak = [layer("encoder", response=1e-6, starts=True), layer("cross", response=1e-6)]
+    assert broken([*weak, words, layer("decoder"), layer("head")])[0] == "healthy"
+    assert broken([layer("a"), places, layer("b"), layer("c")])[0] == "healthy"
+    assert broken([*weak, places, layer("b"), layer("c")])[0] == "vanishing"
+    last = layer("boxes", response=1e-6)  # another head, through a sigmoid
+    assert broken([layer("a"), layer("b"), last])[0] == "exploding"
+    assert judge_chain([layer("a"), layer("b"), last], output=2.0)[0] == "healthy"
+
+
 def test_norms_make_gradients_grow_and_closed_branches_hold_them_back():
     norm = layer("norm", linear=False, norm=True)
     deep = [one for number in range(40) for one in (layer(f"{number}", response=1.3 ** (40 - number)), norm)]
