@@ -108,8 +108,8 @@ def audit(
     findings = judge_parameters(held, given)
     if arguments is None:
         return Audit(tuple(findings))
-    layers = calls(model, places, *arguments, loss)
-    verdict, reason, more = judge_chain(layers)
+    layers, output = calls(model, places, *arguments, loss)
+    verdict, reason, more = judge_chain(layers, output)
     return Audit((*findings, *more), tuple(layers), verdict, reason)
 
 
@@ -166,7 +166,7 @@ def _tied_by_mistake(place: Place, repeated: set[int]) -> bool:
 
     A module that has another name besides is an alias; an embedding and its head, and embeddings, share on purpose.
     """
-    if not place.parameter.other_names or place.tensor.numel() < 2:
+    if not place.parameter.other_names or place.tensor.numel() < 2 or not place.parameter.layer:
         return False
     modules = {id(module): module for module, _ in place.owners}
     if any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in modules.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -72,22 +73,28 @@ def calls(
     arguments: tuple[Any, ...],
     named: dict[str, Any],
     loss: Callable[[Any], Tensor] | None,
-) -> list[Measured]:
-    """Every call of a layer, in order, measured forward and backward."""
+) -> tuple[list[Measured], float | None]:
+    """Every call of a layer, in order, measured forward and backward; and the response of the model's own output."""
     weights = _weights(places)
     found: list[Measured] = []
+    closing: list[Tensor] = []
     with ExitStack() as stack:
         trained = stack.enter_context(left_as_it_was(model, places))
 
         def measure(name: str, module: nn.Module) -> Callable[..., None]:
-            def hook(module: nn.Module, _: Any, output: Any) -> None:
+            def hook(module: nn.Module, given: Any, named: Any, output: Any) -> None:
                 tensor = next(_tensors(output), None)
                 if tensor is None or not tensor.numel():
                     return
+                before = next(_tensors((given, named)), None)
+                if before is tensor and not own_parameters(module):  # an identity, which is no layer
+                    return
                 number = len(found)
-                found.append(_forward(name, module, tensor, weights.get(id(module))))
+                found.append(_forward(name, module, before, tensor, weights.get(id(module))))
+                if found[number].weight is not None:
+                    closing[:] = [*closing, before] if found[number].closed and before is not None else []
                 if tensor.requires_grad:
-                    values = tensor.detach()
+                    values = tensor.detach().clone()  # what follows may work in place
 
                     def see(gradient: Tensor) -> None:
                         arrays = _by_unit(module, values), _by_unit(module, gradient)
@@ -99,12 +106,15 @@ def calls(
             return hook
 
         for name, module in _hooked(model):
-            stack.callback(module.register_forward_hook(measure(name, module)).remove)
+            stack.callback(module.register_forward_hook(measure(name, module), with_kwargs=True).remove)
         output = run(model, arguments, named)
-        objective = _objective(output) if loss is None else loss(output)
+        # maps at the end that begin at zero would let nothing pass
+        objective, end = _objective((output, closing) if loss is None else closing)
+        if loss is not None:
+            objective, end = loss(output) if objective is None else loss(output) + objective, None
         if objective is not None and objective.requires_grad and trained:
             torch.autograd.grad(objective, trained, allow_unused=True)
-    return numbered(found)
+    return numbered(found), end
 
 
 def _weights(places: Iterable[Place]) -> dict[int, Parameter]:
@@ -174,15 +184,20 @@ def run(model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> 
         return model(*arguments, **named)
 
 
-def _objective(output: Any) -> Tensor | None:
-    """The sum of the output's tensors times noise."""
-    total: Tensor | None = None
+def _objective(output: Any) -> tuple[Tensor | None, float | None]:
+    """The sum of the output's tensors times noise, with a like share for each where there are several; its response."""
+    parts: list[tuple[Tensor, float]] = []
     for number, tensor in enumerate(_tensors(output)):
         if tensor.requires_grad:
             factors = torch.from_numpy(noise(tuple(tensor.shape), number)).to(tensor.device)
-            part = (tensor.float() * factors).sum()
-            total = part if total is None else total + part
-    return total
+            part = tensor.float() * factors
+            parts.append((part.sum(), float(part.detach().double().square().sum())))
+    if not parts:
+        return None, None
+    if len(parts) == 1:
+        return parts[0]
+    shares = [(part / math.sqrt(size), 1.0) if 0 < size < math.inf else (part, size) for part, size in parts]
+    return torch.stack([share.cpu() for share, _ in shares]).sum(), math.fsum(size for _, size in shares)
 
 
 def _by_unit(module: nn.Module, tensor: Tensor) -> np.ndarray:
@@ -199,8 +214,50 @@ def _by_unit(module: nn.Module, tensor: Tensor) -> np.ndarray:
     return array
 
 
-def _forward(name: str, module: nn.Module, tensor: Tensor, weight: Parameter | None) -> Measured:
-    own = own_parameters(module).get("weight")
-    closed = own is not None and own.numel() > 0 and not bool(own.detach().any())
-    norm = any("Norm" in cls.__name__ for cls in type(module).__mro__)
-    return measured(name, _by_unit(module, tensor), weight=weight, closed=closed, norm=norm)
+_NORMS = (
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.modules.batchnorm._NormBase,
+)
+# A gate: parameters that scale a branch by less than this, so that its variance falls to less than the square.
+_ALMOST_CLOSED = 0.03
+
+
+def _forward(name: str, module: nn.Module, given: Tensor | None, tensor: Tensor, weight: Parameter | None) -> Measured:
+    values = _by_unit(module, tensor)
+    received = None if given is None or not given.numel() else float(given.detach().double().var(correction=0))
+    norm = isinstance(module, _NORMS) or (weight is None and _is_normed(module, values))
+    if weight is not None:
+        own = own_parameters(module).get(weight.role)
+        closed = own is not None and own.numel() > 0 and not bool(own.detach().any())
+    else:
+        closed = _is_gate(module, received, float(tensor.detach().double().var(correction=0)), norm)
+    held = any(one is not None for one in own_parameters(module).values())
+    starts = held and (given is None or not given.requires_grad)
+    facts: dict[str, Any] = {"norm": norm, "received": received, "starts": starts}
+    return measured(name, values, weight=weight, closed=closed, **facts)
+
+
+def _is_normed(module: nn.Module, values: np.ndarray) -> bool:
+    """Whether every row has one root mean square, as after a norm of somebody's own."""
+    own = [one for one in own_parameters(module).values() if one is not None]
+    if not own or any(True for _ in module.children()) or len(values) < 2 or values.shape[1] < 8:
+        return False
+    with np.errstate(all="ignore"):
+        sizes = np.sqrt(np.square(values).mean(axis=1))
+        return bool(sizes.max() - sizes.min() <= 0.01 * sizes.max() > 0)
+
+
+def _is_gate(module: nn.Module, received: float | None, variance: float, norm: bool) -> bool:
+    """Whether a module without a linear map of its own lets next to nothing of a branch pass."""
+    own = [one.detach() for one in own_parameters(module).values() if one is not None and one.requires_grad]
+    if not own or not received or not math.isfinite(received):
+        return False
+    if norm:
+        return variance == 0
+    if not any(True for _ in module.children()):
+        return variance <= _ALMOST_CLOSED**2 * received
+    vectors = (one.reshape(-1) for one in own if sum(size > 1 for size in one.shape) <= 1 and one.numel())
+    return any(0 < abs(float(one[0])) <= _ALMOST_CLOSED and bool((one == one[0]).all()) for one in vectors)

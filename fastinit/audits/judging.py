@@ -8,16 +8,20 @@ found. Defaults of frameworks, of their model libraries and of this library neve
 kind                of a parameter
 ==================  =================================================================================================
 not finite          it holds NaN or infinity
-untouched           a weight of zeros, or any parameter that looks like memory nobody wrote: values above 1e6, or more
-                    than one in a thousand below 1e-25 and not 0
+untouched           memory that nobody wrote: values above 1e6, or more than one in a thousand below 1e-25 and not 0; a
+                    weight of zeros that an activation follows, or in a model of which most weights are zero
 not as recorded     its bytes are not those of the record that was given
+not as written      it has a program, and is neither what the author's code gives nor what a recipe gives
 constant            a weight with one value everywhere
-constant rows       units of a weight that have one value everywhere
+constant rows       units of a weight that have one value everywhere, and not 0
 identical rows      units with the same weights, which will always learn the same
-identical tensors   two weights with the same values, both to be trained
-tied                one tensor in two layers of the same type, neither of which is an embedding
-scale               see :func:`fastinit.audits.scales.wrong_scales`
+identical tensors   two weights with the same values, both to be trained, and not copied by the author's code
+tied                one tensor in two of the framework's layers of the same type, neither of which is an embedding
+scale               see :func:`fastinit.audits.scales.wrong_scales`; or moments that are not the program's
 ==================  =================================================================================================
+
+A parameter that is what its program says triggers none of them, except for memory that the author never wrote. Of a
+frozen parameter only NaN and unwritten memory are findings.
 
 A layer that ran can be ``dead``, and the layer that breaks the chain is found as ``vanishing``, ``exploding`` or
 ``symmetric``.
@@ -40,6 +44,8 @@ from fastinit.models.records import Record
 __all__ = ["Audit", "Finding", "judge_chain", "judge_parameters"]
 
 DEAD: Final = 0.9
+# By how much a batch norm followed by a rectifier makes gradients grow, at most.
+NORM_GROWTH: Final = math.pi / (math.pi - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +171,9 @@ def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -
             raise ValueError(f"the record lacks the parameter {name!r}")
         if held.values.size:
             found.append(seen(held, entries.get(name)))
-    wrong = wrong_scales(one.sampled for one in found if not one.kind and is_weight(one.sampled.parameter))
+    weights = [one for one in found if is_weight(one.sampled.parameter)]
+    wrong = wrong_scales(one.sampled for one in weights if one.is_scaled)
+    zero = _zeros_that_stop_a_signal(weights)
     findings: list[Finding] = []
     first: dict[Any, Seen] = {}
     for one in found:
@@ -173,31 +181,65 @@ def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -
         name = parameter.name
         if one.kind:
             findings.append(Finding(name, one.kind, one.message, remedy(parameter)))
+        elif name in zero:
+            findings.append(Finding(name, "untouched", zero[name], remedy(parameter)))
         elif name in wrong:
             findings.append(Finding(name, "scale", wrong[name], remedy(parameter)))
         if one.shared_with:
             message = f"{', '.join(one.shared_with)} is the same tensor, in a layer of the same type"
             findings.append(Finding(name, "tied", message, "make a layer for each place, unless they should share"))
         same = first.setdefault((one.digest, parameter.shape), one) if one.digest else one
-        if same is not one and same.trainable and one.trainable:
+        if same is not one and same.trainable and one.trainable and not one.is_copy_of(same):
             message = f"its values are those of {same.sampled.parameter.name}"
             mend = "draw each with a key of its own; a layer that is copied has the values of the first"
             findings.append(Finding(name, "identical tensors", message, mend))
     return findings
 
 
+def _zeros_that_stop_a_signal(weights: Sequence[Seen]) -> dict[str, str]:
+    """Weights of zeros that are a mistake, by name, and why.
+
+    A head, the last layer of a branch or an adapter may begin at zero. It is a mistake where most weights of the model
+    are zero, as in memory that was never filled, or where an activation follows: units before it can then not learn.
+    """
+    zero = [one for one in weights if one.is_zero]
+    if 2 * len(zero) > len(weights):
+        count = f"{len(zero)} of the model's {len(weights)} weights"
+        text = "all its elements are 0" + (f", as those of {count}" if len(weights) > 1 else "")
+        return {one.sampled.parameter.name: text for one in zero}
+    followed = (one.sampled.parameter for one in zero if one.sampled.parameter.activation is not None)
+    return {one.name: f"all its elements are 0, and {one.activation} follows" for one in followed}
+
+
 # Layers
 
 
-def judge_chain(layers: Sequence[Measured]) -> tuple[str, str, list[Finding]]:
+def judge_chain(layers: Sequence[Measured], output: float | None = None) -> tuple[str, str, list[Finding]]:
     """The verdict on layers that ran, why, and the findings: the layer that breaks the chain, and dead layers.
 
     The chain is the linear maps, in the order of execution. Forward, the verdict is that of
-    :func:`fastinit.audits.propagation.judged` on the variances of their outputs; what norms multiply by is no
-    explosion. The backward verdict uses the running maximum of `response`, because a single branch (attention queries)
-    may legitimately have little. What breaks the chain is the largest single jump in the direction of the
-    verdict from one to the next. A layer is dead where nine in ten units get no gradient, though the next layer gets
-    some and no weight of zeros lies between; or nothing comes out of the next layer.
+    :func:`fastinit.audits.propagation.judged` on the variances of their outputs, after the norm that comes before the
+    next; what norms multiply by is no explosion. The last map may begin small, or at zero where it is given something.
+    The backward verdict uses the running maximum of `response`, because a single branch (attention queries) may
+    legitimately have little. What breaks the chain is the largest single jump in the direction of the verdict from one
+    to the next.
+
+    Two kinds of networks change the gradients by design. Each batch norm before a rectifier makes them grow by up to pi
+    / (pi - 1), whatever the weights are, so an explosion counts from there. Layers that are `closed`, as a branch that
+    begins at zero, hold them back, and a layer that `starts` has an input of its own, as a decoder: gradients vanish
+    only where they do between two of those.
+
+    A layer is dead where nine in ten units get no gradient, though the next layer gets some and no closed layer lies
+    between; or nothing comes out of the next layer.
+
+    G. Yang et al., "A mean field theory of batch normalization", 2019.
+
+    Parameters
+    ----------
+    layers : sequence of Measured
+        In the order of execution.
+    output : float, optional
+        The `response` of what the model returned: the end of the chain where several layers give outputs.
 
     Examples
     --------
@@ -217,36 +259,61 @@ def judge_chain(layers: Sequence[Measured]) -> tuple[str, str, list[Finding]]:
     if bad is not None:
         reason = f"the activations overflow in {bad.name}"
         return "exploding", reason, [*findings, _broken(bad, "exploding", reason)]
-    identical = [layer.identical for layer in chain[:-1]] or [False]
-    verdict, reason, bad, variances = _forward(layers, chain, identical)
+    verdict, reason, bad, variances = _forward(layers, chain)
     if verdict == "healthy":
         differentiated = [layer for layer in layers if layer.response is not None]
-        verdict, reason, bad = _backward(differentiated, chain, variances)
+        verdict, reason, bad = _backward(differentiated, chain, variances, output)
     if bad is None:
         return verdict, reason, findings
     return verdict, reason, [*findings, _broken(bad, verdict, reason)]
 
 
 def _forward(
-    layers: Sequence[Measured], chain: Sequence[Measured], identical: Sequence[bool]
-) -> tuple[str, str, Measured | None, list[float]]:
+    layers: Sequence[Measured], chain: Sequence[Measured]
+) -> tuple[str, str, Measured | None, Sequence[float]]:
     """Verdict, reason, what breaks the chain, and the variances that were judged."""
-    # a branch that begins at zero is no break
+    # heads and branches at the end that begin at zero
+    closing = itertools.takewhile(lambda one: one.closed and not one.variance and one.received != 0, reversed(chain))
+    chain = chain[: len(chain) - len(list(closing))]
+    # any other branch that begins at zero is no break
     kept = [layer for layer in chain if layer.variance > 0]
-    variances = [layer.variance for layer in kept]
+    if not chain:
+        return "healthy", "every map begins at zero", None, [1.0]
     if chain[-1].variance == 0:
         silent = len(list(itertools.takewhile(lambda layer: layer.variance == 0, reversed(chain))))
-        return "vanishing", "nothing comes out of the last layer", chain[-silent], variances
+        return "vanishing", "nothing comes out of the last layer", chain[-silent], []
+    identical = [layer.identical for layer in chain[:-1]] or [False]
+    variances = _after_norms(layers, kept)
     verdict, reason = judged(variances, [1.0], identical)
     if verdict == "exploding":
         variances = _without_norms(layers, kept)
         verdict, reason = judged(variances, [1.0], identical)
+    elif verdict == "vanishing" and len(kept) > 2:  # not by the last map alone
+        last, variances = variances[-1], variances[:-1]
+        verdict, reason = judged(variances, [1.0], identical)
+        if verdict == "vanishing":
+            variances = [*variances, last]
     bad = None
     if verdict == "symmetric":
         bad = chain[identical.index(True)]
     elif verdict != "healthy":
         bad = kept[_largest_jump(variances, falling=verdict == "vanishing") + 1]
     return verdict, reason, bad, variances
+
+
+def _after_norms(layers: Sequence[Measured], kept: Sequence[Measured]) -> list[float]:
+    """The variances of the outputs of linear maps, or of the norm that comes before the next map."""
+    found: list[float] = []
+    normed = True
+    for layer in layers:
+        if any(layer is one for one in kept):
+            found.append(layer.variance)
+            normed = False
+        elif layer.weight is not None:
+            normed = True  # a map that gives nothing
+        elif layer.norm and layer.variance > 0 and not normed:
+            found[-1], normed = layer.variance, True
+    return found
 
 
 def _without_norms(layers: Sequence[Measured], kept: Sequence[Measured]) -> list[float]:
@@ -263,22 +330,60 @@ def _without_norms(layers: Sequence[Measured], kept: Sequence[Measured]) -> list
 
 
 def _backward(
-    layers: Sequence[Measured], chain: Sequence[Measured], variances: Sequence[float]
+    layers: Sequence[Measured], chain: Sequence[Measured], variances: Sequence[float], output: float | None
 ) -> tuple[str, str, Measured | None]:
     responses = [math.inf if math.isnan(layer.response or 0.0) else layer.response or 0.0 for layer in layers]
+    healthy = judged(variances, [1.0], [False])[1]
     if not responses:
-        return "healthy", judged(variances, [1.0], [False])[1], None
+        return "healthy", healthy, None
     up_to = list(itertools.accumulate(responses, max))
     if up_to[0] == 0:
         passed = next((number for number, response in enumerate(responses) if response > 0), 0)
         return "vanishing", "no gradient reaches the first layer", _weighted(layers, chain, passed)
-    after = list(itertools.accumulate(reversed(responses), max))[::-1]
-    for reached in (up_to, after):
-        verdict, reason = judged([1.0], reached, [False]) if min(reached) > 0 else ("healthy", "")
+    notes = []
+    for first, last in _between_closed(layers):
+        reached = list(itertools.accumulate(responses[first:last], max))
+        verdict, reason = judged([1.0], reached, [False]) if reached[0] > 0 else ("healthy", "")
         if verdict != "healthy":
             number = _largest_jump(reached, falling=verdict == "exploding")
-            return verdict, reason, _weighted(layers, chain, number + 1)
-    return *judged(variances, up_to, [False]), None
+            return verdict, reason, _weighted(layers, chain, first + number + 1)
+    after = list(itertools.accumulate([output or 0.0, *reversed(responses)], max))[:0:-1]
+    verdict, reason = judged([1.0], after, [False]) if min(after) > 0 else ("healthy", "")
+    if verdict == "exploding":
+        after = [value / growth for value, growth in zip(after, _growth_of_norms(layers), strict=True)]
+        verdict, grown = judged([1.0], after, [False])
+        if verdict == "exploding":
+            number = _largest_jump(after, falling=True)
+            return verdict, grown, _weighted(layers, chain, number + 1)
+        notes = ["; the gradients grow as norms make them grow"]
+    verdict, reason = judged(variances, up_to, [False])
+    if verdict == "vanishing":
+        notes.append("; branches that begin closed hold the gradients back")
+    return "healthy", "".join([reason if verdict == "healthy" else healthy, *notes]), None
+
+
+def _between_closed(layers: Sequence[Measured]) -> Iterator[tuple[int, int]]:
+    """The pieces of a network between layers that hold gradients back, or start anew, as (first, after the last).
+
+    A layer starts anew where it responds more than everything before it: a decoder's words do, a table of positions
+    does not.
+    """
+    first, largest = 0, 0.0
+    for number, layer in enumerate(layers):
+        response = layer.response or 0.0
+        if layer.closed or (layer.starts and response >= largest):
+            if first < number:
+                yield first, number
+            first, largest = number + layer.closed, 0.0
+        largest = max(largest, response)
+    if first < len(layers):
+        yield first, len(layers)
+
+
+def _growth_of_norms(layers: Sequence[Measured]) -> list[float]:
+    """By how much norms let the gradients grow from the last layer back to each."""
+    norms = list(itertools.accumulate(reversed([layer.norm for layer in layers])))[::-1]
+    return [NORM_GROWTH ** min(count, 1000) for count in norms]
 
 
 def _weighted(layers: Sequence[Measured], chain: Sequence[Measured], number: int) -> Measured:

@@ -59,15 +59,20 @@ class Measured:
         multiplied by 1 plus independent noise of variance 1: the sum of the squares of element times gradient. Unlike
         the gradients it depends neither on widths and positions, nor on the scale of what a norm rescales.
     dead : float, optional
-        The share, in [0, 1], of the units whose gradient is 0 for the whole batch.
+        The share, in [0, 1], of the units whose gradient is 0, and whose values have one sign, for the whole batch: as
+        of a rectifier that never opens. Where values of both signs have no gradient, something else holds it back.
     identical : bool
         Whether all its units compute the same, and not 0.
     closed : bool
-        Whether its weight is 0 everywhere, so that no gradient passes.
+        Whether next to nothing passes at first: its weight is 0 everywhere, or it scales a branch by almost 0.
     weight : Parameter, optional
         The weight of a linear map: these make the chain.
     norm : bool
         Whether it is a norm, which brings its input to a scale of its own.
+    received : float, optional
+        The variance of what it was given; None if unknown.
+    starts : bool
+        Whether no earlier layer gave it anything: it has an input of the model's.
 
     Examples
     --------
@@ -87,10 +92,19 @@ class Measured:
     closed: bool = False
     weight: Parameter | None = None
     norm: bool = False
+    received: float | None = None
+    starts: bool = False
 
 
 def measured(
-    name: str, values: Array, *, weight: Parameter | None = None, closed: bool = False, norm: bool = False
+    name: str,
+    values: Array,
+    *,
+    weight: Parameter | None = None,
+    closed: bool = False,
+    norm: bool = False,
+    received: float | None = None,
+    starts: bool = False,
 ) -> Measured:
     """A call of a layer, from the output's values.
 
@@ -99,7 +113,7 @@ def measured(
     name : str
     values : array of float64
         Of shape (values of a unit, units).
-    weight, closed, norm
+    weight, closed, norm, received, starts
         See :class:`Measured`.
 
     Examples
@@ -111,7 +125,9 @@ def measured(
     with np.errstate(all="ignore"):
         variance = float(values.var())
         identical = values.shape[1] > 1 and variance > 0 and bool((values == values[:, :1]).all())
-    return Measured(name, values.shape[1], variance, identical=identical, closed=closed, weight=weight, norm=norm)
+    facts: dict[str, Any] = {"closed": closed, "weight": weight, "norm": norm, "received": received}
+    facts["starts"] = starts
+    return Measured(name, values.shape[1], variance, identical=identical, **facts)
 
 
 def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
@@ -125,7 +141,8 @@ def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
     0.125
     """
     with np.errstate(all="ignore"):
-        dead = float((gradients == 0).all(axis=0).mean()) if len(gradients) >= ENOUGH else None
+        unchanged = (gradients == 0).all(axis=0) & ((values <= 0).all(axis=0) | (values >= 0).all(axis=0))
+        dead = float(unchanged.mean()) if len(gradients) >= ENOUGH else None
         response = float(np.square(values * gradients).sum())
         return replace(call, gradient_variance=float(gradients.var()), response=response, dead=dead)
 

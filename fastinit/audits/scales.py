@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +19,6 @@ from fastinit.advice.recommending import recommend
 from fastinit.composites import Blocks
 from fastinit.initializers import VarianceScaling, expected_std
 from fastinit.models.configs import brief
-from fastinit.models.layers import is_table
 from fastinit.models.recipes import AUTO, TORCH
 from fastinit.models.records import Entry
 from fastinit.models.rules import Parameter, Recipe, UnmatchedParameter
@@ -27,11 +26,9 @@ from fastinit.structured import Orthogonal
 
 __all__ = ["Sampled", "advised", "is_embedding", "is_linear_map", "is_weight", "remedy", "wrong_scales"]
 
-WEIGHT_ROLES: Final = ("*weight*", "*kernel*", "w", "W", "[wW]?", "[wW]_*")
-
 
 def advised(parameter: Parameter, recipe: Recipe = AUTO) -> tuple[Any, float | None]:
-    """What a recipe would fill it with, and the standard deviation of that; None where it would refuse."""
+    """What a recipe would fill it with, and the standard deviation of that; None where it has no answer."""
     try:
         initializer = recipe.match(parameter)[1]
         return initializer, expected_std(initializer, parameter.shape)
@@ -39,8 +36,13 @@ def advised(parameter: Parameter, recipe: Recipe = AUTO) -> tuple[Any, float | N
         return None, None
 
 
+def by_layer(parameter: Parameter, recipe: Recipe = AUTO) -> tuple[Any, float | None]:
+    """As :func:`advised`, whatever the author's code did."""
+    return advised(parameter if parameter.program is None else replace(parameter, program=None), recipe)
+
+
 def is_linear_map(parameter: Parameter) -> bool:
-    """Whether a parameter is a weight that the recipe "auto" scales, of a layer known as a linear map.
+    """Whether a parameter is the weight of a layer of the framework's that is a linear map.
 
     Examples
     --------
@@ -50,7 +52,7 @@ def is_linear_map(parameter: Parameter) -> bool:
     >>> is_linear_map(fastinit.Parameter("norm.weight", (64,), layer="LayerNorm"))
     False
     """
-    found = advised(parameter)[0]
+    found = by_layer(parameter)[0]
     return len(parameter.shape) > 1 and isinstance(found, (VarianceScaling, Orthogonal, Blocks))
 
 
@@ -61,26 +63,24 @@ def is_embedding(parameter: Parameter) -> bool:
 
 def remedy(parameter: Parameter) -> str:
     """The rule that would mend a parameter, as text: by the activation that follows it and its true fans."""
-    initializer = advised(parameter)[0]
+    initializer = by_layer(parameter)[0]
+    if initializer is None and parameter.program is not None:
+        return "initialize_(model, 'own') makes it as the author's code does"
     if initializer is None or isinstance(initializer, VarianceScaling):
         try:
             slope = parameter.negative_slope
             initializer = recommend(parameter.activation, negative_slope=slope, **parameter.geometry).initializer
-        except ValueError:
+        except (TypeError, ValueError):  # no linear map
             return f"add a rule that says what fills it: Rule({parameter.types[:1]}, {parameter.name!r}, ...)"
     layer = parameter.types[0] if parameter.types else "*"
     return f"Rule({layer!r}, {parameter.name!r}, {brief(initializer)})"
 
 
 def is_weight(parameter: Parameter) -> bool:
-    """Whether it is a linear map, an embedding, or has the looks of a weight and no rule knows it."""
+    """Whether it is the weight of a linear map, or a table of rows, of more than one row and column."""
     if is_linear_map(parameter):
         return True
-    if sum(size > 1 for size in parameter.shape) < 2:
-        return False
-    if is_embedding(parameter):
-        return is_table(parameter)
-    return advised(parameter)[0] is None and any(fnmatchcase(parameter.role, pattern) for pattern in WEIGHT_ROLES)
+    return is_embedding(parameter) and sum(size > 1 for size in parameter.shape) > 1
 
 
 class _Scheme(NamedTuple):
@@ -99,6 +99,10 @@ class _Scheme(NamedTuple):
 LECUN, HE = _Scheme("LeCun's scheme", 1.0, "fan_in"), _Scheme("He's scheme", 2.0, "fan_in")
 DEFAULT = _Scheme("torch's default", 1 / 3, "fan_in")
 GLOROT, HE_OUT = _Scheme("Glorot's scheme", 1.0, "fan_avg"), _Scheme("He's scheme by fan_out", 2.0, "fan_out")
+# of the heads of EfficientNets
+DEFAULT_OUT = _Scheme("torch's default by fan_out", 1 / 3, "fan_out")
+# LeCun's scheme divided by the standard deviation of a normal within two, where nothing is truncated
+UNTRUNCATED = _Scheme("LeCun's scheme, made larger for a truncation", 1 / 0.87962566103423978**2, "fan_in")
 FAMILIES: Final = (LECUN, HE, DEFAULT, GLOROT, HE_OUT)
 FIXED, HIGHEST_FIXED = 0.02, 0.1 * 1.05  # as drawn
 SHARDS: Final = (2, 4, 8, 16, 32, 64)
@@ -112,7 +116,7 @@ JUDGED, EXPLAINED = 64, 1024  # elements from which on a scale is judged, and by
 def _schemes() -> tuple[_Scheme, ...]:
     """With torch's gains and those of the second moment."""
     own = [_Scheme(name, gain(name) ** 2, "fan_in") for name in ("gelu", "silu", "tanh", "mish")]
-    own += [_Scheme("torch's selu", 9 / 16, "fan_in")]
+    own += [_Scheme("torch's selu", 9 / 16, "fan_in"), UNTRUNCATED]
     for name, scale in (("tanh", 25 / 9), ("relu", 2.0)):
         own += [_Scheme(f"torch's {name}", scale, mode) for mode in ("fan_in", "fan_avg")]
     return (*FAMILIES, *own)
@@ -140,15 +144,17 @@ def _plausible(parameter: Parameter) -> list[float]:
     """The root mean squares of the schemes, from the true fans, and of what frameworks do by default."""
     fans, shape = _true_fans(parameter), parameter.shape
     found = [FIXED, *(scheme.std(*fans) for scheme in _schemes())]
-    found += [std for _, std in (advised(parameter, recipe) for recipe in (AUTO, TORCH)) if std]
+    found += [std for _, std in (by_layer(parameter, recipe) for recipe in (AUTO, TORCH)) if std]
     assert parameter.fans is not None
     depthwise = fans[0] == parameter.fans.receptive_field_size > 1  # no matrix that could be orthogonal
     for side in (max(shape[0], math.prod(shape[1:])), max(shape[-1], math.prod(shape[:-1]))) if not depthwise else ():
         found += [one / math.sqrt(side) for one in (1.0, math.sqrt(2.0), 5 / 3)]
     if parameter.blocks > 1:
         found.append(GLOROT.std(fans[0], fans[1] * parameter.blocks))
+    torch_fans, keras_fans = _read_off(parameter)
+    found += [scheme.std(*torch_fans) for scheme in (*FAMILIES, DEFAULT_OUT)]
     if parameter.role.endswith("kernel"):
-        found.append(GLOROT.std(*_read_off(parameter)[1]))
+        found.append(GLOROT.std(*keras_fans))
     return found
 
 
@@ -199,23 +205,31 @@ def wrong_scales(weights: Iterable[Sampled]) -> dict[str, str]:
     - where it is what the rule for the activation that follows, or what the scheme of at least two weights of the
       model, gives with wrong fans (those of a shard, of all groups for one, exchanged, without the stride or the
       receptive field, read off the shape), to three standard errors, in 1024 elements or more;
-    - where it is more than twice what any scheme gives, or less than half.
+    - where it is more than twice what any scheme gives;
+    - where it is less than half of that, and an activation follows, or most weights of the model are as small: a head
+      or the last layer of a branch may begin small.
 
-    The last two are not asked where it agrees, to five standard errors, with LeCun's, Glorot's or He's scheme with true
-    fans, with an activation's gain, an orthogonal matrix, the defaults of torch, transformers and Keras, or a std of at
-    most 0.1 that weights with other fans share. So a wrong fan that happens to give another scheme is not seen: half of
-    fan_in makes LeCun's scheme He's.
+    The last three are not asked where it agrees, to five standard errors, with LeCun's, Glorot's or He's scheme with
+    true fans or those that torch reads off the shape, with an activation's gain, an orthogonal matrix, the defaults of
+    torch, transformers and Keras, or a std of at most 0.1 that weights with other fans share. So a wrong fan that
+    happens to give another scheme is not seen: half of fan_in makes LeCun's scheme He's.
     """
     judged = [one for one in weights if one.size >= JUDGED and one.rms > 0 and _fans_known(one.parameter)]
     common = Counter(scheme for one in judged for scheme in _families(one))
     families = [scheme for scheme, count in common.items() if count >= 2]
+    small = {one.parameter.name for one in judged if one.entry is None and _is_small(one)}
     found = {}
     for one in judged:
         fixed = [other.rms for other in judged if other.rms <= HIGHEST_FIXED and _share_std(one, other)]
         text = _wrong_scale(one, families, fixed)
-        if text:
+        alone = one.parameter.name in small and one.parameter.activation is None and 2 * len(small) <= len(judged)
+        if text and not alone:
             found[one.parameter.name] = text
     return found
+
+
+def _is_small(one: Sampled) -> bool:
+    return one.rms < min(SMALLEST, 1 / _true_fans(one.parameter)[0]) / FACTOR
 
 
 def _fans_known(parameter: Parameter) -> bool:
@@ -223,7 +237,8 @@ def _fans_known(parameter: Parameter) -> bool:
         found = parameter.fans
     except ValueError:
         return False
-    return found is not None and found.fan_in > 0 and found.fan_out > 0 and not is_embedding(parameter)
+    table = parameter.tied or is_embedding(parameter)  # what is tied may be the table of an embedding
+    return found is not None and found.fan_in > 0 and found.fan_out > 0 and not table
 
 
 def _families(one: Sampled) -> list[_Scheme]:
@@ -240,7 +255,7 @@ def _wrong_scale(one: Sampled, families: Sequence[_Scheme], fixed: Sequence[floa
     """What is wrong with the scale of a weight; nothing is the empty text."""
     parameter, size, rms, entry = one.parameter, one.size, one.rms, one.entry
     fan_in, fan_out = _true_fans(parameter)
-    own, expected = advised(parameter)
+    own, expected = by_layer(parameter)
     if entry is not None:
         expected = entry.std
         if expected is None or _near(one.spread, expected, size, 6.0):
@@ -261,6 +276,6 @@ def _wrong_scale(one: Sampled, families: Sequence[_Scheme], fixed: Sequence[floa
                 return f"{text}: what {scheme.title} gives with wrong fans, {why}"
     if rms > max(LARGEST_GAIN / math.sqrt(fan_in), FIXED) * FACTOR:
         return f"{text}: more than {FACTOR:g} times what any scheme gives"
-    if rms < min(SMALLEST, 1 / fan_in) / FACTOR:
+    if _is_small(one):
         return f"{text}: less than 1 / {FACTOR:g} of what any scheme gives"
     return text if entry is not None else ""

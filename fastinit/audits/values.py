@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from fastinit.audits.agreement import differs
 from fastinit.audits.scales import Sampled, advised, is_embedding, is_weight
 from fastinit.composites import Blocks, ZeroRow
 from fastinit.dtypes import DTYPES
 from fastinit.initializers import Constant, ElementwiseInitializer
 from fastinit.layouts import axis_roles
 from fastinit.models.digests import digest
+from fastinit.models.recipes import RECIPES
 from fastinit.models.records import Entry
 from fastinit.models.rules import Parameter
 from fastinit.structured import Orthogonal
@@ -28,7 +29,8 @@ NONE: Final = type(None)
 HUGE, TINY, TINY_SHARE = 1e6, 1e-25, 1e-3
 # Rows or tensors are the same by chance where they hold fewer random bits than this.
 BITS: Final = 60
-ZERO_ON_PURPOSE: Final = ("*lora_B*", "*lora_embedding_B*", "*adaLN*", "*zero_conv*", "*zero_proj*")
+# Weights of many elements and at most so many magnitudes are designed, not drawn.
+DESIGNED: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,30 @@ class Seen(NamedTuple):
     digest: str = ""
     kind: str = ""
     message: str = ""
+    as_written: bool = False
+    designed: bool = False
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether its scale is to be judged: drawn, to be trained, and not explained by a program."""
+        return self.trainable and not (self.kind or self.as_written or self.designed)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is a weight of zeros that nothing explains."""
+        return not (self.kind or self.as_written or self.sampled.rms) and self.trainable and _explains_nothing(self)
+
+    def is_copy_of(self, other: Seen) -> bool:
+        """Whether the author's code made the one from the other, or computed both."""
+        mine, others = self.sampled.parameter.program, other.sampled.parameter.program
+        if mine is None or others is None or not (self.as_written and other.as_written):
+            return False
+        return bool(set(mine.draws) & set(others.draws)) or not (mine.draws or others.draws)
+
+
+def _explains_nothing(one: Seen) -> bool:
+    entry = one.sampled.entry
+    return entry is None or not isinstance(entry.initializer, Constant)
 
 
 def _bits_of(held: Held) -> int:
@@ -110,7 +136,7 @@ def _units(parameter: Parameter, values: Array) -> Array:
 
 
 def _rows(parameter: Parameter, values: Array, bits: int) -> tuple[str, str] | None:
-    """Constant or identical units, if there are any."""
+    """Constant or identical units, if there are any; units of zeros are padding, or wait for their first gradient."""
     rows = np.ascontiguousarray(_units(parameter, values) + 0.0)  # one zero
     count, length = rows.shape
     if count < 2 or length * bits < BITS or length < 3:
@@ -118,9 +144,10 @@ def _rows(parameter: Parameter, values: Array, bits: int) -> tuple[str, str] | N
     filled = (rows != 0).sum(axis=1)
     if filled.max(initial=0) <= 1:  # an identity, or Dirac's deltas
         return None
-    constant = (rows == rows[:, :1]).all(axis=1)
-    if is_embedding(parameter) or (filled[~constant] < length).any():
-        constant &= filled > 0  # padding; and zeros among others are those of a sparse weight
+    alike = bool((rows == rows[0]).all())
+    if not (alike and parameter.groups == 1) and _is_designed(rows):
+        return None
+    constant = (rows == rows[:, :1]).all(axis=1) & (filled > 0)
     if constant.any():
         return "constant rows", f"{constant.sum()} of {count} units have one value everywhere"
     rows = rows[filled > 0]
@@ -131,6 +158,12 @@ def _rows(parameter: Parameter, values: Array, bits: int) -> tuple[str, str] | N
         return None
     same = sum(number for number in copies.values() if number > 1)
     return "identical rows", f"{same} of {count} units have the weights of another one, up to {most} the same"
+
+
+def _is_designed(values: Array) -> bool:
+    """Whether a tensor is a pattern of a few numbers, not a draw."""
+    few = np.unique(np.abs(values.reshape(-1)[: 64 * DESIGNED])).size <= min(DESIGNED, values.size // 4)
+    return few and np.unique(np.abs(values)).size <= DESIGNED
 
 
 def _by_subpixel(keys: Array, copies: set[int]) -> bool:
@@ -147,18 +180,46 @@ def _by_subpixel(keys: Array, copies: set[int]) -> bool:
 def seen(held: Held, entry: Entry | None = None) -> Seen:
     """Looks at a parameter, given the entry of a record for it or none."""
     parameter, values = held.parameter, held.values
-    shared = held.other_names if held.repeated else ()
-    if not np.isfinite(values).all():
+    program = parameter.program if entry is None else None
+    shared = held.other_names if held.repeated and program is None else ()
+    difference = None if program is None else differs(program.initializer, values, parameter.shape, _bits_of(held))
+    if not np.isfinite(values).all() and difference != "":
         message = f"{int((~np.isfinite(values)).sum())} of {values.size} elements are NaN or infinite"
         return Seen(Sampled(parameter, values.size, 0.0, 0.0), shared, kind="not finite", message=message)
     mean, rms = _moments(values)
     weight, bits = is_weight(parameter), _bits_of(held)
-    kind, message = _wrong_values(held, entry, mean, rms) if weight else _strange(values)
+    if difference == "":
+        kind, message = _never_written(parameter)
+    else:
+        kind, message = _wrong_values(held, entry, mean) if weight and held.trainable else _strange(values)
+        if difference and not kind and not _by_a_recipe(held):
+            kind = "scale" if difference.startswith(("std", "mean")) else "not as written"
+            message = f"{difference} by the author's code"
     if not kind and entry is not None and entry.digest and held.digest and entry.digest != held.digest:
         kind, message = "not as recorded", f"its bytes are not those that {entry.rule!r} gave it"
     telling = weight and values.size * bits >= BITS and len(set(values.reshape(-1)[:64].tolist())) > 2
     found = digest(np.ascontiguousarray(values)) if telling else ""
-    return Seen(Sampled(parameter, values.size, mean, rms, entry), shared, held.trainable, found, kind, message)
+    sampled = Sampled(parameter, values.size, mean, rms, entry)
+    designed = weight and _is_designed(values)
+    return Seen(sampled, shared, held.trainable, found, kind, message, difference == "", designed)
+
+
+def _never_written(parameter: Parameter) -> tuple[str, str]:
+    program = parameter.program
+    if program is None or not program.uninitialized:
+        return "", ""
+    return "untouched", "the author's code never wrote this memory, or not all of it; it holds zeros there"
+
+
+def _by_a_recipe(held: Held) -> bool:
+    """Whether the values are what some recipe of the library gives: they may differ from the author's on purpose."""
+    parameter = held.parameter
+    given = (advised(parameter, recipe)[0] for recipe in RECIPES.values())
+    bare = (advised(replace(parameter, program=None), recipe)[0] for recipe in RECIPES.values())
+    return any(
+        initializer is not None and not differs(initializer, held.values, parameter.shape, _bits_of(held))
+        for initializer in (*given, *bare)
+    )
 
 
 def _strange(values: Array) -> tuple[str, str]:
@@ -172,18 +233,24 @@ def _strange(values: Array) -> tuple[str, str]:
     return "", ""
 
 
-def _wrong_values(held: Held, entry: Entry | None, mean: float, rms: float) -> tuple[str, str]:
-    """What is wrong with the values of a weight, apart from their scale."""
+def _wrong_values(held: Held, entry: Entry | None, mean: float) -> tuple[str, str]:
+    """What is wrong with the values of a weight, apart from their scale; zeros are judged with the whole model."""
     parameter, values = held.parameter, held.values
     found = _strange(values)
-    initializer = advised(parameter)[0] if entry is None else entry.initializer
-    constant = isinstance(initializer, Constant)
-    if found[0] or constant or any(fnmatchcase(parameter.name, pattern) for pattern in ZERO_ON_PURPOSE):
+    initializer = None if entry is None else entry.initializer
+    if found[0] or isinstance(initializer, Constant) or not values.any():
         return found
-    if rms == 0:
-        return "untouched", "all its elements are 0"
-    if values.size > 1 and (values == values.reshape(-1)[0]).all():
+    if _several_units(parameter) and (values == values.reshape(-1)[0]).all():
         return "constant", f"all its elements are {mean:.4g}"
     random = isinstance(initializer, (ElementwiseInitializer, Orthogonal, Blocks, ZeroRow, NONE))
     whole = values.shape == parameter.shape  # which units a shard holds is unknown
     return (_rows(parameter, values, _bits_of(held)) if random and whole else None) or ("", "")
+
+
+def _several_units(parameter: Parameter) -> bool:
+    """Whether there are units that a constant would make the same, and not only one."""
+    if is_embedding(parameter):
+        return parameter.shape[0] > 1
+    assert parameter.layout is not None
+    roles = axis_roles(parameter.shape, parameter.layout)
+    return math.prod(size for size, role in zip(parameter.shape, roles, strict=True) if role in "OE") > 1

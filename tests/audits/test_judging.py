@@ -52,19 +52,39 @@ def test_values_of_a_weight():
     assert judged(garbage) == ["untouched"]
 
 
-def test_zeros_on_purpose_are_fine():
-    assert judged(np.zeros((64, 8), np.float32), weight("layer.lora_B.weight", (64, 8))) == []
-    assert judged(np.zeros(64, np.float32), weight("layer.bias", (64,))) == []
-    assert judged(np.ones(64, np.float32), Parameter("norm.weight", (64,), layer="LayerNorm")) == []
-    table = Parameter("pos_embed", (1, 64, 32), types=("VisionTransformer",))
-    assert judged(np.zeros((1, 64, 32), np.float32), table) == []  # positions
-    words = Parameter("wte.weight", (64, 32), layer="Embedding", layout="VD", zero_row=0)
-    assert judged(np.zeros((64, 32), np.float32), words) == ["untouched"]
-    rows = drawn(words)
+def zeros(parameter):
+    return Held(parameter, np.zeros(parameter.shape, np.float32))
+
+
+def test_zeros_are_wrong_where_a_signal_stops_there():
+    drawings = [Held(weight(f"{number}.weight"), drawn(weight(f"{number}.weight"))) for number in range(2)]
+    head, hidden = weight("head.weight"), weight("hidden.weight", activation="relu")
+    assert kinds(*drawings, zeros(head)) == []  # a head, an adapter, the last layer of a branch
+    assert kinds(*drawings, zeros(hidden)) == [("hidden.weight", "untouched")]
+    assert kinds(drawings[0], zeros(head), zeros(weight("tail.weight"))) == [
+        ("head.weight", "untouched"),
+        ("tail.weight", "untouched"),
+    ]
+    frozen = Held(hidden, np.zeros(hidden.shape, np.float32), trainable=False)
+    assert kinds(*drawings, frozen) == []
+    assert kinds(zeros(weight("bias", (64,)))) == []
+    own = Parameter("block.weight", (64, 64), types=("Block",))
+    assert kinds(zeros(own)) == []  # whatever the author does with it
+
+
+def test_tables_may_hold_zeros():
+    table = Parameter("words.weight", (64, 32), layer="Embedding", layout="VD", zero_row=0)
+    assert judged(np.zeros((64, 32), np.float32), table) == ["untouched"]
+    assert kinds(*(Held(weight(name), drawn(weight(name))) for name in ("a.weight", "b.weight")), zeros(table)) == []
+    rows = drawn(table)
     rows[0] = rows[7] = 0.0
-    assert judged(rows, words) == []  # padding
+    assert judged(rows, table) == []  # padding
+    head = Parameter("head.weight", (64, 32), layer="Linear", tied=True)
+    assert judged(rows, head) == []  # the same table, met as the head first
     rows[9] = rows[8]
-    assert judged(rows, words) == ["identical rows"]
+    assert judged(rows, table) == ["identical rows"]
+    rows[9] = 0.5
+    assert judged(rows, head) == ["constant rows"]
 
 
 @pytest.mark.parametrize(
@@ -99,12 +119,22 @@ def test_patterns_that_are_meant():
     assert judged(sparse) == []
 
 
+def test_patterns_are_no_draws():
+    filters = np.tile(np.array([0.25, 0.5, 0.25], np.float32), (32, 1, 1))
+    parameter = Parameter("blur.weight", (32, 1, 3), layer="Conv1d", groups=32)
+    assert judged(filters, parameter) == []  # every unit sees another channel
+    dense = Parameter("blur.weight", (32, 1, 3), layer="Conv1d")
+    assert judged(filters, dense) == ["identical rows"]
+    offsets = np.array([[0, 0, 0], [-1, 0, 2], [1, 1, 1], [0, 1, -1]] * 4, np.float32)
+    assert judged(offsets, weight(shape=(16, 3))) == []
+
+
 def test_rows_of_few_bits_are_the_same_by_chance():
     parameter = weight(shape=(512, 3))
-    values = np.round(drawn(parameter) * 4) / 4
+    values = drawn(parameter)
+    values[9] = values[8]
     assert judged(values, parameter, dtype="bfloat16") == []
-    assert len({tuple(row) for row in values}) < 512
-    assert judged(values, parameter, dtype="float32") != []
+    assert judged(values, parameter, dtype="float32") == ["identical rows"]
 
 
 def test_tensors_that_are_copies():
@@ -180,6 +210,23 @@ def test_wrong_fans_are_named():
     assert "what LeCun's scheme gives with wrong fans, fan_in / 16" in finding.message
 
 
+def test_the_fans_of_all_groups_are_named():
+    grouped = Parameter("conv.weight", (256, 64, 3, 3), layer="Conv2d", groups=4)
+    (finding,) = judge_parameters([Held(grouped, drawn(grouped, fastinit.Normal(0.0, 1 / math.sqrt(64 * 9 * 4))))])
+    assert "without the groups" in finding.message
+
+
+def test_fans_as_torch_and_libraries_read_them_are_silent():
+    depthwise = Parameter("depthwise.weight", (96, 1, 3, 3), layer="Conv2d", groups=96)
+    for std in (math.sqrt(2 / (96 * 9)), math.sqrt(1 / 9)):  # kaiming_normal_ by fan_out, as of MobileNetV2
+        assert kinds(Held(depthwise, drawn(depthwise, fastinit.Normal(0.0, std)))) == []
+    head = weight("head.weight", (1000, 320))
+    bound = 1 / math.sqrt(1000)  # as of EfficientNets
+    assert kinds(Held(head, drawn(head, fastinit.Uniform(-bound, bound)))) == []
+    lecun = weight("head.weight", (64, 64))  # enlarged for a truncation that never happens
+    assert kinds(Held(lecun, drawn(lecun, fastinit.Normal(0.0, 0.125 / 0.8796)))) == []
+
+
 def test_scales_of_no_scheme():
     for initializer, text in (
         (fastinit.Normal(), "more than 2 times what any scheme gives"),
@@ -188,6 +235,10 @@ def test_scales_of_no_scheme():
     ):
         (finding,) = wrong(initializer)
         assert finding.kind == "scale" and text in finding.message
+    others = [weight(f"{number}.weight", (96, 96)) for number in range(2)]
+    small = fastinit.Normal(0.0, 1e-4)
+    assert wrong(small, others) == []  # a head may begin small
+    assert [one.kind for one in wrong(small, others, activation="relu")] == ["scale"]
     assert wrong(fastinit.Normal(0.0, 0.07)) == []  # nobody else's business
 
 
@@ -206,7 +257,9 @@ def broken(layers):
 
 def test_the_break_is_the_largest_jump():
     assert broken([layer("a"), layer("b"), layer("c")]) == ("healthy", [])
-    assert broken([layer("a"), layer("b", 0.5), layer("c", 1e-5)]) == ("vanishing", [("c", "vanishing")])
+    falling = [layer("a"), layer("b", 0.5), layer("c", 1e-5)]
+    assert broken([*falling, layer("d", 1e-5)]) == ("vanishing", [("c", "vanishing")])
+    assert broken(falling) == ("healthy", [])  # a head may begin small
     assert broken([layer("a"), layer("b", 1e5), layer("c", 2e5)]) == ("exploding", [("b", "exploding")])
     assert broken([layer("a"), layer("b", math.nan), layer("c")]) == ("exploding", [("b", "exploding")])
     assert broken([layer("a", response=1e-5), layer("b", response=2e-5), layer("c")]) == (
@@ -218,6 +271,9 @@ def test_the_break_is_the_largest_jump():
     assert broken([layer("a"), layer("b", identical=True), layer("c")]) == ("symmetric", [("b", "symmetric")])
     assert broken([layer("a"), layer("b", 0.0), layer("c", 0.0)]) == ("vanishing", [("b", "vanishing")])
     assert broken([layer("a", 0.0), layer("b")]) == ("healthy", [])
+    head = layer("head", 0.0, closed=True, received=1.0)
+    assert broken([layer("a"), layer("b"), head]) == ("healthy", [])
+    assert broken([layer("a"), layer("b", 0.0), layer("head", 0.0, closed=True, received=0.0)])[0] == "vanishing"
     _, _, (finding,) = judge_chain([layer("a"), layer("b", 1e-5)])
     assert finding.remedy.startswith("Rule('Linear', 'b.weight', VarianceScaling(scale=2.0")
 
@@ -229,12 +285,38 @@ def test_branches_and_norms_are_no_breaks():
     norm = layer("norm", linear=False, norm=True)
     assert broken([layer("a", 1e-5), norm, layer("b")])[0] == "healthy"
     assert broken([layer("a", 1e-5), layer("b")])[0] == "exploding"
+    assert broken([layer("a", 1e-5), layer("b", 1e-5), norm])[0] == "healthy"
     assert judge_chain([stream])[0] == "not run"
     without = [layer("a", response=None), layer("b", response=None)]
     assert judge_chain(without)[:2] == (
         "healthy",
         "the variance changes by a factor of 1 forward through 2 layers (limit 1000)",
     )
+
+
+def test_a_decoder_has_an_input_of_its_own():
+    words, places = layer("words", linear=False, starts=True), layer("places", linear=False, starts=True, response=1e-9)
+    weak = [layer("encoder", response=1e-6, starts=True), layer("cross", response=1e-6)]
+    assert broken([*weak, words, layer("decoder"), layer("head")])[0] == "healthy"
+    assert broken([layer("a"), places, layer("b"), layer("c")])[0] == "healthy"
+    assert broken([*weak, places, layer("b"), layer("c")])[0] == "vanishing"
+    last = layer("boxes", response=1e-6)  # another head, through a sigmoid
+    assert broken([layer("a"), layer("b"), last])[0] == "exploding"
+    assert judge_chain([layer("a"), layer("b"), last], output=2.0)[0] == "healthy"
+
+
+def test_norms_make_gradients_grow_and_closed_branches_hold_them_back():
+    norm = layer("norm", linear=False, norm=True)
+    deep = [one for number in range(40) for one in (layer(f"{number}", response=1.3 ** (40 - number)), norm)]
+    verdict, reason, findings = judge_chain(deep)
+    assert (verdict, findings) == ("healthy", []) and reason.endswith("; the gradients grow as norms make them grow")
+    assert judge_chain([one for one in deep if not one.norm])[0] == "exploding"
+    steep = [one for number in range(40) for one in (layer(f"{number}", response=2.5 ** (40 - number)), norm)]
+    assert judge_chain(steep)[0] == "exploding"
+    gate = layer("scale", linear=False, closed=True, response=1e-9)
+    verdict, reason, _ = judge_chain([layer("a", response=1e-9), gate, layer("b"), layer("c")])
+    assert verdict == "healthy" and reason.endswith("; branches that begin closed hold the gradients back")
+    assert judge_chain([layer("a", response=1e-9), layer("b", response=1e-9), layer("c"), gate])[0] == "vanishing"
 
 
 def test_dead_layers():

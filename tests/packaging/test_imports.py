@@ -44,7 +44,7 @@ FLOORS = [
     {"models.distributions", "models.layers", "models.keying"},
     {"models.recipes"},
     {"models.planning", "models.explaining"},
-    {"audits.scales", "audits.propagation", "audits.measuring"},
+    {"audits.agreement", "audits.scales", "audits.propagation", "audits.measuring"},
     {"audits.values"},
     {"audits.judging"},
     {"reports.charts"},

@@ -68,15 +68,6 @@ def memory_that_nobody_wrote():
     return model, "2.weight", "untouched"
 
 
-def a_parameter_of_ones_own_that_nobody_wrote():
-    class Own(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(64, 64))
-
-    return nn.Sequential(nn.Linear(64, 64), Own()), "1.weight", "untouched"
-
-
 def tied_by_mistake():
     model = perceptron()
     model[4].weight = model[2].weight
@@ -90,18 +81,6 @@ def one_layer_three_times():
 def copied_layers():
     layer = nn.Linear(64, 64, bias=False)
     return nn.Sequential(layer, nn.Tanh(), copy.deepcopy(layer)), "2.weight", "identical tensors"
-
-
-def depthwise_with_the_fans_of_all_groups():
-    model = initialized(Convolutions())
-    nn.init.kaiming_normal_(model.depthwise.weight, mode="fan_out", generator=seeded())
-    return model, "depthwise.weight", "scale"
-
-
-def transposed_without_its_stride():
-    model = initialized(Convolutions())
-    nn.init.kaiming_normal_(model.transposed.weight, mode="fan_out", generator=seeded())
-    return model, "transposed.weight", "scale"
 
 
 def a_shards_fan():
@@ -160,9 +139,8 @@ def infinite():
 
 
 FAULTS = [
-    zeros, memory_that_nobody_wrote, a_parameter_of_ones_own_that_nobody_wrote, tied_by_mistake, copied_layers,
-    depthwise_with_the_fans_of_all_groups, transposed_without_its_stride, a_shards_fan, exchanged_fans, naive_normal,
-    not_around_zero, constant, constant_rows, identical_rows, not_a_number, infinite,
+    zeros, memory_that_nobody_wrote, tied_by_mistake, copied_layers, a_shards_fan,
+    exchanged_fans, naive_normal, not_around_zero, constant, constant_rows, identical_rows, not_a_number, infinite,
 ]  # fmt: skip
 
 
@@ -189,10 +167,6 @@ def test_the_message_says_which_fans_and_what_mends_it():
     assert finding.remedy == (
         "Rule('Linear', '2.weight', VarianceScaling(scale=2.0, distribution='normal', layout='OI...'))"
     )
-    model, *_ = depthwise_with_the_fans_of_all_groups()
-    assert "without the groups" in audit(model).findings[0].message
-    model, *_ = transposed_without_its_stride()
-    assert "wrong fans" in audit(model).findings[0].message
 
 
 def test_a_dead_layer():
@@ -239,7 +213,6 @@ def test_a_record_is_compared():
     model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 3))
     recipe = fastinit.AUTO.with_rules(fastinit.Rule("Linear", "2.weight", fastinit.Zeros()))
     record = initialize_(model, recipe)
-    assert [finding.kind for finding in audit(model).findings] == ["untouched"]
     assert audit(model, record=record).ok and audit(model, record=record.to_json()).ok
     nn.init.kaiming_normal_(model[0].weight, generator=seeded())
     model[1].weight.data[2] = 0.9

@@ -1,0 +1,128 @@
+"""Whether values are what an initializer gives, and what the audit makes of programs."""
+
+import json
+
+import numpy as np
+import pytest
+
+import fastinit
+from fastinit.audits.agreement import differs
+from fastinit.audits.judging import judge_parameters
+from fastinit.audits.values import Held
+from fastinit.models.rules import Parameter
+from fastinit.programs import Box, Painted, Program, Replayed, runs_graphs
+
+SHAPE = (64, 128)
+
+
+@runs_graphs("agreeing")
+def run(graph, keys, num_threads, target):
+    values = np.arange(1.0, 8193.0).reshape(graph["shape"]) / 8192
+    for key in keys:
+        values = values * fastinit.fill(np.empty(graph["shape"]), fastinit.Normal(), key)
+    return values
+
+
+def replayed(draws):
+    return Replayed(json.dumps({"framework": "agreeing", "shape": SHAPE, "operators": ["mul"], "draws": draws}))
+
+
+def drawn(initializer, number=0, shape=SHAPE):
+    return fastinit.fill(np.empty(shape, np.float32), initializer, fastinit.Key(number))
+
+
+PADDED = Painted(fastinit.Normal(std=0.5), (Box((0, 0), (1, 128), fastinit.Zeros()),))
+INITIALIZERS = [
+    fastinit.Zeros(), fastinit.Constant(0.1), fastinit.Normal(0.3, 0.02), fastinit.Uniform(-0.25, 0.5),
+    fastinit.TruncatedNormal(std=0.02), fastinit.he_normal(layout="OI"), fastinit.Orthogonal(), PADDED,
+    fastinit.Blocks((fastinit.Zeros(), fastinit.Normal())), fastinit.Identity(), fastinit.Sparse(0.9, std=0.1),
+    replayed(0), replayed(2), fastinit.Keep(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("initializer", INITIALIZERS, ids=lambda one: type(one).__name__)
+def test_what_an_initializer_gives_agrees(initializer):
+    for number in range(5):
+        values = np.zeros(SHAPE, np.float32) if initializer == fastinit.Keep() else drawn(initializer, number)
+        assert differs(initializer, values, SHAPE) == ""
+        assert differs(initializer, values.astype(np.float16), SHAPE, 11) == ""
+    assert differs(initializer, values[:, :40], SHAPE) == ""  # of a shard
+
+
+@pytest.mark.parametrize("initializer", INITIALIZERS[:-1], ids=lambda one: type(one).__name__)
+def test_other_values_differ(initializer):
+    values = drawn(initializer)
+    assert differs(initializer, values * np.float32(1.2) + np.float32(0.01), SHAPE) != ""
+
+
+def test_what_differs_is_said():
+    assert differs(fastinit.Normal(std=0.5), drawn(fastinit.Normal(std=0.4)), SHAPE).startswith("std 0.39")
+    assert differs(fastinit.Normal(std=0.5), drawn(fastinit.Normal(0.1, 0.5)), SHAPE).startswith("mean 0.1")
+    row = drawn(PADDED)
+    row[0, 5] = 1.0
+    assert differs(PADDED, row, SHAPE) == "1 of 128 elements are not 0, in the part of shape (1, 128) at (0, 0)"
+    unknown = Replayed(json.dumps({"framework": "absent", "shape": SHAPE, "operators": [], "draws": 0}))
+    assert differs(unknown, row, SHAPE) == ""
+    computed = drawn(replayed(0))
+    computed[3, 3] += 1e-3
+    assert differs(replayed(0), computed, SHAPE) == "1 of 8192 elements are not as computed"
+    broken = drawn(fastinit.Normal())
+    broken[0, 0] = np.nan
+    assert differs(fastinit.Normal(), broken, SHAPE) == "not all its elements are finite"
+
+
+# Programs
+
+
+def held(initializer, values=None, name="layer.weight", number=0, draws=("1:0",), **facts):
+    program = Program(initializer, draws, uninitialized=facts.pop("uninitialized", False))
+    parameter = Parameter(name, SHAPE, **{"layer": "Linear", "layout": "OI", "program": program, **facts})
+    return Held(parameter, drawn(initializer, number) if values is None else values)
+
+
+def kinds(*parameters):
+    return [(finding.name, finding.kind) for finding in judge_parameters(parameters)]
+
+
+BY_DESIGN = {
+    "a head of zeros": held(fastinit.Zeros(), activation="relu"),
+    "one value": held(fastinit.Constant(0.5)),
+    "exchanged fans": held(fastinit.lecun_normal(layout="IO")),
+    "too large": held(fastinit.Normal()),
+    "too small": held(fastinit.Normal(std=1e-5), activation="relu"),
+    "not around 0": held(fastinit.Uniform(0.0, 0.1)),
+    "a row of one value": held(Painted(fastinit.Normal(), (Box((0, 0), (1, 128), fastinit.Ones()),))),
+    "huge": held(fastinit.Constant(1e9)),
+    "infinite": held(fastinit.Constant(1.0), np.ones(SHAPE, np.float32), layer="", layout=None),
+}
+
+
+@pytest.mark.parametrize("one", BY_DESIGN.values(), ids=BY_DESIGN)
+def test_what_the_author_wrote_is_no_fault(one):
+    assert kinds(one) == []
+
+
+def test_what_the_author_did_not_write_is():
+    assert kinds(held(fastinit.Normal(std=0.02), drawn(fastinit.Normal(std=0.03)))) == [("layer.weight", "scale")]
+    (finding,) = judge_parameters([held(fastinit.Normal(std=0.02), drawn(fastinit.Normal(std=0.03)))])
+    assert finding.message.endswith("expected 0.02 by the author's code")
+    ones = np.ones(SHAPE, np.float32)
+    assert kinds(held(fastinit.Constant(0.5), ones, layer="", layout=None)) == [("layer.weight", "not as written")]
+    assert kinds(held(fastinit.Normal(std=0.02), ones)) == [("layer.weight", "constant")]
+    assert kinds(held(fastinit.Normal(std=0.02), ones * np.float32(np.nan))) == [("layer.weight", "not finite")]
+    assert kinds(held(fastinit.Zeros(), draws=(), uninitialized=True)) == [("layer.weight", "untouched")]
+
+
+def test_another_recipe_is_no_fault():
+    parameter = held(fastinit.torch_default_uniform(layout="OI")).parameter
+    ours = drawn(fastinit.AUTO.match(parameter)[1])
+    assert kinds(Held(parameter, ours)) == []
+
+
+def test_copies_that_the_author_made():
+    one, two = held(fastinit.Normal(), name="a.weight"), held(fastinit.Normal(), name="b.weight")
+    assert kinds(one, two) == []  # of one draw
+    other = held(fastinit.Normal(), name="b.weight", draws=("2:0",))
+    assert kinds(one, other) == [("b.weight", "identical tensors")]
+    shared = Held(one.parameter, one.values, other_names=("c.weight",), repeated=True)
+    assert kinds(shared) == []
