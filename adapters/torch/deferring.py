@@ -218,6 +218,8 @@ def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:
             memory = None if buffer is None else _memory(tape, buffer)
             if buffer is None or memory is None or not memory.born:
                 continue
+            if not any(call.identity for call in calls_of(memory.state)):
+                tape.settle(buffer)  # once, for what follows
             program = program_of(memory.state, View.of(buffer))
             graph = program.initializer.graph if isinstance(program.initializer, Replayed) else ""
             if program.uninitialized or (len(graph) > _LONG and not program.is_drawn):

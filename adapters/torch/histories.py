@@ -208,6 +208,8 @@ class Signature(NamedTuple):
     gives_tensors: bool
     gives_bool: bool
     gives_number: bool
+    is_constant: bool
+    """Whether it writes one number everywhere."""
     makes_empty: bool
     is_dynamic: bool
     """Whether the shapes of what it gives depend on values."""
@@ -229,6 +231,9 @@ _OVERWRITING: Final = frozenset(
 )
 
 
+_CONSTANT: Final = frozenset({"zeros", "ones", "full", "zero", "fill"})
+
+
 @lru_cache(maxsize=4096)
 def signature_of(function: Any) -> Signature:
     """What the tape needs to know of an operator."""
@@ -247,6 +252,7 @@ def signature_of(function: Any) -> Signature:
         gives_bool=[str(one.type) for one in schema.returns] == ["bool"],
         gives_number=[str(one.type) for one in schema.returns] == ["number"],
         is_dynamic=torch.Tag.dynamic_output_shape in function.tags,
+        is_constant=name.removeprefix("new_").removesuffix("_").removesuffix("_like") in _CONSTANT,
         makes_empty=name.removeprefix("new_").startswith("empty") and not written,
     )
 

@@ -55,9 +55,10 @@ def evaluated(state: State, draw: Draw | None = None, live: bool = True) -> torc
         return _Evaluation(state, draw, live).storage(state)
 
 
-def memory_of(nbytes: int) -> torch.UntypedStorage:
-    """New memory, all zero."""
-    return torch.zeros(nbytes, dtype=torch.uint8, device="cpu").untyped_storage()
+def memory_of(nbytes: int, zero: bool = True) -> torch.UntypedStorage:
+    """New memory."""
+    make = torch.zeros if zero else torch.empty
+    return make(nbytes, dtype=torch.uint8, device="cpu").untyped_storage()
 
 
 class _Evaluation:
@@ -100,7 +101,7 @@ class _Evaluation:
             one = one.before
         if not writes:
             return self._base(one, state.nbytes)
-        result = memory_of(state.nbytes)
+        result = memory_of(state.nbytes, zero=isinstance(one, Empty))
         if one is not None and not isinstance(one, Empty):
             result.copy_(self._base(one, state.nbytes))
         for write in reversed(writes):

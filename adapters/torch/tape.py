@@ -50,8 +50,9 @@ from fastinit.adapters.torch.replaying import evaluated
 
 __all__ = ["DeferralError", "Tape"]
 
-# Results of more elements are computed only when they are read.
-LARGE: Final = 2**20
+# Results of more elements are computed only when they are read: constants, and all others.
+LARGE: Final = 2**21
+LARGER: Final = 2**22
 # Inputs of no more elements do not make large results, but for what no constructor does.
 SMALL: Final = 2**14
 # Conditions on what is drawn are asked of so many draws.
@@ -212,7 +213,11 @@ class Tape(DispatchMode):
         identity = f"{self.identity}:{number}" if signature.draws and _draws(func, args) else None
         call = Call(func, mapped(frozen, args), mapped(frozen, kwargs), number, identity)
         if written:
-            late = late or sum(one.numel() for one in written) > LARGE or any(one.is_meta for one in written)
+            late = (
+                late
+                or sum(one.numel() for one in written) > (LARGE if signature.is_constant else LARGER)
+                or any(one.is_meta for one in written)
+            )
             if late and _is_known_to_write(written, signature, func):
                 return self._write_late(call, written)
         elif late or not tensors or any(tensor.numel() > SMALL for tensor in tensors):
@@ -221,7 +226,9 @@ class Tape(DispatchMode):
                 shapes = func(*mapped(self._stand_in, args), **mapped(self._stand_in, kwargs))
             if shapes is not None:
                 outputs = [shapes] if isinstance(shapes, Tensor) else list(shapes)
-                if late or sum(one.numel() for one in outputs if isinstance(one, Tensor)) > LARGE:
+                if late or sum(one.numel() for one in outputs if isinstance(one, Tensor)) > (
+                    LARGE if signature.is_constant else LARGER
+                ):
                     return self._made_late(call, shapes, outputs, signature, _device_of(kwargs, tensors))
         return self._run(call, signature, args, kwargs, written)
 

@@ -43,8 +43,9 @@ from fastinit.extending import (
 
 __all__ = ["program_of"]
 
-# Constants that are computed are looked at up to this size.
+# Constants that are computed are looked at up to this size, and those that others are computed with up to that.
 _LOOKED_AT: Final = 2**24
+_NUMBERS: Final = 2**8
 
 
 class _Leaf(NamedTuple):
@@ -214,7 +215,7 @@ class _Folding:
         if not isinstance(value, Read) or value.state is None:
             return None
         found = self.of_state(value.state, value.view)
-        if found is None and not any(call.identity for call in calls_of(value.state)):
+        if found is None and value.view.size <= _NUMBERS and not any(call.identity for call in calls_of(value.state)):
             found = _constant(value.state, value.view)
         if found is None or found.unwritten:
             return None
