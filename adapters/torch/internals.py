@@ -67,6 +67,7 @@ __all__ = [
     "is_watched",
     "make_deprecate",
     "mark_as_constructed",
+    "negative_view",
     "no_grad_fill_",
     "no_grad_normal_",
     "no_grad_uniform_",
@@ -100,6 +101,12 @@ increment_version: Final[Callable[[tuple[Tensor, ...]], None]] = torch._C._incre
 """Tells autograd that tensors were written, which would otherwise trust what it has saved.
 
 ``torch.autograd.graph.increment_version`` is the public one; it takes several times as long as a small fill may.
+"""
+
+negative_view: Final[Callable[[Tensor], Tensor]] = torch._neg_view
+"""A tensor's negatives without memory of their own, as the imaginary part of ``conj()`` is.
+
+Without it a parameter that is computed from such a part would have the other sign.
 """
 
 is_transformed: Final[Callable[[Tensor], bool]] = torch._C._functorch.is_functorch_wrapped_tensor
