@@ -15,8 +15,8 @@ facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in commo
 models      `recipe_for`, `planned`, `program_keys`, `with_origins`, `check_entry`, `read_record`,
             `recorded_entries`, `compare_digests`: entries of records
 explaining  `explained`, `Explanation`: what the recipes would do
-programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`, `finished`, `of_elements`,
-            `painted`, `box_of`: what an author's steps fold into
+programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
+            `finished`, `of_elements`, `painted`, `box_of`: what an author's steps fold into
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
 running     `AUDIT_KEY`, `noise`, `called`, `check_finite`: how a model is run once
 layers      `Measured`, `measured`, `differentiated`, `numbered`, `judge_chain`: what its layers gave

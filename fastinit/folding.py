@@ -405,9 +405,9 @@ def painted(
             continue
         if not apart:
             kept = [other for other in kept if not _covers(box, other)]
-        if isinstance(initializer, Constant) and box.initializer == initializer:
-            if apart or not any(map(box.overlaps, kept)):
-                continue
+        changes_nothing = isinstance(initializer, Constant) and box.initializer == initializer
+        if changes_nothing and (apart or not any(map(box.overlaps, kept))):
+            continue
         kept.append(box)
     if not kept:
         return initializer, draw

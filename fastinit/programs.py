@@ -21,6 +21,7 @@ program of one ``Normal`` has the bytes of a rule that says the same.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -162,7 +163,7 @@ def apart(boxes: Sequence[Box]) -> bool:
     """
     for axis in range(len(boxes[0].shape) if boxes else 0):
         spans = sorted((box.offsets[axis], box.offsets[axis] + box.shape[axis]) for box in boxes)
-        if all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False)):
+        if all(end <= start for (_, end), (start, _) in itertools.pairwise(spans)):
             return True
     return not boxes
 

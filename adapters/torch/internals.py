@@ -6,6 +6,7 @@ Read in torch 2.13.0 and transformers 5.0. A test fails, by name, when one is go
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from operator import attrgetter
@@ -48,6 +49,7 @@ __all__ = [
     "base_of",
     "calculate_correct_fan",
     "calculate_fan_in_and_fan_out",
+    "carry_hooks",
     "constant_result",
     "flat_parameter",
     "has_memory_of_its_own",
@@ -234,11 +236,28 @@ def storage_behind(reference: StorageReference) -> torch.UntypedStorage | None:
     return found
 
 
+def carry_hooks(tensor: Tensor, other: Tensor) -> None:
+    """Gives the gradient hooks of a tensor to another, which takes its place. Without it they would be lost."""
+    for name in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+        hooks = getattr(tensor, name, None)
+        if hooks and other.requires_grad:
+            setattr(other, name, hooks)
+
+
 def swapped(tensor: Tensor, other: Tensor) -> bool:
-    """Exchanges two tensors' memory, so that everybody who holds one has the other's; whether that was possible."""
+    """Exchanges two tensors' memory, so that everybody who holds one has the other's; whether that was possible.
+
+    Who refers to it weakly, as RNNs to their flat weights, has the same object still, so that torch's own function,
+    which refuses this, is too strict.
+    """
+    uses = [one._use_count() for one in (tensor, other)]  # type: ignore[attr-defined]
+    if weakref.getweakrefs(tensor) and type(tensor) is type(other) and uses == [1, 1]:
+        tensor.__dict__, other.__dict__ = vars(other), vars(tensor)
+        torch._C._swap_tensor_impl(tensor, other)
+        return True
     try:
         torch.utils.swap_tensors(tensor, other)  # type: ignore[no-untyped-call]
-    except RuntimeError:  # somebody holds a weak reference, or autograd the tensor
+    except RuntimeError:  # autograd holds the tensor
         return False
     return True
 

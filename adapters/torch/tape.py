@@ -443,7 +443,7 @@ class _Readers(TorchFunctionMode):
 _READING: Final = frozenset(
     {
         *(Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.__deepcopy__, Tensor.__reduce_ex__),
-        *(Tensor.untyped_storage, Tensor.storage, Tensor.__dlpack__),
+        *(Tensor.untyped_storage, Tensor.storage, Tensor.__dlpack__, Tensor.share_memory_),
     }
 )
 

@@ -10,7 +10,7 @@ from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
 from fastinit import Constant, Normal, Painted, Replayed, Uniform  # noqa: E402
-from fastinit.adapters.torch import deferred, materialize  # noqa: E402
+from fastinit.adapters.torch import DeferralError, deferred, materialize  # noqa: E402
 from fastinit.adapters.torch.internals import programs_of  # noqa: E402
 
 
@@ -49,7 +49,7 @@ def test_moments_that_are_tensors():
 def test_complex_draws():
     values, _ = filled(lambda: torch.view_as_real(torch.randn(4000, dtype=torch.complex64)))
     assert values.shape == (4000, 2) and abs(values.std() - 0.5**0.5) < 0.03
-    values, _ = filled(lambda: torch.empty(4000, dtype=torch.complex64).normal_().real.clone())
+    values, _ = filled(lambda: torch.empty(4000, dtype=torch.complex64).normal_().real * 1)
     assert abs(values.std() - 0.5**0.5) < 0.03
 
 
@@ -148,3 +148,43 @@ def test_many_elements_one_by_one():
 
     values, found = filled(elements)
     assert values.flatten().tolist() == np.arange(400.0).tolist() and isinstance(found, Replayed)
+
+
+# What holds a parameter
+
+
+def test_what_holds_a_parameter_weakly_has_it_still():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with deferred():
+        recurrent = nn.LSTM(3, 4)
+    assert all(one.is_meta for one in recurrent._flat_weights)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [ref() for ref in recurrent._flat_weight_refs] == list(recurrent.parameters())
+    materialize(recurrent, seed=0)
+    assert recurrent(torch.zeros(2, 1, 3))[0].isfinite().all()
+
+
+def test_hooks_of_parameters_stay():
+    called = []
+    with deferred():
+        layer = nn.Linear(2, 2)
+        handle = layer.weight.register_hook(lambda grad: called.append("hook"))
+        layer.weight.register_post_accumulate_grad_hook(lambda weight: called.append("after"))
+    materialize(layer, seed=0)
+    layer(torch.ones(1, 2)).sum().backward()
+    assert called == ["hook", "after"]
+    handle.remove()
+    layer(torch.ones(1, 2)).sum().backward()
+    assert called == ["hook", "after", "after"]
+
+
+def test_shared_memory():
+    with deferred():
+        module = nn.Module()
+        module.register_buffer("table", torch.ones(3).share_memory_())
+        module.weight = nn.Parameter(torch.zeros(3).share_memory_() + torch.rand(3))
+        with pytest.raises(DeferralError, match="cannot be read"):
+            nn.Linear(2, 2).share_memory()
+    materialize(module, seed=0)
+    assert module.table.is_shared() and module.weight.all()
