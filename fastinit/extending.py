@@ -15,8 +15,8 @@ facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in commo
 models      `recipe_for`, `planned`, `program_keys`, `with_origins`, `check_entry`, `read_record`,
             `recorded_entries`, `compare_digests`: entries of records
 explaining  `explained`, `Explanation`: what the recipes would do
-programs    `runs_graphs`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`, `finished`, `of_elements`,
-            `painted`, `box_of`: what an author's steps fold into
+programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
+            `finished`, `of_elements`, `painted`, `box_of`: what an author's steps fold into
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
 running     `AUDIT_KEY`, `noise`, `called`, `check_finite`: how a model is run once
 layers      `Measured`, `measured`, `differentiated`, `numbered`, `judge_chain`: what its layers gave
@@ -66,7 +66,7 @@ from fastinit.models.planning import check_entry, compare_digests, planned, read
 from fastinit.models.recipes import recipe_for
 from fastinit.models.rules import GATES
 from fastinit.notices import Notices
-from fastinit.programs import runs_graphs
+from fastinit.programs import apart, disjoint, runs_graphs
 from fastinit.sampling import KINDS
 from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiles
 from fastinit.threads import for_each
@@ -91,6 +91,7 @@ __all__ = [
     "Shard",
     "UnitVariance",
     "Unscalable",
+    "apart",
     "at_least",
     "box_of",
     "buffer_of",
@@ -107,6 +108,7 @@ __all__ = [
     "compare_digests",
     "dealt",
     "differentiated",
+    "disjoint",
     "dtype_named",
     "explained",
     "fill_buffer",

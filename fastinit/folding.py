@@ -30,7 +30,7 @@ from fastinit.initializers import (
     Uniform,
     VarianceScaling,
 )
-from fastinit.programs import Box, Painted
+from fastinit.programs import Box, Painted, disjoint
 from fastinit.sampling import Sampling
 from fastinit.structured import DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse
 
@@ -396,14 +396,17 @@ def painted(
     (ZeroRow(initializer=Normal(mean=0.0, std=1.0), row=2), 0)
     """
     kept: list[Box] = []
+    apart = disjoint([box for box in boxes if box.shape != shape])
     for box in boxes:
         if math.prod(box.shape) == 0:
             continue
         if box.shape == shape:
             initializer, draw, kept = box.initializer, box.draw, []
             continue
-        kept = [other for other in kept if not _covers(box, other)]
-        if isinstance(initializer, Constant) and box.initializer == initializer and not any(map(box.overlaps, kept)):
+        if not apart:
+            kept = [other for other in kept if not _covers(box, other)]
+        changes_nothing = isinstance(initializer, Constant) and box.initializer == initializer
+        if changes_nothing and (apart or not any(map(box.overlaps, kept))):
             continue
         kept.append(box)
     if not kept:
@@ -430,7 +433,7 @@ def _filled(initializer: Constant, boxes: Sequence[Box], shape: tuple[int, ...])
     """Boxes along the first axis, and boxes of a constant that fill the gaps; empty where that is not what they are."""
     if not shape or any(box.offsets[1:] != (0,) * (len(shape) - 1) or box.shape[1:] != shape[1:] for box in boxes):
         return []
-    if any(one.overlaps(two) for number, one in enumerate(boxes) for two in boxes[:number]):
+    if not disjoint(boxes):
         return []
     size = math.gcd(shape[0], *(box.offsets[0] for box in boxes), *(box.shape[0] for box in boxes))
     if shape[0] // size > 16:  # no longer the shorter way to say it

@@ -21,6 +21,7 @@ program of one ``Normal`` has the bytes of a rule that says the same.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ from fastinit.initializers import Initializer, Moments, Part, StructuredInitiali
 from fastinit.keys import Key
 from fastinit.sampling import STREAM_VERSION
 
-__all__ = ["Box", "Keep", "Painted", "Program", "Replayed", "rekeyed", "runs_graphs"]
+__all__ = ["Box", "Keep", "Painted", "Program", "Replayed", "apart", "disjoint", "rekeyed", "runs_graphs"]
 
 
 def _key_of(draw: int, key: Key | None) -> int | Key | None:
@@ -127,6 +128,46 @@ class Box:
         )
 
 
+def disjoint(boxes: Sequence[Box]) -> bool:
+    """Whether no two boxes of one tensor share an element.
+
+    Parameters
+    ----------
+    boxes : sequence of Box
+        With as many axes each.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> disjoint([fastinit.Box((row,), (2,), fastinit.Zeros()) for row in (0, 2, 3)])
+    False
+    """
+    if apart(boxes):  # as the rows of a table are, however many
+        return True
+    return not any(one.overlaps(two) for number, one in enumerate(boxes) for two in boxes[:number])
+
+
+def apart(boxes: Sequence[Box]) -> bool:
+    """Whether boxes follow each other along one axis, as the rows of a table do: however many, this is quick to see.
+
+    Parameters
+    ----------
+    boxes : sequence of Box
+        With as many axes each.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> apart([fastinit.Box((row, 0), (2, 4), fastinit.Zeros()) for row in (6, 0, 2)])
+    True
+    """
+    for axis in range(len(boxes[0].shape) if boxes else 0):
+        spans = sorted((box.offsets[axis], box.offsets[axis] + box.shape[axis]) for box in boxes)
+        if all(end <= start for (_, end), (start, _) in itertools.pairwise(spans)):
+            return True
+    return not boxes
+
+
 @dataclass(frozen=True, slots=True)
 class Painted(Composite):
     """A tensor of which boxes were overwritten after it was filled, later ones over earlier ones.
@@ -178,7 +219,7 @@ class Painted(Composite):
 
     def moments(self, shape: tuple[int, ...]) -> Moments | None:
         size = math.prod(shape)
-        if not size or any(one.overlaps(two) for n, one in enumerate(self.boxes) for two in self.boxes[:n]):
+        if not size or not disjoint(self.boxes):
             return None
         shares = [math.prod(box.shape) for box in self.boxes]
         found = [self.initializer.moments(shape), *(box.initializer.moments(box.shape) for box in self.boxes)]

@@ -26,6 +26,7 @@ from fastinit.adapters.torch.buffers import exchanged
 from fastinit.adapters.torch.histories import Data, State, View, calls_of
 from fastinit.adapters.torch.internals import (
     PROGRAMS,
+    carry_hooks,
     has_memory_of_its_own,
     is_initialized,
     is_table,
@@ -248,6 +249,7 @@ def _to_meta(tensor: Tensor, owners: _Owners) -> None:
     data = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     new = nn.Parameter(data, requires_grad=tensor.requires_grad)
     vars(new).update(vars(tensor))
+    carry_hooks(tensor, new)
     if not swapped(tensor, new):
         for module, role in owners:
             own_parameters(module)[role] = new

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastinit import Constant, Dirac, Identity, Initializer, Key, Normal, Uniform, ZerO
-from fastinit.adapters.torch.internals import schema_of
+from fastinit.adapters.torch.internals import negative_view, schema_of
 from fastinit.adapters.torch.recording import decoded
 
 __all__ = [
@@ -45,16 +45,24 @@ class View(NamedTuple):
     strides: tuple[int, ...]
     offset: int
     dtype: torch.dtype
+    is_conjugate: bool = False
+    """Whether its elements are the conjugates of what the storage holds, as torch's ``conj()`` leaves them;"""
+    is_negative: bool = False
+    """whether they are the negatives: the imaginary part of such a tensor."""
 
     @classmethod
     def of(cls, tensor: Tensor) -> View:
         """The view that a tensor is."""
-        return cls(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype)
+        signs = tensor.is_conj(), tensor.is_neg()
+        return cls(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype, *signs)
 
     def within(self, storage: torch.UntypedStorage) -> Tensor:
         """The tensor of a storage."""
         empty = torch.empty(0, dtype=self.dtype, device=storage.device)
-        return empty.set_(storage, self.offset, self.shape, self.strides)
+        found: Tensor = empty.set_(storage, self.offset, self.shape, self.strides)
+        if self.is_conjugate:
+            found = found.conj()
+        return negative_view(found) if self.is_negative else found
 
     @property
     def size(self) -> int:
@@ -76,6 +84,17 @@ class View(NamedTuple):
                 return False
             reach *= extent
         return True
+
+    @property
+    def repeats(self) -> bool:
+        """Whether elements share memory, as those of an expanded tensor do."""
+        reach = 0
+        for stride, extent in sorted(zip(self.strides, self.shape, strict=True)):
+            if extent > 1:
+                if stride <= reach:
+                    return True
+                reach += stride * (extent - 1)
+        return False
 
 
 class State:
@@ -140,6 +159,13 @@ class Call:
     def name(self) -> str:
         """The operator without what tells it from its overloads."""
         return str(self.function.overloadpacket.__name__)
+
+    def given(self, name: str, otherwise: Any = None) -> Any:
+        """An argument by its name, whether it was given by that or by its position."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        place = places_of(self.function).get(name)
+        return self.args[place] if place is not None and place < len(self.args) else otherwise
 
     def reads(self) -> Iterator[Read]:
         """The tensors among its arguments."""
@@ -214,6 +240,11 @@ class Signature(NamedTuple):
     is_dynamic: bool
     """Whether the shapes of what it gives depend on values."""
 
+    def arguments_written(self, args: Any, kwargs: Any) -> list[Any]:
+        """The arguments that are written, those of lists too."""
+        given = [args[one] if isinstance(one, int) else kwargs.get(one) for one in self.written]
+        return [one for one in flattened(given) if one is not None]
+
 
 _OVERWRITING: Final = frozenset(
     {
@@ -257,6 +288,12 @@ def signature_of(function: Any) -> Signature:
     )
 
 
+@lru_cache(maxsize=4096)
+def places_of(function: Any) -> dict[str, int]:
+    """The positions of an operator's arguments."""
+    return {argument.name: place for place, argument in enumerate(schema_of(function).arguments)}
+
+
 # What is drawn
 
 
@@ -280,20 +317,24 @@ def operators_of(calls: Sequence[Call]) -> tuple[str, ...]:
 
 def drawn_by(call: Call) -> Initializer | None:
     """The distribution of a call that draws each element from one; None of any other."""
-    name, args, kwargs = call.name, call.args, call.kwargs
-
-    def given(position: int, what: str, otherwise: float) -> Any:
-        return args[position] if len(args) > position else kwargs.get(what, otherwise)
-
-    if name == "fill_" and call.function.namespace == "fastinit":
-        return fill_of(args)[0]
-    if name == "normal_" or (name == "normal" and isinstance(args[0], (int, float))):
-        first = 1 if name == "normal_" else 0
-        mean, std = given(first, "mean", 0.0), given(first + 1, "std", 1.0)
-        return Normal(float(mean), float(std))
+    if call.function.namespace == "fastinit":
+        return fill_of(call.args)[0] if call.name == "fill_" else None
+    name = call.name
+    if name.endswith("_") and not _is_real(call.args[0].view.dtype):
+        return None
+    if not _is_real(call.given("dtype")) or (name.endswith("_like") and not _is_real(call.args[0].view.dtype)):
+        return None
+    if name in ("normal", "normal_"):
+        mean, std = call.given("mean", 0.0), call.given("std", 1.0)
+        return None if isinstance(mean, Read) or isinstance(std, Read) else Normal(float(mean), float(std))
     if name == "uniform_":
-        low, high = float(given(1, "from", 0.0)), float(given(2, "to", 1.0))
+        low, high = float(call.given("from", 0.0)), float(call.given("to", 1.0))
         return Uniform(low, high) if low < high else Constant(low)
     if name in ("randn", "randn_like"):
         return Normal()
     return Uniform() if name in ("rand", "rand_like") else None
+
+
+def _is_real(dtype: torch.dtype | None) -> bool:
+    """Whether a dtype, or the default one, is of real numbers: complex normals have another variance."""
+    return (dtype or torch.get_default_dtype()).is_floating_point

@@ -6,6 +6,7 @@ Read in torch 2.13.0 and transformers 5.0. A test fails, by name, when one is go
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from operator import attrgetter
@@ -48,6 +49,7 @@ __all__ = [
     "base_of",
     "calculate_correct_fan",
     "calculate_fan_in_and_fan_out",
+    "carry_hooks",
     "constant_result",
     "flat_parameter",
     "has_memory_of_its_own",
@@ -67,6 +69,7 @@ __all__ = [
     "is_watched",
     "make_deprecate",
     "mark_as_constructed",
+    "negative_view",
     "no_grad_fill_",
     "no_grad_normal_",
     "no_grad_uniform_",
@@ -100,6 +103,12 @@ increment_version: Final[Callable[[tuple[Tensor, ...]], None]] = torch._C._incre
 """Tells autograd that tensors were written, which would otherwise trust what it has saved.
 
 ``torch.autograd.graph.increment_version`` is the public one; it takes several times as long as a small fill may.
+"""
+
+negative_view: Final[Callable[[Tensor], Tensor]] = torch._neg_view
+"""A tensor's negatives without memory of their own, as the imaginary part of ``conj()`` is.
+
+Without it a parameter that is computed from such a part would have the other sign.
 """
 
 is_transformed: Final[Callable[[Tensor], bool]] = torch._C._functorch.is_functorch_wrapped_tensor
@@ -227,11 +236,28 @@ def storage_behind(reference: StorageReference) -> torch.UntypedStorage | None:
     return found
 
 
+def carry_hooks(tensor: Tensor, other: Tensor) -> None:
+    """Gives the gradient hooks of a tensor to another, which takes its place. Without it they would be lost."""
+    for name in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+        hooks = getattr(tensor, name, None)
+        if hooks and other.requires_grad:
+            setattr(other, name, hooks)
+
+
 def swapped(tensor: Tensor, other: Tensor) -> bool:
-    """Exchanges two tensors' memory, so that everybody who holds one has the other's; whether that was possible."""
+    """Exchanges two tensors' memory, so that everybody who holds one has the other's; whether that was possible.
+
+    Who refers to it weakly, as RNNs to their flat weights, has the same object still, so that torch's own function,
+    which refuses this, is too strict.
+    """
+    uses = [one._use_count() for one in (tensor, other)]  # type: ignore[attr-defined]
+    if weakref.getweakrefs(tensor) and type(tensor) is type(other) and uses == [1, 1]:
+        tensor.__dict__, other.__dict__ = vars(other), vars(tensor)
+        torch._C._swap_tensor_impl(tensor, other)
+        return True
     try:
         torch.utils.swap_tensors(tensor, other)  # type: ignore[no-untyped-call]
-    except RuntimeError:  # somebody holds a weak reference, or autograd the tensor
+    except RuntimeError:  # autograd holds the tensor
         return False
     return True
 

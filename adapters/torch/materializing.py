@@ -18,7 +18,7 @@ from torch import nn
 import fastinit
 from fastinit import Entry, Key, Recipe, Record, recipe_named
 from fastinit.adapters.torch.buffers import remake_buffers, reset_norms, restore_buffers, statistics_of
-from fastinit.adapters.torch.internals import apply, own_parameters
+from fastinit.adapters.torch.internals import apply, carry_hooks, own_parameters
 from fastinit.adapters.torch.layers import Place, originals, parameters
 from fastinit.adapters.torch.models import fill_place, planned_places
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
@@ -173,10 +173,12 @@ def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype | None)
         tensor.grad = None  # no gradient on the meta device is worth memory
     apply(model, with_memory)
     first: dict[int, nn.Parameter] = {}
-    for number, (module, role, _), kept in zip(numbers, meta, attributes, strict=True):
+    for number, (module, role, before), kept in zip(numbers, meta, attributes, strict=True):
         new = own_parameters(module)[role]
         assert new is not None
         vars(new).update(kept)
+        if new is not before:
+            carry_hooks(before, new)
         if first.setdefault(number, new) is not new:  # tied, and memory moved twice: one object again
             own_parameters(module)[role] = first[number]
 

@@ -122,7 +122,8 @@ class _Evaluation:
 
     def _called(self, call: Call) -> list[Tensor]:
         key = None if call.identity is None or self._draw is None else self._draw(call)
-        own = set(signature_of(call.function).written)
+        signature = signature_of(call.function)
+        own = set(signature.written)
 
         def argument(position: Any, value: Any) -> Any:
             def tensor(one: Any) -> Any:
@@ -139,13 +140,8 @@ class _Evaluation:
         kwargs = {name: argument(name, value) for name, value in call.kwargs.items()}
         result = _draw(call, key, args, kwargs) if key is not None else call.function(*args, **kwargs)
         if own:
-            return [args[one] if isinstance(one, int) else kwargs[one] for one in signature_of(call.function).written]
+            return signature.arguments_written(args, kwargs)
         return [result] if isinstance(result, Tensor) else list(result)
-
-
-def _positions_written(call: Call) -> tuple[int | str, ...]:
-
-    return signature_of(call.function).written
 
 
 def _draw(call: Call, key: Key, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -159,7 +155,7 @@ def _draw(call: Call, key: Key, args: list[Any], kwargs: dict[str, Any]) -> Any:
         return fill_part(args[0], initializer, key)
     if call.name == "normal":  # of a size and a dtype, whose factory is the same without moments
         options = {name: value for name, value in kwargs.items() if name not in ("generator", "mean", "std")}
-        like = torch.ops.aten.empty.memory_format(args[2] if len(args) > 2 else kwargs["size"], **options)
+        like = torch.ops.aten.empty.memory_format(call.given("size"), **options)
     else:
         like = call.function(*args, **kwargs)  # which draws for its shape and dtype only
     return fill_part(like, initializer, key)
@@ -233,7 +229,9 @@ def graph_of(state: State, view: View, draws: Sequence[Call]) -> str:
 
 
 def _view(view: View) -> list[Any]:
-    return [list(view.shape), list(view.strides), view.offset, str(view.dtype).removeprefix("torch.")]
+    signs = [view.is_conjugate, view.is_negative]
+    found = [list(view.shape), list(view.strides), view.offset, str(view.dtype).removeprefix("torch.")]
+    return found + signs if any(signs) else found
 
 
 # Operators that would read files, or run what they are given.
@@ -300,8 +298,8 @@ class _Reading:
 
 
 def _view_of(found: list[Any]) -> View:
-    shape, strides, offset, dtype = found
-    return View(tuple(shape), tuple(strides), offset, getattr(torch, dtype))
+    shape, strides, offset, dtype, *signs = found
+    return View(tuple(shape), tuple(strides), offset, getattr(torch, dtype), *signs)
 
 
 def _values(graph: dict[str, Any], keys: Sequence[Key]) -> Tensor:
@@ -312,7 +310,7 @@ def _values(graph: dict[str, Any], keys: Sequence[Key]) -> Tensor:
         return keys[int(call.identity)]
 
     with without_modes(), torch.device("cpu"), torch.random.fork_rng(devices=()):
-        return read.view.within(evaluated(read.state, key_of, live=False))
+        return read.view.within(evaluated(read.state, key_of, live=False)).resolve_conj().resolve_neg()
 
 
 def equal(one: Tensor, other: Tensor) -> bool:

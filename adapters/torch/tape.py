@@ -194,7 +194,7 @@ class Tape(DispatchMode):
         return result
 
     def _recorded(self, func: Any, signature: Signature, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
-        written = [args[one] if isinstance(one, int) else kwargs[one] for one in signature.written]
+        written = signature.arguments_written(args, kwargs)
         unread = {id(one) for one in written} if signature.overwrites else set()
         if unread and any(id(one) not in unread and _same_storage(one, written) for one in tensors):
             unread = set()
@@ -450,7 +450,7 @@ class _Readers(TorchFunctionMode):
 _READING: Final = frozenset(
     {
         *(Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.__deepcopy__, Tensor.__reduce_ex__),
-        *(Tensor.untyped_storage, Tensor.storage, Tensor.__dlpack__),
+        *(Tensor.untyped_storage, Tensor.storage, Tensor.__dlpack__, Tensor.share_memory_),
     }
 )
 

@@ -30,8 +30,10 @@ from fastinit.adapters.torch.histories import (
 from fastinit.adapters.torch.replaying import evaluated, graph_of
 from fastinit.extending import (
     InverseErf,
+    apart,
     box_of,
     clamped,
+    disjoint,
     finished,
     inverse_erf,
     of_elements,
@@ -46,6 +48,11 @@ __all__ = ["program_of"]
 # Constants that are computed are looked at up to this size, and those that others are computed with up to that.
 _LOOKED_AT: Final = 2**24
 _NUMBERS: Final = 2**8
+
+
+# Programs of more parts are replayed; so are those of many that do not follow each other along one axis.
+_PARTS: Final = 4096
+_SCATTERED: Final = 256
 
 
 class _Leaf(NamedTuple):
@@ -79,9 +86,11 @@ _ZERO: Final = _Leaf(Constant(0.0))
 
 def program_of(state: State, view: View) -> Program:
     """The program of a tensor."""
-    found = _Folding().of_state(state, view)
+    found = _Folding().form(state, view)
     calls = calls_of(state)
     names = operators_of(calls)
+    if found is not None and len(found.parts) > _SCATTERED and not apart(_boxes(found.parts)):
+        found = None
     if found is None and not any(call.identity for call in calls):
         found = _constant(state, view)
     if found is None:
@@ -114,12 +123,15 @@ def program_of(state: State, view: View) -> Program:
     return Program(initializer, identities, operators=names, uninitialized=found.unwritten and not covered)
 
 
+def _boxes(parts: Sequence[_Part]) -> list[Box]:
+    """Where parts lie."""
+    return [Box(part.offsets, part.shape, Constant(0.0)) for part in parts]
+
+
 def _area(parts: Sequence[_Part]) -> int:
     """Elements of parts that do not overlap; 0 where some do."""
-    boxes = [Box(part.offsets, part.shape, Constant(0.0)) for part in parts]
-    if any(one.overlaps(two) for number, one in enumerate(boxes) for two in boxes[:number]):
-        return 0
-    return sum(torch.Size(part.shape).numel() for part in parts)
+    boxes = _boxes(parts)
+    return sum(torch.Size(part.shape).numel() for part in parts) if disjoint(boxes) else 0
 
 
 def _draws_in(initializer: Initializer) -> set[int] | None:
@@ -158,12 +170,58 @@ def _constant(state: State, view: View) -> _Form | None:
     return _Form(_Leaf(Constant(float(first))))
 
 
-class _Folding:
-    """Folds the history of one tensor; each state and call once."""
+class _Missing(Exception):
+    """Something is to be folded first: histories may be longer than Python's stack."""
 
-    def of_state(self, state: State | None, view: View) -> _Form | None:
+    def __init__(self, state: State, view: View) -> None:
+        super().__init__()
+        self.state, self.view = state, view
+
+
+class _Folding:
+    """Folds the history of one tensor; what several calls read, once."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, View], _Form | None] = {}
+        self._drawn: dict[int, bool] = {}
+        self._outputs: dict[tuple[int, int, tuple[int, ...]], _Form | None] = {}
+
+    def form(self, state: State, view: View) -> _Form | None:
         """What a view of a state holds."""
+        left = [(state, view)]
+        while left:
+            try:
+                found = self._of_state(*left[-1])
+            except _Missing as missing:
+                left.append((missing.state, missing.view))
+                continue
+            first, own = left.pop()
+            if found is None and own.size <= _NUMBERS and not self._is_drawn(first):
+                found = _constant(first, own)
+            self._found[id(first), own] = found
+        return self._found[id(state), view]
+
+    def _is_drawn(self, state: State) -> bool:
+        """Whether anything that a state follows from is drawn."""
+        left, known = [state], self._drawn
+        while left:
+            one = left[-1]
+            if id(one) not in known:
+                if isinstance(one, Written) and one.source.call.identity is None:
+                    before = [one.before, *(read.state for read in one.source.call.reads())]
+                    unknown = [other for other in before if other is not None and id(other) not in known]
+                    if unknown:
+                        left += unknown
+                        continue
+                    known[id(one)] = any(known[id(other)] for other in before if other is not None)
+                else:
+                    known[id(one)] = isinstance(one, Written)
+            left.pop()
+        return known[id(state)]
+
+    def _of_state(self, state: State | None, view: View) -> _Form | None:
         painted_over: list[_Part] = []
+        covered: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
         while True:
             if state is None or isinstance(state, Empty):
                 return _Form(_ZERO, tuple(reversed(painted_over)), unwritten=True)
@@ -177,7 +235,11 @@ class _Folding:
                 return None if inside is None or painted_over else inside
             if there != _NOWHERE:
                 offsets, shape, in_order = there
-                form = self.of_output(state.source, state.view.shape)
+                if (offsets, shape) in covered:
+                    state = state.before
+                    continue
+                covered.add((offsets, shape))
+                form = self._of_output(state.source, state.view.shape)
                 if form is None:
                     return None
                 if shape == view.shape:
@@ -189,17 +251,25 @@ class _Folding:
                 if parts is None:
                     return None
                 painted_over += reversed(parts)
+                if len(painted_over) > _PARTS:
+                    return None
             state = state.before
 
     def _part_of(self, state: Written, view: View) -> _Form | None:
         """What a view of a part of what was written holds, where that is one number."""
         if _where(state.view, view) in (None, _NOWHERE):
             return None
-        form = self.of_output(state.source, state.view.shape)
+        form = self._of_output(state.source, state.view.shape)
         return form if form is not None and not form.parts and isinstance(form.base.found, Constant) else None
 
-    def of_output(self, output: Output, shape: tuple[int, ...]) -> _Form | None:
+    def _of_output(self, output: Output, shape: tuple[int, ...]) -> _Form | None:
         """What a call gave."""
+        known = id(output.call), output.number, shape
+        if known not in self._outputs:
+            self._outputs[known] = self._folded(output, shape)
+        return self._outputs[known]
+
+    def _folded(self, output: Output, shape: tuple[int, ...]) -> _Form | None:
         call = output.call
         initializer = drawn_by(call) if call.identity is not None or call.function.namespace == "fastinit" else None
         if initializer is not None:
@@ -214,9 +284,10 @@ class _Folding:
             return _Form(_Leaf(Constant(float(value))))
         if not isinstance(value, Read) or value.state is None:
             return None
-        found = self.of_state(value.state, value.view)
-        if found is None and value.view.size <= _NUMBERS and not any(call.identity for call in calls_of(value.state)):
-            found = _constant(value.state, value.view)
+        known = id(value.state), value.view
+        if known not in self._found:
+            raise _Missing(value.state, value.view)
+        found = self._found[known]
         if found is None or found.unwritten:
             return None
         is_one = not found.parts and isinstance(found.base.found, Constant)
@@ -228,7 +299,9 @@ _NOWHERE: Final = ((), (), False)
 
 def _where(view: View, part: View) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
     """The box of a view that another is; `_NOWHERE` if they share no element, None where it is neither."""
-    if view.dtype == part.dtype:
+    if not view.size or not part.size:
+        return _NOWHERE
+    if view[3:] == part[3:] and not (view.repeats or part.repeats):
         found = box_of(view.shape, view.strides, part.shape, part.strides, part.offset - view.offset)
         if found is not None:
             return found
@@ -323,14 +396,14 @@ def _scaled(form: _Form, factor: float, shape: tuple[int, ...]) -> _Form | None:
 def _div(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
     first, second = _two(folding, call, shape)
     divisor = _number(second)
-    if divisor is None or call.kwargs.get("rounding_mode"):
+    if divisor is None or call.given("rounding_mode"):
         return None
     return _every(first, lambda found, box: over(found, divisor, box), shape)
 
 
 def _add(folding: _Folding, call: Call, shape: tuple[int, ...], sign: float = 1.0) -> _Form | None:
     first, second = _two(folding, call, shape)
-    alpha = sign * float(call.kwargs.get("alpha", 1))
+    alpha = sign * float(call.given("alpha", 1))
     offset = _number(second)
     if offset is not None:
         return _every(first, lambda found, box: plus(found, alpha * offset, box), shape)
@@ -348,7 +421,7 @@ def _sub(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
 def _rsub(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
     first, second = _two(folding, call, shape)
     base = _number(second)
-    if base is None or call.kwargs.get("alpha", 1) != 1:
+    if base is None or call.given("alpha", 1) != 1:
         return None
     negative = _every(first, lambda found, box: times(found, -1.0, box), shape)
     return _every(negative, lambda found, box: plus(found, base, box), shape)
@@ -363,8 +436,7 @@ def _erfinv(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | No
 
 
 def _clamp(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
-    given = [*call.args[1:], *[None] * 2]
-    low, high = call.kwargs.get("min", given[0]), call.kwargs.get("max", given[1])
+    low, high = call.given("min"), call.given("max")
     if any(isinstance(bound, Read) for bound in (low, high)):
         return None
     bottom = -float("inf") if low is None else float(low)
@@ -374,7 +446,7 @@ def _clamp(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | Non
 
 def _same(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
     """Of a copy, which may have another dtype or order of memory."""
-    dtype = call.kwargs.get("dtype")
+    dtype = call.given("dtype")
     if dtype is not None and not dtype.is_floating_point:
         return None
     return _floating(folding, call.args[0], shape)
@@ -414,7 +486,7 @@ def _eye(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
 
 
 def _cat(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
-    axis = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)
+    axis = call.given("dim", 0)
     axis %= max(len(shape), 1)
     begin, parts = 0, []
     for one in call.args[0]:
@@ -452,8 +524,8 @@ _FOLDS: Final[dict[str, _Fold]] = {
     "neg": _neg,
     "erfinv": _erfinv,
     "clamp": _clamp,
-    "clamp_min": lambda folding, call, shape: _clamp(folding, _bounded(call, "min"), shape),
-    "clamp_max": lambda folding, call, shape: _clamp(folding, _bounded(call, "max"), shape),
+    "clamp_min": _clamp,
+    "clamp_max": _clamp,
     "clone": _same,
     "_to_copy": _same,
     "contiguous": _same,
@@ -473,11 +545,6 @@ _FOLDS: Final[dict[str, _Fold]] = {
     "eye": _eye,
     "cat": _cat,
 }
-
-
-def _bounded(call: Call, side: str) -> Call:
-    args, kwargs = (call.args[0],), {side: call.args[1]}
-    return Call(call.function, args, kwargs, call.number, call.identity)
 
 
 def _shifted(call: Call) -> Call:

@@ -1,0 +1,190 @@
+"""deferred(): code that few authors write, and that must not give other values than theirs in silence."""
+
+import time
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+from torch import nn  # noqa: E402
+
+import fastinit  # noqa: E402
+from fastinit import Constant, Normal, Painted, Replayed, Uniform  # noqa: E402
+from fastinit.adapters.torch import DeferralError, deferred, materialize  # noqa: E402
+from fastinit.adapters.torch.internals import programs_of  # noqa: E402
+
+
+def made(**parameters):
+    """A module that a function of each parameter's makes under deferred()."""
+    with deferred():
+        module = nn.Module()
+        for name, make in parameters.items():
+            setattr(module, name, nn.Parameter(make()))
+    return module
+
+
+def filled(make, seed=0):
+    module = made(weight=make)
+    materialize(module, seed=seed)
+    return module.weight.detach(), programs_of(module)["weight"].initializer
+
+
+# Arguments by name and by position
+
+
+def test_a_factor_that_an_operator_takes_by_position():
+    values, found = filled(lambda: torch.rsub(torch.rand(1000), 1, alpha=2))
+    assert values.min() < -0.9 and values.max() > 0.9 and isinstance(found, Replayed)
+    assert filled(lambda: torch.sub(torch.randn(3), 1, alpha=2))[1] == Normal(-2.0, 1.0)
+    assert filled(lambda: torch.clamp(torch.rand(3), max=2.0))[1] == Uniform()
+    assert filled(lambda: torch.cat([torch.zeros(2, 1), torch.ones(2, 1)], 1))[0].tolist() == [[0, 1], [0, 1]]
+
+
+def test_moments_that_are_tensors():
+    values, found = filled(lambda: torch.normal(0.0, torch.tensor([1e-3, 1.0, 1e3])))
+    assert isinstance(found, Replayed) and abs(values[0]) < 1e-2 and abs(values[2]) > 1
+    assert filled(lambda: torch.normal(torch.arange(3.0), 1e-4))[0].round().tolist() == [0, 1, 2]
+
+
+def test_complex_draws():
+    values, _ = filled(lambda: torch.view_as_real(torch.randn(4000, dtype=torch.complex64)))
+    assert values.shape == (4000, 2) and abs(values.std() - 0.5**0.5) < 0.03
+    values, _ = filled(lambda: torch.empty(4000, dtype=torch.complex64).normal_().real * 1)
+    assert abs(values.std() - 0.5**0.5) < 0.03
+
+
+# Views
+
+
+def test_elements_that_share_memory():
+    values, _ = filled(lambda: torch.randn(1, 3).expand(4, 3))
+    assert (values == values[0]).all() and (values[0] != 0).all()
+    assert filled(lambda: torch.ones(1).expand(4))[1] == Constant(1.0)
+
+
+def test_signs_that_a_view_has():
+    made = torch.complex(torch.arange(3.0), torch.ones(3))
+    for make in (
+        lambda wave: wave.conj().imag.clone(),
+        lambda wave: wave.conj().imag,
+        lambda wave: torch.view_as_real(wave.conj().resolve_conj()),
+        lambda wave: wave.conj().clone().imag * 2,
+    ):
+        values, found = filled(lambda make=make: make(torch.complex(torch.arange(3.0), torch.ones(3))))
+        assert torch.equal(values, make(made))
+        assert fastinit.initializer_from_config(fastinit.initializer_config(found)) == found
+    values, _ = filled(lambda: torch.complex(torch.rand(9), torch.rand(9) + 1).conj().imag)
+    assert (values <= -1).all() and (values > -2).all()
+
+
+# Lists of tensors
+
+
+def test_operators_on_lists():
+    def make():
+        weights = [torch.ones(3), torch.randn(3)]
+        torch._foreach_mul_(weights, 2.0)
+        torch._foreach_add_(weights, [1.0, 100.0])
+        return torch.cat(weights)
+
+    values, _ = filled(make)
+    assert values[:3].tolist() == [3.0] * 3 and (values[3:] > 80).all() and len(set(values[3:].tolist())) == 3
+
+
+# Long histories
+
+
+def test_long_histories():
+    def scaled():
+        weight = torch.randn(500)
+        for _ in range(3000):
+            weight.mul_(1.0001)
+        return weight
+
+    def half():
+        weight = torch.zeros(500)
+        weight[:250].normal_()
+        for _ in range(1500):
+            weight[:250].mul_(1.0002)
+        return weight
+
+    values, found = filled(scaled)
+    assert isinstance(found, Normal) and abs(values.std() - 1.0001**3000) < 0.2
+    values, found = filled(half)
+    assert isinstance(found, Painted) and abs(values[:250].std() - 1.0002**1500) < 0.25 and not values[250:].any()
+
+
+def test_what_is_read_often_is_looked_at_once():
+    def average(times):
+        one, two = torch.randn(3), torch.randn(3)
+        for _ in range(times):
+            one, two = two, one * 0.5 + two * 0.5
+        return two
+
+    start = time.perf_counter()
+    values, _ = filled(lambda: average(60))
+    assert time.perf_counter() - start < 20 and values.isfinite().all()
+
+
+def test_many_rows_one_by_one():
+    def rows(count):
+        weight = torch.empty(count, 2)
+        for row in range(count):
+            nn.init.constant_(weight[row], row)
+        return weight
+
+    values, found = filled(lambda: rows(2000))
+    assert values[:, 1].tolist() == list(range(2000)) and isinstance(found, Painted)
+    values, found = filled(lambda: rows(5000))
+    assert values[:, 1].tolist() == list(range(5000)) and isinstance(found, Replayed)
+
+
+def test_many_elements_one_by_one():
+    def elements():
+        weight = torch.zeros(20, 20)
+        for number in range(400):
+            weight[number // 20, number % 20] = number
+        return weight + torch.rand(20, 20) * 0
+
+    values, found = filled(elements)
+    assert values.flatten().tolist() == np.arange(400.0).tolist() and isinstance(found, Replayed)
+
+
+# What holds a parameter
+
+
+def test_what_holds_a_parameter_weakly_has_it_still():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with deferred():
+        recurrent = nn.LSTM(3, 4)
+    assert all(one.is_meta for one in recurrent._flat_weights)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [ref() for ref in recurrent._flat_weight_refs] == list(recurrent.parameters())
+    materialize(recurrent, seed=0)
+    assert recurrent(torch.zeros(2, 1, 3))[0].isfinite().all()
+
+
+def test_hooks_of_parameters_stay():
+    called = []
+    with deferred():
+        layer = nn.Linear(2, 2)
+        handle = layer.weight.register_hook(lambda grad: called.append("hook"))
+        layer.weight.register_post_accumulate_grad_hook(lambda weight: called.append("after"))
+    materialize(layer, seed=0)
+    layer(torch.ones(1, 2)).sum().backward()
+    assert called == ["hook", "after"]
+    handle.remove()
+    layer(torch.ones(1, 2)).sum().backward()
+    assert called == ["hook", "after", "after"]
+
+
+def test_shared_memory():
+    with deferred():
+        module = nn.Module()
+        module.register_buffer("table", torch.ones(3).share_memory_())
+        module.weight = nn.Parameter(torch.zeros(3).share_memory_() + torch.rand(3))
+        with pytest.raises(DeferralError, match="cannot be read"):
+            nn.Linear(2, 2).share_memory()
+    materialize(module, seed=0)
+    assert module.table.is_shared() and module.weight.all()
