@@ -11,7 +11,7 @@ from .counters import Warm, gigabytes_per_second, once, ratio, runs, unit
 from .side_by_side import Memset
 
 WIDTH, BLOCKS, VOCABULARY, POSITIONS = 768, 12, 50257, 1024
-LINEAR = {"types": ("Linear", "Module"), "layout": "OI..."}
+LINEAR = {"layer": "Linear", "layout": "OI"}
 
 
 def public(name):
@@ -27,14 +27,14 @@ def gpt2():
 
     def layer(name, *kernel, activation=None):
         yield parameter(f"{name}.weight", kernel, **LINEAR, activation=activation)
-        yield parameter(f"{name}.bias", kernel[:1], types=LINEAR["types"], weight_shape=kernel)
+        yield parameter(f"{name}.bias", kernel[:1], layer="Linear", weight_shape=kernel)
 
     def norm(name):
         for role in ("weight", "bias"):
-            yield parameter(f"{name}.{role}", (WIDTH,), types=("LayerNorm", "Module"))
+            yield parameter(f"{name}.{role}", (WIDTH,), layer="LayerNorm")
 
     for name, rows in (("tokens", VOCABULARY), ("positions", POSITIONS)):
-        yield parameter(f"{name}.weight", (rows, WIDTH), types=("Embedding", "Module"), layout="VD")
+        yield parameter(f"{name}.weight", (rows, WIDTH), layer="Embedding", layout="VD")
     for block in range(BLOCKS):
         yield from norm(f"blocks.{block}.norm_1")
         yield from layer(f"blocks.{block}.attention.qkv", 3 * WIDTH, WIDTH)

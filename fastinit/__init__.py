@@ -61,7 +61,7 @@ from fastinit.keys import Key, canonical_name
 from fastinit.layouts import Axes, Fans, fans
 from fastinit.models.configs import initializer_config, initializer_from_config
 from fastinit.models.digests import digest
-from fastinit.models.recipes import AUTO, RECIPES, TORCH, assigned, recipe_named
+from fastinit.models.recipes import AUTO, FANS, OWN, RECIPES, TORCH, assigned, recipe_named
 from fastinit.models.records import Entry, Record
 from fastinit.models.rules import Parameter, Recipe, Rule, UnmatchedParameter
 from fastinit.presets import (
@@ -95,7 +95,9 @@ from fastinit.threads import default_num_threads
 
 __all__ = [
     "AUTO",
+    "FANS",
     "ICNR",
+    "OWN",
     "PRESETS",
     "RECIPES",
     "STREAM_VERSION",

@@ -11,8 +11,8 @@ filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who 
 exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
 warnings    `Notices`: given once, in the caller's line
-facts       `PRELU_SLOPE`, `GATES`, `gates_of`: what layers of every framework have in common
-models      `check_entry`, `planned`, `read_record`, `recorded_entries`, `compare_digests`: entries and records
+facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
+models      `recipe_for`, `planned`, `check_entry`, `read_record`, `recorded_entries`, `compare_digests`: entries
 programs    `runs_graphs`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`, `finished`, `of_elements`,
             `painted`, `box_of`: what an author's steps fold into
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
@@ -59,7 +59,8 @@ from fastinit.folding import (
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
-from fastinit.models.rules import GATES, gates_of
+from fastinit.models.recipes import recipe_for
+from fastinit.models.rules import GATES
 from fastinit.notices import Notices
 from fastinit.programs import runs_graphs
 from fastinit.sampling import KINDS
@@ -106,7 +107,6 @@ __all__ = [
     "fill_memory",
     "finished",
     "for_each",
-    "gates_of",
     "in_stream_environment",
     "inverse_erf",
     "is_linear_map",
@@ -125,6 +125,7 @@ __all__ = [
     "planned",
     "plus",
     "read_record",
+    "recipe_for",
     "recorded_entries",
     "remembered",
     "row_major_strides",

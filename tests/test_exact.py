@@ -170,10 +170,10 @@ def test_whole_models_do_not_depend_on_the_environment(foreign):
 
     def record():
         parameters = [
-            fastinit.Parameter("a.weight", (7, 30), ("Linear",), activation="leaky_relu", negative_slope=0.3),
-            fastinit.Parameter("b.weight", (7, 30), ("Embedding",), layout=None, tied=True),
-            fastinit.Parameter("c.weight", (7, 11), ("Linear",), activation="gelu"),
-            fastinit.Parameter("d.logit_scale", ()),
+            fastinit.Parameter("a.weight", (7, 30), layer="Linear", activation="leaky_relu", negative_slope=0.3),
+            fastinit.Parameter("b.weight", (7, 30), layer="Embedding", layout=None, tied=True),
+            fastinit.Parameter("c.weight", (7, 11), layer="Linear", activation="gelu"),
+            fastinit.Parameter("d.token", (3,), program=fastinit.Program(fastinit.Normal())),
         ]
         made = [
             entry
@@ -204,8 +204,9 @@ libm = ctypes.CDLL(ctypes.util.find_library("m"))
 libm.fesetround(int(sys.argv[1]))
 import fastinit
 libm.fesetround(0)
-recipes = [rule.initializer for recipe in fastinit.RECIPES.values() for rule in recipe.rules if rule.is_final]
-print(recipes, fastinit.PRESETS)
+from fastinit.models.layers import KERAS, SUITED, TORCH_LAYERS
+rows = [row.making for row in (*SUITED, *TORCH_LAYERS, *KERAS) if isinstance(row.making, fastinit.Initializer)]
+print(rows, fastinit.PRESETS)
 """
     cache = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
     found = {run_python(program, mode, **cache).stdout for mode in ("0", "1024", "3072")}

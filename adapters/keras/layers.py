@@ -28,7 +28,7 @@ from fastinit.adapters.keras.internals import (
     statistics_of,
 )
 from fastinit.adapters.keras.names import canonical_names, role_of
-from fastinit.extending import PRELU_SLOPE, gates_of
+from fastinit.extending import GATES, PRELU_SLOPE
 
 __all__ = ["Place", "activation_after", "parameters", "statistics"]
 
@@ -176,6 +176,13 @@ def _einsum_axes(equation: str) -> Axes:
     return Axes(ins, outs, tuple(i for i in range(len(kernel)) if i not in ins + outs))
 
 
+def _layer(layer: Any) -> str:
+    """The class of Keras's own layers that a layer is an instance of; empty for a user's own."""
+    own = (cls.__name__ for cls in type(layer).__mro__ if cls.__module__.partition(".")[0] == "keras")
+    found = next(own, "")
+    return "" if found == "Layer" else found
+
+
 def _convolution(layer: Any, role: str) -> dict[str, Any]:
     return {"layout": "...IO", "groups": layer.groups}
 
@@ -196,7 +203,7 @@ def _transposed(layer: Any, role: str) -> dict[str, Any]:
 
 
 def _recurrent(layer: Any, role: str) -> dict[str, Any]:
-    return {"layout": "...IO", "blocks": gates_of(cls.__name__ for cls in type(layer).__mro__)}
+    return {"layout": "...IO", "blocks": GATES.get(_layer(layer), 1)}
 
 
 _ROLES: Final = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
@@ -259,7 +266,7 @@ def parameters(model: Any) -> list[Place]:
             holders[id(variable)] = layer
             following = activation_after(layer) if number == 0 else following
             types = tuple(cls.__name__ for cls in type(layer).__mro__[:-1])
-            facts: dict[str, Any] = {"types": types, "role": role_of(variable)}
+            facts: dict[str, Any] = {"types": types, "role": role_of(variable), "layer": _layer(layer)}
             if following is not None:
                 facts |= {"activation": following[0], "negative_slope": following[1]}
             found[id(variable)] = variable, facts | _geometry(layer, variable.name)

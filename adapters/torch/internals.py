@@ -61,6 +61,7 @@ __all__ = [
     "is_pretrained",
     "is_traced",
     "is_transformed",
+    "is_transposed_linear",
     "is_watched",
     "make_deprecate",
     "no_grad_fill_",
@@ -437,6 +438,15 @@ def is_pretrained(module: nn.Module) -> bool:
     """Whether a module is a model of transformers."""
     modeling = sys.modules.get("transformers.modeling_utils")  # without which there can be none
     return modeling is not None and isinstance(module, modeling.PreTrainedModel)
+
+
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Whether a module is transformers' Conv1D, a Linear with the weight the other way round.
+
+    Without it such layers are unknown, and their parameters need programs or rules of their own.
+    """
+    own = sys.modules.get("transformers.pytorch_utils")  # without which there can be none
+    return own is not None and isinstance(module, own.Conv1D)
 
 
 def initialize_as_transformers(model: nn.Module, module: nn.Module) -> None:

@@ -13,16 +13,23 @@ import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from fastinit import Parameter, canonical_name
-from fastinit.adapters.torch.internals import FLAT_MARK, is_flattened, own_modules, own_parameters, programs_of
+from fastinit.adapters.torch.internals import (
+    FLAT_MARK,
+    is_flattened,
+    is_transposed_linear,
+    own_modules,
+    own_parameters,
+    programs_of,
+)
 from fastinit.adapters.torch.tensors import Kind
-from fastinit.extending import PRELU_SLOPE, WRAPPER_COMPONENTS, Shard, gates_of
+from fastinit.extending import GATES, PRELU_SLOPE, WRAPPER_COMPONENTS, Shard
 
 if TYPE_CHECKING:
     from fastinit.adapters.torch.shards import Piece
@@ -185,9 +192,6 @@ _PASSED_THROUGH = (
     nn.AdaptiveMaxPool3d,
 )
 
-_PACKED_QKV = frozenset({"qkv", "qkv_proj", "Wqkv", "query_key_value", "to_qkv", "c_attn"})
-_PACKED_GATE = frozenset({"gate_up_proj", "w12"})
-
 
 def activation_of(value: Any) -> Activation | None:
     """Which activation a module, a function or a name is; None for anything else.
@@ -274,6 +278,15 @@ def _visited(
             yield from _visited(child, f"{name}{child_key}.", own_key, _following(module, child_key, following))
 
 
+def _layer(module: nn.Module) -> str:
+    """The class of torch's own layers, or transformers' Conv1D, that a module is an instance of; else empty."""
+    if is_transposed_linear(module):
+        return "Conv1D"
+    own = (cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn.modules."))
+    found = next(own, "")
+    return "" if found == "Module" else found
+
+
 def _types(module: nn.Module) -> tuple[str, ...]:
     """Class names, most derived first, without those that parametrizing or sharding put in front."""
     added = ("torch.nn.utils.parametrize", "torch.distributed.")
@@ -313,22 +326,26 @@ class _Own(NamedTuple):
     identity: Hashable
     parametrizations: parametrize.ParametrizationList | None = None
     shard: Shard | None = None
+    requires_grad: bool = True
 
 
 def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]]) -> Iterator[_Own]:
     for role, (piece, identity) in flat.items():
         shape = tuple(piece.shape)
-        yield _Own(role, piece.tensor, shape, identity, shard=Shard(shape, None, piece.start))
+        shard = Shard(shape, None, piece.start)
+        yield _Own(role, piece.tensor, shape, identity, shard=shard, requires_grad=piece.requires_grad)
     if not isinstance(module, parametrize.ParametrizationList):
         for role, tensor in own_parameters(module).items():
             if tensor is not None and role not in flat and not getattr(tensor, FLAT_MARK, False):
                 lazy = isinstance(tensor, nn.parameter.UninitializedParameter)
-                yield _Own(role, tensor, () if lazy else tuple(tensor.shape), id(tensor))
+                shape = () if lazy else tuple(tensor.shape)
+                yield _Own(role, tensor, shape, id(tensor), requires_grad=tensor.requires_grad)
     if parametrize.is_parametrized(module):
         for role, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
             original = originals(chain)[0]
             if isinstance(original, nn.Parameter):
-                yield _Own(role, original, _shape_of(chain), id(original), chain)
+                shape = _shape_of(chain)
+                yield _Own(role, original, shape, id(original), chain, requires_grad=original.requires_grad)
 
 
 def _reshard(model: nn.Module) -> None:
@@ -366,8 +383,8 @@ def _bilinear(module: nn.Module, **_: Any) -> dict[str, Any]:
     return {"layout": "OII"}  # an output sums over all pairs of inputs
 
 
-def _embedding(module: nn.Module, **_: Any) -> dict[str, Any]:
-    return {"layout": "VD", "zero_row": module.padding_idx}
+def _embedding(module: nn.Module, role: str, **_: Any) -> dict[str, Any]:
+    return {"layout": "VD", "zero_row": module.padding_idx} if role == "weight" else {}
 
 
 def _attention(module: nn.Module, role: str, **_: Any) -> dict[str, Any]:
@@ -377,44 +394,30 @@ def _attention(module: nn.Module, role: str, **_: Any) -> dict[str, Any]:
 
 
 def _recurrent(module: nn.Module, role: str, **_: Any) -> dict[str, Any]:
-    gates = gates_of(_types(module))
+    gates = GATES.get(_layer(module), 1)
     facts: dict[str, Any] = {"blocks": 1 if role.startswith("weight_hr") else gates}
     if gates == 1:
         facts["activation"] = module.nonlinearity
     return facts
 
 
-def _linear(module: nn.Module, key: str, **_: Any) -> dict[str, Any]:
-    return _packed(key, module.in_features, module.out_features)  # type: ignore[arg-type]
-
-
-def _packed(key: str, inputs: int, outputs: int) -> dict[str, Any]:
-    if key in _PACKED_QKV and inputs and outputs in (2 * inputs, 3 * inputs):
-        return {"blocks": outputs // inputs}
-    return {"blocks": 2, "activation": None} if key in _PACKED_GATE and outputs % 2 == 0 else {}
-
-
+_EMBEDDINGS: Final = (nn.Embedding, nn.EmbeddingBag)
 _GEOMETRY: tuple[tuple[tuple[type, ...], Callable[..., dict[str, Any]]], ...] = (
-    ((nn.Linear,), _linear),
     ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _conv_transpose),
     ((nn.Bilinear,), _bilinear),
-    ((nn.Embedding, nn.EmbeddingBag), _embedding),
+    (_EMBEDDINGS, _embedding),
     ((nn.MultiheadAttention,), _attention),
-    ((nn.RNNBase, nn.RNNCellBase), _recurrent),
+    ((nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell), _recurrent),
 )
 
 
-def _geometry(module: nn.Module, types: tuple[str, ...], role: str, key: str, shape: tuple[int, ...]) -> dict[str, Any]:
+def _geometry(module: nn.Module, role: str) -> dict[str, Any]:
     for classes, facts in _GEOMETRY:
         if isinstance(module, classes):
-            return facts(module, role=role, key=key)
-    if "Conv1D" in types and len(shape) == 2:  # transformers' Linear with the weight the other way round
-        return {"layout": "IO"} | _packed(key, *shape)
-    if len(shape) == 3 and any("Experts" in name for name in types):
-        layout = "EIO" if getattr(module, "is_transposed", False) else "EOI"
-        return {"layout": layout, "blocks": 2 if role in _PACKED_GATE else 1}
-    return {}
+            return facts(module, role=role)
+    # transformers' Linear with the weight the other way round
+    return {"layout": "IO"} if is_transposed_linear(module) else {}
 
 
 def parameters(model: nn.Module) -> list[Place]:
@@ -439,11 +442,12 @@ def parameters(model: nn.Module) -> list[Place]:
     holders: dict[str, Hashable] = {}
     lazy: list[str] = []
     flattened = _flattened(model)
-    for prefix, key, module, following in _visited(model, "", "", None):
+    for prefix, _, module, following in _visited(model, "", "", None):
         own = list(_own(module, flattened.get(id(module), {})))
-        types = _types(module) if own else ()
+        types, layer = (_types(module), _layer(module)) if own else ((), "")
+        programs = programs_of(module)
         shapes = {role: shape for role, _, shape, *_ in own}
-        for role, tensor, shape, identity, chain, shard in own:
+        for role, tensor, shape, identity, chain, shard, requires_grad in own:
             name = canonical_name(prefix + role)
             if isinstance(tensor, nn.parameter.UninitializedParameter):
                 lazy.append(name)
@@ -456,13 +460,12 @@ def parameters(model: nn.Module) -> list[Place]:
             facts: dict[str, Any] = {}
             if following is not None:
                 facts = {"activation": following.name, "negative_slope": following.negative_slope}
-            facts |= _geometry(module, types, role, key, shape)
+            facts |= _geometry(module, role)
             if "bias" in role:
                 facts["weight_shape"] = shapes.get(
                     role.replace("bias", "weight"), shapes.get(role.removesuffix("_bias"))
                 )
-            facts["program"] = programs_of(module).get(role)
-            facts["frozen"] = not tensor.requires_grad
+            facts |= {"layer": layer, "program": programs.get(role), "frozen": not requires_grad}
             parameter = Parameter(name=name, shape=shape, types=types, role=role, **facts)
             found[identity] = Place(parameter, tensor, ((module, role),), chain, shard)
     if lazy:
@@ -476,6 +479,9 @@ def _shared(place: Place, name: str, module: nn.Module, role: str) -> Place:
     if name in names:
         return place
     owners = (*place.owners, (module, role))
-    tied = not all(isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) for owner, _ in owners)
-    parameter = replace(place.parameter, tied=tied, other_names=(*names[1:], name))
+    tied = not all(isinstance(owner, _EMBEDDINGS) for owner, _ in owners)
+    zero_row = place.parameter.zero_row
+    if zero_row is None and role == "weight":  # one layer's padding row is a row of all that share the tensor
+        zero_row = getattr(module, "padding_idx", None) if isinstance(module, _EMBEDDINGS) else None
+    parameter = replace(place.parameter, tied=tied, zero_row=zero_row, other_names=(*names[1:], name))
     return place._replace(parameter=parameter, owners=owners)

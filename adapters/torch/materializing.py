@@ -31,7 +31,7 @@ from fastinit.adapters.torch.internals import (
 from fastinit.adapters.torch.layers import Place, originals, parameters
 from fastinit.adapters.torch.models import drawing_from, fill_place, planned_places, reset_norms, statistics_of
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
-from fastinit.extending import at_least, in_stream_environment, shown
+from fastinit.extending import at_least, in_stream_environment, recipe_for, shown
 
 __all__ = ["materialize"]
 
@@ -42,9 +42,11 @@ _LARGE = 2**32
 @in_stream_environment
 def materialize(
     model: nn.Module,
-    recipe: str | Recipe = "auto",
+    recipe: str | Recipe | None = None,
     seed: int | str = 0,
     *,
+    unmatched: str = "error",
+    frozen: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     digests: bool = False,
@@ -65,6 +67,8 @@ def materialize(
         and their values. Ties, ``requires_grad`` and attributes of the parameters are kept.
     recipe, seed, num_threads
         As in :func:`~fastinit.adapters.torch.initialize_`.
+    unmatched, frozen
+        As there; without memory, to stay as it is means what the model's own code does, where it is known.
     dtype : torch.dtype, optional
         Of the floating-point parameters; by default the one that each has. Running statistics of norms follow it, other
         buffers keep theirs.
@@ -113,7 +117,9 @@ def materialize(
         at_least(1, "num_threads", num_threads)
     if not isinstance(device, (str, int, torch.device)):  # with others torch itself may crash
         raise TypeError(f"device must be a torch.device or its name, got {shown(device)}")
-    chosen, where = recipe_named(recipe), torch.device(device)
+    where = torch.device(device)
+    if recipe is not None:
+        recipe = recipe_named(recipe)
     if where.type == "meta":
         raise ValueError("device is where the parameters get memory, and the meta device has none")
     places = [place for place in parameters(model) if place.tensor.is_meta]
@@ -124,7 +130,8 @@ def materialize(
         raise ValueError(
             f"{flat!r} is in a flat parameter on the meta device: give FSDP a param_init_fn, or fully_shard"
         )
-    places, entries = planned_places(places, chosen, seed, dtype)
+    chosen = recipe_for(recipe, [place.parameter for place in places])
+    places, entries = planned_places(places, chosen, seed, dtype, unmatched=unmatched, frozen=frozen, in_memory=False)
     sizes = list(map(_size, places, entries))
     with _progress(sum(sizes), progress) as advance:
         restore_buffers(model, where, Key(seed))

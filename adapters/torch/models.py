@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,11 +18,18 @@ import torch
 from torch import nn
 
 import fastinit
-from fastinit import Entry, Key, Recipe, Record, digest, recipe_named
+from fastinit import Entry, Keep, Key, Recipe, Record, digest
 from fastinit.adapters.torch.internals import own_buffers, singular_vectors
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
 from fastinit.adapters.torch.tensors import DTYPES, Kind, checked_kinds, fill_part, kind_of, write
-from fastinit.extending import compare_digests, in_stream_environment, planned, read_record, recorded_entries
+from fastinit.extending import (
+    compare_digests,
+    in_stream_environment,
+    planned,
+    read_record,
+    recipe_for,
+    recorded_entries,
+)
 
 __all__ = ["initialize_", "replay"]
 
@@ -34,9 +41,11 @@ _STATISTICS = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
 @in_stream_environment
 def initialize_(
     model: nn.Module,
-    recipe: str | Recipe = "auto",
+    recipe: str | Recipe | None = None,
     seed: int | str = 0,
     *,
+    unmatched: str = "error",
+    frozen: bool = False,
     digests: bool = True,
     num_threads: int | None = None,
 ) -> Record:
@@ -49,15 +58,22 @@ def initialize_(
     Parameters
     ----------
     model : torch.nn.Module
-        With memory; a model on the meta device is for :func:`fastinit.adapters.torch.materialize`. Parameters that are
-        frozen are filled too; the Parameter objects, ``requires_grad`` and optimizers that hold them stay as they are.
+        With memory; a model on the meta device is for :func:`fastinit.adapters.torch.materialize`. The Parameter
+        objects, ``requires_grad`` and optimizers that hold them stay as they are.
         Of DTensors (FSDP2, tensor parallel) and of FSDP's flat parameters the local part is filled, without
         communication, to the bytes of the whole.
-    recipe : str or Recipe
-        ``"auto"`` (true fans and the gain of the activation that follows), ``"torch"`` (torch's own layer defaults), or
-        a :class:`fastinit.Recipe`.
+    recipe : str, Recipe or None
+        ``"own"`` (what the model's own code does), ``"auto"`` (true fans and the gain of the activation that follows,
+        where the author left torch's default), ``"fans"`` (the same wherever the author draws the weight of a linear
+        map), ``"torch"`` (torch's own layer defaults), or a :class:`fastinit.Recipe`. None is "own" for a model built
+        inside ``deferred()``, and "auto" for any other.
     seed : int or str
         Of all keys.
+    unmatched : {"error", "keep"}
+        What becomes of parameters that the recipe has no answer for: one error that names them all, or they stay as
+        they are.
+    frozen : bool
+        Whether frozen parameters whose initialization is unknown are filled too. Otherwise they stay as they are.
     digests : bool
         Whether the record holds digests of the bytes, for :func:`replay` to compare.
     num_threads : int, optional
@@ -72,7 +88,7 @@ def initialize_(
     Raises
     ------
     UnmatchedParameter, ValueError, TypeError
-        A parameter that no rule matches, an initializer that its shape or dtype cannot take, contradictory rules, two
+        Parameters that no rule matches, an initializer that its shape or dtype cannot take, contradictory rules, two
         tensors under one canonical name, a parametrization that cannot be assigned to, lazy or meta parameters. Each
         names the parameter; nothing has been written.
 
@@ -91,12 +107,12 @@ def initialize_(
     >>> print(f"{record['0.weight'].std:.4f}")  # sqrt(2 / 64)
     0.1768
     """
-    chosen = recipe_named(recipe)
     places = parameters(model)
+    chosen = recipe_for(recipe, [place.parameter for place in places])
     _refuse_meta(places)
-    places, entries = planned_places(places, chosen, seed)
+    places, entries = planned_places(places, chosen, seed, unmatched=unmatched, frozen=frozen)
     filled = [fill_place(*pair, digests, num_threads) for pair in zip(places, entries, strict=True)]
-    reset_norms(model)
+    reset_norms(model, kept_modules(places, entries))
     return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
 
 
@@ -143,33 +159,44 @@ def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_thr
     entries = recorded_entries(given, [place.parameter for place in places], dtypes)
     places = check_places(places, entries)
     filled = [fill_place(*pair, True, num_threads) for pair in zip(places, entries, strict=True)]
-    reset_norms(model)
+    reset_norms(model, kept_modules(places, entries))
     compare_digests(entries, filled)
     return replace(given, entries=tuple(filled))
 
 
 def planned_places(
-    places: Sequence[Place], recipe: Recipe, seed: int | str, dtype: torch.dtype | None = None
+    places: Sequence[Place],
+    recipe: Recipe,
+    seed: int | str,
+    dtype: torch.dtype | None = None,
+    *,
+    unmatched: str = "error",
+    frozen: bool = False,
+    in_memory: bool = True,
 ) -> tuple[list[Place], list[Entry]]:
     """The places with their kinds, and what each is to be filled with, all of it checked.
 
-    `dtype` stands in place of the dtypes that the parameters have.
+    `dtype` stands in place of the dtypes that the parameters have. `in_memory` is False where they have no values.
     """
-    dtypes = []
-    for place in places:
-        own = place.tensor.dtype if dtype is None or not place.tensor.is_floating_point() else dtype
-        if own not in DTYPES:
-            raise TypeError(f"{place.parameter.name!r} is of {own}, and fastinit fills {', '.join(map(str, DTYPES))}")
-        dtypes.append(DTYPES[own])
-    entries = planned([place.parameter for place in places], dtypes, recipe, seed)
+    changes = [dtype is not None and place.tensor.is_floating_point() for place in places]
+    dtypes = [dtype if change else place.tensor.dtype for place, change in zip(places, changes, strict=True)]
+    names = [DTYPES.get(own, str(own).removeprefix("torch.")) for own in dtypes]
+    described = [place.parameter for place in places]
+    entries = planned(described, names, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory)
     return check_places(places, entries), entries
 
 
 def check_places(places: Sequence[Place], entries: Sequence[Entry]) -> list[Place]:
     """The places with their kinds; raises what writing the entries there would raise, naming the parameter."""
-    kinds = checked_kinds([(place.parameter.name, place.tensor) for place in places])
-    for place, entry in zip(places, entries, strict=True):
-        if place.parametrizations is not None:
+    written = [not isinstance(entry.initializer, Keep) for entry in entries]
+    found = iter(
+        checked_kinds(
+            [(one.parameter.name, one.tensor) for one, is_written in zip(places, written, strict=True) if is_written]
+        )
+    )
+    kinds = [next(found) if is_written else Kind.FOREIGN for is_written in written]
+    for place, entry, is_written in zip(places, entries, written, strict=True):
+        if place.parametrizations is not None and is_written:
             if any(kind_of(own) is Kind.DISTRIBUTED for own in originals(place.parametrizations)):
                 raise ValueError(f"{entry.name!r} is parametrized and sharded: initialize the model before sharding it")
             _rehearse(place, entry)
@@ -192,7 +219,9 @@ def _rehearse(place: Place, entry: Entry) -> None:
 
 def fill_place(place: Place, entry: Entry, digests: bool, num_threads: int | None) -> Entry:
     """Fills one parameter; returns its entry, with a digest if asked for and if all of it is here."""
-    if place.parametrizations is not None:
+    if isinstance(entry.initializer, Keep):
+        made = _value(place) if digests else place.tensor
+    elif place.parametrizations is not None:
         made = _assign(place, entry, num_threads)
     else:
         made = write(place.kind, place.tensor, entry.initializer, entry.key, place.shard, num_threads)
@@ -214,6 +243,15 @@ def _assign(place: Place, entry: Entry, num_threads: int | None) -> torch.Tensor
                 _estimate_again(module, estimates, value[0], entry.key)
             value = [module(*value)]
     return weight
+
+
+def _value(place: Place) -> torch.Tensor:
+    """What a parameter is now."""
+    if place.parametrizations is None:
+        return place.tensor
+    with evaluating(place.parametrizations):
+        value: torch.Tensor = place.parametrizations()
+    return value
 
 
 def _estimate_again(
@@ -247,12 +285,21 @@ def _digest(tensor: torch.Tensor, shape: tuple[int, ...], num_threads: int | Non
     return digest(memory, num_threads=num_threads)
 
 
-def reset_norms(model: nn.Module) -> None:
-    """Running statistics as a new norm has them: mean 0, variance 1, no batches seen."""
+def reset_norms(model: nn.Module, kept: Container[nn.Module] = ()) -> None:
+    """Running statistics as a new norm has them: mean 0, variance 1, no batches seen. Those of `kept` ones stay."""
     with torch.no_grad():
         for module in model.modules():
-            for name, buffer in statistics_of(module).items():
+            for name, buffer in statistics_of(module).items() if module not in kept else ():
                 buffer.fill_(_STATISTICS[name])
+
+
+def kept_modules(places: Iterable[Place], entries: Iterable[Entry]) -> set[nn.Module]:
+    """The modules that have parameters, all of which keep their values: a pretrained norm keeps its statistics too."""
+    kept: dict[nn.Module, bool] = {}
+    for place, entry in zip(places, entries, strict=True):
+        for module, _ in place.owners:
+            kept[module] = kept.get(module, True) and isinstance(entry.initializer, Keep)
+    return {module for module, is_kept in kept.items() if is_kept}
 
 
 def statistics_of(module: nn.Module) -> dict[str, torch.Tensor]:

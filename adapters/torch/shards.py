@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 
 from fastinit import canonical_name
-from fastinit.adapters.torch.internals import FlatParameter, parts_of_flat, shard_order
+from fastinit.adapters.torch.internals import FlatParameter, own_parameters, parts_of_flat, shard_order
 from fastinit.extending import Ranges, dealt, joined, shown
 
 __all__ = ["Piece", "flat_pieces", "local_ranges", "ranges_of"]
@@ -193,6 +193,8 @@ class Piece(NamedTuple):
     """Index of the first of them in the flattened parameter."""
     others: tuple[tuple[str, nn.Module, str], ...]
     """Name, module and name within it, wherever else the flat parameter's modules use the same tensor."""
+    requires_grad: bool = True
+    """Whether it is trained."""
 
 
 def flat_pieces(model: nn.Module) -> Iterator[Piece]:
@@ -246,4 +248,6 @@ def _pieces(prefix: str, flat: FlatParameter) -> Iterator[Piece]:
             )
         part = memory[own.first : own.first + own.size]
         shared = tuple(others.get((own.module, own.name), ()))
-        yield Piece(name, own.module, own.name, own.shape, part, own.start, shared)
+        registered = own_parameters(own.module).get(own.name)  # with use_orig_params, of which some may be frozen
+        trained = (flat.tensor if registered is None else registered).requires_grad
+        yield Piece(name, own.module, own.name, own.shape, part, own.start, shared, trained)

@@ -19,6 +19,7 @@ from fastinit.advice.recommending import recommend
 from fastinit.composites import Blocks
 from fastinit.initializers import VarianceScaling, expected_std
 from fastinit.models.configs import brief
+from fastinit.models.layers import is_table
 from fastinit.models.recipes import AUTO, TORCH
 from fastinit.models.records import Entry
 from fastinit.models.rules import Parameter, Recipe, UnmatchedParameter
@@ -44,9 +45,9 @@ def is_linear_map(parameter: Parameter) -> bool:
     Examples
     --------
     >>> import fastinit
-    >>> is_linear_map(fastinit.Parameter("up.weight", (64, 128), ("Linear",)))
+    >>> is_linear_map(fastinit.Parameter("up.weight", (64, 128), layer="Linear"))
     True
-    >>> is_linear_map(fastinit.Parameter("norm.weight", (64,), ("LayerNorm",)))
+    >>> is_linear_map(fastinit.Parameter("norm.weight", (64,), layer="LayerNorm"))
     False
     """
     found = advised(parameter)[0]
@@ -72,13 +73,13 @@ def remedy(parameter: Parameter) -> str:
 
 
 def is_weight(parameter: Parameter) -> bool:
-    """Whether it is a linear map, an embedding of tokens, or has the looks of a weight and no rule knows it."""
+    """Whether it is a linear map, an embedding, or has the looks of a weight and no rule knows it."""
     if is_linear_map(parameter):
         return True
     if sum(size > 1 for size in parameter.shape) < 2:
         return False
     if is_embedding(parameter):
-        return AUTO.match(parameter)[0].title == "embedding"
+        return is_table(parameter)
     return advised(parameter)[0] is None and any(fnmatchcase(parameter.role, pattern) for pattern in WEIGHT_ROLES)
 
 

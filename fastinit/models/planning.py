@@ -9,14 +9,25 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from fastinit.dtypes import DTYPES
 from fastinit.models.recipes import Recipe, assigned
 from fastinit.models.records import Entry, Record
 from fastinit.models.rules import Parameter
+from fastinit.programs import Keep
 
 __all__ = ["check_entry", "compare_digests", "planned", "read_record", "recorded_entries"]
 
 
-def planned(parameters: Sequence[Parameter], dtypes: Sequence[str], recipe: Recipe, seed: int | str) -> list[Entry]:
+def planned(
+    parameters: Sequence[Parameter],
+    dtypes: Sequence[str],
+    recipe: Recipe | None,
+    seed: int | str,
+    unmatched: str = "error",
+    *,
+    frozen: bool = False,
+    in_memory: bool = True,
+) -> list[Entry]:
     """What each parameter is to be filled with in its dtype, checked.
 
     Parameters
@@ -25,22 +36,24 @@ def planned(parameters: Sequence[Parameter], dtypes: Sequence[str], recipe: Reci
         Those of one model.
     dtypes : sequence of str
         The dtype of each.
-    recipe : Recipe
+    recipe : Recipe or None
         The rules.
     seed : int or str
         Seed of all keys.
+    unmatched, frozen, in_memory
+        As in :func:`fastinit.assigned`.
 
     Raises what :func:`fastinit.assigned` and :func:`check_entry` raise.
 
     Examples
     --------
     >>> import fastinit
-    >>> weight = fastinit.Parameter("up.weight", (64, 128), ("Linear",))
+    >>> weight = fastinit.Parameter("up.weight", (64, 128), layer="Linear")
     >>> (entry,) = planned([weight], ["bfloat16"], fastinit.AUTO, seed=0)
     >>> entry.dtype
     'bfloat16'
     """
-    found = assigned(parameters, recipe, seed)
+    found = assigned(parameters, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory)
     entries = [replace(entry, dtype=dtype) for entry, dtype in zip(found, dtypes, strict=True)]
     for entry in entries:
         check_entry(entry)
@@ -48,13 +61,13 @@ def planned(parameters: Sequence[Parameter], dtypes: Sequence[str], recipe: Reci
 
 
 def check_entry(entry: Entry) -> None:
-    """Raises the ValueError that filling as the entry says would raise, naming the parameter; writes nothing.
+    """Raises the error that filling as the entry says would raise, naming the parameter; writes nothing.
 
     Examples
     --------
     >>> from dataclasses import replace
     >>> import fastinit
-    >>> bias = fastinit.Parameter("up.bias", (64,), ("Linear",))
+    >>> bias = fastinit.Parameter("up.bias", (64,), layer="Linear")
     >>> (entry,) = planned([bias], ["float32"], fastinit.AUTO, seed=0)
     >>> check_entry(entry)
     >>> check_entry(replace(entry, initializer=fastinit.Orthogonal()))  # doctest: +ELLIPSIS
@@ -62,7 +75,10 @@ def check_entry(entry: Entry) -> None:
         ...
     ValueError: ...up.bias... an orthogonal matrix needs at least 2 axes, got shape (64,)
     """
-    assert entry.dtype is not None
+    if isinstance(entry.initializer, Keep):
+        return
+    if entry.dtype not in DTYPES:
+        raise TypeError(f"{entry.name!r} is of {entry.dtype}, and fastinit fills {', '.join(DTYPES)}")
     try:
         entry.initializer.check(entry.shape, entry.dtype)
     except ValueError as problem:
@@ -110,7 +126,7 @@ def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: It
     Examples
     --------
     >>> import fastinit
-    >>> weight = fastinit.Parameter("up.weight", (64, 128), ("Linear",))
+    >>> weight = fastinit.Parameter("up.weight", (64, 128), layer="Linear")
     >>> record = fastinit.Record(tuple(planned([weight], ["float32"], fastinit.AUTO, 0)), 0, "auto", "0.1.0")
     >>> recorded_entries(record, [weight], ["float32"]) == list(record)
     True
@@ -144,7 +160,7 @@ def compare_digests(before: Iterable[Entry], after: Iterable[Entry]) -> None:
     --------
     >>> from dataclasses import replace
     >>> import fastinit
-    >>> (entry,) = fastinit.assigned([fastinit.Parameter("up.bias", (64,), ("Linear",))], "auto", seed=0)
+    >>> (entry,) = fastinit.assigned([fastinit.Parameter("up.bias", (64,), layer="Linear")], "auto", seed=0)
     >>> compare_digests([replace(entry, digest="00")], [replace(entry, digest="ff")])
     Traceback (most recent call last):
         ...

@@ -54,7 +54,7 @@ class Entry:
     Examples
     --------
     >>> import fastinit
-    >>> weight = fastinit.Parameter("up.weight", (64, 128), ("Linear",))
+    >>> weight = fastinit.Parameter("up.weight", (64, 128), layer="Linear")
     >>> (entry,) = fastinit.assigned([weight], "auto", seed=0)
     >>> entry.fans.fan_in, entry.key == fastinit.Key(0).fold_in("up.weight")
     (128, True)
@@ -125,7 +125,7 @@ class Record(_Places):
     Examples
     --------
     >>> import fastinit
-    >>> entries = fastinit.assigned([fastinit.Parameter("up.weight", (64, 128), ("Linear",))], "auto", seed=0)
+    >>> entries = fastinit.assigned([fastinit.Parameter("up.weight", (64, 128), layer="Linear")], "auto", seed=0)
     >>> record = fastinit.Record(tuple(entries), 0, "auto", fastinit.__version__)
     >>> record["up.weight"].shape
     (64, 128)

@@ -13,11 +13,11 @@ Orthogonal(gain=1.0, column_axis=0)
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import translate
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fastinit.checks import (
     at_least,
@@ -32,8 +32,9 @@ from fastinit.checks import (
 from fastinit.initializers import Initializer
 from fastinit.keys import canonical_name
 from fastinit.layouts import Axes, Fans, fans
+from fastinit.programs import Program
 
-__all__ = ["GATES", "Parameter", "Recipe", "Rule", "UnmatchedParameter", "gates_of"]
+__all__ = ["GATES", "Chosen", "Parameter", "Recipe", "Rule", "UnmatchedParameter", "unmatched"]
 
 NONE: Final = type(None)
 
@@ -47,21 +48,7 @@ GATES: Final = {
     "LSTMCell": 4,
     "ConvLSTMCell": 4,
 }
-"""Gates of a recurrent layer by its class name, in torch or in Keras: equal blocks packed along one axis."""
-
-
-def gates_of(types: Iterable[str]) -> int:
-    """Gates of the first of these classes that is recurrent; 1 if none is.
-
-    Parameters
-    ----------
-    types : iterable of str
-        Class names of a layer, the most derived first.
-
-    >>> gates_of(("MyCell", "LSTMCell", "Module"))
-    4
-    """
-    return next((GATES[kind] for kind in types if kind in GATES), 1)
+"""Gates of a recurrent layer, by its class in torch or in Keras: equal blocks packed along one axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +87,9 @@ class Parameter:
         What the author's code did to the parameter; None if unknown.
     frozen : bool
         Whether training leaves it alone.
+    beside_tied : bool
+        Whether it is an embedding as wide as one that is tied to the output head: the two may be added, so they share
+        a scale. :func:`fastinit.assigned` finds out.
 
     Examples
     --------
@@ -125,8 +115,9 @@ class Parameter:
     tied: bool = False
     other_names: tuple[str, ...] = ()
     layer: str = ""
-    program: Any = None
+    program: Program | None = None
     frozen: bool = False
+    beside_tied: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -137,12 +128,15 @@ class Parameter:
         object.__setattr__(self, "types", sequence_of(str, "types of a parameter must be a sequence of str", types))
         names = sequence_of(str, "other_names of a parameter must be a sequence of str", self.other_names)
         object.__setattr__(self, "other_names", names)
-        for what, kinds in (("role", str), ("layer", str), ("layout", (str, Axes, NONE)), ("activation", (str, NONE))):
+        for what, kinds in (
+            *(("role", str), ("layer", str), ("layout", (str, Axes, NONE))),
+            *(("activation", (str, NONE)), ("program", (Program, NONE))),
+        ):
             if not isinstance(getattr(self, what), kinds):
                 raise TypeError(f"{what} of a parameter has the wrong type: {shown(getattr(self, what))}")
             if isinstance(getattr(self, what), str):
                 object.__setattr__(self, what, text(getattr(self, what)))
-        for what in ("transposed", "tied", "frozen"):
+        for what in ("transposed", "tied", "frozen", "beside_tied"):
             if not isinstance(getattr(self, what), bool):
                 raise TypeError(f"{what} of a parameter must be a bool, got {shown(getattr(self, what))}")
         object.__setattr__(self, "role", self.role or self.name.rpartition(".")[2])
@@ -177,7 +171,14 @@ class Parameter:
         return fans(self.shape, **self.geometry)
 
 
-Choice = Initializer | Callable[[Parameter], Initializer | None]
+class Chosen(NamedTuple):
+    """What fills a parameter, and what the record says about it."""
+
+    initializer: Initializer
+    title: str
+
+
+Choice = Initializer | Callable[[Parameter], Initializer | Chosen | None]
 
 
 def _alternatives(globs: str) -> frozenset[str]:
@@ -202,7 +203,7 @@ class Rule:
         The same over the parameter's full name or its role: ``"bias"``, ``"encoder.*.weight"``.
     initializer : initializer or callable
         Or a function of the :class:`Parameter` that returns an initializer, or None for "not mine": then the next rule
-        that matches is asked.
+        that matches is asked. :class:`fastinit.Keep` leaves the parameter's values as they are.
     title : str
         What the record calls the rule; its patterns by default.
 
@@ -250,33 +251,56 @@ class Rule:
             return False
         return self.types == "*" or any(types.match(one) for one in parameter.types)
 
-    def initializer_of(self, parameter: Parameter) -> Initializer | None:
+    def chosen(self, parameter: Parameter) -> Chosen | None:
         """What it fills a parameter with that its patterns fit; None if it passes it on.
 
         Raises TypeError if its function returns neither an initializer nor None.
         """
-        if isinstance(self.initializer, Initializer):
-            return self.initializer
-        found = self.initializer(parameter)
-        if found is not None and not isinstance(found, Initializer):
+        found = self.initializer if isinstance(self.initializer, Initializer) else self.initializer(parameter)
+        if isinstance(found, Chosen) or found is None:
+            return found
+        if not isinstance(found, Initializer):
             raise TypeError(
                 f"rule {self.title!r} must give an Initializer or None for {parameter.name!r}, got {shown(found)}"
             )
-        return found
+        return Chosen(found, self.title)
 
 
 class UnmatchedParameter(LookupError):
-    """No rule of a recipe matched a parameter.
+    """A recipe has no answer for some parameters; the message names them all.
 
     Examples
     --------
     >>> import fastinit
     >>> try:
-    ...     fastinit.assigned([fastinit.Parameter("weight", (3, 3))], fastinit.Recipe(()), seed=0)
+    ...     fastinit.assigned([fastinit.Parameter("scale", (3,), ("Block",))], "auto", seed=0)
     ... except fastinit.UnmatchedParameter as error:
-    ...     print(str(error).partition(" (")[0])
-    no rule of the recipe 'custom' matches the parameter 'weight' of shape
+    ...     print(str(error).partition(". ")[0])
+    the recipe 'auto' has no answer for 1 parameter: 'scale' of shape (3,) (Block)
     """
+
+
+def unmatched(recipe: str, parameters: Sequence[Parameter], kept: bool = True) -> UnmatchedParameter:
+    """The one error for all parameters that a recipe has no answer for.
+
+    Parameters
+    ----------
+    recipe : str
+        The recipe's name.
+    parameters : sequence of Parameter
+        At least one.
+    kept : bool
+        Whether they have values that could be kept.
+    """
+    count = "1 parameter" if len(parameters) == 1 else f"{len(parameters)} parameters"
+    names = ", ".join(f"{one.name!r} of shape {one.shape} ({(*one.types, 'unknown layer')[0]})" for one in parameters)
+    first = parameters[0]
+    keep = 'leave them as they are with unmatched="keep", ' if kept else ""
+    return UnmatchedParameter(
+        f"the recipe {recipe!r} has no answer for {count}: {names}. Build the model inside deferred(), which records "
+        f"what its own code does to each of them, {keep}or add rules: "
+        f"recipe.with_rules(Rule({(*first.types, '*')[0]!r}, {first.role!r}, ...))"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +351,7 @@ class Recipe:
         return Recipe((*own.rules, *(rule for rule in self.rules if rule.selector not in replaced)), name)
 
     def match(self, parameter: Parameter) -> tuple[Rule, Initializer]:
-        """The rule that fills a parameter, and with what.
+        """The rule that fills a parameter, titled with what it found, and with what it does.
 
         Raises
         ------
@@ -336,17 +360,21 @@ class Recipe:
         ValueError
             If a later rule names just this parameter and would fill it differently.
         """
+        found = self.find(parameter)
+        if found is None:
+            raise unmatched(self.name, [parameter])
+        return found
+
+    def find(self, parameter: Parameter) -> tuple[Rule, Initializer] | None:
+        """As :meth:`match`; None if no rule fills the parameter."""
         for position, rule in enumerate(self.rules):
             if rule.matches(parameter):
-                initializer = rule.initializer_of(parameter)
-                if initializer is not None:
-                    self._check_exact(parameter, rule, initializer, self.rules[position + 1 :])
-                    return rule, initializer
-        layer = " < ".join(parameter.types) or "unknown layer"
-        raise UnmatchedParameter(
-            f"no rule of the recipe {self.name!r} matches the parameter {parameter.name!r} of shape {parameter.shape} "
-            f"({layer}); add one: recipe.with_rules(Rule({(*parameter.types, '*')[0]!r}, {parameter.role!r}, ...))"
-        )
+                chosen = rule.chosen(parameter)
+                if chosen is not None:
+                    self._check_exact(parameter, rule, chosen.initializer, self.rules[position + 1 :])
+                    named = rule if chosen.title == rule.title else replace(rule, title=chosen.title)
+                    return named, chosen.initializer
+        return None
 
     @staticmethod
     def _check_exact(parameter: Parameter, rule: Rule, initializer: Initializer, later: tuple[Rule, ...]) -> None:
@@ -355,9 +383,9 @@ class Recipe:
             return
         for exact in later:
             if exact.name == parameter.name and exact.matches(parameter):
-                found = exact.initializer_of(parameter)
-                if found not in (None, initializer):
+                found = exact.chosen(parameter)
+                if found is not None and found.initializer != initializer:
                     raise ValueError(
                         f"the rule for exactly {exact.name!r} comes after {rule.title!r}, which fills it with "
-                        f"{shown(initializer)}, not {shown(found)}: put the exact rule first"
+                        f"{shown(initializer)}, not {shown(found.initializer)}: put the exact rule first"
                     )

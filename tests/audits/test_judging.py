@@ -12,7 +12,7 @@ from fastinit.audits.values import Held
 from fastinit.models.rules import Parameter
 
 KEY = fastinit.Key(0)
-DENSE = {"types": ("Linear",), "layout": "OI"}
+DENSE = {"types": ("Linear",), "layer": "Linear", "layout": "OI"}
 
 
 def weight(name="layer.weight", shape=(64, 128), **facts):
@@ -55,10 +55,10 @@ def test_values_of_a_weight():
 def test_zeros_on_purpose_are_fine():
     assert judged(np.zeros((64, 8), np.float32), weight("layer.lora_B.weight", (64, 8))) == []
     assert judged(np.zeros(64, np.float32), weight("layer.bias", (64,))) == []
-    assert judged(np.ones(64, np.float32), Parameter("norm.weight", (64,), types=("LayerNorm",))) == []
-    table = Parameter("wpe.weight", (64, 32), types=("Embedding",), layout="VD")
-    assert judged(np.zeros((64, 32), np.float32), table) == []  # positions
-    words = Parameter("wte.weight", (64, 32), types=("Embedding",), layout="VD", zero_row=0)
+    assert judged(np.ones(64, np.float32), Parameter("norm.weight", (64,), layer="LayerNorm")) == []
+    table = Parameter("pos_embed", (1, 64, 32), types=("VisionTransformer",))
+    assert judged(np.zeros((1, 64, 32), np.float32), table) == []  # positions
+    words = Parameter("wte.weight", (64, 32), layer="Embedding", layout="VD", zero_row=0)
     assert judged(np.zeros((64, 32), np.float32), words) == ["untouched"]
     rows = drawn(words)
     rows[0] = rows[7] = 0.0
@@ -79,7 +79,7 @@ def test_zeros_on_purpose_are_fine():
     ],
 )
 def test_units_are_found_in_every_layout(layout, shape, unit, other, facts):
-    parameter = Parameter("layer.weight", shape, types=("Linear",), layout=layout, **facts)
+    parameter = Parameter("layer.weight", shape, layer="Linear", layout=layout, **facts)
     healthy = drawn(parameter)
     assert judged(healthy, parameter) == []
     same = healthy.copy()
@@ -91,7 +91,7 @@ def test_units_are_found_in_every_layout(layout, shape, unit, other, facts):
 
 def test_patterns_that_are_meant():
     assert judged(np.eye(64, 128, dtype=np.float32)) == []
-    parameter = Parameter("layer.weight", (16, 8, 3, 3), types=("Conv2d",))
+    parameter = Parameter("layer.weight", (16, 8, 3, 3), layer="Conv2d")
     for order in ("channel", "subpixel"):
         icnr = fastinit.ICNR(fastinit.he_normal(layout="OI..."), 2, "OI...", order)
         assert judged(drawn(parameter, icnr), parameter) == []
@@ -146,7 +146,7 @@ def test_every_scheme_is_silent_on_every_shape(scheme, activation):
     for number, (out, ins) in enumerate([(64, 64), (300, 40), (40, 300), (16, 1000), (1000, 16), (12, 84)]):
         parameter = weight(f"{number}.weight", (out, ins), activation=activation)
         held.append(Held(parameter, drawn(parameter, SCHEMES[scheme](layout="OI"))))
-        image = Parameter(f"{number}.conv.weight", (out, ins // 4, 3, 3), types=("Conv2d",), groups=4)
+        image = Parameter(f"{number}.conv.weight", (out, ins // 4, 3, 3), layer="Conv2d", groups=4)
         held.append(Held(image, drawn(image, SCHEMES[scheme](layout="OI...", groups=4))))
     assert kinds(*held) == []
 

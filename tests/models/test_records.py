@@ -180,10 +180,10 @@ def test_a_record_is_a_sequence_with_names():
 
 def test_a_replayed_record_gives_the_same_bytes():
     parameters = [
-        Parameter("embed.weight", (30, 8), types=("Embedding",), zero_row=2),
-        Parameter("lstm.weight_hh_l0", (32, 8), types=("LSTM",)),
-        Parameter("lstm.bias_ih_l0", (32,), types=("LSTM",)),
-        Parameter("fc.weight", (8, 8), types=("Linear",), activation="gelu"),
+        Parameter("embed.weight", (30, 8), layer="Embedding", zero_row=2),
+        Parameter("lstm.weight_hh_l0", (32, 8), layer="LSTM"),
+        Parameter("lstm.bias_ih_l0", (32,), layer="LSTM"),
+        Parameter("fc.weight", (8, 8), layer="Linear", activation="gelu"),
     ]
     filled = [
         replace(entry, dtype="float32", digest=digest(fastinit.fill(np.empty(entry.shape, "f4"), *pair)))

@@ -41,6 +41,7 @@ FLOORS = [
     {"advice.recommending"},
     {"models.rules", "models.configs", "models.digests"},
     {"models.records"},
+    {"models.distributions", "models.layers"},
     {"models.recipes", "models.keying"},
     {"models.planning"},
     {"audits.scales", "audits.propagation", "audits.measuring"},

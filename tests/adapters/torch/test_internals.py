@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import sys
+import types
 import warnings
 import weakref
 
@@ -177,6 +179,16 @@ def test_transformers():
     assert callable(modeling.PreTrainedModel._init_weights), "PreTrainedModel._init_weights is gone"
     assert internals.MARK in inspect.getsource(modeling), f"transformers no longer knows {internals.MARK}"
     assert not internals.is_pretrained(torch.nn.Linear(2, 2))
+
+
+def test_transposed_linear_layers_of_transformers(monkeypatch):
+    class Conv1D(torch.nn.Module):
+        pass
+
+    monkeypatch.setitem(sys.modules, "transformers.pytorch_utils", types.SimpleNamespace(Conv1D=Conv1D))
+    assert internals.is_transposed_linear(Conv1D()) and not internals.is_transposed_linear(torch.nn.Linear(2, 2))
+    monkeypatch.delitem(sys.modules, "transformers.pytorch_utils")
+    assert not internals.is_transposed_linear(Conv1D())
 
 
 def test_every_name_is_tested():

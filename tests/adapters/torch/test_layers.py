@@ -1,5 +1,6 @@
 """What rules are told of the layers of torch, and which activation follows them."""
 
+import copy
 import functools
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
 from fastinit.adapters.torch.layers import Activation, activation_of, parameters  # noqa: E402
+from fastinit.adapters.torch.models import initialize_  # noqa: E402
 from fastinit.advice.activations import ACTIVATIONS  # noqa: E402
 
 
@@ -96,17 +98,64 @@ def test_attention_packs_queries_keys_and_values():
     assert separate["v_proj_weight"].fans == fastinit.Fans(4, 8, 1)
 
 
-def test_packed_linear_layers_by_their_names():
-    model = nn.ModuleDict(
-        {
-            "qkv": nn.Linear(4, 12),
-            "gate_up_proj": nn.Linear(4, 20),
-            "c_attn": nn.Linear(4, 10),
-            "other": nn.Linear(4, 12),
-        }
-    )
-    blocks = {name: parameter.blocks for name, parameter in facts(model).items() if name.endswith("weight")}
-    assert blocks == {"qkv.weight": 3, "gate_up_proj.weight": 2, "c_attn.weight": 1, "other.weight": 1}
+def test_what_a_layer_is_called_does_not_pack_it():
+    model = nn.ModuleDict({"qkv": nn.Linear(4, 12), "other": nn.Linear(4, 12)})
+    assert {parameter.blocks for parameter in facts(model).values()} == {1}
+
+
+class NormedLinear(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 3))
+
+
+def test_a_layer_is_torchs_own_class_whatever_it_is_called():
+    class GRU(nn.LSTM):
+        pass
+
+    for module, layer in [
+        (nn.Linear(2, 2), "Linear"),
+        (NormedLinear(2, 2), "Linear"),
+        (Linear(), ""),
+        (nn.Conv2d(2, 2, 2), "Conv2d"),
+        (nn.BatchNorm2d(2), "BatchNorm2d"),
+        (nn.SyncBatchNorm(2), "SyncBatchNorm"),
+        (nn.EmbeddingBag(2, 2), "EmbeddingBag"),
+        (nn.GRUCell(2, 2), "GRUCell"),
+        (GRU(2, 2), "LSTM"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "Linear"),
+        (torch.compile(nn.Linear(2, 2), backend="eager"), "Linear"),
+    ]:
+        assert {one.layer for one in facts(module).values()} == {layer}, module
+    assert facts(GRU(2, 2))["weight_ih_l0"].blocks == 4
+    attention = facts(nn.MultiheadAttention(4, 2))
+    assert attention["in_proj_weight"].layer == "MultiheadAttention"
+    assert attention["out_proj.bias"].layer == "NonDynamicallyQuantizableLinear"
+
+
+def test_programs_are_read_from_the_module_that_owns_the_parameter():
+    model = nn.Sequential(nn.Linear(2, 2), Linear())
+    program = fastinit.Program(fastinit.Ones())
+    vars(model[1])["_fastinit_programs"] = {"weight": program}
+    assert [one.program for one in facts(model).values()] == [None, None, program]
+    assert facts(copy.deepcopy(model))["1.weight"].program == program
+
+
+def test_frozen_parameters_are_known():
+    model = nn.Sequential(nn.Linear(2, 2), nn.utils.parametrizations.weight_norm(nn.Linear(2, 2, bias=False)))
+    model[0].weight.requires_grad_(False)
+    model[1].parametrizations.weight.original0.requires_grad_(False)
+    assert {name: one.frozen for name, one in facts(model).items()} == {
+        "0.weight": True,
+        "0.bias": False,
+        "1.weight": True,
+    }
 
 
 def test_padding_rows_roles_and_weight_shapes():
@@ -121,19 +170,17 @@ def test_padding_rows_roles_and_weight_shapes():
     assert facts(nn.EmbeddingBag(10, 4, padding_idx=9))["weight"].zero_row == 9
 
 
-class Experts(nn.Module):
-    def __init__(self, *, is_transposed):
-        super().__init__()
-        self.is_transposed = is_transposed
-        shapes = [(3, 4, 12), (3, 6, 4)] if is_transposed else [(3, 12, 4), (3, 4, 6)]
-        self.gate_up_proj, self.down_proj = (nn.Parameter(torch.zeros(shape)) for shape in shapes)
-
-
-@pytest.mark.parametrize("is_transposed", [False, True])
-def test_experts_stand_side_by_side(is_transposed):
-    model = Experts(is_transposed=is_transposed)
-    assert fans(model, "gate_up_proj") == (4, 6)
-    assert fans(model, "down_proj") == (6, 4)
+def test_a_padding_row_is_one_of_all_layers_that_share_the_table():
+    model = nn.Module()
+    model.first, model.second, model.head = nn.Embedding(9, 4), nn.Embedding(9, 4, padding_idx=0), nn.Linear(4, 9)
+    model.second.weight = model.head.weight = model.first.weight
+    found = facts(model)["first.weight"]
+    assert (found.zero_row, found.tied, found.other_names) == (0, True, ("second.weight", "head.weight"))
+    model = nn.Module()
+    model.head, model.table = nn.Linear(4, 9, bias=False), nn.Embedding(9, 4, padding_idx=2)
+    model.table.weight = model.head.weight
+    initialize_(model)
+    assert not model.head.weight[2].any() and model.head.weight.any(1).sum() == 8
 
 
 # Activations

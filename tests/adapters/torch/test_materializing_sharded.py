@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard  # noqa
 from torch.distributed.tensor import DTensor, Partial  # noqa: E402
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module  # noqa: E402
 
+import fastinit  # noqa: E402
 from fastinit.adapters.torch import deferred, materialize  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
 
@@ -32,6 +33,9 @@ class Mixed(nn.Module):
     def forward(self, tokens):
         hidden, _ = self.recurrent(self.embedding(tokens))
         return self.head(self.norm(self.mlp(hidden).transpose(1, 2)).transpose(1, 2))
+
+
+AUTO = fastinit.AUTO.with_rules(fastinit.Rule("LlamaRMSNorm", "weight", fastinit.Ones()))
 
 
 def llama():
@@ -81,11 +85,11 @@ def test_fully_sharded_from_the_meta_device(rank, world):
         for dtype in (None, torch.float64):
             with deferred() if make is Mixed else torch.device("meta"):
                 model = sharded(make(), mesh)
-            record = materialize(model, seed=3, dtype=dtype, digests=True)
+            record = materialize(model, AUTO, seed=3, dtype=dtype, digests=True)
             expected = make().to(dtype)
             if make is llama:
                 expected.model.rotary_emb = make().model.rotary_emb
-            whole = initialize_(expected, seed=3)
+            whole = initialize_(expected, AUTO, seed=3)
             yield from different(model, expected)
             yield from records(record, whole)
             rates = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (model, expected)]
@@ -107,9 +111,9 @@ def test_tensor_parallel_from_the_meta_device(rank, world):
         parallelize_module(layer, mesh["tensor"], plan)
         fully_shard(layer, mesh=mesh["data"])
     fully_shard(model, mesh=mesh["data"])
-    materialize(model)
+    materialize(model, AUTO)
     expected = llama()
-    initialize_(expected)
+    initialize_(expected, AUTO)
     yield from different(model, expected)
 
 
@@ -155,8 +159,8 @@ def test_gathered_parameters_are_let_go(rank, world):
         logits(model)
     if any(hasattr(parameter, "placements") for parameter in model.lm_head.parameters()):
         yield "nothing is gathered"
-    initialize_(model)
-    initialize_(expected)
+    initialize_(model, AUTO)
+    initialize_(expected, AUTO)
     yield from different(model, expected)
 
 

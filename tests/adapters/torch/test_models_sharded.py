@@ -47,6 +47,8 @@ def llama():
 
 
 MODELS = [Mixed, gpt2, llama]
+NORM = fastinit.Rule("LlamaRMSNorm", "weight", fastinit.Ones())
+AUTO, TORCH = (fastinit.RECIPES[name].with_rules(NORM, name=name) for name in ("auto", "torch"))
 
 
 @functools.cache
@@ -74,7 +76,7 @@ def units(model):
 
 def differences(make, recipe, record, state):
     expected, single = whole(make, recipe)
-    where = f"{make.__name__} {recipe}: "
+    where = f"{make.__name__} {recipe.name}: "
     if state.keys() != expected.keys():
         yield where + f"names {sorted(state.keys() ^ expected.keys())}"
         return
@@ -105,7 +107,7 @@ def in_turn(rank, world, model, recipe):
 def test_fully_sharded(rank, world):
     mesh = init_device_mesh("cpu", (world,))
     for make in MODELS:
-        for recipe in ("auto", "torch"):
+        for recipe in (AUTO, TORCH):
             model = spoiled(make, rank)
             for unit in units(model):
                 fully_shard(unit, mesh=mesh)
@@ -124,8 +126,8 @@ def test_materialized(rank, world):
         for unit in units(model):
             fully_shard(unit, mesh=mesh)
         fully_shard(model, mesh=mesh)
-        record = materialize(model, "auto", seed=5)
-        yield from differences(make, "auto", record, full(model.state_dict()))
+        record = materialize(model, AUTO, seed=5)
+        yield from differences(make, AUTO, record, full(model.state_dict()))
 
 
 @pytest.mark.ranks(2, 4)
@@ -139,14 +141,14 @@ def test_tensor_parallel_and_fully_sharded(rank, world):
         parallelize_module(unit, mesh["tensor"], columns | rows)
         fully_shard(unit, mesh=mesh["data"])
     fully_shard(model, mesh=mesh["data"])
-    record = in_turn(rank, world, model, "auto")
-    yield from differences(llama, "auto", record, full(model.state_dict()))
+    record = in_turn(rank, world, model, AUTO)
+    yield from differences(llama, AUTO, record, full(model.state_dict()))
 
 
 @pytest.mark.ranks(2, 4)
 def test_flat_parameters(rank, world):
     for make in MODELS:
-        for recipe, use_orig_params in (("auto", True), ("auto", False), ("torch", True)):
+        for recipe, use_orig_params in ((AUTO, True), (AUTO, False), (TORCH, True)):
             model = spoiled(make, rank)
             model = FullyShardedDataParallel(
                 model,
