@@ -10,8 +10,8 @@ from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
 from fastinit import Box, Constant, Keep, Normal, Ones, Painted, Program, TruncatedNormal, Uniform, Zeros  # noqa: E402
+from fastinit.adapters.torch import deferred, materialize  # noqa: E402
 from fastinit.adapters.torch.internals import PROGRAMS  # noqa: E402
-from fastinit.adapters.torch.materializing import materialize, on_meta  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
 from fastinit.models.recipes import RECIPES, Rule, UnmatchedParameter  # noqa: E402
 
@@ -220,7 +220,7 @@ def test_a_padding_row_of_a_later_layer_is_zero(carries):
 
 
 def build():
-    with on_meta():
+    with deferred():
         model = nn.Sequential(nn.Linear(4, 4), Table(3, name="token"), Table(2, requires_grad=False))
     given(model[0], weight=Normal(0.0, 0.02), bias=Zeros())
     given(model[1], token=SMALL)
