@@ -138,7 +138,7 @@ def _by_a_twin(layer: Any, holder: Any) -> dict[int, _Made]:
     first = _sources(layer, holder, number, SEEDS[0])
     arrays = any(_is_array(source) for listed in first.values() for source in listed)
     second = _sources(layer, holder, number, SEEDS[1]) if arrays else first
-    found = {}
+    found: dict[int, _Made] = {}
     for role, variables in _by_role([*own_variables(layer), *own_state(layer)]).items():
         one, two = first.get(role, []), second.get(role, [])
         if len(one) == len(two) == len(variables):
@@ -258,7 +258,7 @@ _ARGUMENTS: Final[dict[Any, tuple[str, ...]]] = {
 def _plain(source: Any, shape: tuple[int, ...]) -> _Translated | None:
     """What one of Keras's or fastinit's own classes draws; None of any other, and where fastinit has no such thing."""
     owner = next((cls for cls in type(source).__mro__ if "__call__" in vars(cls)), None)
-    if owner in _ARGUMENTS:
+    if owner is not None and owner in _ARGUMENTS:
         if owner is keras.initializers.Constant and not isinstance(source.value, (int, float)):
             return _table(_array(source.value), shape, _name(source))
         filling = getattr(ours, owner.__name__)(**{name: getattr(source, name) for name in _ARGUMENTS[owner]})

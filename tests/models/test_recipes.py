@@ -375,7 +375,7 @@ REACHED = {
     ),
     "keras": (
         KERAS,
-        "Dense kernel, Dense bias, BatchNormalization gamma, BatchNormalization beta, GRUCell kernel, "
+        "Dense kernel, EinsumDense kernel, Dense bias, BatchNormalization gamma, BatchNormalization beta, GRUCell kernel, "
         "GRUCell recurrent_kernel, LSTMCell bias, GRUCell bias, Embedding embeddings, PReLU alpha",
     ),
 }
