@@ -425,6 +425,8 @@ def test_a_record_of_own_for_every_backend(tmp_path):
     record = initialize(alone(layers.LSTM(11, name="layer"), SEQUENCE), seed=6)
     entries = list(record)
     for name, (make, shape) in EVERY.items():
+        if name == "spectrogram":  # cosines are the backend's own
+            continue
         entries += initialize(keras.Model(*ends(make(), shape), name=f"net of {name}"), seed=6)
     (tmp_path / "own.json").write_text(
         fastinit.Record(tuple({entry.name: entry for entry in entries}.values()), 6, "own", "0").to_json()
