@@ -2,7 +2,8 @@
 
 ===============  =======================================================================================
 initializers     ``keras.initializers`` with other numbers and more speed, and the initializers that it lacks
-initialize       every variable of a model, by rules; gives a record
+initialize       every variable of a model, as its layers do or by rules; gives a record
+recorded         where new variables keep what they are made with
 replay           fills a model again as a record says
 audit            what is wrong with a model's variables, and where its signal breaks
 lsuv             layer-sequential unit variance: scales kernels by what a batch shows
@@ -21,5 +22,6 @@ import fastinit.extending  # noqa: F401 (first: names an unrelated package that 
 from fastinit.adapters.keras import initializers
 from fastinit.adapters.keras.auditing import audit, lsuv
 from fastinit.adapters.keras.models import initialize, replay
+from fastinit.adapters.keras.programs import recorded
 
-__all__ = ["audit", "initialize", "initializers", "lsuv", "replay"]
+__all__ = ["audit", "initialize", "initializers", "lsuv", "recorded", "replay"]

@@ -5,12 +5,20 @@ They were read in Keras 3.15. ``tests/adapters/keras/test_internals.py`` names t
 
 from __future__ import annotations
 
+import copy
+import functools
+import inspect
+import random
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import FunctionType
 from typing import Any, Final
 
 import keras
+import numpy as np
+from keras.src.backend.common import global_state
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 
 __all__ = [
     "BATCH_NORM_STATISTICS",
@@ -21,15 +29,22 @@ __all__ = [
     "TRANSPOSED",
     "VARIABLE",
     "RandomInitializer",
+    "apart",
     "automatic_name",
+    "bias_with_forget_gate",
     "consumers",
     "inner_layers",
     "is_neural_operation",
     "layers_of",
     "layout_of",
+    "made_with",
+    "noting",
+    "own_state",
     "own_variables",
     "replaced",
+    "seeded",
     "statistics_of",
+    "twin_of",
 ]
 
 OLDEST: Final = "3.15"
@@ -101,12 +116,21 @@ def own_variables(layer: Any) -> list[Any]:
     return list(getattr(layer, "_trainable_variables", ()))
 
 
+def own_state(layer: Any) -> list[Any]:
+    """The variables that a layer itself, not one within it, made not to be trained.
+
+    ``Layer._non_trainable_variables``. Without it a kernel that was made for training and became state, as LoRA and
+    quantization do, would not be found in a layer that is built again.
+    """
+    return list(getattr(layer, "_non_trainable_variables", ()))
+
+
 def statistics_of(norm: Any) -> Iterator[tuple[Any, float]]:
     """The running statistics of a BatchNormalization, each with its value in a new layer.
 
     ``Layer._non_trainable_variables``. Without it the state would have to be told from frozen weights by name alone.
     """
-    for variable in norm._non_trainable_variables:
+    for variable in own_state(norm):
         if variable.name in BATCH_NORM_STATISTICS:
             yield variable, BATCH_NORM_STATISTICS[variable.name]
 
@@ -153,3 +177,124 @@ def replaced(thing: Any, name: str, value: Any) -> Iterator[None]:
             del vars(thing)[name]
         else:
             vars(thing)[name] = before
+
+
+# What variables were made with
+
+_MADE_WITH: Final = "_fastinit_made_with"
+_CELLS: Final = (keras.layers.LSTMCell, ConvLSTMCell)
+
+
+def made_with(variable: Any) -> Any:
+    """The initializer, function or array that a variable noted inside :func:`noting`; None if it was made elsewhere."""
+    return vars(variable).get(_MADE_WITH)
+
+
+def _base_of_variables() -> Any:
+    return next(cls for cls in keras.Variable.__mro__ if cls.__module__.endswith("backend.common.variables"))
+
+
+@contextmanager
+def noting(*, arrays_too: bool = False) -> Iterator[None]:
+    """Where every new variable notes what it is made with, since Keras drops an initializer that it has called.
+
+    ``Variable.__init__``, which the backends' own classes call. Without it nothing is known of
+    ``add_weight(initializer=...)`` in a layer that keeps no initializer.
+
+    Parameters
+    ----------
+    arrays_too : bool
+        Whether variables that are made of an array are made of a function that gives it, as :func:`apart` demands.
+    """
+    base = _base_of_variables()
+    plain = base.__init__
+
+    @functools.wraps(plain)
+    def initialize(self: Any, initializer: Any, shape: Any = None, dtype: Any = None, **named: Any) -> None:
+        if isinstance(initializer, str):
+            initializer = keras.initializers.get(initializer)
+        vars(self)[_MADE_WITH] = initializer
+        if arrays_too and not callable(initializer):
+            array = keras.ops.convert_to_tensor(initializer, dtype=dtype)
+            initializer, shape, dtype = lambda *_, **__: array, array.shape, dtype or array.dtype
+        plain(self, initializer, shape, dtype, **named)
+
+    base.__init__ = initialize
+    try:
+        yield
+    finally:
+        base.__init__ = plain
+
+
+@contextmanager
+def apart() -> Iterator[Any]:
+    """Where layers are built of which Keras knows nothing afterwards, and whose variables get no values.
+
+    The scope has what is assigned to them. ``keras.src.backend.common.global_state``: the names that Keras has given,
+    its generator of seeds, and the variables that it would initialize later. Without it layers of later models would
+    have other names.
+    """
+    tracker = vars(global_state.GLOBAL_STATE_TRACKER)
+    before = dict(tracker)
+    if "object_name_uids" in tracker:
+        tracker["object_name_uids"] = copy.copy(tracker["object_name_uids"])
+    tracker["uninitialized_variables"] = []
+    try:
+        with keras.StatelessScope(initialize_variables=False) as scope:
+            yield scope
+    finally:
+        tracker.clear()
+        tracker.update(before)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Where Python, NumPy, Keras and torch draw as with this seed; afterwards they go on as if nothing had been drawn.
+
+    ``keras.src.backend.common.global_state`` holds the generator that ``keras.random`` draws from without a seed; a new
+    one is seeded by Python's. Without it an author's initializer would not give the same values again.
+    """
+    tracker = vars(global_state.GLOBAL_STATE_TRACKER)
+    generator = tracker.pop("global_seed_generator", None)
+    python, array = random.getstate(), np.random.get_state()
+    with ExitStack() as stack:
+        if keras.config.backend() == "torch":
+            import torch
+
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
+            tracker.pop("global_seed_generator", None)
+            if generator is not None:
+                tracker["global_seed_generator"] = generator
+
+
+def twin_of(layer: Any) -> Any:
+    """A new layer of the same configuration, built for the same shapes: raises whatever its code does.
+
+    ``Layer._build_shapes_dict``, by ``Layer.get_build_config``. A layer that makes its variables when it is constructed
+    has them without being built.
+    """
+    twin = type(layer).from_config(layer.get_config())
+    config = layer.get_build_config()
+    if not twin.built and config:
+        twin.build_from_config(config)
+    return twin
+
+
+def bias_with_forget_gate(function: Any) -> Any:
+    """The initializer of an LSTM's bias but for the forget gate, which is 1; None of any other function.
+
+    A function within ``LSTMCell.build`` and ``ConvLSTMCell.build`` puts the two together. Without it a bias that is
+    drawn would have no program in an LSTM.
+    """
+    for cell in _CELLS:
+        if isinstance(function, FunctionType) and function.__code__ in cell.build.__code__.co_consts:
+            return inspect.getclosurevars(function).nonlocals["self"].bias_initializer
+    return None

@@ -8,7 +8,8 @@ it is what the layer's output goes through next. Everything else is None, which 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import keras
@@ -28,16 +29,18 @@ from fastinit.adapters.keras.internals import (
     statistics_of,
 )
 from fastinit.adapters.keras.names import canonical_names, role_of
+from fastinit.adapters.keras.programs import programs_of
 from fastinit.extending import GATES, PRELU_SLOPE
 
-__all__ = ["Place", "activation_after", "parameters", "statistics"]
+__all__ = ["Place", "activation_after", "parameters", "statistics", "with_programs"]
 
 
 class Place(NamedTuple):
-    """One variable of a model and the facts about it."""
+    """One variable of a model, the facts about it, and the layer that made it."""
 
     parameter: Parameter
     variable: Any
+    layer: Any
 
 
 # Keras's names of activations, where they are not those of fastinit.advice.activations
@@ -255,7 +258,7 @@ def parameters(model: Any) -> list[Place]:
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a keras.Model or a layer, not {type(model).__name__}")
-    found: dict[int, tuple[Any, dict[str, Any]]] = {}
+    found: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
     holders: dict[int, Any] = {}
     for layer in layers_of(model):
         following = None
@@ -267,26 +270,37 @@ def parameters(model: Any) -> list[Place]:
             following = activation_after(layer) if number == 0 else following
             types = tuple(cls.__name__ for cls in type(layer).__mro__[:-1])
             facts: dict[str, Any] = {"types": types, "role": role_of(variable), "layer": _layer(layer)}
+            facts["frozen"] = not variable.trainable
             if following is not None:
                 facts |= {"activation": following[0], "negative_slope": following[1]}
-            found[id(variable)] = variable, facts | _geometry(layer, variable.name)
+            found[id(variable)] = variable, layer, facts | _geometry(layer, variable.name)
     if not found:
         raise ValueError(f"{model.name} has no variables: build it first, by an Input, build() or a call")
     order = {id(variable): number for number, variable in enumerate(model.variables)}
     described = sorted(found.values(), key=lambda one: order[id(one[0])])
-    paths = [variable.path for variable, _ in described]
+    paths = [variable.path for variable, *_ in described]
     names = canonical_names(model, layers_of(model), paths)
     (name, times), *_ = Counter(names).most_common(1)
     if times > 1:
         raise ValueError(f"two variables have the path {paths[names.index(name)]!r}: give their layers different names")
     return [
-        Place(Parameter(name, tuple(variable.shape), **facts), variable)
-        for name, (variable, facts) in zip(names, described, strict=True)
+        Place(Parameter(name, tuple(variable.shape), **facts), variable, layer)
+        for name, (variable, layer, facts) in zip(names, described, strict=True)
     ]
 
 
-def statistics(model: Any) -> Iterator[tuple[Any, float]]:
-    """The running statistics of a model's norms, each with the value that it has in a new one."""
+def with_programs(model: Any, places: Sequence[Place]) -> list[Place]:
+    """The places of a model with what their layers made them with, where that is known."""
+    names = {id(place.variable): place.parameter.name for place in places}
+    found = programs_of(model, list({id(place.layer): place.layer for place in places}.values()), names)
+    return [
+        place._replace(parameter=replace(place.parameter, program=found.get(id(place.variable)))) for place in places
+    ]
+
+
+def statistics(model: Any) -> Iterator[tuple[Any, Any, float]]:
+    """Each norm of a model with each of its running statistics and the value that it has in a new one."""
     for layer in layers_of(model):
         if isinstance(layer, layers.BatchNormalization):
-            yield from statistics_of(layer)
+            for variable, value in statistics_of(layer):
+                yield layer, variable, value

@@ -15,16 +15,30 @@ from typing import Any
 import keras
 
 import fastinit
-from fastinit import Entry, Recipe, Record, digest, recipe_named
-from fastinit.adapters.keras.layers import Place, parameters, statistics
+from fastinit import Entry, Keep, Recipe, Record, digest, recipe_named
+from fastinit.adapters.keras.layers import Place, parameters, statistics, with_programs
 from fastinit.adapters.keras.tensors import assign, memory_of
-from fastinit.extending import DTYPES, compare_digests, in_stream_environment, planned, read_record, recorded_entries
+from fastinit.extending import (
+    compare_digests,
+    in_stream_environment,
+    planned,
+    read_record,
+    recorded_entries,
+)
 
 __all__ = ["initialize", "replay"]
 
 
 @in_stream_environment
-def initialize(model: Any, recipe: str | Recipe = "auto", seed: int | str = 0, *, digests: bool = True) -> Record:
+def initialize(
+    model: Any,
+    recipe: str | Recipe | None = None,
+    seed: int | str = 0,
+    *,
+    unmatched: str = "error",
+    frozen: bool = False,
+    digests: bool = True,
+) -> Record:
     """Gives every variable of a model that is made to be trained new values, each by its own key.
 
     The key is ``Key(seed).fold_in(name)``, so adding, removing or reordering layers changes no other variable's values,
@@ -36,12 +50,20 @@ def initialize(model: Any, recipe: str | Recipe = "auto", seed: int | str = 0, *
     Parameters
     ----------
     model : keras.Model or keras.Layer
-        Built, by an Input, ``build()`` or a call. Variables of frozen layers are filled too.
-    recipe : str or Recipe
-        ``"auto"`` (true fans and the gain of the activation that follows), or a :class:`fastinit.Recipe`, whose rules
-        see Keras's class names and the variables' names: ``Rule("Dense", "kernel", ...)``.
+        Built, by an Input, ``build()`` or a call.
+    recipe : str, Recipe or None
+        ``"own"`` (what each layer makes its variables with), ``"auto"`` (true fans and the gain of the activation that
+        follows, where the author left Keras's default), ``"fans"`` (the same wherever the author draws the kernel of
+        a linear map), or a :class:`fastinit.Recipe`, whose rules see Keras's class names and the variables' names:
+        ``Rule("Dense", "kernel", ...)``. None is "own".
     seed : int or str
-        Of all keys.
+        Of all keys. The seeds of the layers' own initializers play no part.
+    unmatched : {"error", "keep"}
+        What becomes of variables that the recipe has no answer for: one error that names them all, or they stay as
+        they are.
+    frozen : bool
+        Whether variables of frozen layers are filled too. Otherwise they stay as they are, and so do the running
+        statistics of their norms.
     digests : bool
         Whether the record holds digests of the bytes, for :func:`replay` to compare.
 
@@ -53,25 +75,32 @@ def initialize(model: Any, recipe: str | Recipe = "auto", seed: int | str = 0, *
     Raises
     ------
     UnmatchedParameter, ValueError, TypeError
-        A variable that no rule matches, an initializer that its shape or dtype cannot take, contradictory rules, two
-        variables with one path, a model that is not built. Each names the variable; nothing has been written.
+        Variables that the recipe has no answer for, an initializer that a shape or dtype cannot take, contradictory
+        rules, two variables with one path, a model that is not built. Each names the variable; nothing has been
+        written.
 
     Notes
     -----
     Running statistics of batch norms are reset; other variables that are not trained are left alone.
+
+    What a layer makes its variables with is read from its twin: each layer that has variables is built once more from
+    its configuration, without values. A layer that has none, or whose configuration cannot be read, is to be built
+    inside :func:`fastinit.adapters.keras.recorded`.
 
     Examples
     --------
     >>> import keras
     >>> from fastinit.adapters.keras import initialize
     >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(8, name="logits")], name="net")
-    >>> record = initialize(model, "auto", seed=0)
-    >>> [entry.shape for entry in record]
-    [(64, 8), (8,)]
+    >>> for entry in initialize(model, seed=0):
+    ...     print(entry.name, entry.rule)
+    logits/kernel the author's own: GlorotUniform
+    logits/bias the author's own: Zeros
     """
-    chosen = recipe_named(recipe)
-    places = parameters(model)
-    entries = planned([place.parameter for place in places], _dtypes(places), chosen, seed)
+    places = _known(model, parameters(model), frozen)
+    chosen = recipe_named("own" if recipe is None else recipe)
+    described = [place.parameter for place in places]
+    entries = planned(described, _dtypes(places), chosen, seed, unmatched, frozen=frozen)
     written = _written(model, places, entries, digests)
     return Record(tuple(written), seed, chosen.name, fastinit.__version__)
 
@@ -115,19 +144,30 @@ def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
     return replace(given, entries=tuple(written))
 
 
+def _known(model: Any, places: Sequence[Place], frozen: bool) -> list[Place]:
+    """The places with their programs; frozen ones have none unless they are to be filled, so that they stay."""
+    return [
+        place
+        if frozen or not place.parameter.frozen
+        else place._replace(parameter=replace(place.parameter, program=None))
+        for place in with_programs(model, places)
+    ]
+
+
 def _dtypes(places: Sequence[Place]) -> list[str]:
-    dtypes = [keras.backend.standardize_dtype(place.variable.dtype) for place in places]
-    for place, dtype in zip(places, dtypes, strict=True):
-        if dtype not in DTYPES:
-            raise TypeError(f"{place.parameter.name!r} is of {dtype}, and fastinit fills {', '.join(DTYPES)}")
-    return dtypes
+    return [keras.backend.standardize_dtype(place.variable.dtype) for place in places]
 
 
 def _written(model: Any, places: Sequence[Place], entries: Sequence[Entry], digests: bool) -> list[Entry]:
     written = []
+    kept: dict[int, bool] = {}
     for place, entry in zip(places, entries, strict=True):
-        assign(place.variable, entry.initializer, entry.key)
+        stays = isinstance(entry.initializer, Keep)
+        kept[id(place.layer)] = kept.get(id(place.layer), True) and stays
+        if not stays:
+            assign(place.variable, entry.initializer, entry.key)
         written.append(replace(entry, digest=digest(memory_of(place.variable)) if digests else None))
-    for variable, value in statistics(model):
-        variable.assign(keras.ops.full(variable.shape, value, dtype=variable.dtype))
+    for norm, variable, value in statistics(model):
+        if not kept.get(id(norm), not norm.trainable):  # a pretrained norm keeps its statistics too
+            variable.assign(keras.ops.full(variable.shape, value, dtype=variable.dtype))
     return written

@@ -222,6 +222,7 @@ TORCH_LAYERS: Final = _rows(
 
 
 KERAS: Final = _rows(
+    ("EinsumDense", "kernel", _kernel_by_gate, "Glorot, by the equation"),
     (KERAS_LINEAR, KERAS_KERNEL, glorot_uniform(**KERAS_FANS), "Glorot"),
     (KERAS_LINEAR, "bias", ZERO, "bias"),
     (KERAS_NORMS, "gamma|scale", ONE, "norm weight"),

@@ -297,8 +297,8 @@ def unmatched(recipe: str, parameters: Sequence[Parameter], kept: bool = True) -
     first = parameters[0]
     keep = 'leave them as they are with unmatched="keep", ' if kept else ""
     return UnmatchedParameter(
-        f"the recipe {recipe!r} has no answer for {count}: {names}. Build the model inside deferred(), which records "
-        f"what its own code does to each of them, {keep}or add rules: "
+        f"the recipe {recipe!r} has no answer for {count}: {names}. Build the model inside deferred(), or in Keras "
+        f"inside recorded(), which records what its own code does to each of them, {keep}or add rules: "
         f"recipe.with_rules(Rule({(*first.types, '*')[0]!r}, {first.role!r}, ...))"
     )
 

@@ -41,7 +41,7 @@ def test_published_models(run_tests, tmp_path):
     run_tests("keras", tmp_path, KERAS_BACKEND="torch", KERAS_HOME=str(tmp_path), PYTEST_ADDOPTS="-m long")
 
 
-@pytest.mark.parametrize("name", ["record.json", "initializers.json"])
+@pytest.mark.parametrize("name", ["record.json", "own.json", "initializers.json"])
 def test_what_a_model_saves_is_the_same_on_every_backend(ran, name):
     written = {backend: json.loads(next(ran(backend).rglob(name)).read_text()) for backend in BACKENDS}
     assert len(written["tensorflow"].get("entries", written["tensorflow"])) > 20

@@ -38,7 +38,7 @@ def perceptron(depth=4, activation="relu", filled=True):
     hidden = [layers.Dense(64, activation=activation, name=f"layer{number}") for number in range(depth - 1)]
     model = keras.Sequential([keras.Input((64,)), *hidden, layers.Dense(64, name="head")], name="perceptron")
     if filled:
-        initialize(model)
+        initialize(model, "auto")
     return model
 
 
@@ -138,7 +138,7 @@ def test_healthy_models_are_silent_by_keras_and_by_fastinit():
         model = build()
         for ours in (False, True):
             if ours:
-                initialize(model)
+                initialize(model, "auto")
             found = audit(model, batch if ours or not jax else None)
             assert found.ok, f"{model.name}\n{found}"
             assert found.verdict == ("healthy" if found.layers else "not run")
@@ -176,7 +176,7 @@ def test_verdicts():
 
 def test_nothing_changes():
     model = images()
-    initialize(model)
+    initialize(model, "auto")
     dropped = keras.Sequential([keras.Input((12, 12, 4)), layers.Dropout(0.5), model])
     before = [array(variable) for variable in dropped.variables]
     methods = [layer.call for layer in model.layers]
@@ -191,7 +191,7 @@ def test_nothing_changes():
 
 def test_a_record_is_compared():
     model = perceptron()
-    record = initialize(model, seed=3)
+    record = initialize(model, "auto", seed=3)
     assert audit(model, record=record).ok
     model.get_layer("head").kernel.assign(-model.get_layer("head").kernel)
     assert kinds(audit(model, record=record)) == [("head/kernel", "not as recorded")]
@@ -231,7 +231,7 @@ def test_lsuv_makes_a_badly_scaled_network_healthy():
 
 def test_lsuv_of_convolutions_and_what_it_refuses():
     model = images()
-    initialize(model)
+    initialize(model, "auto")
     norm = model.get_layer("norm")
     before = [array(variable) for variable in norm.variables]
     factors = lsuv(model, inputs(8, 12, 12, 4))

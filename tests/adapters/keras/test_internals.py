@@ -1,11 +1,13 @@
 """Checks that Keras still has each internal that the adapter uses; run by test_keras.py on every backend."""
 
 import inspect
+import random
 import re
 import runpy
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -154,3 +156,63 @@ def test_a_call_is_looked_up_when_a_layer_is_called():
     with internals.replaced(dense, "activation", None):
         assert dense.activation is None
     assert dense.activation is before
+
+
+def test_what_variables_are_made_with():
+    with internals.noting():
+        dense = layers.Dense(3, kernel_initializer="he_normal", name="dense")
+        dense.build((None, 4))
+        given = keras.Variable(np.ones(2, "float32"))
+    said = f"{CHANGED}Variable.__init__ is not what the backends' variables call"
+    assert type(internals.made_with(dense.kernel)) is keras.initializers.HeNormal, said
+    assert internals.made_with(given).tolist() == [1, 1], said
+    plain = layers.Dense(3)
+    plain.build((None, 4))
+    assert internals.made_with(plain.kernel) is None
+
+
+def test_layers_are_built_apart():
+    keras.utils.clear_session()
+    model = network()
+    names = [layers.Flatten().name for _ in range(2)]
+    with internals.apart() as scope, internals.noting(arrays_too=True):
+        twins = [internals.twin_of(layer) for layer in model.layers[1:3]]
+        variables = [variable for twin in twins for variable in internals.own_variables(twin)]
+        array = keras.Variable(np.ones((2, 3), "float32"))
+        array.assign(np.zeros((2, 3), "float32"))
+        assert not keras.ops.any(scope.get_current_value(array))
+    said = f"{CHANGED}a stateless scope makes variables otherwise"
+    assert len(variables) == 4 and all(variable._value is None for variable in [*variables, array]), said
+    assert tuple(array.shape) == (2, 3), said
+    count = int(names[1].rpartition("_")[2])
+    assert layers.Flatten().name.endswith(f"_{count + 1}"), f"{CHANGED}names are counted elsewhere"
+    with keras.StatelessScope():
+        pass  # at whose end variables would be initialized
+    assert all(variable._value is None for variable in variables), said
+
+
+def test_generators_go_on_as_before():
+    def numbers():
+        return random.random(), np.random.rand(), float(keras.ops.convert_to_numpy(keras.random.uniform(())))
+
+    keras.utils.set_random_seed(3)
+    wanted = [numbers() for _ in range(3)]
+    keras.utils.set_random_seed(3)
+    found = [numbers()]
+    drawn = []
+    for _ in range(2):
+        with internals.seeded(8):
+            drawn.append(numbers())
+        found.append(numbers())
+    assert found == wanted, f"{CHANGED}the generator of keras.random is kept elsewhere"
+    assert drawn[0] == drawn[1]
+
+
+def test_the_bias_of_an_lstm():
+    for layer, shape in ((layers.LSTM(3), (None, 4, 5)), (layers.ConvLSTM1D(3, 2), (None, 4, 6, 5))):
+        with internals.noting():
+            layer.build(shape)
+        found = internals.bias_with_forget_gate(internals.made_with(layer.cell.bias))
+        assert type(found) is keras.initializers.Zeros, f"{CHANGED}{type(layer.cell).__name__}.build"
+    assert internals.bias_with_forget_gate(lambda: 0) is None
+    assert internals.bias_with_forget_gate(keras.initializers.Zeros()) is None

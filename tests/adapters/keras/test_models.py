@@ -96,7 +96,7 @@ def test_every_variable_has_its_rule_and_its_true_fans(tmp_path):
 
 def test_gates():
     model = network()
-    initialize(model)
+    initialize(model, "auto")
     cell = model.get_layer("lstm").cell
     kernel, bias = array(cell.recurrent_kernel), array(cell.bias)
     for gate in range(4):
@@ -172,7 +172,7 @@ def test_subclassed_models():
     model = Own()
     assert "build it first" in str(refusal(initialize, model))
     model(np.zeros((2, 3), "float32"))
-    record = initialize(model)
+    record = initialize(model, "auto")
     assert [entry.shape for entry in record if entry.fans] == [(3, 5), (5, 5), (5, 5)]
     first = next(entry for entry in record if entry.fans)
     assert math.isclose(first.std, math.sqrt(2 / 3))
@@ -180,7 +180,7 @@ def test_subclassed_models():
 
 def test_replay(tmp_path):
     model = network()
-    record = initialize(model, seed=8)
+    record = initialize(model, "auto", seed=8)
     values = [array(variable) for variable in model.trainable_variables]
     for variable in model.trainable_variables:
         variable.assign(keras.ops.zeros(variable.shape))
@@ -226,7 +226,7 @@ def test_what_cannot_be_filled_is_named_and_nothing_is_written():
 
     model = keras.Sequential([keras.Input((3,)), layers.Dense(3, name="dense"), Strange(name="strange")])
     before = array(model.layers[0].kernel)
-    error = refusal(initialize, model)
+    error = refusal(initialize, model, fastinit.Recipe((Rule("Dense", "*", fastinit.Ones()),)))
     assert isinstance(error, UnmatchedParameter)
     assert "wonder" in str(error)
     recipe = fastinit.AUTO.with_rules(Rule("Strange", "wonder", fastinit.Orthogonal()))
@@ -240,7 +240,7 @@ def test_what_cannot_be_filled_is_named_and_nothing_is_written():
 
 def test_bfloat16_models():
     model = keras.Sequential([keras.Input((40,)), layers.Dense(30, name="dense", dtype="bfloat16")])
-    record = initialize(model)
+    record = initialize(model, "auto")
     entry = next(entry for entry in record if entry.fans)
     assert entry.dtype == "bfloat16"
     raw = fastinit.fill(np.empty((40, 30), np.uint16), entry.initializer, entry.key, dtype="bfloat16")

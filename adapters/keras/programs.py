@@ -1,0 +1,366 @@
+"""The program of every variable of a built model: what its layer made it with, as an initializer of the library.
+
+Keras drops an initializer as soon as it has called it, so each layer that has variables is built once more from its
+configuration, apart, without values: the variables of this twin say what they would be made with. A model that is built
+inside :func:`recorded` needs none of this, since its own variables say so.
+
+What Keras's and fastinit's classes draw is an initializer of the library, with Keras's fans. Anything else is called,
+twice, under different seeds: what is the same both times is a table of values; what differs is run again by Keras with
+a seed that follows from the key, as long as Keras can write it into a configuration and read it. Only what Keras cannot
+write has no program.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import itertools
+import json
+import warnings
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, NamedTuple
+
+import keras
+import numpy as np
+
+import fastinit
+from fastinit import Blocks, Box, Constant, Initializer, Key, Ones, Painted, Program, Replayed
+from fastinit.adapters.keras import initializers as ours
+from fastinit.adapters.keras.bases import AsOfShape, Filling
+from fastinit.adapters.keras.internals import (
+    apart,
+    bias_with_forget_gate,
+    inner_layers,
+    layers_of,
+    made_with,
+    noting,
+    own_state,
+    own_variables,
+    seeded,
+    twin_of,
+)
+from fastinit.adapters.keras.names import role_of
+from fastinit.extending import of_elements, runs_graphs
+
+__all__ = ["programs_of", "recorded"]
+
+SEEDS: Final = (1, 2)
+
+Role = tuple[str, tuple[int, ...]]
+"""A variable within its layer: what it is called, and its shape."""
+
+
+def recorded() -> AbstractContextManager[None]:
+    """A context in which the variables of new layers keep what they are made with.
+
+    It is needed for layers that Keras cannot build again from their configuration, such as those whose constructor
+    takes a function and that have no ``get_config``. Values are drawn as ever.
+
+    Examples
+    --------
+    >>> import keras
+    >>> from fastinit.adapters.keras import initialize, recorded
+    >>> class Scale(keras.layers.Layer):
+    ...     def __init__(self, start):
+    ...         super().__init__(name="scale")
+    ...         self.factor = self.add_weight(shape=(2,), initializer=start, name="factor")
+    >>> with recorded():
+    ...     scale = Scale(keras.initializers.Constant(3.0))
+    >>> initialize(scale, seed=0)["scale/factor"].initializer
+    Constant(value=3.0)
+    """
+    return noting()
+
+
+class _Made(NamedTuple):
+    """What a variable was made with: an initializer, a function or an array; arrays as two builds give them."""
+
+    source: Any
+    again: Any = None
+
+
+def programs_of(model: Any, layers: Iterable[Any], names: dict[int, str]) -> dict[int, Program]:
+    """The programs of the variables that layers made, by the variable's identity; without those that are not known.
+
+    Parameters
+    ----------
+    model : keras.Layer
+        Built.
+    layers : iterable of keras.Layer
+        Those within it that made the variables.
+    names : dict of int to str
+        The canonical name of each variable, by its identity: the draws are called by it.
+    """
+    found = {}
+    with seeded(SEEDS[0]):
+        for layer in layers:
+            made = _made(model, layer)
+            for variable in own_variables(layer):
+                if id(variable) not in made or id(variable) not in names:
+                    continue
+                dtype = keras.backend.standardize_dtype(variable.dtype)
+                translated = _translated(made[id(variable)], tuple(variable.shape), dtype)
+                if translated is not None:
+                    draws = tuple(f"{names[id(variable)]}:{number}" for number in range(translated.draws))
+                    found[id(variable)] = Program(translated.initializer, draws, operators=translated.operators)
+    return found
+
+
+# What a variable was made with
+
+
+def _made(model: Any, layer: Any) -> dict[int, _Made]:
+    """What the variables of a layer were made with, by their identity.
+
+    As they say themselves; as a twin of the layer says, or one of a layer that holds it where it cannot be built alone;
+    or, in a layer that Keras's own code builds, as the layer's own attributes say.
+    """
+    mine = own_variables(layer)
+    found = {id(one): _Made(made_with(one)) for one in mine if made_with(one) is not None}
+    for holder in (layer, *_holders(model, layer)):
+        if len(found) == len(mine):
+            break
+        found = _by_a_twin(layer, holder) | found
+    return _by_attributes(layer) | found
+
+
+def _holders(model: Any, layer: Any) -> Iterator[Any]:
+    """The layers that a layer is within, the innermost first."""
+    holders = [one for one in layers_of(model) if any(layer is inner for inner in inner_layers(one))]
+    yield from sorted(holders, key=lambda holder: len(list(inner_layers(holder))))
+
+
+def _by_a_twin(layer: Any, holder: Any) -> dict[int, _Made]:
+    number = next(n for n, one in enumerate(layers_of(holder)) if one is layer)
+    first = _sources(layer, holder, number, SEEDS[0])
+    arrays = any(_is_array(source) for listed in first.values() for source in listed)
+    second = _sources(layer, holder, number, SEEDS[1]) if arrays else first
+    found: dict[int, _Made] = {}
+    for role, variables in _by_role([*own_variables(layer), *own_state(layer)]).items():
+        one, two = first.get(role, []), second.get(role, [])
+        if len(one) == len(two) == len(variables):
+            found |= {id(each): _Made(*pair) for each, *pair in zip(variables, one, two, strict=True)}
+    return found
+
+
+def _sources(layer: Any, holder: Any, number: int, seed: int) -> dict[Role, list[Any]]:
+    """What the variables of a layer's twin are made with; what code assigned to them later, as arrays.
+
+    The twin is within that of a holder, where the layer is the one with this number.
+    """
+    found: dict[Role, list[Any]] = defaultdict(list)
+    with seeded(seed), apart() as scope, noting(arrays_too=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            twin = next(itertools.islice(layers_of(twin_of(holder)), number, None), None)
+        except Exception:  # whatever an author's code raises: then nothing is known
+            return found
+        if type(twin) is not type(layer):
+            return found
+        for role, variables in _by_role([*own_variables(twin), *own_state(twin)]).items():
+            for variable in variables:
+                assigned = scope.get_current_value(variable)
+                found[role].append(made_with(variable) if assigned is None else _array(assigned))
+    return found
+
+
+def _by_role(variables: Iterable[Any]) -> dict[Role, list[Any]]:
+    found: dict[Role, list[Any]] = defaultdict(list)
+    for variable in variables:
+        found[role_of(variable), tuple(variable.shape)].append(variable)
+    return found
+
+
+def _by_attributes(layer: Any) -> dict[int, _Made]:
+    """What a layer that a method of Keras's builds has for each variable: ``gamma_initializer`` of gamma."""
+    builder = next((cls for cls in type(layer).__mro__ if "build" in vars(cls)), None)
+    if builder is None or builder.__module__.partition(".")[0] != "keras" or hasattr(layer, "unit_forget_bias"):
+        return {}
+    found = {}
+    for variable in own_variables(layer):
+        role = role_of(variable)
+        for name in (role, role.removesuffix("_kernel")):
+            initializer = getattr(layer, f"{name}_initializer", None)
+            if callable(initializer):
+                found[id(variable)] = _Made(initializer)
+    return found
+
+
+def _is_array(source: Any) -> bool:
+    return not callable(source)
+
+
+def _array(tensor: Any) -> np.ndarray:
+    """The values in the widest of the dtypes that are needed for them."""
+    if not keras.ops.is_tensor(tensor):
+        return np.asarray(tensor)
+    if keras.backend.standardize_dtype(tensor.dtype) in ("bfloat16", "float16"):
+        tensor = keras.ops.cast(tensor, "float32")
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+# As an initializer of the library
+
+
+class _Translated(NamedTuple):
+    initializer: Initializer
+    draws: int
+    operators: tuple[str, ...]
+
+
+def _translated(made: _Made, shape: tuple[int, ...], dtype: str) -> _Translated | None:
+    """What fills a variable as its author's code does; None if that is not known."""
+    if _is_array(made.source):
+        values, again = _array(made.source), _array(made.source if made.again is None else made.again)
+        same = values.shape == again.shape and np.array_equal(values, again, equal_nan=values.dtype.kind == "f")
+        return _table(values, shape, "array") if same else None
+    return _plain(made.source, shape) or _forgetting(made.source, shape, dtype) or _called(made.source, shape, dtype)
+
+
+def _name(source: Any) -> str:
+    return str(getattr(source, "__name__", type(source).__name__))
+
+
+def _table(values: np.ndarray, shape: tuple[int, ...], name: str) -> _Translated | None:
+    """Given values: a constant where all are one, otherwise the values themselves."""
+    wide = np.ascontiguousarray(
+        np.broadcast_to(values, shape), np.float64 if values.dtype == np.float64 else np.float32
+    )
+    if wide.size and (wide == wide.flat[0]).all():
+        return _Translated(Constant(float(wide.flat[0])), 0, (name,))
+    data = base64.b64encode(zlib.compress(wide.astype(wide.dtype.newbyteorder("<")).tobytes())).decode()
+    return _replayed(shape, name, 0, dtype=str(wide.dtype), data=data)
+
+
+def _replayed(shape: tuple[int, ...], name: str, draws: int, **own: Any) -> _Translated:
+    graph = {"framework": "keras", "shape": list(shape), "operators": [name], "draws": draws, **own}
+    return _Translated(Replayed(json.dumps(graph, sort_keys=True)), draws, (name,))
+
+
+_SCALED: Final = ("scale", "mode", "distribution")
+# What each of Keras's classes draws, as fastinit's class of the same name says; by the class whose call it is.
+_ARGUMENTS: Final[dict[Any, tuple[str, ...]]] = {
+    keras.initializers.Zeros: (),
+    keras.initializers.Ones: (),
+    keras.initializers.Constant: ("value",),
+    keras.initializers.Identity: ("gain",),
+    keras.initializers.RandomNormal: ("mean", "stddev"),
+    keras.initializers.TruncatedNormal: ("mean", "stddev"),
+    keras.initializers.RandomUniform: ("minval", "maxval"),
+    keras.initializers.VarianceScaling: (*_SCALED, "input_axes", "output_axes"),
+    keras.initializers.Orthogonal: ("gain",),
+}
+
+
+def _plain(source: Any, shape: tuple[int, ...]) -> _Translated | None:
+    """What one of Keras's or fastinit's own classes draws; None of any other, and where fastinit has no such thing."""
+    owner = next((cls for cls in type(source).__mro__ if "__call__" in vars(cls)), None)
+    if owner is not None and owner in _ARGUMENTS:
+        if owner is keras.initializers.Constant and not isinstance(source.value, (int, float)):
+            return _table(_array(source.value), shape, _name(source))
+        filling = getattr(ours, owner.__name__)(**{name: getattr(source, name) for name in _ARGUMENTS[owner]})
+    elif isinstance(source, Filling) and owner in (Filling, ours.Constant):
+        filling = source
+    else:
+        return None
+    try:
+        found = filling.fastinit_initializer(shape)
+        found.check(shape, "float32")
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    if isinstance(found, AsOfShape):  # with fans that no layout says
+        found = of_elements(found, shape) or found
+    return _Translated(found, int(_draws(found, shape)), (_name(source),))
+
+
+def _draws(initializer: Initializer, shape: tuple[int, ...]) -> bool:
+    elements = of_elements(initializer, shape)
+    fixed = (fastinit.Identity, fastinit.ZerO, fastinit.Dirac)
+    return not isinstance(initializer, fixed) if elements is None else not isinstance(elements, Constant)
+
+
+def _forgetting(source: Any, shape: tuple[int, ...], dtype: str) -> _Translated | None:
+    """The bias of an LSTM, whose forget gate is 1; None of anything else."""
+    others = bias_with_forget_gate(source)
+    if others is None:
+        return None
+    units = shape[0] // 4
+    before, after = (_translated(_Made(others), (count,), dtype) for count in (units, 2 * units))
+    if before is None or after is None:
+        return None
+    operators = (*before.operators, "unit_forget_bias")
+    if isinstance(before.initializer, fastinit.ElementwiseInitializer) and not before.draws:
+        gate = before.initializer
+        return _Translated(Blocks((gate, Ones(), gate, gate)), 0, operators)
+    boxes = (Box((0,), (units,), before.initializer, 0), Box((2 * units,), (2 * units,), after.initializer, 1))
+    return _Translated(Painted(Ones(), boxes), 2, operators)
+
+
+# By Keras itself
+
+
+def _called(source: Any, shape: tuple[int, ...], dtype: str) -> _Translated | None:
+    """Anything else that can be called: a table if it draws nothing, a graph if Keras can write it; otherwise None."""
+    config = _config(source)
+    call = _call if config is None else _call_of_config
+    try:
+        first, other = (call(source if config is None else config, shape, dtype, seed) for seed in SEEDS)
+        if first.shape != shape:
+            return None
+        if np.array_equal(first, other, equal_nan=first.dtype.kind == "f"):
+            if config is None:
+                return _table(first, shape, _name(source))
+            return _replayed(shape, _name(source), 0, dtype=dtype, config=config)
+        # a generator that nothing here seeds, as TensorFlow's own, gives other numbers each time
+        if config is None or not np.array_equal(first, call(config, shape, dtype, SEEDS[0])):
+            return None
+    except Exception:
+        return None
+    return _replayed(shape, _name(source), 1, dtype=dtype, config=config)
+
+
+def _config(source: Any) -> Any:
+    """A configuration from which Keras makes the same initializer, as JSON holds it; None if there is none."""
+    try:
+        config = json.loads(json.dumps(keras.saving.serialize_keras_object(source)))
+        made = keras.saving.deserialize_keras_object(config)
+    except Exception:
+        return None
+    return config if callable(made) and not isinstance(made, type) else None
+
+
+def _with_seed(config: Any, seed: int) -> Any:
+    """A configuration all of whose seeds are this one."""
+    if isinstance(config, list):
+        return [_with_seed(one, seed) for one in config]
+    if isinstance(config, dict):
+        return {name: seed if name == "seed" else _with_seed(one, seed) for name, one in config.items()}
+    return config
+
+
+def _call_of_config(config: Any, shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
+    return _call(keras.saving.deserialize_keras_object(_with_seed(config, seed)), shape, dtype, seed)
+
+
+def _call(source: Any, shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
+    if hasattr(source, "seed"):  # an object of an author's, whose seed is that of Keras's classes
+        source = copy.copy(source)
+        source.seed = seed
+    with seeded(seed):
+        return _array(source(shape, dtype=dtype))
+
+
+@runs_graphs("keras")
+def run(graph: Any, keys: Sequence[Key], num_threads: int | None, target: str | None) -> np.ndarray:
+    """The values of a graph: a table, or what Keras's initializer gives with a seed from the key."""
+    shape = tuple(graph["shape"])
+    if "data" in graph:
+        values = np.frombuffer(
+            zlib.decompress(base64.b64decode(graph["data"])), np.dtype(graph["dtype"]).newbyteorder("<")
+        )
+        return values.reshape(shape)
+    seed = keys[0].words[0] >> 1 if keys else SEEDS[0]
+    return _call_of_config(graph["config"], shape, graph["dtype"], seed)
