@@ -31,7 +31,7 @@ BENCHMARK = re.compile(r"(time|timeraw|peakmem|track)_")
 PEERS = ("torch", "tensorflow", "keras", "jax", "numba", "ml_dtypes", "flax", "transformers")
 TOOLS = ("rich", "matplotlib", "asv", "psutil", "scipy", "mpmath", "tqdm")
 BACKENDS = ("tensorflow", "jax", "torch")
-OF_PEERS = ("bench_torch", "bench_keras", "bench_jax", "bench_numba")
+OF_PEERS = ("bench_torch", "bench_programs", "bench_keras", "bench_jax", "bench_numba")
 VARIED = ("peer", "library", "framework", "way")  # who does it: each of them runs
 SECONDS = 300
 

@@ -1,0 +1,57 @@
+"""Programs: what it costs to record a constructor, and to fill a model as its author wrote it."""
+
+from functools import partial
+
+from .bench_torch import adapter
+from .counters import Warm, once, over, runs, unit
+from .side_by_side import optional, torch_on_as_many_threads
+
+
+def deferred(build):
+    """A model that is deferred."""
+    if not hasattr(adapter(), "deferred"):
+        raise NotImplementedError("there is no deferred() yet")
+    with adapter().deferred():
+        return build()
+
+
+class Own(Warm):
+    """GPT-2's embeddings and two layers, 53 million parameters, as transformers initializes them, in new memory."""
+
+    warmup_time = 0.0
+
+    @once
+    def setup(self):
+        torch_on_as_many_threads()
+        transformers = optional("transformers")
+        self.build = partial(transformers.GPT2LMHeadModel, transformers.GPT2Config(n_layer=2))
+        self.run = partial(self.filled, "own")
+
+    def filled(self, recipe):
+        return adapter().materialize(deferred(self.build), recipe)
+
+    time_defer_and_materialize = peakmem_defer_and_materialize = runs
+
+    @unit("times transformers'")
+    def track_own_over_transformers(self):
+        return over(self.run, self.build)
+
+    @unit("times that of auto")
+    def track_own_over_auto(self):
+        return over(self.run, partial(self.filled, "auto"))
+
+
+class Deferred(Warm):
+    """A constructor that is recorded and draws nothing: a model of the size of Llama-3-8B, by its number of layers."""
+
+    params = ([1, 32],)
+    param_names = ("layers",)
+
+    @once
+    def setup(self, layers):
+        transformers = optional("transformers")
+        heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096, "intermediate_size": 14336}
+        configuration = transformers.LlamaConfig(num_hidden_layers=layers, vocab_size=128256, **heads)
+        self.run = partial(deferred, partial(transformers.LlamaForCausalLM, configuration))
+
+    time_defer = peakmem_defer = runs
