@@ -188,3 +188,33 @@ def test_shared_memory():
             nn.Linear(2, 2).share_memory()
     materialize(module, seed=0)
     assert module.table.is_shared() and module.weight.all()
+
+
+# Tensors that are neither parameters nor buffers
+
+
+def test_plain_tensors_that_are_drawn():
+    class Lazy(nn.Linear):
+        """Its output is taken relative to that of its first weights."""
+
+        def __init__(self):
+            super().__init__(3, 3)
+            self.first = self.weight.detach().clone()
+            self.noise = {"fixed": [torch.randn(5) * 2, torch.ones(2)]}
+
+    def build(*before):
+        with deferred():
+            model = nn.Sequential(*(nn.Linear(2, 2) for _ in before), Lazy())
+        materialize(model, seed=0)
+        return model
+
+    model, same, later = build(), build(), build(1)
+    assert torch.equal(model[0].first, model[0].weight)
+    assert torch.equal(model[0].noise["fixed"][0], same[0].noise["fixed"][0])
+    assert torch.equal(later[1].first, later[1].weight) and torch.equal(model[0].noise["fixed"][1], torch.ones(2))
+    assert torch.equal(model[0].noise["fixed"][0] / 2, fastinit_normal("0.noise['fixed'][0]", 5))
+
+
+def fastinit_normal(name, size):
+    key = fastinit.Key(0).fold_in(name)
+    return torch.from_numpy(fastinit.fill(np.empty(size, np.float32), Normal(), key))
