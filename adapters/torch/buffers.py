@@ -161,6 +161,8 @@ def remake_buffers(
 ) -> None:
     """Buffers as their programs say: those that are drawn, and those that have lost their values.
 
+    Running statistics are what the constructor left, which may have set them to something else than a new norm has.
+
     So are the tensors that modules hold as plain attributes, where they are drawn.
 
     A buffer has lost its values if it is on the meta device, or if it has other memory than it was constructed in, and
@@ -180,7 +182,8 @@ def remake_buffers(
     with torch.no_grad():
         for name, module, role, buffer in buffers:
             drawn = programs_of(module)[role].is_drawn
-            if not drawn and not buffer.is_meta and is_as_constructed(buffer):
+            stays = is_as_constructed(buffer) and role not in statistics_of(module)
+            if not drawn and not buffer.is_meta and stays:
                 continue
             values = rebuilt(keyed[name].initializer, buffer, keyed[name].key)
             if buffer.is_meta and role not in own_buffers(module):
