@@ -168,7 +168,7 @@ def test_storages_and_operators():
     held = [kept]
     assert internals.swapped(kept, other) and held[0].is_meta and not other.is_meta
     reference = weakref.ref(kept)
-    assert not internals.swapped(kept, other) and kept.is_meta and reference() is kept
+    assert internals.swapped(kept, other) and not kept.is_meta and reference() is kept
     with torch._subclasses.FakeTensorMode(), internals.without_modes():
         assert torch.ones(2).tolist() == [1.0, 1.0]
     assert internals.programs_of(torch.nn.Linear(2, 2)) == {} and internals.PROGRAMS == "_fastinit_programs"
@@ -192,7 +192,7 @@ def test_transposed_linear_layers_of_transformers(monkeypatch):
 
 
 def test_hooks_and_signs():
-    one, two = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    one, two = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     one.register_hook(lambda grad: grad * 2)
     internals.carry_hooks(one, two)
     two.sum().backward()
