@@ -27,12 +27,21 @@ from fastinit.adapters.torch.internals import (
     is_table,
     mark_as_constructed,
     own_buffers,
+    own_parameters,
     programs_of,
 )
 from fastinit.adapters.torch.replaying import equal, rebuilt
 from fastinit.extending import program_keys
 
-__all__ = ["drawing_from", "exchanged", "remake_buffers", "reset_norms", "restore_buffers", "statistics_of"]
+__all__ = [
+    "attributes_of",
+    "drawing_from",
+    "exchanged",
+    "remake_buffers",
+    "reset_norms",
+    "restore_buffers",
+    "statistics_of",
+]
 
 _STATISTICS: Final = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
 
@@ -71,6 +80,20 @@ def exchanged(value: Any, function: Callable[[str, Tensor], Tensor], path: str =
         changed = {key: exchanged(one, function, f"{path}[{key!r}]", depth - 1) for key, one in value.items()}
         return value if all(changed[key] is value[key] for key in value) else changed
     return value
+
+
+def attributes_of(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The tensors that a module holds as plain attributes, each with where it is."""
+    found: list[tuple[str, Tensor]] = []
+
+    def see(path: str, tensor: Tensor) -> Tensor:
+        found.append((path, tensor))
+        return tensor
+
+    for name, value in vars(module).items():
+        if not is_table(module, value):
+            exchanged(value, see, name)
+    return found
 
 
 def _is(one: Any, other: Any) -> bool:
@@ -138,13 +161,17 @@ def remake_buffers(
 ) -> None:
     """Buffers as their programs say: those that are drawn, and those that have lost their values.
 
+    Running statistics are what the constructor left, which may have set them to something else than a new norm has.
+
+    So are the tensors that modules hold as plain attributes, where they are drawn.
+
     A buffer has lost its values if it is on the meta device, or if it has other memory than it was constructed in, and
     other values. `parameters` are the model's, whose draws they may share; those of `kept` modules stay.
     """
     buffers = [
         (canonical_name(f"{prefix}.{role}" if prefix else role), module, role, buffer)
         for prefix, module in model.named_modules()
-        for role, buffer in own_buffers(module).items()
+        for role, buffer in (*own_buffers(module).items(), *_attributes_with_programs(module))
         if buffer is not None and role in programs_of(module) and module not in kept
     ]
     described = [
@@ -155,14 +182,22 @@ def remake_buffers(
     with torch.no_grad():
         for name, module, role, buffer in buffers:
             drawn = programs_of(module)[role].is_drawn
-            if not drawn and not buffer.is_meta and is_as_constructed(buffer):
+            stays = is_as_constructed(buffer) and role not in statistics_of(module)
+            if not drawn and not buffer.is_meta and stays:
                 continue
             values = rebuilt(keyed[name].initializer, buffer, keyed[name].key)
+            if buffer.is_meta and role not in own_buffers(module):
+                continue
             if buffer.is_meta:
                 own_buffers(module)[role] = values
                 mark_as_constructed(values)
             elif not equal(values, buffer):
                 buffer.copy_(values)
+
+
+def _attributes_with_programs(module: nn.Module) -> list[tuple[str, Tensor]]:
+    own = programs_of(module).keys() - own_parameters(module).keys() - own_buffers(module).keys()
+    return attributes_of(module) if own else []
 
 
 def _lost_attributes(prefix: str, module: nn.Module) -> list[str]:

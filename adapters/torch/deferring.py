@@ -22,7 +22,7 @@ from torch.nn.modules.module import (
 )
 
 from fastinit import Key, Program, Replayed, canonical_name
-from fastinit.adapters.torch.buffers import exchanged
+from fastinit.adapters.torch.buffers import attributes_of, exchanged
 from fastinit.adapters.torch.histories import Data, State, View, calls_of
 from fastinit.adapters.torch.internals import (
     PROGRAMS,
@@ -120,6 +120,7 @@ def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
     _keep(parameters, programs)
     _keep_of_buffers(tape, modules)
     _name_copies(modules)
+    _keep_of_attributes(tape, modules)
     for tensor, owners in parameters.values():
         _to_meta(tensor, owners)
     parameters.clear()
@@ -227,6 +228,17 @@ def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:
                 continue
             vars(module)[PROGRAMS] = programs_of(module) | {role: program}
             mark_as_constructed(buffer)
+
+
+def _keep_of_attributes(tape: Tape, modules: Iterable[nn.Module]) -> None:
+    """Plain tensors that modules hold, such as a copy of the first weights, have programs where they are drawn."""
+    for module in modules:
+        for path, tensor in attributes_of(module):
+            memory = None if isinstance(tensor, nn.Parameter) else _memory(tape, tensor)
+            if memory is not None and memory.born and any(call.identity for call in calls_of(memory.state)):
+                program = program_of(memory.state, View.of(tensor))
+                if program.is_drawn and not program.uninitialized:
+                    vars(module)[PROGRAMS] = programs_of(module) | {path: program}
 
 
 def _name_copies(modules: list[nn.Module]) -> None:

@@ -147,13 +147,15 @@ class Read(NamedTuple):
 class Call:
     """One call of an operator."""
 
-    __slots__ = ("args", "function", "identity", "kwargs", "number")
+    __slots__ = ("args", "default", "function", "identity", "kwargs", "number")
 
     def __init__(self, function: Any, args: Any, kwargs: Any, number: int, identity: str | None) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
         self.number = number
         self.identity = identity
         """Of a call that draws."""
+        self.default = torch.get_default_dtype()
+        """The dtype of what names none, as it was when this was called."""
 
     @property
     def name(self) -> str:

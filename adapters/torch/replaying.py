@@ -12,7 +12,8 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -59,6 +60,20 @@ def memory_of(nbytes: int, zero: bool = True) -> torch.UntypedStorage:
     """New memory."""
     make = torch.zeros if zero else torch.empty
     return make(nbytes, dtype=torch.uint8, device="cpu").untyped_storage()
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Inside, what names no dtype has this one: it is torch's setting for the whole process, and rarely changed."""
+    before = torch.get_default_dtype()
+    if before is dtype:
+        yield
+        return
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class _Evaluation:
@@ -138,7 +153,8 @@ class _Evaluation:
 
         args = [argument(position, value) for position, value in enumerate(call.args)]
         kwargs = {name: argument(name, value) for name, value in call.kwargs.items()}
-        result = _draw(call, key, args, kwargs) if key is not None else call.function(*args, **kwargs)
+        with _default_dtype(call.default):
+            result = _draw(call, key, args, kwargs) if key is not None else call.function(*args, **kwargs)
         if own:
             return signature.arguments_written(args, kwargs)
         return [result] if isinstance(result, Tensor) else list(result)
@@ -212,6 +228,8 @@ def graph_of(state: State, view: View, draws: Sequence[Call]) -> str:
         kwargs = {name: mapped(value, one) for name, one in call.kwargs.items() if name != "device"}
         if kwargs:
             step["kwargs"] = kwargs
+        if call.default is not torch.float32:
+            step["default"] = str(call.default).removeprefix("torch.")
         if id(call) in drawn:
             step["draw"] = drawn[id(call)]
         steps.append(step)
@@ -283,7 +301,9 @@ class _Reading:
         draw = step.get("draw")
         args = [self._value(one) for one in step["args"]]
         kwargs = {key: self._value(one) for key, one in step.get("kwargs", {}).items()}
-        return Call(function, args, kwargs, len(self._calls), None if draw is None else str(draw))
+        call = Call(function, args, kwargs, len(self._calls), None if draw is None else str(draw))
+        call.default = getattr(torch, step.get("default", "float32"))
+        return call
 
     def _value(self, one: Any) -> Any:
         if isinstance(one, list):

@@ -50,6 +50,8 @@ _LOOKED_AT: Final = 2**24
 _NUMBERS: Final = 2**8
 
 
+# Reading these rounds no number that the code wrote: constants are kept in float64.
+_EXACT: Final = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
 # Programs of more parts are replayed; so are those of many that do not follow each other along one axis.
 _PARTS: Final = 4096
 _SCATTERED: Final = 256
@@ -288,10 +290,25 @@ class _Folding:
         if known not in self._found:
             raise _Missing(value.state, value.view)
         found = self._found[known]
+        if found is not None and value.view.dtype not in _EXACT:
+            found = _rounded(found, value.view.dtype)
         if found is None or found.unwritten:
             return None
         is_one = not found.parts and isinstance(found.base.found, Constant)
         return found if value.view.shape == shape or is_one else None
+
+
+def _rounded(form: _Form, dtype: torch.dtype) -> _Form:
+    """A form whose numbers are what a dtype holds of them, as whoever reads them finds: 2 of 2.7 among integers."""
+
+    def rounded(leaf: _Leaf) -> _Leaf:
+        if not isinstance(leaf.found, Constant):
+            return leaf
+        number = torch.tensor(leaf.found.value, dtype=torch.float64, device="cpu").to(dtype).to(torch.float64)
+        return leaf._replace(found=Constant(float(number)))
+
+    parts = tuple(part._replace(leaf=rounded(part.leaf)) for part in form.parts)
+    return replace(form, base=rounded(form.base), parts=parts)
 
 
 _NOWHERE: Final = ((), (), False)

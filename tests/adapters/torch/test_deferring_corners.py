@@ -10,7 +10,7 @@ from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
 from fastinit import Constant, Normal, Painted, Replayed, Uniform  # noqa: E402
-from fastinit.adapters.torch import DeferralError, deferred, materialize  # noqa: E402
+from fastinit.adapters.torch import DeferralError, deferred, initialize_, materialize  # noqa: E402
 from fastinit.adapters.torch.internals import programs_of  # noqa: E402
 
 
@@ -51,6 +51,33 @@ def test_complex_draws():
     assert values.shape == (4000, 2) and abs(values.std() - 0.5**0.5) < 0.03
     values, _ = filled(lambda: torch.empty(4000, dtype=torch.complex64).normal_().real * 1)
     assert abs(values.std() - 0.5**0.5) < 0.03
+
+
+# Dtypes
+
+
+def test_numbers_that_a_narrow_dtype_rounds():
+    def rows(number, dtype):
+        weight = torch.randn(2, 3)
+        weight[0] = torch.full((3,), number, dtype=dtype)
+        return weight
+
+    assert filled(lambda: rows(0.1, torch.float16))[0][0].tolist() == torch.full((3,), 0.1).half().tolist()
+    assert filled(lambda: rows(2, torch.bool))[0][0].tolist() == [1.0] * 3
+    assert filled(lambda: torch.zeros(3, dtype=torch.int64).fill_(2.7) + torch.rand(3) * 0)[0].tolist() == [2.0] * 3
+
+
+def test_the_default_dtype_of_what_is_replayed():
+    def make():
+        torch.set_default_dtype(torch.float64)
+        try:
+            return 1 / torch.arange(1, 5) + torch.rand(4) * 0
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    values, found = filled(make)
+    assert values.tolist() == make().tolist() and torch.get_default_dtype() == torch.float32
+    assert isinstance(found, Replayed)
 
 
 # Views
@@ -188,3 +215,44 @@ def test_shared_memory():
             nn.Linear(2, 2).share_memory()
     materialize(module, seed=0)
     assert module.table.is_shared() and module.weight.all()
+
+
+def test_running_statistics_that_the_constructor_set():
+    with deferred():
+        norm = nn.BatchNorm1d(3)
+        norm.running_mean.fill_(0.5)
+    materialize(norm, seed=0)
+    assert norm.running_mean.tolist() == [0.5] * 3 and norm.running_var.tolist() == [1.0] * 3
+    norm(torch.randn(4, 3))
+    initialize_(norm, seed=0)
+    assert norm.running_mean.tolist() == [0.5] * 3 and norm.num_batches_tracked == 0
+
+
+# Tensors that are neither parameters nor buffers
+
+
+def test_plain_tensors_that_are_drawn():
+    class Lazy(nn.Linear):
+        """Its output is taken relative to that of its first weights."""
+
+        def __init__(self):
+            super().__init__(3, 3)
+            self.first = self.weight.detach().clone()
+            self.noise = {"fixed": [torch.randn(5) * 2, torch.ones(2)]}
+
+    def build(*before):
+        with deferred():
+            model = nn.Sequential(*(nn.Linear(2, 2) for _ in before), Lazy())
+        materialize(model, seed=0)
+        return model
+
+    model, same, later = build(), build(), build(1)
+    assert torch.equal(model[0].first, model[0].weight)
+    assert torch.equal(model[0].noise["fixed"][0], same[0].noise["fixed"][0])
+    assert torch.equal(later[1].first, later[1].weight) and torch.equal(model[0].noise["fixed"][1], torch.ones(2))
+    assert torch.equal(model[0].noise["fixed"][0] / 2, fastinit_normal("0.noise['fixed'][0]", 5))
+
+
+def fastinit_normal(name, size):
+    key = fastinit.Key(0).fold_in(name)
+    return torch.from_numpy(fastinit.fill(np.empty(size, np.float32), Normal(), key))
