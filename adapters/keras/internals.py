@@ -191,6 +191,7 @@ def made_with(variable: Any) -> Any:
 
 
 def _base_of_variables() -> Any:
+    """The class that all backends' variables derive from."""
     return next(cls for cls in keras.Variable.__mro__ if cls.__module__.endswith("backend.common.variables"))
 
 

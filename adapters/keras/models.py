@@ -94,8 +94,8 @@ def initialize(
     >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(8, name="logits")], name="net")
     >>> for entry in initialize(model, seed=0):
     ...     print(entry.name, entry.rule)
-    logits/kernel the author's own: GlorotUniform
-    logits/bias the author's own: Zeros
+    net/logits/kernel the author's own: GlorotUniform
+    net/logits/bias the author's own: Zeros
     """
     places = _known(model, parameters(model), frozen)
     chosen = recipe_named("own" if recipe is None else recipe)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import itertools
 import json
 import warnings
 import zlib
@@ -95,9 +94,10 @@ def programs_of(model: Any, layers: Iterable[Any], names: dict[int, str]) -> dic
         The canonical name of each variable, by its identity: the draws are called by it.
     """
     found = {}
+    twins: _Twins = {}
     with seeded(SEEDS[0]):
         for layer in layers:
-            made = _made(model, layer)
+            made = _made(model, layer, twins)
             for variable in own_variables(layer):
                 if id(variable) not in made or id(variable) not in names:
                     continue
@@ -112,7 +112,11 @@ def programs_of(model: Any, layers: Iterable[Any], names: dict[int, str]) -> dic
 # What a variable was made with
 
 
-def _made(model: Any, layer: Any) -> dict[int, _Made]:
+# What the layers of a twin say, by the identity of the layer that it is a twin of, and the seed.
+_Twins = dict[tuple[int, int], "list[tuple[type, dict[Role, list[Any]]]]"]
+
+
+def _made(model: Any, layer: Any, twins: _Twins) -> dict[int, _Made]:
     """What the variables of a layer were made with, by their identity.
 
     As they say themselves; as a twin of the layer says, or one of a layer that holds it where it cannot be built alone;
@@ -123,7 +127,7 @@ def _made(model: Any, layer: Any) -> dict[int, _Made]:
     for holder in (layer, *_holders(model, layer)):
         if len(found) == len(mine):
             break
-        found = _by_a_twin(layer, holder) | found
+        found = _by_a_twin(layer, holder, twins) | found
     return _by_attributes(layer) | found
 
 
@@ -133,11 +137,11 @@ def _holders(model: Any, layer: Any) -> Iterator[Any]:
     yield from sorted(holders, key=lambda holder: len(list(inner_layers(holder))))
 
 
-def _by_a_twin(layer: Any, holder: Any) -> dict[int, _Made]:
+def _by_a_twin(layer: Any, holder: Any, twins: _Twins) -> dict[int, _Made]:
     number = next(n for n, one in enumerate(layers_of(holder)) if one is layer)
-    first = _sources(layer, holder, number, SEEDS[0])
+    first = _sources(layer, holder, number, SEEDS[0], twins)
     arrays = any(_is_array(source) for listed in first.values() for source in listed)
-    second = _sources(layer, holder, number, SEEDS[1]) if arrays else first
+    second = _sources(layer, holder, number, SEEDS[1], twins) if arrays else first
     found: dict[int, _Made] = {}
     for role, variables in _by_role([*own_variables(layer), *own_state(layer)]).items():
         one, two = first.get(role, []), second.get(role, [])
@@ -146,25 +150,34 @@ def _by_a_twin(layer: Any, holder: Any) -> dict[int, _Made]:
     return found
 
 
-def _sources(layer: Any, holder: Any, number: int, seed: int) -> dict[Role, list[Any]]:
+def _sources(layer: Any, holder: Any, number: int, seed: int, twins: _Twins) -> dict[Role, list[Any]]:
     """What the variables of a layer's twin are made with; what code assigned to them later, as arrays.
 
     The twin is within that of a holder, where the layer is the one with this number.
     """
-    found: dict[Role, list[Any]] = defaultdict(list)
+    if (id(holder), seed) not in twins:
+        twins[id(holder), seed] = _all_sources(holder, seed)
+    listed = twins[id(holder), seed]
+    return listed[number][1] if number < len(listed) and listed[number][0] is type(layer) else {}
+
+
+def _all_sources(holder: Any, seed: int) -> list[tuple[type, dict[Role, list[Any]]]]:
+    """The same of every layer within a twin, in order."""
+    listed: list[tuple[type, dict[Role, list[Any]]]] = []
     with seeded(seed), apart() as scope, noting(arrays_too=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            twin = next(itertools.islice(layers_of(twin_of(holder)), number, None), None)
+            layers = list(layers_of(twin_of(holder)))
         except Exception:  # whatever an author's code raises: then nothing is known
-            return found
-        if type(twin) is not type(layer):
-            return found
-        for role, variables in _by_role([*own_variables(twin), *own_state(twin)]).items():
-            for variable in variables:
-                assigned = scope.get_current_value(variable)
-                found[role].append(made_with(variable) if assigned is None else _array(assigned))
-    return found
+            return listed
+        for twin in layers:
+            found: dict[Role, list[Any]] = defaultdict(list)
+            for role, variables in _by_role([*own_variables(twin), *own_state(twin)]).items():
+                for variable in variables:
+                    assigned = scope.get_current_value(variable)
+                    found[role].append(made_with(variable) if assigned is None else _array(assigned))
+            listed.append((type(twin), found))
+    return listed
 
 
 def _by_role(variables: Iterable[Any]) -> dict[Role, list[Any]]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fastinit import Key, Parameter, canonical_name
 from fastinit.adapters.torch.internals import (
     MARK,
+    PROGRAMS,
     SELF_MADE,
     initialize_as_transformers,
     is_as_constructed,
@@ -172,7 +173,7 @@ def remake_buffers(
         (canonical_name(f"{prefix}.{role}" if prefix else role), module, role, buffer)
         for prefix, module in model.named_modules()
         for role, buffer in (*own_buffers(module).items(), *_attributes_with_programs(module))
-        if buffer is not None and role in programs_of(module) and module not in kept
+        if buffer is not None and role in vars(module).get(PROGRAMS, ()) and module not in kept
     ]
     described = [
         Parameter(name, tuple(buffer.shape), program=programs_of(module)[role])

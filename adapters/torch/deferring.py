@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -121,11 +121,13 @@ def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
     _keep_of_buffers(tape, modules)
     _name_copies(modules)
     _keep_of_attributes(tape, modules)
+    # what still holds their memory, a local variable or a view, has no values: they would not be the parameter's
+    given_up = {id(tape.memory_of(tensor)) for tensor, _ in parameters.values()}
     for tensor, owners in parameters.values():
         _to_meta(tensor, owners)
     parameters.clear()
     states.clear()
-    _settle_rest(tape, modules)
+    _settle_rest(tape, modules, given_up)
 
 
 def _all_modules(roots: Iterable[nn.Module]) -> list[nn.Module]:
@@ -267,10 +269,10 @@ def _to_meta(tensor: Tensor, owners: _Owners) -> None:
             own_parameters(module)[role] = new
 
 
-def _settle_rest(tape: Tape, modules: Iterable[nn.Module]) -> None:
+def _settle_rest(tape: Tape, modules: Iterable[nn.Module], given_up: Container[int]) -> None:
     """Gives everything else that lives its values; what is random in them is torch's, in the order of the calls."""
     for memory in tape.memories():
-        if memory.holds:
+        if memory.holds or id(memory) in given_up:
             continue
         storage = memory.storage()
         if storage is not None and not memory.is_meta:

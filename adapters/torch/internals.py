@@ -65,7 +65,6 @@ __all__ = [
     "is_table",
     "is_traced",
     "is_transformed",
-    "is_transposed_linear",
     "is_watched",
     "make_deprecate",
     "mark_as_constructed",
@@ -89,6 +88,7 @@ __all__ = [
     "storage_behind",
     "swapped",
     "torch_init",
+    "transposed_linear",
     "uncompiled",
     "untraced",
     "without_modes",
@@ -488,13 +488,13 @@ def is_pretrained(module: nn.Module) -> bool:
     return modeling is not None and isinstance(module, modeling.PreTrainedModel)
 
 
-def is_transposed_linear(module: nn.Module) -> bool:
-    """Whether a module is transformers' Conv1D, a Linear with the weight the other way round.
+def transposed_linear() -> type[nn.Module] | None:
+    """transformers' Conv1D, a Linear with the weight the other way round, where transformers is imported.
 
     Without it such layers are unknown, and their parameters need programs or rules of their own.
     """
     own = sys.modules.get("transformers.pytorch_utils")  # without which there can be none
-    return own is not None and isinstance(module, own.Conv1D)
+    return None if own is None else own.Conv1D
 
 
 def initialize_as_transformers(model: nn.Module, module: nn.Module) -> None:

@@ -22,11 +22,12 @@ from torch.nn.utils import parametrize
 from fastinit import Parameter, canonical_name
 from fastinit.adapters.torch.internals import (
     FLAT_MARK,
+    PROGRAMS,
     is_flattened,
-    is_transposed_linear,
     own_modules,
     own_parameters,
     programs_of,
+    transposed_linear,
 )
 from fastinit.adapters.torch.tensors import Kind
 from fastinit.extending import GATES, PRELU_SLOPE, WRAPPER_COMPONENTS, Shard
@@ -278,9 +279,9 @@ def _visited(
             yield from _visited(child, f"{name}{child_key}.", own_key, _following(module, child_key, following))
 
 
-def _layer(module: nn.Module) -> str:
+def _layer(module: nn.Module, transposed: type[nn.Module] | None = None) -> str:
     """The class of torch's own layers, or transformers' Conv1D, that a module is an instance of; else empty."""
-    if is_transposed_linear(module):
+    if transposed is not None and isinstance(module, transposed):
         return "Conv1D"
     own = (cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn.modules."))
     found = next(own, "")
@@ -415,12 +416,12 @@ _GEOMETRY: tuple[tuple[tuple[type, ...], Callable[..., dict[str, Any]]], ...] = 
 )
 
 
-def _geometry(module: nn.Module, role: str) -> dict[str, Any]:
+def _geometry(module: nn.Module, role: str, transposed: type[nn.Module] | None) -> dict[str, Any]:
     for classes, facts in _GEOMETRY:
         if isinstance(module, classes):
             return facts(module, role=role)
     # transformers' Linear with the weight the other way round
-    return {"layout": "IO"} if is_transposed_linear(module) else {}
+    return {"layout": "IO"} if transposed is not None and isinstance(module, transposed) else {}
 
 
 def parameters(model: nn.Module) -> list[Place]:
@@ -444,11 +445,11 @@ def parameters(model: nn.Module) -> list[Place]:
     found: dict[Hashable, Place] = {}
     holders: dict[str, Hashable] = {}
     lazy: list[str] = []
-    flattened = _flattened(model)
+    flattened, transposed = _flattened(model), transposed_linear()
     for prefix, _, module, following in _visited(model, "", "", None):
         own = list(_own(module, flattened.get(id(module), {})))
-        types, layer = (_types(module), _layer(module)) if own else ((), "")
-        programs = programs_of(module)
+        types, layer = (_types(module), _layer(module, transposed)) if own else ((), "")
+        programs = vars(module).get(PROGRAMS, {})
         shapes = {role: shape for role, _, shape, *_ in own}
         for role, tensor, shape, identity, chain, shard, requires_grad in own:
             name = canonical_name(prefix + role)
@@ -463,7 +464,7 @@ def parameters(model: nn.Module) -> list[Place]:
             facts: dict[str, Any] = {}
             if following is not None:
                 facts = {"activation": following.name, "negative_slope": following.negative_slope}
-            facts |= _geometry(module, role)
+            facts |= _geometry(module, role, transposed)
             if "bias" in role:
                 facts["weight_shape"] = shapes.get(
                     role.replace("bias", "weight"), shapes.get(role.removesuffix("_bias"))

@@ -87,7 +87,8 @@ def calls(
                 if tensor is None or not tensor.numel():
                     return
                 before = next(_tensors((given, named)), None)
-                if before is tensor and not own_parameters(module):  # an identity, which is no layer
+                changed = getattr(module, "inplace", False)
+                if before is tensor and not changed and not own_parameters(module):  # an identity, which is no layer
                     return
                 number = len(found)
                 found.append(_forward(name, module, before, tensor, weights.get(id(module))))
@@ -219,7 +220,8 @@ _NORMS = (
     nn.RMSNorm,
     nn.GroupNorm,
     nn.LocalResponseNorm,
-    nn.modules.batchnorm._NormBase,
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
 )
 # A gate: parameters that scale a branch by less than this, so that its variance falls to less than the square.
 _ALMOST_CLOSED = 0.03

@@ -95,7 +95,7 @@ class Audit:
     --------
     >>> import numpy as np, fastinit
     >>> from fastinit.extending import Held, judge_parameters
-    >>> weight = Held(fastinit.Parameter("head.weight", (4, 3), ("Linear",)), np.full((4, 3), 0.5))
+    >>> weight = Held(fastinit.Parameter("head.weight", (4, 3), layer="Linear"), np.full((4, 3), 0.5))
     >>> found = fastinit.Audit(judge_parameters([weight]))
     >>> found.ok, [finding.kind for finding in found.findings]
     (False, ['constant'])
@@ -159,7 +159,7 @@ def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -
     --------
     >>> import numpy as np, fastinit
     >>> from fastinit.extending import Held
-    >>> weight = Held(fastinit.Parameter("head.weight", (4, 3), ("Linear",)), np.full((4, 3), 0.5))
+    >>> weight = Held(fastinit.Parameter("head.weight", (4, 3), layer="Linear"), np.full((4, 3), 0.5))
     >>> [finding.kind for finding in judge_parameters([weight])]
     ['constant']
     """

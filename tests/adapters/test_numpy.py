@@ -60,7 +60,15 @@ def test_every_initializer_is_here_and_every_function_is_tested():
     assert {*fastinit.PRESETS, *fastinit.presets.ALIASES} <= set(init.__all__)
     bases = (fastinit.Initializer, fastinit.ElementwiseInitializer, fastinit.StructuredInitializer)
     public = [getattr(fastinit, name) for name in fastinit.__all__]
-    composed = (fastinit.Composite, fastinit.Blocks, fastinit.ZeroRow)  # of initializers, for fill() and recipes
+    # of initializers, for fill() and recipes
+    composed = (
+        fastinit.Composite,
+        fastinit.Blocks,
+        fastinit.ZeroRow,
+        fastinit.Painted,
+        fastinit.Replayed,
+        fastinit.Keep,
+    )
     classes = {item for item in public if isinstance(item, type) and issubclass(item, bases)} - {*bases, *composed}
     assert classes == {type(initializer) for _, initializer, _ in CASES.values()}
 

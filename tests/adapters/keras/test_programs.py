@@ -220,7 +220,7 @@ def test_initializers_of_authors_are_run_again(tmp_path):
         assert isinstance(entry.initializer, fastinit.Replayed) and entry.initializer.draws == 1
         first = array(model.layers[0].one)
         assert 0.9 < first.std() < 1.1
-        path = tmp_path / "record.json"
+        path = tmp_path / "custom.json"
         record.save(path)
         assert replay(path, custom(kind)) == record
         initialize(model, seed=2)
@@ -448,7 +448,8 @@ def ends(layer, shape):
     return model.inputs, model.outputs
 
 
-@pytest.mark.parametrize("name", ["MobileNetV3Small", pytest.param("EfficientNetB0", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetB0"])
 def test_applications(name):
     def make():
         return getattr(keras.applications, name)(input_shape=(32, 32, 3), weights=None, classes=7)

@@ -662,3 +662,16 @@ def test_a_condition_that_all_draws_answer_alike():
         assert not torch.allclose(weight, torch.zeros(50))
     with pytest.raises(DeferralError, match=r"reads what randn draws"), deferred():
         assert torch.randn(1) < 0
+
+
+def test_a_local_variable_that_holds_a_parameters_memory_takes_none():
+    import resource
+
+    with deferred():
+        nn.Linear(3, 3)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        table = torch.randn(1 << 28)
+        model = nn.Module()
+        model.table = nn.Parameter(table)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
+    assert model.table.is_meta and table.shape == model.table.shape

@@ -186,9 +186,9 @@ def test_transposed_linear_layers_of_transformers(monkeypatch):
         pass
 
     monkeypatch.setitem(sys.modules, "transformers.pytorch_utils", types.SimpleNamespace(Conv1D=Conv1D))
-    assert internals.is_transposed_linear(Conv1D()) and not internals.is_transposed_linear(torch.nn.Linear(2, 2))
+    assert internals.transposed_linear() is Conv1D
     monkeypatch.delitem(sys.modules, "transformers.pytorch_utils")
-    assert not internals.is_transposed_linear(Conv1D())
+    assert internals.transposed_linear() is None
 
 
 def test_hooks_and_signs():
