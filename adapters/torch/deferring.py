@@ -48,6 +48,8 @@ __all__ = ["deferred"]
 
 # Graphs of buffers are kept up to this length: longer ones hold tables.
 _LONG = 2**18
+# A buffer that is not random and follows from more calls is kept as a table.
+_MANY = 32
 
 
 @contextmanager
@@ -222,9 +224,12 @@ def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:
             memory = None if buffer is None else _memory(tape, buffer)
             if buffer is None or memory is None or not memory.born:
                 continue
-            if not any(call.identity for call in calls_of(memory.state)):
+            calls, state = calls_of(memory.state), memory.state
+            if not any(call.identity for call in calls):
                 tape.settle(buffer)  # once, for what follows
-            program = program_of(memory.state, View.of(buffer))
+                if len(calls) > _MANY and not memory.is_meta:
+                    state = Data(buffer.untyped_storage())
+            program = program_of(state, View.of(buffer))
             graph = program.initializer.graph if isinstance(program.initializer, Replayed) else ""
             if program.uninitialized or (len(graph) > _LONG and not program.is_drawn):
                 continue
