@@ -70,6 +70,10 @@ def _program(parameter: Parameter) -> Chosen | None:
     return Chosen(program.initializer, f"the author's own: {calls}" if calls else "the author's own")
 
 
+# Layers that are known by their class and are no framework's: what they do by themselves is an author's choice, too.
+_OF_AUTHORS: Final = {("Conv1D", "weight"), ("Conv1D", "bias")}
+
+
 def is_default(parameter: Parameter) -> bool:
     """Whether what the author's code did to a parameter is just what its layer does by itself.
 
@@ -83,7 +87,7 @@ def is_default(parameter: Parameter) -> bool:
     >>> is_default(fastinit.Parameter("up.weight", (64, 16), layer="Linear", program=program))
     True
     """
-    if parameter.program is None:
+    if parameter.program is None or (parameter.layer, parameter.role) in _OF_AUTHORS:
         return False
     # a padding row may be another layer's that shares the tensor
     for one in (parameter, replace(parameter, zero_row=None)):

@@ -547,3 +547,10 @@ def test_frozen_parameters_stay_unless_asked():
     with pytest.raises(ValueError, match=r"kept: 'a\.weight'.*frozen=True"):
         assigned([weight], "auto", 0, in_memory=False)
     assert assigned([weight], "auto", 0, frozen=True, in_memory=False)[0].std == 0.5
+
+
+def test_a_layer_of_transformers_has_no_default_to_improve():
+    program = fastinit.Program(Normal(0.0, 0.02), ("a draw",))
+    weight = Parameter("h.c_fc.weight", (64, 256), layer="Conv1D", layout="IO", activation="gelu", program=program)
+    assert not fastinit.models.recipes.is_default(weight)
+    assert AUTO.match(weight)[1] == program.initializer and FANS.match(weight)[1] != program.initializer
