@@ -77,28 +77,45 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 class _Evaluation:
+    """Calls made again in order. What nothing later reads is let go, and a state goes on in the memory of the last."""
+
     def __init__(self, state: State, draw: Draw | None, live: bool) -> None:
         self._draw, self._live = draw, live
-        self._outputs: dict[int, list[Tensor]] = {}
-        self._states: dict[int, torch.UntypedStorage] = {}
-        for call in self._needed(state):
-            self._outputs[id(call)] = self._called(call)
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        self._own: set[int] = set()
+        self._uses: dict[int, int] = {id(state): 1}
+        calls, written = self._needed(state)
+        for call in calls:
+            outputs = self._called(call)
+            for read in call.reads():
+                self._used(read.state)
+            for one in written[id(call)]:
+                self._write(one, outputs[one.source.number])
 
-    def _needed(self, state: State) -> list[Call]:
-        """The calls that are to be made, in order; what lives in memory needs none."""
+    def _needed(self, state: State) -> tuple[list[Call], dict[int, list[Written]]]:
+        """The calls that are to be made, in order, and the states that each writes; what lives in memory needs none."""
         calls: dict[int, Call] = {}
+        written: dict[int, list[Written]] = {}
         seen: set[int] = set()
-        left: list[State | None] = [state]
+        left: list[State] = [state]
         while left:
-            one = left.pop()
+            one: State | None = left.pop()
             while isinstance(one, Written) and id(one) not in seen and self._living(one) is None:
                 seen.add(id(one))
                 call = one.source.call
+                written.setdefault(id(call), []).append(one)
                 if id(call) not in calls:
                     calls[id(call)] = call
-                    left += [read.state for read in call.reads()]
+                    for read in call.reads():
+                        if read.state is not None:
+                            self._uses[id(read.state)] = self._uses.get(id(read.state), 0) + 1
+                            left.append(read.state)
+                if one.before is not None:
+                    self._uses[id(one.before)] = self._uses.get(id(one.before), 0) + 1
                 one = one.before
-        return sorted(calls.values(), key=lambda call: call.number)
+        for states in written.values():
+            states.sort(key=lambda one: one.source.number)  # of two in one storage the earlier comes first
+        return sorted(calls.values(), key=lambda call: call.number), written
 
     def _living(self, state: State) -> torch.UntypedStorage | None:
         memory = state.memory
@@ -107,31 +124,37 @@ class _Evaluation:
         found: torch.UntypedStorage | None = memory.storage()
         return found
 
+    def _used(self, state: State | None) -> None:
+        if state is not None:
+            self._uses[id(state)] -= 1
+            if not self._uses[id(state)]:
+                self._storages.pop(id(state), None)
+                self._own.discard(id(state))
+
+    def _write(self, state: Written, values: Tensor) -> None:
+        """Makes a state, in the memory of the one before it if nothing else needs that."""
+        before = state.before
+        if before is None:
+            storage = memory_of(state.nbytes)
+        elif id(before) in self._own and self._uses[id(before)] == 1:
+            storage = self._storages[id(before)]
+        else:
+            storage = memory_of(state.nbytes)
+            if not isinstance(before, Empty):
+                storage.copy_(self.storage(before))
+        state.view.within(storage).copy_(values)
+        self._used(before)
+        self._storages[id(state)] = storage
+        self._own.add(id(state))
+
     def storage(self, state: State) -> torch.UntypedStorage:
         """The storage of a state, not to be written."""
-        writes: list[Written] = []
-        one: State | None = state
-        while isinstance(one, Written) and id(one) not in self._states and self._living(one) is None:
-            writes.append(one)
-            one = one.before
-        if not writes:
-            return self._base(one, state.nbytes)
-        result = memory_of(state.nbytes, zero=isinstance(one, Empty))
-        if one is not None and not isinstance(one, Empty):
-            result.copy_(self._base(one, state.nbytes))
-        for write in reversed(writes):
-            write.view.within(result).copy_(self._outputs[id(write.source.call)][write.source.number])
-        self._states[id(state)] = result
-        return result
-
-    def _base(self, state: State | None, nbytes: int) -> torch.UntypedStorage:
-        if isinstance(state, Data):
+        found = self._storages.get(id(state))
+        if found is None and isinstance(state, Data):
             return state.storage
-        if state is None or isinstance(state, Empty):
-            return memory_of(nbytes)
-        found = self._states.get(id(state))
-        if found is None:
-            found = self._living(state)
+        if found is None and not isinstance(state, Written):
+            return memory_of(state.nbytes)
+        found = self._living(state) if found is None else found
         assert found is not None
         return found
 

@@ -177,6 +177,22 @@ def test_many_elements_one_by_one():
     assert values.flatten().tolist() == np.arange(400.0).tolist() and isinstance(found, Replayed)
 
 
+def test_memory_of_a_long_replay():
+    import resource
+
+    def rows():
+        weight = torch.randn(200, 5000)
+        for row in weight:
+            row.div_(row.norm())
+        return weight
+
+    filled(lambda: torch.rand(3).exp())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    values, _ = filled(rows)
+    assert torch.allclose(values.norm(dim=1), torch.ones(200))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB; a tensor has 4 MiB
+
+
 # What holds a parameter
 
 
