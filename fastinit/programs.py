@@ -36,12 +36,32 @@ from fastinit.initializers import Initializer, Moments, Part, StructuredInitiali
 from fastinit.keys import Key
 from fastinit.sampling import STREAM_VERSION
 
-__all__ = ["Box", "Keep", "Painted", "Program", "Replayed", "apart", "disjoint", "rekeyed", "runs_graphs"]
+__all__ = ["Box", "Keep", "Painted", "Program", "Replayed", "apart", "disjoint", "draw_key", "rekeyed", "runs_graphs"]
 
 
 def _key_of(draw: int, key: Key | None) -> int | Key | None:
     """What a part is drawn with: a key of its own, or the tensor's with the number of the draw folded in."""
     return key if key is not None else draw or None
+
+
+def draw_key(key: Key, draw: int) -> Key:
+    """The key of a tensor's draw: its own for the first, and that with the number folded in for any other.
+
+    Parameters
+    ----------
+    key : Key
+        The tensor's.
+    draw : int
+        The number of the draw.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> key = fastinit.Key(0)
+    >>> draw_key(key, 0) == key, draw_key(key, 2) == key.fold_in(2)
+    (True, True)
+    """
+    return key.fold_in(draw) if draw else key
 
 
 def _checked_key(key: Key | None) -> Key | None:
@@ -340,6 +360,11 @@ class Replayed(StructuredInitializer):
         """The shape of the tensor."""
         return tuple(_read(self.graph)["shape"])
 
+    def draw_keys(self, key: Key) -> list[Key]:
+        """The keys of its draws in a tensor that has this key."""
+        given = [*self.keys, *[None] * self.draws]
+        return [given[draw] or draw_key(key, draw) for draw in range(self.draws)]
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if tuple(shape) != self.shape:
             raise ValueError(f"operators that were recorded for shape {self.shape} cannot fill a tensor of {shape}")
@@ -357,10 +382,8 @@ class Replayed(StructuredInitializer):
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         graph = _read(self.graph)
-        given = [*self.keys, *[None] * self.draws]
-        keys = [given[n] or (key.fold_in(n) if n else key) for n in range(self.draws)]
         run, _ = _runners[graph["framework"]]
-        np.copyto(out, run(graph, keys, num_threads, target))
+        np.copyto(out, run(graph, self.draw_keys(key), num_threads, target))
 
 
 @dataclass(frozen=True, slots=True)

@@ -375,9 +375,7 @@ def rebuilt(initializer: Initializer, like: Tensor, key: Key) -> Tensor:
         Of the buffer's draws, if it has any.
     """
     if isinstance(initializer, Replayed):
-        given = [*initializer.keys, *[None] * initializer.draws]
-        keys = [given[n] or (key.fold_in(n) if n else key) for n in range(initializer.draws)]
-        return _values(json.loads(initializer.graph), keys).to(like.dtype)
+        return _values(json.loads(initializer.graph), initializer.draw_keys(key)).to(like.dtype)
     if isinstance(initializer, Constant):
         return torch.full(like.shape, initializer.value, dtype=like.dtype)
     wide = like.dtype if like.dtype in DTYPES else torch.float32

@@ -22,7 +22,7 @@ from fastinit.checks import shown
 from fastinit.initializers import Initializer
 from fastinit.keys import Key
 from fastinit.models.rules import Parameter
-from fastinit.programs import Program, Replayed, rekeyed
+from fastinit.programs import Program, Replayed, draw_key, rekeyed
 from fastinit.sampling import STREAM_VERSION
 
 __all__ = ["Keyed", "program_keys", "with_origins"]
@@ -91,13 +91,11 @@ def program_keys(parameters: Iterable[Parameter], seed: int | str) -> dict[str, 
         for number, draw in enumerate(program.draws):
             owner, place = owners[draw]
             if owner == name and place != number:  # one draw twice
-                place_key = own.fold_in(place) if place else own
-                keys.append(place_key)
+                keys.append(draw_key(own, place))
             elif owner == name:
                 keys.append(None)
             else:
-                source = root.fold_in(owner)
-                keys.append(source.fold_in(place) if place else source)
+                keys.append(draw_key(root.fold_in(owner), place))
             sources.append((owner, place))
         others = {owner for owner, _ in sources if owner != name}
         if len(others) == 1 and [place for _, place in sources] == list(range(len(sources))) and None not in keys:
