@@ -11,13 +11,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from fastinit import Key, Parameter, canonical_name
+from fastinit.adapters.torch.drawing import drawing_from
 from fastinit.adapters.torch.internals import (
     MARK,
     PROGRAMS,
@@ -36,7 +36,6 @@ from fastinit.extending import program_keys
 
 __all__ = [
     "attributes_of",
-    "drawing_from",
     "exchanged",
     "remake_buffers",
     "reset_norms",
@@ -45,14 +44,6 @@ __all__ = [
 ]
 
 _STATISTICS: Final = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
-
-
-@contextmanager
-def drawing_from(key: Key) -> Iterator[None]:
-    """What others draw in here on the CPU, such as a right inverse that completes a basis, follows from the key."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(key.words[0] | key.words[1] << 32)
-        yield
 
 
 def statistics_of(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -175,6 +166,8 @@ def remake_buffers(
         for role, buffer in (*own_buffers(module).items(), *_attributes_with_programs(module))
         if buffer is not None and role in vars(module).get(PROGRAMS, ()) and module not in kept
     ]
+    if not buffers:
+        return
     described = [
         Parameter(name, tuple(buffer.shape), program=programs_of(module)[role])
         for name, module, role, buffer in buffers
@@ -203,17 +196,7 @@ def _attributes_with_programs(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _lost_attributes(prefix: str, module: nn.Module) -> list[str]:
     """The tensors that were computed on the meta device, unknown to the module that holds them."""
-    found: list[str] = []
-
-    def see(path: str, tensor: Tensor) -> Tensor:
-        if tensor.is_meta and not tensor.requires_grad:
-            found.append(prefix + path)
-        return tensor
-
-    for name, value in vars(module).items():
-        if not is_table(module, value):
-            exchanged(value, see, name)
-    return found
+    return [prefix + path for path, tensor in attributes_of(module) if tensor.is_meta and not tensor.requires_grad]
 
 
 def _with_pretrained(

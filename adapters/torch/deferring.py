@@ -23,13 +23,13 @@ from torch.nn.modules.module import (
 
 from fastinit import Key, Program, Replayed, canonical_name
 from fastinit.adapters.torch.buffers import attributes_of, exchanged
-from fastinit.adapters.torch.histories import Data, State, View, calls_of
+from fastinit.adapters.torch.histories import Data, State, View, calls_of, first_draw
 from fastinit.adapters.torch.internals import (
-    PROGRAMS,
     carry_hooks,
     has_memory_of_its_own,
     is_initialized,
     is_table,
+    keep_program,
     mark_as_constructed,
     own_buffers,
     own_parameters,
@@ -111,7 +111,7 @@ def deferred() -> Iterator[None]:
 
 def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
     modules = _all_modules(seen)
-    if any(not memory.reference.expired() for memory in _unowned(tape, modules)):
+    if _has_unowned(tape, modules):
         modules = _all_modules([*modules, *_every_module()])
     _refuse_sharded(tape, modules)
     parameters = _parameters(tape, modules)
@@ -145,14 +145,14 @@ def _every_module() -> list[nn.Module]:
     return [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and is_initialized(one)]
 
 
-def _unowned(tape: Tape, modules: Iterable[nn.Module]) -> list[Any]:
-    """What the tape knows of storages that are no module's."""
+def _has_unowned(tape: Tape, modules: Iterable[nn.Module]) -> bool:
+    """Whether a storage that was made on the tape belongs to none of these modules."""
     owned = set()
     for module in modules:
         for tensor in (*own_parameters(module).values(), *own_buffers(module).values()):
             if tensor is not None and (memory := _memory(tape, tensor)) is not None:
                 owned.add(id(memory))
-    return [memory for memory in tape.memories() if memory.born and id(memory) not in owned]
+    return any(memory.born and id(memory) not in owned for memory in tape.memories())
 
 
 def _memory(tape: Tape, tensor: Tensor) -> Any:
@@ -190,7 +190,7 @@ def _refuse_sharded(tape: Tape, modules: Iterable[nn.Module]) -> None:
 def _keep(parameters: dict[int, tuple[Tensor, _Owners]], programs: dict[int, Program]) -> None:
     for number, (_, owners) in parameters.items():
         for module, role in owners:
-            vars(module)[PROGRAMS] = programs_of(module) | {role: programs[number]}
+            keep_program(module, role, programs[number])
 
 
 def _verified(tape: Tape, tensor: Tensor, state: State, owners: _Owners) -> Program:
@@ -224,16 +224,16 @@ def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:
             memory = None if buffer is None else _memory(tape, buffer)
             if buffer is None or memory is None or not memory.born:
                 continue
-            calls, state = calls_of(memory.state), memory.state
-            if not any(call.identity for call in calls):
+            state = memory.state
+            if first_draw(state) is None:
                 tape.settle(buffer)  # once, for what follows
-                if len(calls) > _MANY and not memory.is_meta:
+                if len(calls_of(state)) > _MANY and not memory.is_meta:
                     state = Data(buffer.untyped_storage())
             program = program_of(state, View.of(buffer))
             graph = program.initializer.graph if isinstance(program.initializer, Replayed) else ""
             if program.uninitialized or (len(graph) > _LONG and not program.is_drawn):
                 continue
-            vars(module)[PROGRAMS] = programs_of(module) | {role: program}
+            keep_program(module, role, program)
             mark_as_constructed(buffer)
 
 
@@ -242,10 +242,10 @@ def _keep_of_attributes(tape: Tape, modules: Iterable[nn.Module]) -> None:
     for module in modules:
         for path, tensor in attributes_of(module):
             memory = None if isinstance(tensor, nn.Parameter) else _memory(tape, tensor)
-            if memory is not None and memory.born and any(call.identity for call in calls_of(memory.state)):
+            if memory is not None and memory.born and first_draw(memory.state) is not None:
                 program = program_of(memory.state, View.of(tensor))
                 if program.is_drawn and not program.uninitialized:
-                    vars(module)[PROGRAMS] = programs_of(module) | {path: program}
+                    keep_program(module, path, program)
 
 
 def _name_copies(modules: list[nn.Module]) -> None:
@@ -260,7 +260,7 @@ def _name_copies(modules: list[nn.Module]) -> None:
         named = with_origins({name: programs_of(module)[role] for name, (module, role) in places.items()})
         for name, (module, role) in places.items():
             if named[name] is not programs_of(module)[role]:
-                vars(module)[PROGRAMS] = programs_of(module) | {role: named[name]}
+                keep_program(module, role, named[name])
 
 
 def _to_meta(tensor: Tensor, owners: _Owners) -> None:
@@ -286,7 +286,7 @@ def _settle_rest(tape: Tape, modules: Iterable[nn.Module], given_up: Container[i
 
     def known(_: str, tensor: Tensor) -> Tensor:
         found = _memory(tape, tensor)
-        if found is None or not found.is_meta or tensor.requires_grad or not _is_written(found.state):
+        if found is None or not found.is_meta or tensor.requires_grad or not calls_of(found.state):
             return tensor
         return View.of(tensor).within(evaluated(found.state))
 
@@ -299,7 +299,3 @@ def _settle_rest(tape: Tape, modules: Iterable[nn.Module], given_up: Container[i
         for name, value in list(vars(module).items()):
             if not is_table(module, value) and (new := exchanged(value, known)) is not value:
                 vars(module)[name] = new
-
-
-def _is_written(state: State) -> bool:
-    return bool(calls_of(state))

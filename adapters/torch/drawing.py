@@ -5,7 +5,8 @@ And what both share: initializers of torch's parameters, keys that are given.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import NoneType
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from fastinit.adapters.torch.internals import is_fake
 from fastinit.adapters.torch.recording import is_recorded
 from fastinit.extending import DTYPES, Notices, in_stream_environment, remembered
 
-__all__ = ["REFUSALS", "Made", "by_torch", "factory", "given_key", "notices", "plain_number"]
+__all__ = ["REFUSALS", "Made", "by_torch", "drawing_from", "factory", "given_key", "notices", "plain_number"]
 
 Made = Initializer | str
 """An initializer, or why fastinit has none for the parameters; "" where there is no need to say so."""
@@ -102,6 +103,14 @@ def _seeded(key: Key, device: torch.device) -> torch.Generator:
     """A generator of torch that follows from a key."""
     low, high, *_ = key.fold_in("torch.Generator").words
     return torch.Generator(device).manual_seed(low | high << 32)
+
+
+@contextmanager
+def drawing_from(key: Key) -> Iterator[None]:
+    """What others draw in here on the CPU, such as a right inverse that completes a basis, follows from the key."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(key.words[0] | key.words[1] << 32)
+        yield
 
 
 notices: Final = Notices("torch.nn.init")

@@ -31,11 +31,17 @@ __all__ = [
     "calls_of",
     "drawn_by",
     "fill_of",
+    "first_draw",
     "flattened",
     "mapped",
     "operators_of",
     "signature_of",
 ]
+
+
+# Results of more elements are computed only when they are read: constants, and all others.
+LARGE: Final = 2**21
+LARGER: Final = 2**22
 
 
 class View(NamedTuple):
@@ -70,7 +76,7 @@ class View(NamedTuple):
         return torch.Size(self.shape).numel()
 
     def is_whole(self, nbytes: int) -> bool:
-        """Whether it is all of a storage of so many bytes."""
+        """Whether it is all of a storage of this size."""
         return self.offset == 0 and self.size * self.dtype.itemsize == nbytes and self.is_dense
 
     @property
@@ -153,7 +159,7 @@ class Call:
         self.function, self.args, self.kwargs = function, args, kwargs
         self.number = number
         self.identity = identity
-        """Of a call that draws."""
+        """What tells its draw from all others; None if it draws nothing."""
         self.default = torch.get_default_dtype()
         """The dtype of what names none, as it was when this was called."""
 
@@ -221,6 +227,11 @@ def calls_of(state: State | None) -> list[Call]:
     return sorted(calls.values(), key=lambda call: call.number)
 
 
+def first_draw(state: State | None) -> Call | None:
+    """The first call that draws of those that a state follows from; None if nothing is drawn."""
+    return next((call for call in calls_of(state) if call.identity is not None), None)
+
+
 # Operators
 
 
@@ -241,6 +252,11 @@ class Signature(NamedTuple):
     makes_empty: bool
     is_dynamic: bool
     """Whether the shapes of what it gives depend on values."""
+
+    @property
+    def most(self) -> int:
+        """Up to so many elements its results are computed at once."""
+        return LARGE if self.is_constant else LARGER
 
     def arguments_written(self, args: Any, kwargs: Any) -> list[Any]:
         """The arguments that are written, those of lists too."""

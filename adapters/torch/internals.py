@@ -66,6 +66,7 @@ __all__ = [
     "is_traced",
     "is_transformed",
     "is_watched",
+    "keep_program",
     "make_deprecate",
     "mark_as_constructed",
     "negative_view",
@@ -359,6 +360,11 @@ def programs_of(module: nn.Module) -> dict[str, Program]:
     """The programs of a module's own parameters and buffers; empty where it was not built under ``deferred()``."""
     found: dict[str, Program] = vars(module).get(PROGRAMS, {})
     return found
+
+
+def keep_program(module: nn.Module, role: str, program: Program) -> None:
+    """Has a module carry the program of one of its own parameters, buffers or plain tensors."""
+    vars(module)[PROGRAMS] = programs_of(module) | {role: program}
 
 
 _CONSTRUCTED: Final = "_fastinit_constructed"

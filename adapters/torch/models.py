@@ -18,7 +18,8 @@ from torch import nn
 
 import fastinit
 from fastinit import Entry, Keep, Key, Recipe, Record, digest
-from fastinit.adapters.torch.buffers import drawing_from, remake_buffers, reset_norms
+from fastinit.adapters.torch.buffers import remake_buffers, reset_norms
+from fastinit.adapters.torch.drawing import drawing_from
 from fastinit.adapters.torch.internals import singular_vectors
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
 from fastinit.adapters.torch.tensors import DTYPES, Kind, checked_kinds, fill_part, kind_of, write

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fastinit import Constant, Initializer, Key, Replayed
+from fastinit.adapters.torch.drawing import drawing_from
 from fastinit.adapters.torch.histories import (
     Call,
     Data,
@@ -135,11 +136,11 @@ class _Evaluation:
         """Makes a state, in the memory of the one before it if nothing else needs that."""
         before = state.before
         if before is None:
-            storage = memory_of(state.nbytes)
+            storage = memory_of(state.nbytes, zero=False)
         elif id(before) in self._own and self._uses[id(before)] == 1:
             storage = self._storages[id(before)]
         else:
-            storage = memory_of(state.nbytes)
+            storage = memory_of(state.nbytes, zero=isinstance(before, Empty))
             if not isinstance(before, Empty):
                 storage.copy_(self.storage(before))
         state.view.within(storage).copy_(values)
@@ -187,8 +188,7 @@ def _draw(call: Call, key: Key, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """What a call that draws gives, from the stream of a key."""
     initializer = drawn_by(call)
     if initializer is None:
-        with torch.random.fork_rng(devices=()):
-            torch.default_generator.manual_seed(key.words[0] | key.words[1] << 32)
+        with drawing_from(key):
             return call.function(*args, **kwargs)
     if call.name.endswith("_"):
         return fill_part(args[0], initializer, key)

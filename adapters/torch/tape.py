@@ -31,8 +31,8 @@ from fastinit.adapters.torch.histories import (
     State,
     View,
     Written,
-    calls_of,
     fill_of,
+    first_draw,
     flattened,
     mapped,
     signature_of,
@@ -50,14 +50,11 @@ from fastinit.adapters.torch.replaying import evaluated
 
 __all__ = ["DeferralError", "Tape"]
 
-# Results of more elements are computed only when they are read: constants, and all others.
-LARGE: Final = 2**21
-LARGER: Final = 2**22
 # Inputs of no more elements do not make large results, but for what no constructor does.
 SMALL: Final = 2**14
-# Conditions on what is drawn are asked of so many draws.
+# Number of draws that a condition on drawn values is asked of.
 CONDITIONS: Final = 16
-# Memory of so many bytes is mapped lazily.
+# Size in bytes from which memory is mapped lazily.
 MAPPED: Final = 2**20
 _NO_RESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
@@ -171,7 +168,7 @@ class Tape(DispatchMode):
             return func(*args, **kwargs)
         signature = signature_of(func)
         if signature.draws and isinstance(kwargs.get("generator"), torch.Generator):
-            return self._drawn_by_authors(func, signature, args, kwargs)
+            return self._drawn_by_authors(func, args, kwargs)
         if signature.is_view:
             result = func(*args, **kwargs)
             if func is torch.ops.aten.lift_fresh.default:  # what torch.tensor and its like have just made
@@ -183,7 +180,7 @@ class Tape(DispatchMode):
             return func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
         return self._recorded(func, signature, args, kwargs, tensors)
 
-    def _drawn_by_authors(self, func: Any, signature: Signature, args: Any, kwargs: Any) -> Any:
+    def _drawn_by_authors(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What a generator of the author's own gives are the author's numbers, as a table would be."""
         result = func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
         for output in flattened(result):
@@ -213,12 +210,8 @@ class Tape(DispatchMode):
         identity = f"{self.identity}:{number}" if signature.draws and _draws(func, args) else None
         call = Call(func, mapped(frozen, args), mapped(frozen, kwargs), number, identity)
         if written:
-            late = (
-                late
-                or sum(one.numel() for one in written) > (LARGE if signature.is_constant else LARGER)
-                or any(one.is_meta for one in written)
-            )
-            if late and _is_known_to_write(written, signature, func):
+            late = late or sum(one.numel() for one in written) > signature.most or any(one.is_meta for one in written)
+            if late and _is_known_to_write(written, signature):
                 return self._write_late(call, written)
         elif late or not tensors or any(tensor.numel() > SMALL for tensor in tensors):
             shapes = self._on_meta(func, args, kwargs)
@@ -226,9 +219,7 @@ class Tape(DispatchMode):
                 shapes = func(*mapped(self._stand_in, args), **mapped(self._stand_in, kwargs))
             if shapes is not None:
                 outputs = [shapes] if isinstance(shapes, Tensor) else list(shapes)
-                if late or sum(one.numel() for one in outputs if isinstance(one, Tensor)) > (
-                    LARGE if signature.is_constant else LARGER
-                ):
+                if late or sum(one.numel() for one in outputs if isinstance(one, Tensor)) > signature.most:
                     return self._made_late(call, shapes, outputs, signature, _device_of(kwargs, tensors))
         return self._run(call, signature, args, kwargs, written)
 
@@ -305,7 +296,7 @@ class Tape(DispatchMode):
         """Whether it is asked for true or false of what is drawn."""
         if not signature.gives_bool and (not signature.gives_number or tensors[0].dtype != torch.bool):
             return False
-        return any(_drawing(self._known(tensor).state) is not None for tensor in tensors)
+        return any(first_draw(self._known(tensor).state) is not None for tensor in tensors)
 
     def _answered(self, func: Any, args: Any, kwargs: Any) -> bool:
         """The answer to a condition on what is drawn, if all draws give the same: no weight is NaN, none is orthogonal.
@@ -360,7 +351,7 @@ class Tape(DispatchMode):
 
     def _refuse(self, state: State) -> None:
         """Raises DeferralError if a state is drawn."""
-        call = _drawing(state)
+        call = first_draw(state)
         if call is not None:
             raise DeferralError(
                 f"a value that is drawn cannot be read while a model is deferred: {_place()} reads what {call.name} "
@@ -373,17 +364,12 @@ class Tape(DispatchMode):
         return storage if view is None else view.within(storage)
 
 
-def _drawing(state: State) -> Call | None:
-    """The first call that draws of those that a state follows from."""
-    return next((call for call in calls_of(state) if call.identity is not None), None)
-
-
 def _same_storage(tensor: Tensor, others: Iterable[Tensor]) -> bool:
     own = address_of(tensor)
     return any(own == address_of(other) for other in others)
 
 
-def _is_known_to_write(written: Sequence[Tensor], signature: Signature, func: Any) -> bool:
+def _is_known_to_write(written: Sequence[Tensor], signature: Signature) -> bool:
     """Whether the tensors that are written keep their shapes: those of ``out=`` may be resized."""
     return all(isinstance(one, int) for one in signature.written) or all(one.numel() for one in written)
 
@@ -426,7 +412,7 @@ def _place() -> str:
     return found or "the constructor"
 
 
-# Reads that are no operators
+# Reads without an operator
 
 
 class _Readers(TorchFunctionMode):

@@ -299,7 +299,7 @@ class _Folding:
 
 
 def _rounded(form: _Form, dtype: torch.dtype) -> _Form:
-    """A form whose numbers are what a dtype holds of them, as whoever reads them finds: 2 of 2.7 among integers."""
+    """A form whose numbers are rounded to a dtype, as a reader finds them: 2.7 is 2 among integers."""
 
     def rounded(leaf: _Leaf) -> _Leaf:
         if not isinstance(leaf.found, Constant):
@@ -462,7 +462,7 @@ def _clamp(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | Non
 
 
 def _same(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
-    """Of a copy, which may have another dtype or order of memory."""
+    """The form of a copy, whose dtype and order of memory may differ."""
     dtype = call.given("dtype")
     if dtype is not None and not dtype.is_floating_point:
         return None

@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from fastinit import Program, Zeros  # noqa: E402
 from fastinit.adapters.torch import internals  # noqa: E402
 
 
@@ -171,6 +172,10 @@ def test_storages_and_operators():
     assert internals.swapped(kept, other) and not kept.is_meta and reference() is kept
     with torch._subclasses.FakeTensorMode(), internals.without_modes():
         assert torch.ones(2).tolist() == [1.0, 1.0]
+    layer, zeros = torch.nn.Linear(2, 2), Program(Zeros())
+    internals.keep_program(layer, "weight", zeros)
+    internals.keep_program(layer, "bias", zeros)
+    assert internals.programs_of(layer) == {"weight": zeros, "bias": zeros}
     assert internals.programs_of(torch.nn.Linear(2, 2)) == {} and internals.PROGRAMS == "_fastinit_programs"
 
 
