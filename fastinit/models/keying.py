@@ -150,4 +150,9 @@ def _source(name: str, program: Program) -> str:
     if program.origin is None:
         return name
     own, source = program.origin
-    return name.removesuffix(own) + source if name.endswith(own) else name
+    if f".{name}".endswith(f".{own}"):  # as it was, or within a larger model
+        return name.removesuffix(own) + source
+    outside = own.removesuffix(name)  # or a part of it was taken out, with the source or without it
+    if f".{own}".endswith(f".{name}") and source.startswith(outside):
+        return source.removeprefix(outside)
+    return name

@@ -566,6 +566,26 @@ def test_layers_that_are_cut_off_added_or_wrapped_change_no_other_parameter():
     assert torch.equal(layers[0].linear1.weight, layers[2].linear1.weight)
 
 
+@pytest.mark.parametrize("place", ["alone", "within a larger model", "taken out of one"])
+def test_a_copy_whose_source_is_cut_off_keeps_its_values(place):
+    """As in a pipeline stage, which has other things where the layers of the others were."""
+    with deferred():
+        whole, stage = Stack(), Stack()
+        held = nn.Module()
+        if place == "taken out of one":
+            held.inner = stage
+    if place == "within a larger model":
+        held.inner, inner, whole = stage, whole, nn.Module()
+        whole.inner = inner
+    model = held if place == "within a larger model" else stage
+    stage.encoder.layers[0] = nn.Identity()
+    expected, found = values(whole), values(model)
+    cut = [name for name in expected if "encoder.layers.0." in name]
+    assert cut and not set(cut) & set(found) and any("encoder.layers.1." in name for name in found)
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
 def test_the_first_draw_has_the_key_of_a_rule_that_says_the_same():
     with deferred():
         model = nn.Linear(4, 6)
