@@ -16,7 +16,7 @@ models      `recipe_for`, `planned`, `program_keys`, `with_origins`, `check_entr
             `recorded_entries`, `compare_digests`: entries of records
 explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
-            `finished`, `of_elements`, `painted`, `box_of`: what an author's steps fold into
+            `is_random`, `finished`, `of_elements`, `painted`, `box_of`: what an author's steps fold into
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
 running     `AUDIT_KEY`, `noise`, `called`, `check_finite`: how a model is run once
 layers      `Measured`, `measured`, `differentiated`, `numbered`, `judge_chain`: what its layers gave
@@ -52,6 +52,7 @@ from fastinit.folding import (
     clamped,
     finished,
     inverse_erf,
+    is_random,
     of_elements,
     over,
     painted,
@@ -118,6 +119,7 @@ __all__ = [
     "in_stream_environment",
     "inverse_erf",
     "is_linear_map",
+    "is_random",
     "joined",
     "judge_chain",
     "judge_parameters",

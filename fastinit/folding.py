@@ -32,7 +32,7 @@ from fastinit.initializers import (
 )
 from fastinit.programs import Box, Painted, disjoint
 from fastinit.sampling import Sampling
-from fastinit.structured import DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse
+from fastinit.structured import DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse, ZerO
 
 __all__ = [
     "InverseErf",
@@ -40,6 +40,7 @@ __all__ = [
     "clamped",
     "finished",
     "inverse_erf",
+    "is_random",
     "of_elements",
     "over",
     "painted",
@@ -134,6 +135,24 @@ def inverse_erf(initializer: Foldable) -> Foldable | None:
     if isinstance(initializer, Uniform) and initializer.low >= -1.0 and initializer.high <= 1.0:
         return InverseErf(initializer.low, initializer.high)
     return None
+
+
+def is_random(initializer: Initializer) -> bool:
+    """Whether an initializer draws anything: no constant does, nor a matrix that is the same for every key.
+
+    Parameters
+    ----------
+    initializer : Initializer
+        Any.
+
+    Examples
+    --------
+    >>> is_random(Normal()), is_random(Blocks((Constant(0.0), Constant(1.0)))), is_random(Identity())
+    (True, False, False)
+    """
+    if isinstance(initializer, Blocks):
+        return any(map(is_random, initializer.each()))
+    return not isinstance(initializer, (Constant, Identity, Dirac, ZerO))
 
 
 def of_elements(initializer: Initializer, shape: tuple[int, ...]) -> Initializer | None:
@@ -404,7 +423,7 @@ def painted(
             initializer, draw, kept = box.initializer, box.draw, []
             continue
         if not apart:
-            kept = [other for other in kept if not _covers(box, other)]
+            kept = [other for other in kept if not box.covers(other)]
         changes_nothing = isinstance(initializer, Constant) and box.initializer == initializer
         if changes_nothing and (apart or not any(map(box.overlaps, kept))):
             continue
@@ -420,13 +439,6 @@ def painted(
     if isinstance(initializer, Constant) and (constants := _blocks(_filled(initializer, kept, shape), shape)):
         return constants, 0
     return Painted(initializer, tuple(kept), draw), 0
-
-
-def _covers(box: Box, other: Box) -> bool:
-    return all(
-        start <= inner and inner + inner_extent <= start + extent
-        for start, extent, inner, inner_extent in zip(box.offsets, box.shape, other.offsets, other.shape, strict=True)
-    )
 
 
 def _filled(initializer: Constant, boxes: Sequence[Box], shape: tuple[int, ...]) -> list[Box]:

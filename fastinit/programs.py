@@ -36,7 +36,19 @@ from fastinit.initializers import Initializer, Moments, Part, StructuredInitiali
 from fastinit.keys import Key
 from fastinit.sampling import STREAM_VERSION
 
-__all__ = ["Box", "Keep", "Painted", "Program", "Replayed", "apart", "disjoint", "draw_key", "rekeyed", "runs_graphs"]
+__all__ = [
+    "Box",
+    "Keep",
+    "Painted",
+    "Program",
+    "Replayed",
+    "apart",
+    "disjoint",
+    "draw_key",
+    "rekeyed",
+    "runs_graphs",
+    "within",
+]
 
 
 def _key_of(draw: int, key: Key | None) -> int | Key | None:
@@ -138,6 +150,10 @@ class Box:
         """The box as a part of a composite."""
         return Part(self.offsets, self.shape, self.initializer, _key_of(self.draw, self.key))
 
+    def covers(self, other: Box) -> bool:
+        """Whether another box of the tensor lies within this one."""
+        return within(other.offsets, other.shape, self.offsets, self.shape)
+
     def overlaps(self, other: Box) -> bool:
         """Whether two boxes of one tensor share an element."""
         return all(
@@ -146,6 +162,29 @@ class Box:
                 self.offsets, self.shape, other.offsets, other.shape, strict=True
             )
         )
+
+
+def within(
+    offsets: tuple[int, ...], shape: tuple[int, ...], others_offsets: tuple[int, ...], others_shape: tuple[int, ...]
+) -> bool:
+    """Whether a box of a tensor lies within another.
+
+    Parameters
+    ----------
+    offsets, shape : tuple of int
+        Where the box starts, and its shape.
+    others_offsets, others_shape : tuple of int
+        The same of the other.
+
+    Examples
+    --------
+    >>> within((1, 2), (1, 1), (0, 0), (2, 3)), within((1, 2), (2, 1), (0, 0), (2, 3))
+    (True, False)
+    """
+    return all(
+        outer <= start and start + extent <= outer + whole
+        for start, extent, outer, whole in zip(offsets, shape, others_offsets, others_shape, strict=True)
+    )
 
 
 def disjoint(boxes: Sequence[Box]) -> bool:

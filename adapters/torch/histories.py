@@ -14,9 +14,10 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from fastinit import Constant, Dirac, Identity, Initializer, Key, Normal, Uniform, ZerO
+from fastinit import Constant, Initializer, Key, Normal, Uniform
 from fastinit.adapters.torch.internals import negative_view, schema_of
 from fastinit.adapters.torch.recording import decoded
+from fastinit.extending import is_random
 
 __all__ = [
     "Call",
@@ -318,9 +319,9 @@ def places_of(function: Any) -> dict[str, int]:
 def fill_of(args: Any) -> tuple[Initializer, Key | None, bool]:
     """What a call of ``fastinit::fill_`` fills with, the key that it names, and whether anything is random in it."""
     initializer = decoded(args[1])
-    is_random = not isinstance(initializer, (Constant, Identity, Dirac, ZerO))
-    key = Key.from_words(*args[2]) if is_random and len(args) > 2 and args[2] else None
-    return initializer, key, is_random
+    draws = is_random(initializer)
+    key = Key.from_words(*args[2]) if draws and len(args) > 2 and args[2] else None
+    return initializer, key, draws
 
 
 def operators_of(calls: Sequence[Call]) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ from fastinit.extending import (
     disjoint,
     finished,
     inverse_erf,
+    is_random,
     of_elements,
     over,
     painted,
@@ -139,19 +140,11 @@ def _area(parts: Sequence[_Part]) -> int:
 def _draws_in(initializer: Initializer) -> set[int] | None:
     """The numbers of the draws that are left of painted parts."""
     if not isinstance(initializer, Painted):
-        return None if _is_random(initializer) else set()
-    found = {box.draw for box in initializer.boxes if _is_random(box.initializer) and box.key is None}
-    if _is_random(initializer.initializer) and initializer.key is None:
+        return None if is_random(initializer) else set()
+    found = {box.draw for box in initializer.boxes if is_random(box.initializer) and box.key is None}
+    if is_random(initializer.initializer) and initializer.key is None:
         found.add(initializer.draw)
     return found
-
-
-def _is_random(initializer: Initializer) -> bool:
-    from fastinit import Blocks, Dirac, ZerO
-
-    if isinstance(initializer, Blocks):
-        return any(map(_is_random, initializer.each()))
-    return not isinstance(initializer, (Constant, Identity, Dirac, ZerO))
 
 
 def _renumbered(initializer: Initializer, numbers: dict[int, int]) -> Initializer:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from fastinit.initializers import ElementwiseInitializer, Initializer, StructuredInitializer
-from fastinit.programs import Keep, Replayed
+from fastinit.programs import Keep, Replayed, within
 from fastinit.sampling import Sampling
 from fastinit.structured import Dirac, Identity, ZerO
 
@@ -32,8 +32,7 @@ class _Box(NamedTuple):
     content: Sampling | Initializer
 
     def covers(self, other: _Box) -> bool:
-        bounds = zip(self.offsets, self.shape, other.offsets, other.shape, strict=True)
-        return all(start <= inner and inner + size <= start + whole for start, whole, inner, size in bounds)
+        return within(other.offsets, other.shape, self.offsets, self.shape)
 
 
 def _boxes(initializer: Initializer, shape: tuple[int, ...], offsets: tuple[int, ...]) -> list[_Box]:
