@@ -16,7 +16,7 @@ models      `recipe_for`, `planned`, `program_keys`, `with_origins`, `check_entr
             `recorded_entries`, `compare_digests`: entries of records
 explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
-            `is_random`, `finished`, `of_elements`, `painted`, `box_of`: what an author's steps fold into
+            `is_random`, `finished`, `of_elements`, `painted`, `renumbered`, `box_of`: what an author's steps fold into
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
 running     `AUDIT_KEY`, `noise`, `called`, `check_finite`: how a model is run once
 layers      `Measured`, `measured`, `differentiated`, `numbered`, `judge_chain`: what its layers gave
@@ -57,6 +57,7 @@ from fastinit.folding import (
     over,
     painted,
     plus,
+    renumbered,
     times,
 )
 from fastinit.initializers import checked_initializer, plan
@@ -139,6 +140,7 @@ __all__ = [
     "recipe_for",
     "recorded_entries",
     "remembered",
+    "renumbered",
     "row_major_strides",
     "runs_graphs",
     "shown",

@@ -45,6 +45,7 @@ __all__ = [
     "over",
     "painted",
     "plus",
+    "renumbered",
     "times",
 ]
 
@@ -152,6 +153,8 @@ def is_random(initializer: Initializer) -> bool:
     """
     if isinstance(initializer, Blocks):
         return any(map(is_random, initializer.each()))
+    if isinstance(initializer, Painted):
+        return is_random(initializer.initializer) or any(is_random(box.initializer) for box in initializer.boxes)
     return not isinstance(initializer, (Constant, Identity, Dirac, ZerO))
 
 
@@ -439,6 +442,34 @@ def painted(
     if isinstance(initializer, Constant) and (constants := _blocks(_filled(initializer, kept, shape), shape)):
         return constants, 0
     return Painted(initializer, tuple(kept), draw), 0
+
+
+def renumbered(initializer: Initializer, count: int) -> tuple[Initializer, tuple[int, ...]]:
+    """A tensor's initializer with its draws numbered without gaps, and which of its draws are left.
+
+    Parameters
+    ----------
+    initializer : Initializer
+        As :func:`painted` gives it: draws that were painted over are no longer in it.
+    count : int
+        How many draws there were.
+
+    Examples
+    --------
+    >>> start = Painted(Constant(0.0), (Box((0,), (2,), Normal(), draw=1),))
+    >>> initializer, left = renumbered(start, 2)
+    >>> initializer.boxes[0].draw, left
+    (0, (1,))
+    """
+    if not is_random(initializer):
+        return initializer, ()
+    if not isinstance(initializer, Painted):
+        return initializer, tuple(range(count))
+    parts: list[Painted | Box] = [initializer, *initializer.boxes]
+    left = sorted({part.draw for part in parts if part.key is None and is_random(part.initializer)})
+    numbers = {old: new for new, old in enumerate(left)}
+    boxes = tuple(replace(box, draw=numbers.get(box.draw, 0)) for box in initializer.boxes)
+    return replace(initializer, boxes=boxes, draw=numbers.get(initializer.draw, 0)), tuple(left)
 
 
 def _filled(initializer: Constant, boxes: Sequence[Box], shape: tuple[int, ...]) -> list[Box]:

@@ -22,7 +22,19 @@ from fastinit import (
     ZeroRow,
     Zeros,
 )
-from fastinit.folding import box_of, clamped, finished, inverse_erf, of_elements, over, painted, plus, times
+from fastinit.folding import (
+    box_of,
+    clamped,
+    finished,
+    inverse_erf,
+    is_random,
+    of_elements,
+    over,
+    painted,
+    plus,
+    renumbered,
+    times,
+)
 
 SHAPE = (64, 48)
 FOLDED = [
@@ -183,3 +195,21 @@ def test_a_transposed_view_is_out_of_order():
     assert box_of((4, 6), (6, 1), (6, 4), (1, 6), 0) == ((0, 0), (4, 6), False)
     assert box_of((4, 6), (6, 1), (4, 6), (6, 1), 0) == ((0, 0), (4, 6), True)
     assert box_of((6, 4), (1, 6), (6, 4), (1, 6), 0) == ((0, 0), (6, 4), True)
+
+
+def test_painted_draws_what_its_parts_draw():
+    constants = Painted(Zeros(), (Box((0,), (2,), Constant(1.0)),))
+    assert not is_random(constants)
+    assert is_random(Painted(Zeros(), (Box((0,), (2,), Normal()),)))
+    assert is_random(Painted(Normal(), constants.boxes))
+
+
+def test_draws_are_numbered_without_gaps():
+    start = Painted(
+        Zeros(), (Box((0,), (2,), Normal(), 3), Box((2,), (2,), Normal(), key=Key(1)), Box((4,), (2,), Uniform(), 1))
+    )
+    found, left = renumbered(start, 4)
+    assert left == (1, 3)
+    assert [box.draw for box in found.boxes if box.key is None] == [1, 0]
+    assert renumbered(Normal(), 1) == (Normal(), (0,))
+    assert renumbered(Zeros(), 1) == (Zeros(), ())

@@ -36,11 +36,11 @@ from fastinit.extending import (
     disjoint,
     finished,
     inverse_erf,
-    is_random,
     of_elements,
     over,
     painted,
     plus,
+    renumbered,
     times,
 )
 
@@ -117,12 +117,8 @@ def program_of(state: State, view: View) -> Program:
         if draw:
             initializer = Painted(initializer, (), draw)
     covered = _area(found.parts) >= view.size
-    used = _draws_in(initializer)
-    identities = tuple(
-        call.identity or "" for number, (_, call) in enumerate(drawing) if used is None or number in used
-    )
-    if used is not None and len(identities) < len(drawing):
-        initializer = _renumbered(initializer, {old: new for new, old in enumerate(sorted(used))})
+    initializer, left = renumbered(initializer, len(drawing))
+    identities = tuple(drawing[number][1].identity or "" for number in left)
     return Program(initializer, identities, operators=names, uninitialized=found.unwritten and not covered)
 
 
@@ -135,23 +131,6 @@ def _area(parts: Sequence[_Part]) -> int:
     """Elements of parts that do not overlap; 0 where some do."""
     boxes = _boxes(parts)
     return sum(torch.Size(part.shape).numel() for part in parts) if disjoint(boxes) else 0
-
-
-def _draws_in(initializer: Initializer) -> set[int] | None:
-    """The numbers of the draws that are left of painted parts."""
-    if not isinstance(initializer, Painted):
-        return None if is_random(initializer) else set()
-    found = {box.draw for box in initializer.boxes if is_random(box.initializer) and box.key is None}
-    if is_random(initializer.initializer) and initializer.key is None:
-        found.add(initializer.draw)
-    return found
-
-
-def _renumbered(initializer: Initializer, numbers: dict[int, int]) -> Initializer:
-    if not isinstance(initializer, Painted):
-        return initializer
-    boxes = tuple(replace(box, draw=numbers.get(box.draw, 0)) for box in initializer.boxes)
-    return replace(initializer, boxes=boxes, draw=numbers.get(initializer.draw, 0))
 
 
 def _constant(state: State, view: View) -> _Form | None:

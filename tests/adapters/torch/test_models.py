@@ -227,6 +227,25 @@ def test_norms_forget_what_they_have_seen_and_other_buffers_stay():
     assert (model.table == 7).all()
 
 
+def test_a_norm_is_known_by_its_statistics_whatever_its_class_is_called():
+    class Whitening(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("running_mean", torch.full((4,), 3.0))
+            self.register_buffer("running_var", torch.full((4,), 5.0))
+            self.linear = nn.Linear(4, 4)
+
+    class NormedMean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("running_mean", torch.full((4,), 3.0))
+
+    model = nn.Sequential(Whitening(), NormedMean())
+    initialize_(model)
+    assert not model[0].running_mean.any() and (model[0].running_var == 1).all()
+    assert (model[1].running_mean == 3).all()
+
+
 def test_tied_parameters_have_the_values_of_the_first_name():
     def build(*, tied):
         model = nn.Module()
