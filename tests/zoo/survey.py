@@ -100,8 +100,8 @@ def looked_at(architecture: Any, most: float, smaller: bool) -> dict[str, Any]:
     gc.collect()
     build, size = architecture.build, "own size"
     if row["parameters"] > most:
-        build, size = architecture.smaller, "smaller"
-        if not smaller or build() is None:
+        build, size = architecture.smaller() if smaller else None, "smaller"
+        if build is None:
             return row | {"compared": "too large"}
     gc.collect()
     found = comparing.compared(build)

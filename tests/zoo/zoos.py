@@ -9,13 +9,15 @@ Nothing is downloaded: every model is built from its configuration.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
+import hashlib
 import importlib
 import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +44,12 @@ class Architecture:
     build : callable
         Builds it at its default size, as its author initializes it.
     smaller : callable, optional
-        The same scheme with fewer layers, rows and experts; gives None where that cannot be built.
+        Gives what builds the same scheme with fewer layers, rows and experts; None where that cannot be built.
     """
 
     name: str
     build: Callable[[], nn.Module]
-    smaller: Callable[[], nn.Module | None] = lambda: None
+    smaller: Callable[[], Callable[[], nn.Module] | None] = lambda: None
 
 
 # timm
@@ -97,22 +99,20 @@ def timm_zoo() -> Iterator[Architecture]:
     """Every model of timm, at its own size."""
     timm = load_timm()
     for name in timm.list_models():
-        yield Architecture(
-            f"timm/{name}", functools.partial(_timm_model, name), functools.partial(_smaller_timm_model, name)
-        )
+        yield Architecture(f"timm/{name}", functools.partial(_timm_model, name), functools.partial(_smaller_timm, name))
 
 
 def _timm_model(name: str, **options: Any) -> nn.Module:
     return _quiet(lambda: load_timm().create_model(name, pretrained=False, **options))
 
 
-def _smaller_timm_model(name: str) -> nn.Module | None:
+def _smaller_timm(name: str) -> Callable[[], nn.Module] | None:
     """With few classes and, where the model's family has an argument for it, few layers."""
     for layers in ({"depth": 2}, {"depths": (1, 1, 1, 1)}, {"layers": (1, 1, 1, 1)}, {}):
+        build = functools.partial(_timm_model, name, num_classes=10, **layers)
         with contextlib.suppress(Exception):
-            build = functools.partial(_timm_model, name, num_classes=10, **layers)
             if size_on_meta(build) <= 2 * SMALL:
-                return build()
+                return build
     return None
 
 
@@ -191,7 +191,7 @@ def transformers_zoo(every_class: bool = False) -> Iterator[Architecture]:
             yield Architecture(
                 f"transformers/{kind}/{name}",
                 functools.partial(_transformers_model, kind, name),
-                functools.partial(_smaller_transformers_model, kind, name),
+                functools.partial(_smaller_transformers, kind, name),
             )
 
 
@@ -244,18 +244,23 @@ def _class(kind: str, name: str) -> type[nn.Module]:
     return found
 
 
-def _smaller_transformers_model(kind: str, name: str) -> nn.Module | None:
+def _smaller_transformers(kind: str, name: str) -> Callable[[], nn.Module] | None:
     """With fewer layers and rows; with narrower ones where that is not enough, or where the first cannot be built."""
     import transformers
 
     transformers.logging.set_verbosity_error()
-    made = _class(kind, name)
     for sizes in (COUNTS, COUNTS | WIDTHS):
         with contextlib.suppress(Exception):
             configuration = _quiet(lambda sizes=sizes: _configuration(kind, **_reduced(_configuration(kind), sizes)))
-            if size_on_meta(lambda configuration=configuration: made(configuration)) <= SMALL:
-                return _quiet(lambda configuration=configuration: made(configuration))
+            build = functools.partial(_build, _class(kind, name), configuration)
+            if size_on_meta(build) <= SMALL:
+                return build
     return None
+
+
+def _build(made: type[nn.Module], configuration: Any) -> nn.Module:
+    """Of a configuration of its own, which a constructor may change."""
+    return _quiet(lambda: made(copy.deepcopy(configuration)))
 
 
 SMALL = 30_000_000  # parameters of a model that is compared within a second or two
@@ -290,7 +295,6 @@ def _quiet(call: Callable[[], Any]) -> Any:
         return call()
 
 
-def sampled(names: Sequence[str], count: int, seed: int) -> list[str]:
-    """Some of them, the same for the same seed."""
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    return [names[number] for number in sorted(order[:count].tolist())]
+def shuffled(zoo: Iterable[Architecture], seed: int) -> list[Architecture]:
+    """All of them in an order that is the same for the same seed, whatever else the zoo has."""
+    return sorted(zoo, key=lambda one: hashlib.sha256(f"{seed} {one.name}".encode()).digest())
