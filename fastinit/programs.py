@@ -441,6 +441,9 @@ class Program:
         The operators that the code called on it.
     uninitialized : bool
         Whether some of its memory was never written; the initializer then has zeros there.
+    chosen : bool
+        Whether the author's own code draws it, not the code of a layer of the framework: then it is what the author
+        chose, also where the layer would do the same.
     stream_version : int
         The version of the stream that its draws are meant to come from.
 
@@ -462,6 +465,7 @@ class Program:
     origin: tuple[str, str] | None = None
     operators: tuple[str, ...] = ()
     uninitialized: bool = False
+    chosen: bool = False
     stream_version: int = STREAM_VERSION
 
     def __post_init__(self) -> None:

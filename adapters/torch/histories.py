@@ -154,13 +154,17 @@ class Read(NamedTuple):
 class Call:
     """One call of an operator."""
 
-    __slots__ = ("args", "default", "function", "identity", "kwargs", "number")
+    __slots__ = ("args", "chosen", "default", "function", "identity", "kwargs", "number")
 
-    def __init__(self, function: Any, args: Any, kwargs: Any, number: int, identity: str | None) -> None:
+    def __init__(
+        self, function: Any, args: Any, kwargs: Any, number: int, identity: str | None, chosen: bool = False
+    ) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
         self.number = number
         self.identity = identity
         """What tells its draw from all others; None if it draws nothing."""
+        self.chosen = chosen
+        """Whether it draws, and the author's own code called it, not that of a layer of torch.nn."""
         self.default = torch.get_default_dtype()
         """The dtype of what names none, as it was when this was called."""
 

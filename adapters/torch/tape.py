@@ -12,8 +12,9 @@ import itertools
 import mmap
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from types import FrameType
 from typing import Any, Final
 
 import torch
@@ -208,7 +209,8 @@ class Tape(DispatchMode):
             return Read(None if id(value) in unread else self._known(value).state, View.of(value))
 
         identity = f"{self.identity}:{number}" if signature.draws and _draws(func, args) else None
-        call = Call(func, mapped(frozen, args), mapped(frozen, kwargs), number, identity)
+        chosen = identity is not None and not _is_within_a_layer()
+        call = Call(func, mapped(frozen, args), mapped(frozen, kwargs), number, identity, chosen)
         if written:
             late = late or sum(one.numel() for one in written) > signature.most or any(one.is_meta for one in written)
             if late and _is_known_to_write(written, signature):
@@ -399,17 +401,32 @@ def new_memory(like: Tensor, device: torch.device) -> Tensor:
     return View.of(like).within(storage)
 
 
-def _place() -> str:
-    """The innermost line of the caller's code that is neither torch's nor the adapter's."""
+def _callers() -> Iterator[tuple[str, FrameType]]:
+    """The frames outside this adapter, from the innermost, each with the name of its module."""
     frame = inspect.currentframe()
-    found = None
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
-        if not name.startswith(("torch.", "fastinit.")) and name not in ("torch", "contextlib"):
-            found = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-            break
+        if name != "contextlib" and not name.startswith("fastinit."):
+            yield name, frame
         frame = frame.f_back
-    return found or "the constructor"
+
+
+def _is_torchs(module: str) -> bool:
+    return module == "torch" or module.startswith("torch.")
+
+
+def _place() -> str:
+    """The innermost line of the caller's code that is neither torch's nor the adapter's."""
+    found = next((frame for name, frame in _callers() if not _is_torchs(name)), None)
+    return "the constructor" if found is None else f"{found.f_code.co_filename}:{found.f_lineno}"
+
+
+def _is_within_a_layer() -> bool:
+    """Whether the innermost code that is no tool of torch's is that of a layer of torch.nn, as `reset_parameters`."""
+    for name, _ in _callers():
+        if not _is_torchs(name) or name.startswith("torch.nn.modules."):
+            return _is_torchs(name)
+    return False
 
 
 # Reads without an operator

@@ -99,7 +99,8 @@ def program_of(state: State, view: View) -> Program:
     if found is None:
         draws = [call for call in calls if call.identity is not None]
         identities = tuple(call.identity for call in draws if call.identity is not None)
-        return Program(Replayed(graph_of(state, view, draws)), identities, operators=names)
+        chosen = any(call.chosen for call in draws)
+        return Program(Replayed(graph_of(state, view, draws)), identities, operators=names, chosen=chosen)
     leaves = [found.base, *(part.leaf for part in found.parts)]
     drawing = sorted({leaf.call.number: leaf.call for leaf in leaves if leaf.call is not None}.items())
     number_of = {number: draw for draw, (number, _) in enumerate(drawing)}
@@ -119,7 +120,13 @@ def program_of(state: State, view: View) -> Program:
     covered = _area(found.parts) >= view.size
     initializer, left = renumbered(initializer, len(drawing))
     identities = tuple(drawing[number][1].identity or "" for number in left)
-    return Program(initializer, identities, operators=names, uninitialized=found.unwritten and not covered)
+    return Program(
+        initializer,
+        identities,
+        operators=names,
+        uninitialized=found.unwritten and not covered,
+        chosen=any(drawing[number][1].chosen for number in left),
+    )
 
 
 def _boxes(parts: Sequence[_Part]) -> list[Box]:

@@ -75,7 +75,10 @@ _OF_AUTHORS: Final = {("Conv1D", "weight"), ("Conv1D", "bias")}
 
 
 def is_default(parameter: Parameter) -> bool:
-    """Whether what the author's code did to a parameter is just what its layer does by itself.
+    """Whether a parameter is as its layer makes it by itself.
+
+    What the author's own code draws is the author's choice, though the layer would draw the same: T5 draws its words
+    with a standard deviation of 1, as ``nn.Embedding`` does, and scales its logits for that.
 
     Parameters
     ----------
@@ -87,7 +90,7 @@ def is_default(parameter: Parameter) -> bool:
     >>> is_default(fastinit.Parameter("up.weight", (64, 16), layer="Linear", program=program))
     True
     """
-    if parameter.program is None or (parameter.layer, parameter.role) in _OF_AUTHORS:
+    if parameter.program is None or parameter.program.chosen or (parameter.layer, parameter.role) in _OF_AUTHORS:
         return False
     # a padding row may be another layer's that shares the tensor
     for one in (parameter, replace(parameter, zero_row=None)):

@@ -427,6 +427,8 @@ def test_auto_improves_what_is_the_default_and_keeps_the_rest(layer, role, shape
         rule, initializer = AUTO.match(chose)
         assert initializer == other and rule.title == "the author's own: normal_, mul_"
         assert not is_default(chose)
+    drawn = replace(plain, program=Program(by_hand, chosen=True))  # by the author's own code, though it be the default
+    assert not is_default(drawn) and AUTO.match(drawn)[1] == by_hand
 
 
 def test_fans_scale_whatever_is_drawn_on_a_linear_map():

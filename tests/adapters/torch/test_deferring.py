@@ -28,7 +28,7 @@ from fastinit import (  # noqa: E402
     VarianceScaling,
     ZeroRow,
 )
-from fastinit.adapters.torch import DeferralError, deferred, init, materialize  # noqa: E402
+from fastinit.adapters.torch import DeferralError, deferred, explain, init, materialize  # noqa: E402
 from fastinit.adapters.torch.histories import Call, Data, Empty, Written  # noqa: E402
 from fastinit.adapters.torch.internals import programs_of  # noqa: E402
 
@@ -695,3 +695,35 @@ def test_a_local_variable_that_holds_a_parameters_memory_takes_none():
         model.table = nn.Parameter(table)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
     assert model.table.is_meta and table.shape == model.table.shape
+
+
+class Reset(nn.Module):
+    """Of an author who leaves one linear layer to torch, resets one, and draws one and an embedding by himself."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.reset, self.drawn = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64)
+        self.words, self.places = nn.Embedding(50, 64), nn.Embedding(50, 64)
+        self.attention = nn.MultiheadAttention(64, 4)
+        self.reset.apply(lambda module: module.reset_parameters())
+        nn.init.kaiming_uniform_(self.drawn.weight, a=5**0.5)
+        self.words.weight.data.normal_()
+
+
+def test_what_the_author_draws_is_chosen_and_what_a_layer_draws_is_not():
+    with deferred():
+        model = Reset()
+    own = {row.name: row.own for row in explain(model)}
+    changed = {row.name for row in explain(model) if row.auto != row.own}
+    assert own["drawn.weight"] == own["left.weight"] and own["words.weight"] == own["places.weight"]
+    assert {"left.weight", "reset.weight", "attention.in_proj_weight"} <= changed
+    assert not {"drawn.weight", "words.weight"} & changed
+
+
+def test_auto_keeps_the_words_of_t5():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    with deferred():
+        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes))
+    assert explain(model)["shared.weight"].difference.split("; ")[0] == "same"
+    assert [row.name for row in explain(model) if row.auto != row.own] == []
