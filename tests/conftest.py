@@ -33,17 +33,20 @@ def away_from_the_sources(tmp_path_factory):
 LONGEST = (
     "adapters/test_keras.py",
     "test_code_blocks.py",
-    "test_bench_suite.py",
-    "examples/test_experiments.py",
-    "adapters/test_framework_law.py",
-    "adapters/numba/test_devices.py",
+    "zoo/test_sample.py",
     "adapters/test_jax.py",
+    "benchmarks/test_bench_suite.py",
+    "adapters/numba/test_devices.py",
+    "adapters/torch/test_materializing_sharded.py",
+    "adapters/test_framework_law.py",
+    "statistics/test_distributions.py",
 )
 
 
 def pytest_collection_modifyitems(items):
     """Puts the files that take longest before all others."""
     here = Path(__file__).parent
+    assert all((here / name).exists() for name in LONGEST)
     place = {here / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
 

@@ -274,8 +274,15 @@ def compile_ptx(run_python):
     return compiled
 
 
-@pytest.mark.parametrize("option", ["", "fastmath"])
-@pytest.mark.parametrize("program", [KERNELS, USER_KERNEL], ids=["fill", "user kernel"])
+@pytest.mark.parametrize(
+    ("program", "option"),
+    [
+        pytest.param(KERNELS, "", id="fill"),
+        pytest.param(KERNELS, "fastmath", id="fill-fastmath", marks=pytest.mark.long),
+        pytest.param(USER_KERNEL, "", id="user kernel"),
+        pytest.param(USER_KERNEL, "fastmath", id="user kernel-fastmath"),
+    ],
+)
 def test_every_operation_is_exact(compile_ptx, program, option):
     ptx = compile_ptx(program, option)
     assert {"add.rn.f32", "mul.rn.f64", "sqrt.rn.f32", "sqrt.rn.f64", "div.rn.f64"} <= operations(ptx)

@@ -1,5 +1,7 @@
 """Tests on several ranks: ``@pytest.mark.ranks(2, 4)`` runs a test in a group of 2 real gloo processes, and of 4.
 
+Larger groups are for `make test-long`.
+
 Such a test is a generator ``test(rank, world)`` that every rank runs. It yields complaints, and none where all is well:
 a rank that raised would leave the others waiting. The tests of a file share their groups, which take seconds to start.
 """
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+LARGE = 4
 SECONDS = 300  # the hard limit of all groups of a file
 INHERITED = ("MASTER_", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PYTHONPATH", "PYTHONWARNINGS")
 OUTCOMES = pytest.StashKey[dict]()
@@ -38,6 +41,8 @@ class OnRanks(pytest.Item):
     def __init__(self, *, test, world, **options):
         super().__init__(**options)
         self.test, self.world = test, world
+        if world > LARGE:
+            self.add_marker("long")
 
     def runtest(self):
         """Runs this file's groups, unless another test has done so."""
