@@ -245,15 +245,20 @@ def _class(kind: str, name: str) -> type[nn.Module]:
 
 
 def _smaller_transformers(kind: str, name: str) -> Callable[[], nn.Module] | None:
-    """With fewer layers and rows; with narrower ones where that is not enough, or where the first cannot be built."""
+    """With fewer layers and rows; with narrower ones where that is not enough, or where the first cannot be built.
+
+    Some name a padding row, so their rows have to stay.
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()
-    for sizes in (COUNTS, COUNTS | WIDTHS):
+    narrow = COUNTS | WIDTHS
+    rows = {name: size for name, size in narrow.items() if name != "vocab_size"}
+    for sizes, most in ((COUNTS, SMALL), (narrow, 2 * SMALL), (rows, 3 * SMALL)):
         with contextlib.suppress(Exception):
             configuration = _quiet(lambda sizes=sizes: _configuration(kind, **_reduced(_configuration(kind), sizes)))
             build = functools.partial(_build, _class(kind, name), configuration)
-            if size_on_meta(build) <= SMALL:
+            if size_on_meta(build) <= most:
                 return build
     return None
 
