@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ import fastinit
 
 from .. import bench_jax, bench_keras, bench_numba, bench_torch, growth, side_by_side
 from ..bench_keras import keras_on, ready
+from ..bench_programs import deferred
 from ..bench_torch import adapter
 from ..side_by_side import optional
 from .fills import KINDS, torch_fill
@@ -21,7 +23,7 @@ from .lab import Lab, Result, duration
 # PyTorch
 
 MESH = (8, 8)
-GPT2_XL = 4 * 1_557_611_200  # bytes in float32
+GPT2_XL = 1_557_611_200  # parameters
 FUNCTIONS = ("xavier_uniform_", "kaiming_normal_", "trunc_normal_")
 
 
@@ -76,25 +78,46 @@ def linears(lab: Lab) -> Result:
 
 
 def materialized(build: Callable[[], Any]) -> Callable[[], Any]:
-    """The same constructor on meta, and its model materialized in bfloat16."""
+    """The same constructor deferred, and its model materialized in bfloat16 as its author wrote it."""
     torch, materialize = optional("torch"), adapter().materialize
 
     def ours() -> Any:
-        with torch.device("meta"):
-            model = build()
+        model = deferred(build)
         materialize(model, dtype=torch.bfloat16)
         return model
 
     return ours
 
 
-def gpt2_xl(lab: Lab, way: Callable[[Callable[[], Any]], Callable[[], Any]]) -> Result:
-    """A model of GPT-2 XL's size, 1.56e9 parameters, by one of the two ways."""
+def gpt2(lab: Lab) -> Callable[[], Any]:
+    """The constructor of a model of GPT-2 XL's size."""
     assert lab.torch
     transformers = optional("transformers")
     size = {"n_embd": 64, "n_layer": 2, "n_head": 4} if lab.quick else {"n_embd": 1600, "n_layer": 48, "n_head": 25}
-    build = partial(transformers.GPT2LMHeadModel, transformers.GPT2Config(**size))
-    return against_torch(lab if lab.quick else lab.with_rounds(3), way(build), build, GPT2_XL)
+    return partial(transformers.GPT2LMHeadModel, transformers.GPT2Config(**size))
+
+
+def gpt2_xl(lab: Lab, way: Callable[[Callable[[], Any]], Callable[[], Any]]) -> Result:
+    """GPT-2 XL by one of the two ways."""
+    build = gpt2(lab)
+    return against_torch(lab if lab.quick else lab.with_rounds(3), way(build), build, 4 * GPT2_XL)
+
+
+def gpt2_xl_own(lab: Lab, peer: str) -> Result:
+    """GPT-2 XL that was deferred already, filled in bfloat16 as its author wrote it; the peer is auto, or a memset."""
+    torch, materialize, rounds = lab.torch, adapter().materialize, 5
+    first = deferred(gpt2(lab))
+    count = sum(parameter.numel() for parameter in first.parameters())
+    models = [copy.deepcopy(first) for _ in range(2 * (rounds + 2))]
+
+    def filled(recipe: str) -> None:
+        materialize(models.pop(), recipe, dtype=torch.bfloat16)
+
+    def memset() -> None:
+        lab.memset.by_ctypes(np.empty(count, np.uint16))
+
+    theirs = memset if peer == "memset" else partial(filled, peer)
+    return lab.with_rounds(rounds).compare(partial(filled, "own"), theirs, 2 * count, peer, fresh=2 * count)
 
 
 def shards_of_a_mesh(lab: Lab, kind: str) -> Result:

@@ -59,6 +59,7 @@ torch, memset, numpy, raced = map(ways, (fills.against_torch, fills.against_mems
 threads, orthogonal, shard, small, gpt2 = map(
     ways, (fills.two_threads, fills.orthogonal, fills.column_shard, fills.small_fill, adapters.gpt2_xl)
 )
+own = ways(adapters.gpt2_xl_own)
 drop_in, small_drop_in, mesh = map(ways, (adapters.drop_in, adapters.small_drop_in, adapters.shards_of_a_mesh))
 keras_class, jax, numba, cuda = map(
     ways, (adapters.keras_class, adapters.jax_factory, adapters.numba_fill, adapters.on_device)
@@ -161,6 +162,9 @@ ROWS = (
         Row(
             "GPT-2 XL materialized in bfloat16 against torch constructing it", Bar(10), gpt2(way=adapters.materialized)
         ),
+        # the same work, so 1 but for noise
+        Row("GPT-2 XL materialized in bfloat16: own against auto", Bar(0.95), own(peer="auto")),
+        Row("GPT-2 XL materialized in bfloat16: own against a memset of fresh memory", Bar(0.9), own(peer="memset")),
         *(
             Row(
                 f"a 1/64 shard (8 x 8 mesh) of 16384x16384 against 1/64 of the whole: {kind}",

@@ -39,7 +39,7 @@ PROMISED = {
     "extra memory": 1,
     "init.": 8,
     "16 x Linear": 1,
-    "GPT-2 XL materialized": 1,
+    "GPT-2 XL materialized": 3,
     "a 1/64 shard": 2,
     "a shard's memory": 1,
     "Keras on tensorflow": 5,
