@@ -19,7 +19,7 @@ models        whole models: rules, recipes, records
 advice        which initializer: gains, recommendations
 programs      what an author's code did to a parameter: canonical, and filled like anything else
 presets, composites, structured, initializers    what to fill a tensor with
-filling, shards, buffers, threads                who fills which elements of which memory
+filling, comparing, shards, buffers, threads     who fills which elements of which memory
 sampling, truncation, layouts, dtypes, keys      what stream v1 defines; ``reference`` is the same in plain NumPy
 checks, files, installation                      what a caller may give; files; what is wrong with an installation
 _core, kernels                                   the compiled core
@@ -41,6 +41,7 @@ from fastinit.advice.gains import backward_gain, gain
 from fastinit.advice.recommending import Recommendation, recommend
 from fastinit.audits.judging import Audit, Finding
 from fastinit.audits.propagation import Propagation, propagate
+from fastinit.comparing import Comparison, compare
 from fastinit.composites import Blocks, Composite, ZeroRow
 from fastinit.filling import fill, sample, words
 from fastinit.initializers import (
@@ -64,6 +65,7 @@ from fastinit.models.digests import digest
 from fastinit.models.recipes import AUTO, FANS, OWN, RECIPES, TORCH, assigned, recipe_named
 from fastinit.models.records import Entry, Record
 from fastinit.models.rules import Parameter, Recipe, Rule, UnmatchedParameter
+from fastinit.models.verifying import Verification, Verified
 from fastinit.presets import (
     PRESETS,
     Preset,
@@ -106,6 +108,7 @@ __all__ = [
     "Axes",
     "Blocks",
     "Box",
+    "Comparison",
     "Composite",
     "Constant",
     "DeltaOrthogonal",
@@ -139,12 +142,15 @@ __all__ = [
     "Uniform",
     "UnmatchedParameter",
     "VarianceScaling",
+    "Verification",
+    "Verified",
     "ZerO",
     "ZeroRow",
     "Zeros",
     "assigned",
     "backward_gain",
     "canonical_name",
+    "compare",
     "default_num_threads",
     "digest",
     "expected_std",

@@ -55,6 +55,8 @@ cdef extern from "kernels/fastinit.h" nogil:
     bint fastinit_fill_pieces(fastinit_pieces *, int target, const fastinit_sampling *, const uint32_t *key,
                               const fastinit_region *)
     void fastinit_end_pieces(fastinit_pieces *)
+    int fastinit_compare(int target, const fastinit_sampling *, const uint32_t *key, const char *memory, uint64_t start,
+                         uint64_t count, uint64_t itemsize, uint64_t block, char *scratch, unsigned char *marks)
     void fastinit_reflectors(int target, int dtype, const void *normals, int64_t m, int64_t n, int64_t piece, void *factors,
                              void *scratch)
     void fastinit_columns(int target, int dtype, const void *factors, int64_t m, int64_t n, int64_t piece, double gain,
@@ -167,6 +169,20 @@ def fill_run(int target, Sampling sampling not None, tuple key_words, size_t add
         fastinit_fill(target, &sampling.c, key, &region, 0, count)
 
 
+def compare_run(int target, Sampling sampling not None, tuple key_words, size_t address, uint64_t start, uint64_t count,
+                uint64_t itemsize, uint64_t block, size_t scratch, size_t marks):
+    """Compares consecutive memory with elements [start, start + count) of the global tensor, by the calling thread.
+
+    They are made in `scratch`, `block` elements at a time, and a block that differs sets its byte of `marks`. Returns whether any does.
+    """
+    cdef uint32_t[4] key = [key_words[0], key_words[1], key_words[2], key_words[3]]
+    cdef bint differs
+    with nogil:
+        differs = fastinit_compare(target, &sampling.c, key, <const char *>address, start, count, itemsize, block,
+                                   <char *>scratch, <unsigned char *>marks)
+    return differs
+
+
 def call_in_environment(function, tuple args, dict kwargs):
     """Calls a function in the floating-point environment of stream v1, and restores the caller's.
 
@@ -220,6 +236,14 @@ def array_at(size_t address, tuple shape, tuple byte_strides, int type_number):
         extents[axis], strides[axis] = shape[axis], byte_strides[axis]
     return cnp.PyArray_New(cnp.ndarray, <int>len(shape), extents, type_number, strides, <void *>address, 0,
                            cnp.NPY_ARRAY_WRITEABLE, None)
+
+
+def equal_memory(size_t one, size_t other, size_t size):
+    """Whether two pieces of memory of `size` bytes hold the same."""
+    cdef int difference
+    with nogil:
+        difference = memcmp(<const void *>one, <const void *>other, size)
+    return difference == 0
 
 
 def advise_huge_pages(size_t address, size_t size):

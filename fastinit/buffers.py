@@ -120,8 +120,17 @@ def new_memory(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
     return memory[first : first + size].view(dtype.storage).reshape(shape)
 
 
-def buffer_of(out: Any, dtype: Any) -> Buffer:
-    """The memory of an array or a writable buffer, and the format to write, checked.
+def buffer_of(out: Any, dtype: Any, *, read_only: bool = False) -> Buffer:
+    """The memory of an array or a buffer, and the format to write, checked.
+
+    Parameters
+    ----------
+    out : numpy.ndarray or buffer
+        The memory.
+    dtype : str or None
+        What raw memory holds.
+    read_only : bool
+        Whether it is only read, so that read-only memory will do.
 
     Raises
     ------
@@ -157,7 +166,7 @@ def buffer_of(out: Any, dtype: Any) -> Buffer:
         array = _reinterpreted(array, found)
     if not array.dtype.isnative:
         raise TypeError(f"out must be in native byte order, got dtype {array.dtype.str!r}")
-    if not array.flags.writeable:
+    if not (array.flags.writeable or read_only):
         raise BufferError("out is read-only")
     return Buffer(_core.address(array), array.shape, array.strides, found, array)
 

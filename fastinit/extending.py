@@ -7,13 +7,13 @@ memory      `Buffer`, `buffer_of`, `new_memory`, `row_major_strides`: where elem
 formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
 samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for adapters that compile it again
 shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of the global tensor a buffer holds
-filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `for_each`: who writes them
+filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `compare_buffer`, `for_each`: who writes them
 exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
 warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
 models      `recipe_for`, `planned`, `program_keys`, `with_origins`, `check_entry`, `read_record`,
-            `recorded_entries`, `compare_digests`: entries of records
+            `recorded_entries`, `compare_digests`, `judged`: entries of records
 explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
             `is_random`, `finished`, `of_elements`, `painted`, `renumbered`, `box_of`: what an author's steps fold into
@@ -43,6 +43,7 @@ from fastinit.audits.scales import is_linear_map
 from fastinit.audits.values import Held
 from fastinit.buffers import NATIVE, Buffer, buffer_of, new_memory, row_major_strides
 from fastinit.checks import at_least, checked_shape, shown
+from fastinit.comparing import compare_buffer
 from fastinit.dtypes import DTYPES, DType, dtype_named
 from fastinit.exact import in_stream_environment, remembered
 from fastinit.filling import check_fill, fill_buffer, fill_memory
@@ -67,6 +68,7 @@ from fastinit.models.keying import program_keys, with_origins
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.recipes import recipe_for
 from fastinit.models.rules import GATES
+from fastinit.models.verifying import judged
 from fastinit.notices import Notices
 from fastinit.programs import apart, disjoint, runs_graphs
 from fastinit.sampling import KINDS
@@ -107,6 +109,7 @@ __all__ = [
     "checked_shape",
     "clamped",
     "coefficients",
+    "compare_buffer",
     "compare_digests",
     "dealt",
     "differentiated",
@@ -124,6 +127,7 @@ __all__ = [
     "joined",
     "judge_chain",
     "judge_parameters",
+    "judged",
     "lattices",
     "measured",
     "new_memory",

@@ -8,6 +8,7 @@ deferred         inside, constructors draw nothing, and parameters on the meta d
 materialize      gives a model on the meta device its memory and its values, in its final dtype
 explain          what the recipes would do to each parameter, side by side
 replay           fills a model again as a record says
+verify           which parameters still hold what a record says, and what became of the others
 audit            what is wrong with a model's parameters, and where its signal breaks
 lsuv_            layer-sequential unit variance: scales weights by what a batch shows
 fill_            one tensor, DTensor or shard with a fastinit initializer and key
@@ -35,6 +36,7 @@ from fastinit.adapters.torch.models import initialize_, replay
 from fastinit.adapters.torch.patching import patched
 from fastinit.adapters.torch.tape import DeferralError
 from fastinit.adapters.torch.tensors import fill_
+from fastinit.adapters.torch.verifying import verify
 
 __all__ = [
     "DeferralError",
@@ -48,4 +50,5 @@ __all__ = [
     "materialize",
     "patched",
     "replay",
+    "verify",
 ]

@@ -108,7 +108,7 @@ def checked_kinds(tensors: Sequence[tuple[str, Tensor]]) -> list[Kind]:
             )
         try:
             if kind is PLAIN:
-                check_distinct(_buffer_of(tensor))
+                check_distinct(memory_of(tensor))
             elif kind is DISTRIBUTED:
                 local_part(tensor)
         except BufferError:
@@ -310,7 +310,7 @@ def write(
             sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
             threads = None if num_threads is None else at_least(1, "num_threads", num_threads)
             return _fill_at_once(tensor, tensor.numel(), sampling, key.words, threads)
-        fill_buffer(_buffer_of(tensor), initializer, key, shard, num_threads=num_threads)
+        fill_buffer(memory_of(tensor), initializer, key, shard, num_threads=num_threads)
     elif kind is DISTRIBUTED:
         local, part = local_part(tensor)
         if part is None or local.is_meta:  # this rank is not in the mesh
@@ -347,7 +347,7 @@ def _fill_at_once(
     return tensor
 
 
-def _buffer_of(tensor: Tensor) -> Buffer:
+def memory_of(tensor: Tensor) -> Buffer:
     """The memory of a plain tensor. Raises ValueError if it was freed."""
     strides = tuple(stride * tensor.itemsize for stride in tensor.stride())
     return Buffer(_address(tensor, tensor.numel()), tuple(tensor.shape), strides, FORMATS[DTYPES[tensor.dtype]])

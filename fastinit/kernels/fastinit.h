@@ -103,6 +103,11 @@ int fastinit_fill_pieces(fastinit_pieces *, int target, const fastinit_sampling 
 /* Lets no piece begin any more, and returns when those that have begun are filled: after that nobody writes. */
 void fastinit_end_pieces(fastinit_pieces *);
 
+/* Compares consecutive memory with elements [start, start + count) of the global tensor, `block` elements at a time, which are made in
+ * `scratch`; a block that differs sets its byte of `marks`. Returns whether any does. */
+int fastinit_compare(int target, const fastinit_sampling *, const uint32_t key[4], const char *memory, uint64_t start,
+                     uint64_t count, uint64_t itemsize, uint64_t block, char *scratch, unsigned char *marks);
+
 /* The two phases of orthogonal.h in that environment, for FASTINIT_FLOAT32 or FASTINIT_FLOAT64. */
 void fastinit_reflectors(int target, int dtype, const void *normals, int64_t m, int64_t n, int64_t piece, void *factors,
                          void *scratch);

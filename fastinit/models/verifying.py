@@ -1,0 +1,150 @@
+"""Verifying: which tensors of a model still hold what its record says, and what became of the others.
+
+>>> import numpy as np, fastinit
+>>> (entry,) = fastinit.assigned([fastinit.Parameter("up.weight", (64, 32), layer="Linear")], "auto", seed=0)
+>>> weight = fastinit.fill(np.empty((64, 32), np.float32), entry.initializer, entry.key)
+>>> judged(entry, "float32", fastinit.compare(weight, entry.initializer, entry.key)).verdict
+'equal'
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from fastinit.comparing import Comparison
+from fastinit.models.records import Entry
+
+__all__ = ["VERDICTS", "Verification", "Verified", "judged"]
+
+VERDICTS: Final = {
+    "equal": "every bit is as recorded",
+    "rounded": "every bit is as recorded, in another dtype",
+    "kept": "the record leaves the values alone: nothing to compare with",
+    "trained": "most elements have moved",
+    "damaged": "a stretch has other values, or some are not finite",
+    "missing": "the model has no such tensor, or one of another shape",
+    "unknown": "the record has no such tensor",
+}
+"""What can be said of a tensor, the best first."""
+
+_SOUND: Final = ("equal", "rounded", "kept")
+# Of a stretch so large a part differs, and of the tensor so small a part at most, that nobody trained it.
+_DENSE, _LARGEST = 0.9, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What became of one tensor.
+
+    Attributes
+    ----------
+    name : str
+        Its canonical name.
+    verdict : str
+        A key of :data:`VERDICTS`.
+    detail : str
+        How far it has moved, or where it differs; empty where there is no more to say.
+    comparison : Comparison or None
+        The figures behind it, of what this process holds; None where nothing was compared.
+
+    Examples
+    --------
+    >>> Verified("up.weight", "equal").is_sound
+    True
+    """
+
+    name: str
+    verdict: str
+    detail: str = ""
+    comparison: Comparison | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is as the record says."""
+        return self.verdict in _SOUND
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What became of all tensors of a model; ``str()`` of it is a table of those that are not as recorded.
+
+    Attributes
+    ----------
+    rows : tuple of Verified
+        In the record's order, then those that it does not know.
+
+    Examples
+    --------
+    >>> found = Verification((Verified("up.weight", "equal"), Verified("up.bias", "trained", "by 0.1")))
+    >>> found.is_sound, found["up.bias"].verdict
+    (False, 'trained')
+    >>> print(found)
+    2 tensors: 1 equal, 1 trained
+    up.bias  trained  by 0.1
+    """
+
+    rows: tuple[Verified, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every tensor is as the record says."""
+        return all(row.is_sound for row in self.rows)
+
+    def __iter__(self) -> Iterator[Verified]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, name: str) -> Verified:
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"no tensor is called {name!r}")
+
+    def __str__(self) -> str:
+        counts = Counter(row.verdict for row in self.rows)
+        said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+        head = f"{len(self.rows)} tensors: {said}" if self.rows else "no tensors"
+        others = [(row.name, row.verdict, row.detail) for row in self.rows if not row.is_sound]
+        widths = [max(map(len, column)) for column in zip(*others, strict=True)]
+        return "\n".join([head, *("  ".join(map(str.ljust, row, widths)).rstrip() for row in others)])
+
+
+def judged(entry: Entry, dtype: str, found: Comparison) -> Verified:
+    """What a comparison says of a tensor.
+
+    Parameters
+    ----------
+    entry : Entry
+        Of the record.
+    dtype : str
+        That the tensor has now; the comparison was with the recorded values in this dtype.
+    found : Comparison
+        With those values.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> (entry,) = fastinit.assigned([fastinit.Parameter("up.bias", (100,), layer="Linear")], "auto", seed=0)
+    >>> judged(entry, "float32", fastinit.compare(bytes(400), entry.initializer, entry.key, dtype="float32")).verdict
+    'equal'
+    """
+    if found.is_equal:
+        rounded = entry.dtype is not None and dtype != entry.dtype
+        return Verified(entry.name, "rounded" if rounded else "equal", f"in {dtype}" if rounded else "", found)
+    assert found.first is not None and found.last is not None
+    where = f"{found.different:,} of {found.size:,} elements differ, from {found.first:,} to {found.last:,}"
+    stretch = found.last - found.first + 1
+    is_stretch = found.different >= _DENSE * stretch and stretch <= _LARGEST * found.size
+    if math.isnan(found.change):
+        return Verified(entry.name, "damaged", f"{where}; some are not finite", found)
+    if is_stretch:
+        return Verified(entry.name, "damaged", where, found)
+    moved = "from zero" if math.isinf(found.change) else f"by {found.change:.2g} of their size"
+    share = "" if found.different == found.size else f"{found.different / found.size:.0%} of the elements "
+    return Verified(entry.name, "trained", f"{share}{moved}", found)
