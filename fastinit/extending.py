@@ -12,7 +12,7 @@ exactness   `in_stream_environment`, `remembered`: values that depend on nothing
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
 warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
-models      `recipe_for`, `planned`, `program_keys`, `with_origins`, `check_entry`, `read_record`,
+models      `recipe_for`, `planned`, `program_keys`, `Keyed`, `with_origins`, `check_entry`, `read_record`,
             `recorded_entries`, `compare_digests`, `judged`: entries of records
 explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
@@ -64,7 +64,7 @@ from fastinit.folding import (
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.explaining import Explanation, explained
-from fastinit.models.keying import program_keys, with_origins
+from fastinit.models.keying import Keyed, program_keys, with_origins
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.recipes import recipe_for
 from fastinit.models.rules import GATES
@@ -89,6 +89,7 @@ __all__ = [
     "Explanation",
     "Held",
     "InverseErf",
+    "Keyed",
     "Measured",
     "Notices",
     "Ranges",

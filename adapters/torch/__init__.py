@@ -8,6 +8,8 @@ deferred         inside, constructors draw nothing, and parameters on the meta d
 materialize      gives a model on the meta device its memory and its values, in its final dtype
 explain          what the recipes would do to each parameter, side by side
 replay           fills a model again as a record says
+state_dict       a model's state dict whose tensors, or slices of them, are computed when asked for
+InitReader       the same for ``torch.distributed.checkpoint.load``: each rank computes its slices
 verify           which parameters still hold what a record says, and what became of the others
 audit            what is wrong with a model's parameters, and where its signal breaks
 lsuv_            layer-sequential unit variance: scales weights by what a batch shows
@@ -23,12 +25,15 @@ fill_            one tensor, DTensor or shard with a fastinit initializer and ke
 ['fan_in', 'fan_in']
 """
 
+from typing import TYPE_CHECKING
+
 import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)
 from fastinit.adapters.torch import versions as versions  # first: what follows fails in an older torch
 
 # isort: split
 from fastinit.adapters.torch import init
 from fastinit.adapters.torch.auditing import audit, lsuv_
+from fastinit.adapters.torch.checkpoints import StateDict, state_dict
 from fastinit.adapters.torch.deferring import deferred
 from fastinit.adapters.torch.explaining import explain
 from fastinit.adapters.torch.materializing import materialize
@@ -38,8 +43,13 @@ from fastinit.adapters.torch.tape import DeferralError
 from fastinit.adapters.torch.tensors import fill_
 from fastinit.adapters.torch.verifying import verify
 
+if TYPE_CHECKING:
+    from fastinit.adapters.torch.reading import InitReader
+
 __all__ = [
     "DeferralError",
+    "InitReader",
+    "StateDict",
     "audit",
     "deferred",
     "explain",
@@ -50,5 +60,15 @@ __all__ = [
     "materialize",
     "patched",
     "replay",
+    "state_dict",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """What needs torch.distributed, which not every torch has, is imported when it is asked for."""
+    if name == "InitReader":
+        from fastinit.adapters.torch.reading import InitReader
+
+        return InitReader
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

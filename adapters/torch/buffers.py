@@ -32,11 +32,12 @@ from fastinit.adapters.torch.internals import (
     programs_of,
 )
 from fastinit.adapters.torch.replaying import equal, rebuilt
-from fastinit.extending import program_keys
+from fastinit.extending import Keyed, program_keys
 
 __all__ = [
     "attributes_of",
     "exchanged",
+    "keyed_buffers",
     "remake_buffers",
     "reset_norms",
     "restore_buffers",
@@ -159,26 +160,13 @@ def remake_buffers(
     A buffer has lost its values if it is on the meta device, or if it has other memory than it was constructed in, and
     other values. `parameters` are the model's, whose draws they may share; those of `kept` modules stay.
     """
-    buffers = [
-        (canonical_name(f"{prefix}.{role}" if prefix else role), module, role, buffer)
-        for prefix, module in model.named_modules()
-        for role, buffer in (*own_buffers(module).items(), *_attributes_with_programs(module))
-        if buffer is not None and role in vars(module).get(PROGRAMS, ()) and module not in kept
-    ]
-    if not buffers:
-        return
-    described = [
-        Parameter(name, tuple(buffer.shape), program=programs_of(module)[role])
-        for name, module, role, buffer in buffers
-    ]
-    keyed = program_keys([*parameters, *described], seed)
     with torch.no_grad():
-        for name, module, role, buffer in buffers:
+        for module, role, buffer, keyed in keyed_buffers(model, parameters, seed, kept):
             drawn = programs_of(module)[role].is_drawn
             stays = is_as_constructed(buffer) and role not in statistics_of(module)
             if not drawn and not buffer.is_meta and stays:
                 continue
-            values = rebuilt(keyed[name].initializer, buffer, keyed[name].key)
+            values = rebuilt(keyed.initializer, buffer, keyed.key)
             if buffer.is_meta and role not in own_buffers(module):
                 continue
             if buffer.is_meta:
@@ -186,6 +174,29 @@ def remake_buffers(
                 mark_as_constructed(values)
             elif not equal(values, buffer):
                 buffer.copy_(values)
+
+
+def keyed_buffers(
+    model: nn.Module, parameters: list[Parameter], seed: int | str, kept: Container[nn.Module] = ()
+) -> list[tuple[nn.Module, str, Tensor, Keyed]]:
+    """The buffers and attributes that have programs, each with the module that holds it, its role there, and its key.
+
+    `parameters` are the model's, whose draws they may share; those of `kept` modules are left out.
+    """
+    buffers = [
+        (canonical_name(f"{prefix}.{role}" if prefix else role), module, role, buffer)
+        for prefix, module in model.named_modules()
+        for role, buffer in (*own_buffers(module).items(), *_attributes_with_programs(module))
+        if buffer is not None and role in vars(module).get(PROGRAMS, ()) and module not in kept
+    ]
+    if not buffers:
+        return []
+    described = [
+        Parameter(name, tuple(buffer.shape), program=programs_of(module)[role])
+        for name, module, role, buffer in buffers
+    ]
+    keyed = program_keys([*parameters, *described], seed)
+    return [(module, role, buffer, keyed[name]) for name, module, role, buffer in buffers]
 
 
 def _attributes_with_programs(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -7,6 +7,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("torch.distributed.fsdp", exc_type=ImportError)
 
 import torch.distributed as dist  # noqa: E402
+import torch.distributed.checkpoint as dcp  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard  # noqa: E402
@@ -14,7 +15,7 @@ from torch.distributed.tensor import DTensor, Partial  # noqa: E402
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module  # noqa: E402
 
 import fastinit  # noqa: E402
-from fastinit.adapters.torch import deferred, materialize  # noqa: E402
+from fastinit.adapters.torch import InitReader, deferred, materialize, verify  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
 
 
@@ -144,6 +145,33 @@ def test_the_authors_own_on_any_number_of_processes(rank, world):
             for name, tensor in again.named_parameters():
                 if not torch.equal(tensor, expected.get_parameter(name)):
                     yield f"{name}: the record gives {tensor}, not {expected.get_parameter(name)}"
+
+
+@pytest.mark.ranks(2, 4)
+def test_a_checkpoint_that_is_computed(rank, world):
+    """By one rank after another: if loading communicated, the one whose turn it is would wait for ever."""
+    mesh = init_device_mesh("cpu", (world,))
+    for make in (Authors, llama):
+        with deferred():
+            model, source, expected = make(), make(), make()
+        materialize(expected, seed=5)
+        for layer in model.layers if make is Authors else model.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        model.to_empty(device="cpu")
+        state = model.state_dict()
+        for turn in range(world):
+            if turn == rank:
+                dcp.load(state, storage_reader=InitReader(source, seed=5), no_dist=True)
+            dist.barrier()
+        for name, tensor in expected.state_dict().items():
+            found = state[name].full_tensor() if isinstance(state[name], DTensor) else state[name]
+            if not torch.equal(found, tensor):
+                yield f"{name}: {found} is not {tensor}"
+        record = materialize(source, seed=5)
+        unsound = [row for row in verify(record, model) if not row.is_sound]
+        if unsound:
+            yield f"verify: {unsound}"
 
 
 @pytest.mark.ranks(2, 4)

@@ -1,0 +1,213 @@
+"""A state dict without memory: its tensors are computed, each slice of them where somebody asks for it.
+
+weights = state_dict(model, seed=0, dtype=torch.bfloat16)
+weights.slice("lm_head.weight", offsets=(1000, 0), shape=(10, 4096))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastinit import Entry, Keep, Recipe, canonical_name, recipe_named
+from fastinit.adapters.torch.buffers import keyed_buffers
+from fastinit.adapters.torch.internals import programs_of
+from fastinit.adapters.torch.layers import parameters
+from fastinit.adapters.torch.models import planned_places
+from fastinit.adapters.torch.replaying import rebuilt
+from fastinit.adapters.torch.tensors import DTYPES, fill_part
+from fastinit.extending import Shard, in_stream_environment, recipe_for, shown
+
+__all__ = ["Source", "StateDict", "sources_of", "state_dict"]
+
+
+class Source(NamedTuple):
+    """Where a tensor of a state dict comes from: an entry that fills it, or a tensor that is there."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    entry: Entry | None
+    tensor: Tensor | None
+
+    def write(self, out: Tensor, offsets: Sequence[int]) -> None:
+        """Gives memory the elements of the slice that begins at these offsets."""
+        if self.entry is not None:
+            fill_part(out, self.entry.initializer, self.entry.key, Shard.of(tuple(out.shape), self.shape, offsets))
+            return
+        assert self.tensor is not None
+        box = tuple(slice(first, first + extent) for first, extent in zip(offsets, out.shape, strict=True))
+        with torch.no_grad():
+            out.copy_(self.tensor[box])
+
+
+def sources_of(
+    model: nn.Module, recipe: str | Recipe | None, seed: int | str, dtype: torch.dtype | None
+) -> dict[str, Source]:
+    """Where each tensor of a model's state dict comes from."""
+    if dtype is not None and dtype not in DTYPES:
+        raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}")
+    places = parameters(model)
+    chosen = recipe_for(None if recipe is None else recipe_named(recipe), [place.parameter for place in places])
+    places, entries = planned_places(places, chosen, seed, dtype, in_memory=False)
+    known = {}
+    for place, entry in zip(places, entries, strict=True):
+        for name in (entry.name, *entry.other_names):
+            known[name] = place, entry
+    drawn = {
+        id(buffer): rebuilt(keyed.initializer, buffer, keyed.key)
+        for module, role, buffer, keyed in keyed_buffers(model, [place.parameter for place in places], seed)
+        if programs_of(module)[role].is_drawn or buffer.is_meta
+    }
+    found: dict[str, Source] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        own = canonical_name(name)
+        if own in known:
+            place, entry = known[own]
+            wanted = getattr(torch, str(entry.dtype))
+            kept = isinstance(entry.initializer, Keep)
+            if kept and place.tensor.is_meta:
+                raise ValueError(f"{name!r} is to be kept, and is on the meta device, without values")
+            source = Source(entry.shape, wanted, None if kept else entry, place.tensor.detach() if kept else None)
+        elif not isinstance(tensor, Tensor):
+            raise ValueError(f"{name!r} of the state dict is {shown(tensor)}: only tensors are computed")
+        elif id(tensor) in drawn:
+            source = Source(tuple(tensor.shape), tensor.dtype, None, drawn[id(tensor)])
+        elif tensor.is_meta:
+            raise ValueError(
+                f"the buffer {name!r} is on the meta device, with values that cannot be known: build the model under "
+                "deferred(), which keeps buffers in memory"
+            )
+        else:
+            source = Source(tuple(tensor.shape), tensor.dtype, None, tensor.detach())
+        found[name] = source
+    return found
+
+
+class StateDict(Mapping[str, Tensor]):
+    """The state dict of a model that has no memory: see :func:`state_dict`. Nothing is kept that was computed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastinit.adapters.torch import deferred, state_dict
+    >>> with deferred():
+    ...     model = torch.nn.Linear(64, 256)
+    >>> weights = state_dict(model, seed=0)
+    >>> list(weights), weights.shape("weight")
+    (['weight', 'bias'], (256, 64))
+    """
+
+    def __init__(self, sources: Mapping[str, Source]) -> None:
+        self._sources = dict(sources)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._sources
+
+    def _source(self, name: str) -> Source:
+        if name not in self._sources:
+            raise KeyError(f"the model has no tensor {shown(name)}")
+        return self._sources[name]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.slice(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without computing it."""
+        return self._source(name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of a tensor, without computing it."""
+        return self._source(name).dtype
+
+    def slice(self, name: str, offsets: Sequence[int] | None = None, shape: Sequence[int] | None = None) -> Tensor:
+        """A box of a tensor, computed alone.
+
+        Parameters
+        ----------
+        name : str
+            The tensor.
+        offsets : sequence of int, optional
+            Where the box begins, by default at the first element.
+        shape : sequence of int, optional
+            Its shape, by default all that lies behind `offsets`.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If there is no such tensor, or the box leaves it.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from fastinit.adapters.torch import deferred, state_dict
+        >>> with deferred():
+        ...     model = torch.nn.Linear(64, 256)
+        >>> weights = state_dict(model, seed=0)
+        >>> torch.equal(weights.slice("weight", (100, 0), (2, 64)), weights["weight"][100:102])
+        True
+        """
+        source = self._source(name)
+        begin = (0,) * len(source.shape) if offsets is None else tuple(offsets)
+        rest = tuple(whole - first for whole, first in zip(source.shape, begin, strict=False))
+        extent = rest if shape is None else tuple(shape)
+        if len(begin) != len(source.shape) or len(extent) != len(source.shape):
+            raise ValueError(f"{name!r} has the shape {source.shape}; got offsets {begin} and shape {extent}")
+        if any(
+            not 0 <= first <= first + size <= whole
+            for first, size, whole in zip(begin, extent, source.shape, strict=True)
+        ):
+            raise ValueError(f"the box of shape {extent} at {begin} leaves {name!r} of shape {source.shape}")
+        out = torch.empty(extent, dtype=source.dtype, device="cpu")
+        source.write(out, begin)
+        return out
+
+
+@in_stream_environment
+def state_dict(
+    model: nn.Module,
+    recipe: str | Recipe | None = None,
+    seed: int | str = 0,
+    *,
+    dtype: torch.dtype | None = None,
+) -> StateDict:
+    """The state dict that a model would have once it is materialized: a mapping that computes what it is asked for.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On the meta device, as :func:`~fastinit.adapters.torch.deferred` leaves it. It stays as it is.
+    recipe, seed, dtype
+        As in :func:`~fastinit.adapters.torch.materialize`.
+
+    Returns
+    -------
+    StateDict
+        By the names of ``model.state_dict()``. Each tensor is computed when it is asked for, and ``slice()`` computes a
+        box of it alone, with the bytes of the whole; structured and replayed tensors are computed whole for that.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`~fastinit.adapters.torch.materialize`; for buffers on the meta device, by name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastinit.adapters.torch import deferred, materialize, state_dict
+    >>> with deferred():
+    ...     model = torch.nn.Linear(64, 256)
+    >>> weight = state_dict(model, seed=0)["weight"]
+    >>> record = materialize(model, seed=0)
+    >>> torch.equal(weight, model.weight)
+    True
+    """
+    return StateDict(sources_of(model, recipe, seed, dtype))
