@@ -339,7 +339,7 @@ def _normalized(model: nn.Module) -> set[str]:
                 norms, directions = tensors[one].detach().double(), tensors[two].detach().double()
                 axes = [axis for axis, size in enumerate(norms.shape) if size == 1]
                 if norms.dim() == directions.dim():
-                    actual = directions.norm(dim=axes, keepdim=True)
+                    actual = directions.square().sum(dim=axes, keepdim=True).sqrt()
                     if actual.shape == norms.shape and torch.allclose(actual, norms, rtol=1e-4):
                         found.add(name)
     return found
