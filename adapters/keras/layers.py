@@ -32,7 +32,7 @@ from fastinit.adapters.keras.names import canonical_names, role_of
 from fastinit.adapters.keras.programs import programs_of
 from fastinit.extending import GATES, PRELU_SLOPE
 
-__all__ = ["Place", "activation_after", "parameters", "statistics", "with_programs"]
+__all__ = ["Place", "activation_after", "known", "parameters", "statistics", "with_programs"]
 
 
 class Place(NamedTuple):
@@ -295,6 +295,16 @@ def with_programs(model: Any, places: Sequence[Place]) -> list[Place]:
     found = programs_of(model, list({id(place.layer): place.layer for place in places}.values()), names)
     return [
         place._replace(parameter=replace(place.parameter, program=found.get(id(place.variable)))) for place in places
+    ]
+
+
+def known(model: Any, places: Sequence[Place], frozen: bool = False) -> list[Place]:
+    """The places with their programs; frozen ones have none unless they are to be filled, so that they stay."""
+    return [
+        place
+        if frozen or not place.parameter.frozen
+        else place._replace(parameter=replace(place.parameter, program=None))
+        for place in with_programs(model, places)
     ]
 
 

@@ -16,7 +16,7 @@ import keras
 
 import fastinit
 from fastinit import Entry, Keep, Recipe, Record, digest, recipe_named
-from fastinit.adapters.keras.layers import Place, parameters, statistics, with_programs
+from fastinit.adapters.keras.layers import Place, known, parameters, statistics
 from fastinit.adapters.keras.tensors import assign, memory_of
 from fastinit.extending import (
     compare_digests,
@@ -97,7 +97,7 @@ def initialize(
     net/logits/kernel the author's own: GlorotUniform
     net/logits/bias the author's own: Zeros
     """
-    places = _known(model, parameters(model), frozen)
+    places = known(model, parameters(model), frozen)
     chosen = recipe_named("own" if recipe is None else recipe)
     described = [place.parameter for place in places]
     entries = planned(described, _dtypes(places), chosen, seed, unmatched, frozen=frozen)
@@ -142,16 +142,6 @@ def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
     written = _written(model, places, entries, digests=True)
     compare_digests(entries, written)
     return replace(given, entries=tuple(written))
-
-
-def _known(model: Any, places: Sequence[Place], frozen: bool) -> list[Place]:
-    """The places with their programs; frozen ones have none unless they are to be filled, so that they stay."""
-    return [
-        place
-        if frozen or not place.parameter.frozen
-        else place._replace(parameter=replace(place.parameter, program=None))
-        for place in with_programs(model, places)
-    ]
 
 
 def _dtypes(places: Sequence[Place]) -> list[str]:
