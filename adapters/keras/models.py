@@ -83,9 +83,9 @@ def initialize(
     -----
     Running statistics of batch norms are reset; other variables that are not trained are left alone.
 
-    What a layer makes its variables with is read from its twin: each layer that has variables is built once more from
-    its configuration, without values. A layer that has none, or whose configuration cannot be read, is to be built
-    inside :func:`fastinit.adapters.keras.recorded`.
+    What a layer makes its variables with is read from its twin: the model is built once more from its configuration,
+    without values, or where Keras cannot do that each layer in it. A layer that has no configuration, or none that can
+    be read, is to be built inside :func:`fastinit.adapters.keras.recorded`.
 
     Examples
     --------

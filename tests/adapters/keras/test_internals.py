@@ -171,6 +171,14 @@ def test_what_variables_are_made_with():
     assert internals.made_with(plain.kernel) is None
 
 
+def test_an_assigned_variable_no_longer_says_what_it_was_made_with():
+    with internals.noting():
+        variable = keras.Variable("zeros", shape=(3,), dtype="float32")
+        assert internals.made_with(variable) is not None
+        variable.assign(np.ones(3, "float32"))
+    assert internals.made_with(variable) is None, f"{CHANGED}Variable.assign"
+
+
 def test_layers_are_built_apart():
     keras.utils.clear_session()
     model = network()
