@@ -35,6 +35,7 @@ __all__ = [
     "consumers",
     "inner_layers",
     "is_neural_operation",
+    "is_watched",
     "layers_of",
     "layout_of",
     "made_with",
@@ -158,6 +159,16 @@ def layout_of(variable: Any) -> Any:
     on one device, and spread afterwards.
     """
     return getattr(variable, "_layout", None)
+
+
+def is_watched(tensor: Any) -> bool:
+    """Whether a tensor of TensorFlow follows from one that a gradient tape watches.
+
+    ``tensorflow.python.eager.record``. Without it a decoder, whose words begin anew, could not be told from an encoder.
+    """
+    from tensorflow.python.eager import record
+
+    return bool(record.could_possibly_record() and record.should_record_backprop([tensor]))
 
 
 @contextmanager

@@ -138,6 +138,18 @@ def test_the_layout_of_a_variable():
         assert hasattr(variable, "_layout"), f"{CHANGED}Variable._layout of the JAX backend is gone"
 
 
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="TensorFlow's tapes")
+def test_what_a_tape_watches():
+    import tensorflow as tf
+
+    one, other = tf.ones(2), tf.ones(2)
+    assert not internals.is_watched(one)
+    with tf.GradientTape() as tape:
+        tape.watch(one)
+        assert internals.is_watched(one * 2), f"{CHANGED}tensorflow.python.eager.record"
+        assert not internals.is_watched(other * 2), f"{CHANGED}tensorflow.python.eager.record"
+
+
 def test_a_call_is_looked_up_when_a_layer_is_called():
     dense = layers.Dense(3, activation="relu")
     dense.build((None, 2))
