@@ -70,7 +70,7 @@ def recorded() -> AbstractContextManager[None]:
     ...         self.factor = self.add_weight(shape=(2,), initializer=start, name="factor")
     >>> with recorded():
     ...     scale = Scale(keras.initializers.Constant(3.0))
-    >>> initialize(scale, seed=0)["scale/factor"].initializer
+    >>> initialize(scale, seed=0)["factor"].initializer
     Constant(value=3.0)
     """
     return noting()
