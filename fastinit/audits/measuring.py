@@ -27,9 +27,12 @@ __all__ = [
     "called",
     "check_finite",
     "differentiated",
+    "is_closed",
+    "is_normed",
     "measured",
     "noise",
     "numbered",
+    "shares",
 ]
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,6 +40,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 AUDIT_KEY: Final = Key("fastinit.audit")
 """Key of the random numbers that an audit needs: the same every time."""
 
+# A gate: parameters that scale a branch by less than this, so that its variance falls to less than the square.
+ALMOST_CLOSED: Final = 0.03
+# Rows and columns from which on one size of all rows is no accident.
+NORMED: Final = (2, 8)
 # A unit without a gradient is dead if it has at least this many values.
 ENOUGH: Final = 8
 
@@ -130,6 +137,61 @@ def measured(
     return Measured(name, values.shape[1], variance, identical=identical, **facts)
 
 
+def is_normed(values: Array) -> bool:
+    """Whether every row has one root mean square, as after a norm of somebody's own.
+
+    Parameters
+    ----------
+    values : array of float64
+        Of shape (values of a unit, units).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = np.arange(16.0).reshape(2, 8)
+    >>> is_normed(rows), is_normed(rows / np.sqrt(np.square(rows).mean(axis=1, keepdims=True)))
+    (False, True)
+    """
+    if any(size < least for size, least in zip(values.shape, NORMED, strict=True)):
+        return False
+    with np.errstate(all="ignore"):
+        sizes = np.sqrt(np.square(values).mean(axis=1))
+        return bool(sizes.max() - sizes.min() <= 0.01 * sizes.max() > 0)
+
+
+def is_closed(
+    own: Iterable[Array], received: float | None, variance: float, *, norm: bool = False, holds_others: bool = False
+) -> bool:
+    """Whether a layer without a linear map of its own lets next to nothing of a branch pass.
+
+    Parameters
+    ----------
+    own : iterable of array
+        Its own parameters that are to be trained.
+    received, variance : float
+        The variances of what it was given and of what it gave.
+    norm : bool
+        Whether it is a norm: it is closed where it gives nothing.
+    holds_others : bool
+        Whether it runs layers within it: then one of its vectors, that is almost 0 everywhere, scales a branch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> is_closed([np.full(8, 1e-6)], 1.0, 1e-12), is_closed([np.ones(8)], 1.0, 1.0)
+    (True, False)
+    """
+    arrays = list(own)
+    if not arrays or not received or not math.isfinite(received):
+        return False
+    if norm:
+        return variance == 0
+    if not holds_others:
+        return variance <= ALMOST_CLOSED**2 * received
+    vectors = (one.reshape(-1) for one in arrays if sum(size > 1 for size in one.shape) <= 1 and one.size)
+    return any(0 < abs(float(one[0])) <= ALMOST_CLOSED and bool((one == one[0]).all()) for one in vectors)
+
+
 def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
     """A call with what the gradients say; both arrays as in :func:`measured`.
 
@@ -176,6 +238,28 @@ def noise(shape: tuple[int, ...], number: int) -> Array:
     ((2, 3), True)
     """
     return fill(np.empty(shape, np.float32), Normal(), AUDIT_KEY.fold_in(number))
+
+
+def shares(sizes: Iterable[float]) -> tuple[list[float], float]:
+    """What several outputs are multiplied by before they are differentiated together, and the response of the sum.
+
+    Parameters
+    ----------
+    sizes : iterable of float
+        The sum of the squares of each output times its :func:`noise`. One alone is taken as it is; several get a like
+        share.
+
+    Examples
+    --------
+    >>> shares([4.0]), shares([4.0, 16.0])
+    (([1.0], 4.0), ([0.5, 0.25], 2.0))
+    """
+    given = list(sizes)
+    if len(given) == 1:
+        return [1.0], given[0]
+    usual = [0 < size < math.inf for size in given]
+    factors = [1 / math.sqrt(size) if one else 1.0 for size, one in zip(given, usual, strict=True)]
+    return factors, math.fsum(1.0 if one else size for size, one in zip(given, usual, strict=True))
 
 
 def check_finite(batch: Iterable[Array]) -> None:
