@@ -96,12 +96,13 @@ def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[s
     held = (_held(place, given is not None) for place in places if _is_floating(place.variable))
     if batch is not None:
         _check_batch(batch)
-    findings = judge_parameters(held, given)
     if batch is None:
-        return Audit(tuple(findings))
+        findings, notes = judge_parameters(held, given)
+        return Audit(findings, notes=notes)
     ran = _measured(model, places, batch)
+    findings, notes = judge_parameters(held, given, ran)
     verdict, reason, more = judge_chain(ran)
-    return Audit((*findings, *more), tuple(ran), verdict, reason)
+    return Audit((*findings, *more), tuple(ran), verdict, reason, notes)
 
 
 def _is_floating(tensor: Any) -> bool:

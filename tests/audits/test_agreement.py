@@ -1,6 +1,7 @@
 """Whether values are what an initializer gives, and what the audit makes of programs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def held(initializer, values=None, name="layer.weight", number=0, draws=("1:0",)
 
 
 def kinds(*parameters):
-    return [(finding.name, finding.kind) for finding in judge_parameters(parameters)]
+    return [(finding.name, finding.kind) for finding in judge_parameters(parameters)[0]]
 
 
 BY_DESIGN = {
@@ -102,9 +103,31 @@ def test_what_the_author_wrote_is_no_fault(one):
     assert kinds(one) == []
 
 
+NOTED = {
+    "a head of zeros": "zero", "one value": "constant", "too large": "scale",
+    "too small": "scale", "not around 0": "scale", "a row of one value": "constant rows", "huge": "constant",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BY_DESIGN)
+def test_what_the_author_wrote_is_noted(what):
+    notes = judge_parameters([BY_DESIGN[what]])[1]
+    assert [note.kind for note in notes] == ([NOTED[what]] if what in NOTED else [])
+    assert all("author" in note.message for note in notes if note.kind != "zero")
+
+
+def test_fans_that_torch_misread_are_no_authors():
+    parameter = Parameter("depthwise.weight", (96, 1, 3, 3), layer="Conv2d", groups=96)
+    program = Program(fastinit.Normal(0.0, (2 / 864) ** 0.5), ("1:0",))
+    parameter = replace(parameter, program=program)
+    values = drawn(program.initializer, shape=parameter.shape)
+    assert kinds(Held(parameter, values, normed=False)) == [("depthwise.weight", "scale")]
+    assert kinds(Held(parameter, values, normed=True)) == []
+
+
 def test_what_the_author_did_not_write_is():
     assert kinds(held(fastinit.Normal(std=0.02), drawn(fastinit.Normal(std=0.03)))) == [("layer.weight", "scale")]
-    (finding,) = judge_parameters([held(fastinit.Normal(std=0.02), drawn(fastinit.Normal(std=0.03)))])
+    (finding,) = judge_parameters([held(fastinit.Normal(std=0.02), drawn(fastinit.Normal(std=0.03)))])[0]
     assert finding.message.endswith("expected 0.02 by the author's code")
     ones = np.ones(SHAPE, np.float32)
     assert kinds(held(fastinit.Constant(0.5), ones, layer="", layout=None)) == [("layer.weight", "not as written")]
