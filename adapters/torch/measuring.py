@@ -92,9 +92,9 @@ def calls(
                 if before is tensor and not changed and not own_parameters(module):  # an identity, which is no layer
                     return
                 number = len(found)
-                reads = origins.earliest(_tensors((given, named)))
+                reads = origins.of(_tensors((given, named)))
                 found.append(_forward(name, module, before, tensor, weights.get(id(module)), reads))
-                origins.add(tensor, number)
+                origins.add(tensor, number, changed=before is tensor)
                 if found[number].weight is not None:
                     closing[:] = [*closing, before] if found[number].closed and before is not None else []
                 if tensor.requires_grad:
@@ -125,18 +125,20 @@ class _Origins:
     """Which calls gave the tensors that others are given, by the graph that autograd keeps."""
 
     def __init__(self) -> None:
-        self._calls: dict[Any, int | None] = {}  # of each node, the earliest call that it comes from
+        self._calls: dict[Any, frozenset[int]] = {}  # the calls that a node comes from
 
-    def add(self, tensor: Tensor, number: int) -> None:
-        """A call has given a tensor."""
-        if tensor.grad_fn is not None:
-            self._calls.setdefault(tensor.grad_fn, number)
+    def add(self, tensor: Tensor, number: int, changed: bool) -> None:
+        """A call has given a tensor: one of its own, one that a call inside it gave, or its input, changed in place."""
+        node = tensor.grad_fn
+        if node is not None and (changed or node not in self._calls):
+            self._calls[node] = frozenset([number])
 
-    def earliest(self, tensors: Iterable[Tensor]) -> int | None:
-        """The earliest call whose output reaches the tensors by way of no other call."""
-        return _first(self._of(tensor.grad_fn) for tensor in tensors if tensor.grad_fn is not None)
+    def of(self, tensors: Iterable[Tensor]) -> tuple[int, ...]:
+        """The calls whose outputs reach the tensors by way of no other call, in order."""
+        found = (self._of(tensor.grad_fn) for tensor in tensors if tensor.grad_fn is not None)
+        return tuple(sorted(frozenset().union(*found)))
 
-    def _of(self, last: Any) -> int | None:
+    def _of(self, last: Any) -> frozenset[int]:
         pending = [last]
         while pending:  # no recursion: a loop over time makes thousands of nodes
             node = pending.pop()
@@ -147,12 +149,8 @@ class _Origins:
             if unknown:
                 pending += [node, *unknown]
             else:
-                self._calls[node] = _first(self._calls[one] for one in before)
+                self._calls[node] = frozenset().union(*(self._calls[one] for one in before))
         return self._calls[last]
-
-
-def _first(numbers: Iterable[int | None]) -> int | None:
-    return min((number for number in numbers if number is not None), default=None)
 
 
 def _weights(places: Iterable[Place]) -> dict[int, Parameter]:
@@ -262,7 +260,7 @@ def _forward(
     given: Tensor | None,
     tensor: Tensor,
     weight: Parameter | None,
-    reads: int | None,
+    reads: tuple[int, ...],
 ) -> Measured:
     values = _by_unit(module, tensor)
     received = None if given is None or not given.numel() else float(given.detach().double().var(correction=0))
@@ -291,10 +289,12 @@ def _is_normed(module: nn.Module, values: np.ndarray) -> bool:
 def _is_gate(module: nn.Module, received: float | None, variance: float, norm: bool) -> bool:
     """Whether a module without a linear map of its own lets next to nothing of a branch pass."""
     own = [one.detach() for one in own_parameters(module).values() if one is not None and one.requires_grad]
-    if not own or not received or not math.isfinite(received):
+    if not own or received is None or not math.isfinite(received):
         return False
     if norm:
-        return variance == 0
+        return variance == 0 and (received > 0 or (isinstance(module, NORMS) and not own[0].any()))
+    if not received:
+        return False
     if not any(True for _ in module.children()):
         return variance <= _ALMOST_CLOSED**2 * received
     vectors = (one.reshape(-1) for one in own if sum(size > 1 for size in one.shape) <= 1 and one.numel())

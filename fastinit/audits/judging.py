@@ -47,7 +47,7 @@ from typing import Any, Final
 
 from fastinit.audits.measuring import Measured
 from fastinit.audits.propagation import finite, judged
-from fastinit.audits.scales import WrongScale, is_weight, remedy, wrong_scales
+from fastinit.audits.scales import PEERS, WrongScale, is_weight, place_of, remedy, wrong_scales
 from fastinit.audits.values import Held, Seen, seen
 from fastinit.models.records import Record
 
@@ -232,7 +232,7 @@ def _unusual(one: Seen, wrong: WrongScale | None, normed: bool | None) -> tuple[
         return one.remark[0], f"{one.remark[1]}, as the author's code writes it", True
     if one.is_zero and is_weight(one.sampled.parameter):
         return "zero", "all its elements are 0, as of a head or a branch that begins closed", True
-    if wrong is None or (wrong.misread and normed):
+    if wrong is None or (wrong.misread and normed) or (wrong.unless_last and not normed):
         return "", "", False
     if wrong.misread:
         after = "; a norm that follows makes up for it" if normed is None else ", and no norm follows"
@@ -257,28 +257,32 @@ def _reaches_a_norm(layers: Sequence[Measured], number: int) -> bool:
     if all(one.reads is None for one in layers):  # unknown: no other map may stand between
         after = next((one for one in layers[number + 1 :] if one.norm or one.weight is not None), None)
         return after is not None and after.norm
-    reached = {number}
-    for later in range(number + 1, len(layers)):
-        if layers[later].reads in reached:
-            if layers[later].norm:
-                return True
-            reached.add(later)
-    return False
+    return any(layers[later].norm for later in _reached(layers, number, by_all=False))
 
 
 def _zeros_that_stop_a_signal(weights: Sequence[Seen]) -> dict[str, str]:
     """Weights of zeros that are a mistake, by name, and why.
 
     A head, the last layer of a branch or an adapter may begin at zero. It is a mistake where most weights of the model
-    are zero, as in memory that was never filled, or where an activation follows: units before it can then not learn.
+    are zero, as in memory that was never filled, where those in its place in other blocks are not, or where an
+    activation follows: units before it can then not learn.
     """
     zero = [one for one in weights if one.is_zero and not one.as_written]
     if 2 * len(zero) > len(weights):
         count = f"{len(zero)} of the model's {len(weights)} weights"
         text = "all its elements are 0" + (f", as those of {count}" if len(weights) > 1 else "")
         return {one.sampled.parameter.name: text for one in zero}
-    followed = (one.sampled.parameter for one in zero if one.sampled.parameter.activation is not None)
-    return {one.name: f"all its elements are 0, and {one.activation} follows" for one in followed}
+    found = {}
+    for parameter in (one.sampled.parameter for one in zero):
+        place = place_of(parameter)
+        peers = [one.sampled.rms for one in weights if place is not None and place_of(one.sampled.parameter) == place]
+        if parameter.activation is not None:
+            found[parameter.name] = f"all its elements are 0, and {parameter.activation} follows"
+        elif peers.count(0.0) == 1 and len(peers) > PEERS:
+            found[parameter.name] = (
+                f"all its elements are 0, and those of {len(peers) - 1} in its place in other blocks are not"
+            )
+    return found
 
 
 # Layers
@@ -300,7 +304,8 @@ def judge_chain(layers: Sequence[Measured], output: float | None = None) -> tupl
     only where they do between two of those.
 
     A layer is dead where nine in ten units get no gradient, though the next layer gets some and no closed layer lies
-    between; or nothing comes out of the next layer.
+    between; or nothing comes out of the next layer. So is a weight of zeros that gets no gradient, and what it feeds
+    nothing that could let one pass: as in a branch that begins closed at both ends.
 
     G. Yang et al., "A mean field theory of batch normalization", 2019.
 
@@ -322,7 +327,7 @@ def judge_chain(layers: Sequence[Measured], output: float | None = None) -> tupl
     'vanishing'
     """
     chain = [layer for layer in layers if layer.weight is not None]
-    findings = list(_dead(layers))
+    findings = [*_dead(layers), *_never_opened(layers)]
     if not chain:
         return "not run", "no linear layer ran", []
     bad = next((layer for layer in chain if not math.isfinite(layer.variance)), None)
@@ -373,9 +378,7 @@ def _forward(
 def _heads(chain: Sequence[Measured]) -> int:
     """How many maps at the end of a chain are given the same as the last one, which counts."""
     last = chain[-1]
-    beside = (
-        one.reads is not None and (one.reads, one.received) == (last.reads, last.received) for one in chain[-2::-1]
-    )
+    beside = (bool(one.reads) and (one.reads, one.received) == (last.reads, last.received) for one in chain[-2::-1])
     return 1 + len(list(itertools.takewhile(bool, beside)))
 
 
@@ -452,7 +455,7 @@ def _between_closed(layers: Sequence[Measured], places: Sequence[int]) -> Iterat
     first, largest = 0, 0.0
     for number, layer in enumerate(layers):
         response = layer.response or 0.0
-        beside = layer.reads is not None and layer.reads < places[first]
+        beside = bool(layer.reads) and min(layer.reads or ()) < places[first]
         if layer.closed or ((layer.starts or beside) and response >= largest):
             if first < number:
                 yield first, number
@@ -496,3 +499,29 @@ def _dead(layers: Sequence[Measured]) -> Iterator[Finding]:
                     text = f"{layer.dead:.0%} of its {layer.width} units get no gradient from any example of the batch"
                     yield Finding(layer.name, "dead", text, remedy(layer.weight))
                 break
+
+
+def _never_opened(layers: Sequence[Measured]) -> Iterator[Finding]:
+    """Maps of zeros without a gradient, unless a closed layer after them is given something, and opens first."""
+    for number, layer in enumerate(layers):
+        if layer.weight is None or not layer.closed or layer.variance or layer.dead != 1:
+            continue
+        reached = _reached(layers, number, by_all=True)
+        if reached and not any(layers[later].closed and layers[later].received for later in reached):
+            text = (
+                "all its weights are 0, and no gradient reaches them: neither they nor what they feed will ever learn"
+            )
+            yield Finding(layer.name, "dead", text, remedy(layer.weight))
+
+
+def _reached(layers: Sequence[Measured], number: int, by_all: bool) -> list[int]:
+    """The calls that are given what comes of a call, in order: and that alone, or besides what came after it.
+
+    A sum with what was there before the call is neither.
+    """
+    reached: list[int] = []
+    for later in range(number + 1, len(layers)):
+        reads = layers[later].reads
+        if reads and all(one in (number, *reached) for one in (reads if by_all else reads[:1])):
+            reached.append(later)
+    return reached

@@ -74,9 +74,9 @@ class Measured:
         The variance of what it was given; None if unknown.
     starts : bool
         Whether no earlier layer gave it anything: it has an input of the model's.
-    reads : int, optional
-        The position of the earliest call whose output it is given, unchanged by other layers: of a layer after a
-        residual sum that is the call before the branch. None if unknown.
+    reads : tuple of int, optional
+        The positions of the calls whose outputs it is given, unchanged by other layers, in order: a layer after a
+        residual sum reads a call before the branch, and the branch's last. None if unknown.
 
     Examples
     --------
@@ -98,7 +98,7 @@ class Measured:
     norm: bool = False
     received: float | None = None
     starts: bool = False
-    reads: int | None = None
+    reads: tuple[int, ...] | None = None
 
 
 def measured(
@@ -110,7 +110,7 @@ def measured(
     norm: bool = False,
     received: float | None = None,
     starts: bool = False,
-    reads: int | None = None,
+    reads: tuple[int, ...] | None = None,
 ) -> Measured:
     """A call of a layer, from the output's values.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +25,18 @@ from fastinit.models.records import Entry
 from fastinit.models.rules import Parameter, Recipe, UnmatchedParameter
 from fastinit.structured import Orthogonal
 
-__all__ = ["Sampled", "WrongScale", "advised", "is_embedding", "is_linear_map", "is_weight", "remedy", "wrong_scales"]
+__all__ = [
+    "PEERS",
+    "Sampled",
+    "WrongScale",
+    "advised",
+    "is_embedding",
+    "is_linear_map",
+    "is_weight",
+    "place_of",
+    "remedy",
+    "wrong_scales",
+]
 
 
 def advised(parameter: Parameter, recipe: Recipe = AUTO) -> tuple[Any, float | None]:
@@ -112,7 +122,7 @@ LARGEST_GAIN = 1.77
 SMALLEST = 0.02 / math.sqrt(2 * 100)  # of the residual layers of a transformer of 100 blocks
 FACTOR = 2.0
 JUDGED, EXPLAINED = 64, 1024  # elements from which on a scale is judged, and by wrong fans
-PEERS = 3  # weights in the same place of other blocks that have one scale, from which another one stands out
+PEERS: Final = 3  # weights in the same place of other blocks that have one scale, from which another one stands out
 
 
 @lru_cache(maxsize=1)
@@ -200,12 +210,14 @@ class WrongScale(NamedTuple):
     """What is wrong with a scale.
 
     `misread` is what ``torch.nn.init`` makes of a convolution's shape: a norm that follows makes up for it. It is
-    `slight` where it is no worse than what the framework's default makes of the signal.
+    `slight` where it is no worse than what the framework's default makes of the signal. `unless_last` is wrong only of
+    a weight that a norm follows: another one may be a head.
     """
 
     message: str
     misread: bool = False
     slight: bool = False
+    unless_last: bool = False
 
 
 def wrong_scales(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
@@ -221,6 +233,7 @@ def wrong_scales(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
     - where it is more than twice what any scheme gives;
     - where it is less than half of that, and an activation follows, or most weights of the model are as small: a head
       or the last layer of a branch may begin small;
+    - where a norm follows, it is less than half of what the schemes give it, and most weights of the model follow one;
     - where it is more than twice, or less than half, what three or more weights in the same place of other blocks have
       in common: names that differ in numbers, one shape and one class;
     - where it is what a scheme gives a grouped or transposed convolution with the fans that torch reads off its shape,
@@ -239,20 +252,28 @@ def wrong_scales(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
     found = _apart_from_peers(judged)
     for one in judged:
         fixed = [other.rms for other in judged if other.rms <= HIGHEST_FIXED and _share_std(one, other)]
-        wrong = _wrong_scale(one, families, fixed)
+        wrong = _wrong_scale(one, families, fixed) or _below_the_scheme(one, common, len(judged))
         alone = one.parameter.name in small and one.parameter.activation is None and 2 * len(small) <= len(judged)
         if wrong and not alone:
             found[one.parameter.name] = wrong
     return found
 
 
+def place_of(parameter: Parameter) -> Any:
+    """What weights have in common that stand in the same place of several blocks; None of a weight outside blocks."""
+    parts = parameter.name.split(".")
+    if not any(part.isdigit() for part in parts):
+        return None
+    return tuple("0" if part.isdigit() else part for part in parts), parameter.shape, parameter.types
+
+
 def _apart_from_peers(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
     """Weights with another scale than those in the same place of other blocks, which share theirs."""
     places: defaultdict[Any, list[Sampled]] = defaultdict(list)
     for one in weights:
-        parameter = one.parameter
-        if one.entry is None and re.search("[0-9]", parameter.name):
-            places[re.sub("[0-9]+", "0", parameter.name), parameter.shape, parameter.types].append(one)
+        place = place_of(one.parameter)
+        if one.entry is None and place is not None:
+            places[place].append(one)
     found = {}
     for group in places.values():
         middle = statistics.median(one.rms for one in group)
@@ -321,6 +342,20 @@ def _wrong_scale(one: Sampled, families: Sequence[_Scheme], fixed: Sequence[floa
     if _is_small(one):
         return WrongScale(f"{text}: less than 1 / {FACTOR:g} of what any scheme gives")
     return None if entry is None else WrongScale(text)
+
+
+def _below_the_scheme(one: Sampled, common: Counter[_Scheme], count: int) -> WrongScale | None:
+    """Less than half of what any scheme gives, where most weights of the model follow one scheme."""
+    parameter = one.parameter
+    scheme, following = max(common.items(), key=lambda item: item[1], default=(LECUN, 0))
+    if one.entry is not None or 2 * following <= count:
+        return None
+    read = (scheme.std(*_read_off(parameter)[0]) for scheme in (*FAMILIES, DEFAULT_OUT))
+    least = min(*_plausible(parameter), *read)
+    if one.rms >= least / FACTOR:
+        return None
+    text = f"std {one.spread:.4g}, less than 1 / {FACTOR:g} of what any scheme gives"
+    return WrongScale(f"{text}, where {following} of {count} weights follow {scheme.title}", unless_last=True)
 
 
 def _misread(parameter: Parameter, scheme: _Scheme, text: str) -> WrongScale | None:

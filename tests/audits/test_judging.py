@@ -250,16 +250,19 @@ def test_layers_that_ran_say_whether_a_norm_follows():
     def wrong(*what):
         """Calls by kind, and the position of what each is given."""
         facts = {"map": {"weight": DEPTHWISE}, "other": {"weight": weight()}, "norm": {"norm": True}, "relu": {}}
-        layers = [Measured(kind, 96, 1.0, reads=reads, **facts[kind]) for kind, reads in what]
+        layers = [
+            Measured(kind, 96, 1.0, reads=None if None in reads else tuple(reads), **facts[kind])
+            for kind, *reads in what
+        ]
         assert noted(held, layers=layers) == []
         return bool(judge_parameters([held], layers=layers)[0])
 
-    assert not wrong(("map", None), ("norm", 0))
-    assert not wrong(("map", None), ("other", 0), ("relu", 1), ("norm", 2), ("other", 3))  # as of a separable one
-    assert wrong(("map", None), ("relu", 0), ("other", 1))
-    assert wrong(("relu", None), ("map", 0), ("relu", 1), ("norm", 0))  # of the sum
-    assert not wrong(("relu", None), ("map", 0), ("other", 0), ("norm", 2), ("norm", 1))  # side by side
-    assert wrong(("map", None), ("norm", 0), ("map", 1))  # its second call
+    assert not wrong(("map",), ("norm", 0))
+    assert not wrong(("map",), ("other", 0), ("relu", 1), ("norm", 2), ("other", 3))  # as of a separable one
+    assert wrong(("map",), ("relu", 0), ("other", 1))
+    assert wrong(("relu",), ("map", 0), ("relu", 1), ("norm", 0))  # of the sum
+    assert not wrong(("relu",), ("map", 0), ("other", 0), ("norm", 2), ("norm", 1))  # side by side
+    assert wrong(("map",), ("norm", 0), ("map", 1))  # its second call
     assert not wrong(("map", None), ("relu", None), ("norm", None), ("other", None))  # unknown
     assert wrong(("map", None), ("other", None), ("norm", None))
 
@@ -383,25 +386,25 @@ def test_a_decoder_has_an_input_of_its_own():
 
 def test_branches_inside_what_begins_closed_are_judged_each_by_itself():
     gate = layer("gate", linear=False, closed=True)
-    query = layer("query", response=1e-9, reads=1)
-    values = layer("values", response=1e-3, reads=1)
-    head = layer("head", reads=4)
+    query = layer("query", response=1e-9, reads=(1,))
+    values = layer("values", response=1e-3, reads=(1,))
+    head = layer("head", reads=(4,))
     assert broken([layer("a"), gate, query, values, gate, head])[0] == "healthy"  # both are given what the gate gave
-    weak = layer("values", response=1e-3, reads=2)
+    weak = layer("values", response=1e-3, reads=(2,))
     assert broken([layer("a"), gate, query, weak, gate, head]) == ("vanishing", [("values", "vanishing")])
-    strong = layer("query", response=1e-3, reads=1)
-    later = layer("values", response=1e-9, reads=1), layer("out", response=1e-3, reads=3)
+    strong = layer("query", response=1e-3, reads=(1,))
+    later = layer("values", response=1e-9, reads=(1,)), layer("out", response=1e-3, reads=(3,))
     assert broken([layer("a"), gate, strong, *later, gate, head])[0] == "healthy"
 
 
 def test_heads_side_by_side_may_begin_small():
     body, first, second = (
         layer("a"),
-        layer("head", 1e-5, reads=1, received=0.1),
-        layer("dist", 9e-6, reads=1, received=0.1),
+        layer("head", 1e-5, reads=(1,), received=0.1),
+        layer("dist", 9e-6, reads=(1,), received=0.1),
     )
     assert broken([body, layer("b"), first, second])[0] == "healthy"
-    for other in (layer("head", 1e-5, reads=0, received=0.1), layer("head", 1e-5, reads=1, received=0.2)):
+    for other in (layer("head", 1e-5, reads=(0,), received=0.1), layer("head", 1e-5, reads=(1,), received=0.2)):
         assert broken([body, layer("b"), other, second])[0] == "vanishing"
     assert broken([first, second])[0] == "healthy"
     assert broken([body, second])[0] == "vanishing"  # there is nothing else
@@ -419,6 +422,48 @@ def test_norms_make_gradients_grow_and_closed_branches_hold_them_back():
     verdict, reason, _ = judge_chain([layer("a", response=1e-9), gate, layer("b"), layer("c")])
     assert verdict == "healthy" and reason.endswith("; branches that begin closed hold the gradients back")
     assert judge_chain([layer("a", response=1e-9), layer("b", response=1e-9), layer("c"), gate])[0] == "vanishing"
+
+
+def test_zeros_that_will_never_get_a_gradient():
+    def found(*after):
+        zero = layer("zero", 0.0, closed=True, dead=1.0, received=1.0, reads=(0,))
+        return [
+            kind for name, kind in broken([layer("a"), zero, *after, layer("head", reads=(9,))])[1] if name == "zero"
+        ]
+
+    shut = layer("norm", 0.0, linear=False, norm=True, closed=True, received=0.0, reads=(1,))
+    opens = layer("scale", linear=False, closed=True, received=1.0, reads=(1,))
+    relu = layer("relu", linear=False, received=0.0, reads=(1,))
+    assert found(shut) == ["dead"]  # a branch that begins closed at both ends
+    assert found(relu) == ["dead"]  # a rectifier has no slope at 0
+    assert found(opens) == []  # it learns first
+    after_the_sum = layer("scale", linear=False, closed=True, received=1.0, reads=(0, 2))
+    assert found(relu, after_the_sum) == ["dead"]
+    assert found() == []  # a head
+    alive = layer("zero", 0.0, closed=True, dead=0.0, reads=(0,))
+    assert broken([layer("a"), alive, relu, layer("head", reads=(9,))])[1] == []
+
+
+@pytest.mark.parametrize(("peers", "kind"), [(3, "untouched"), (2, None)])
+def test_zeros_among_weights_in_their_place(peers, kind):
+    parameters = [weight(f"blocks.{number}.up.weight") for number in range(peers + 1)]
+    held = [Held(one, drawn(one)) for one in parameters[1:]]
+    assert kinds(*held, zeros(parameters[0])) == ([("blocks.0.up.weight", kind)] if kind else [])
+    by_design = [zeros(weight(f"blocks.{number}.up.weight")) for number in range(2)]
+    others = [Held(weight(f"{name}.weight"), drawn(weight(f"{name}.weight"))) for name in "abc"]
+    assert kinds(*others, *held, *by_design) == []
+
+
+def test_a_weight_before_a_norm_that_is_far_below_its_models_scheme():
+    body = [weight(f"{number}.weight", (256, 256 + number)) for number in range(3)]
+    held = [Held(one, drawn(one, fastinit.he_normal(layout="OI"))) for one in body]
+    small = weight("small.weight", (64, 128))
+    for normed, kind in ((True, [("small.weight", "scale")]), (False, []), (None, [])):
+        low = Held(small, drawn(small, fastinit.Normal(0.0, 0.006)), normed=normed)
+        assert kinds(*held, low) == kind
+        enough = Held(small, drawn(small, fastinit.Normal(0.0, 0.012)), normed=normed)
+        assert kinds(*held, enough) == []
+    assert kinds(Held(small, drawn(small, fastinit.Normal(0.0, 0.006)), normed=True)) == []  # no scheme is followed
 
 
 def test_dead_layers():
