@@ -252,7 +252,8 @@ def wrong_scales(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
     found = _apart_from_peers(judged)
     for one in judged:
         fixed = [other.rms for other in judged if other.rms <= HIGHEST_FIXED and _share_std(one, other)]
-        wrong = _wrong_scale(one, families, fixed) or _below_the_scheme(one, common, len(judged))
+        wrong = _wrong_scale(one, families, fixed) or found.get(one.parameter.name)
+        wrong = wrong or _below_the_scheme(one, common, len(judged))
         alone = one.parameter.name in small and one.parameter.activation is None and 2 * len(small) <= len(judged)
         if wrong and not alone:
             found[one.parameter.name] = wrong

@@ -301,6 +301,8 @@ def test_a_weight_that_is_unlike_those_in_its_place(factor):
     assert (finding.name, finding.kind) == ("blocks.2.up.weight", "scale")
     assert "where 3 weights in its place in other blocks have 0.0" in finding.message
     assert kinds(*blocks([0.02] * 4)) == []
+    # where most weights follow a scheme as well
+    assert kinds(*blocks([192**-0.5, 192**-0.5, 192**-0.5 * factor, 192**-0.5])) == [("blocks.2.up.weight", "scale")]
     assert kinds(*blocks([0.02, 0.02, 0.02 * factor])) == []  # too few
     assert kinds(*blocks([0.02, 0.02 * factor, 0.02 * factor, 0.02])) == []  # two designs
     assert kinds(*blocks([0.02, 0.014, 0.01, 0.008])) == []  # by depth
