@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fastinit
+from fastinit.audits import agreement
 from fastinit.audits.agreement import differs
 from fastinit.audits.judging import judge_parameters
 from fastinit.audits.values import Held
@@ -70,6 +71,31 @@ def test_what_differs_is_said():
     broken = drawn(fastinit.Normal())
     broken[0, 0] = np.nan
     assert differs(fastinit.Normal(), broken, SHAPE) == "not all its elements are finite"
+
+
+def test_what_is_no_difference():
+    large = drawn(fastinit.Normal(), shape=(2**11, 2**11))
+    assert differs(fastinit.Normal(), large * np.float32(1.003), large.shape) == ""  # a narrow dtype rounds as much
+    assert differs(fastinit.Normal(), large * np.float32(1.006), large.shape) != ""
+    computed = drawn(replayed(0)).astype(np.float64)
+    assert differs(replayed(0), computed * (1 + 1e-6), SHAPE) == ""  # two libraries' operators
+    assert differs(replayed(0), computed * (1 + 1e-5), SHAPE) != ""
+    assert differs(fastinit.Identity(), drawn(fastinit.Identity())[:, 40:], SHAPE) == ""  # of a shard
+    assert differs(fastinit.Normal(), np.empty((0, 128)), SHAPE) == ""
+    for number in range(30):
+        assert differs(replayed(4), drawn(replayed(4), number), SHAPE) == ""  # of heavy tails
+
+
+def test_parts_are_compared_without_what_is_painted_over():
+    half = Painted(fastinit.Normal(std=0.5), (Box((0, 0), (32, 128), fastinit.Zeros()),))
+    assert differs(half, drawn(half), SHAPE) == ""
+    assert "in the part of shape (64, 128)" in differs(half, drawn(half) * np.float32(1.2), SHAPE)
+
+
+def test_infinities_and_nan_are_equal_to_themselves():
+    values = np.array([np.inf, -np.inf, np.nan, 1.0])
+    assert agreement._close(values, values, 24).all()
+    assert not agreement._close(values, np.array([-np.inf, 1.0, 1.0, np.nan]), 24).any()
 
 
 # Programs

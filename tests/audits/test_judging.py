@@ -263,6 +263,8 @@ def test_layers_that_ran_say_whether_a_norm_follows():
     assert wrong(("relu",), ("map", 0), ("relu", 1), ("norm", 0))  # of the sum
     assert not wrong(("relu",), ("map", 0), ("other", 0), ("norm", 2), ("norm", 1))  # side by side
     assert wrong(("map",), ("norm", 0), ("map", 1))  # its second call
+    assert wrong(("map",), ("relu", 0), ("map",), ("norm", 2))  # its first call
+    assert not wrong(("map",), ("other",), ("norm", 0, 1))  # beside another one
     assert not wrong(("map", None), ("relu", None), ("norm", None), ("other", None))  # unknown
     assert wrong(("map", None), ("other", None), ("norm", None))
 
@@ -355,6 +357,10 @@ def test_the_break_is_the_largest_jump():
     head = layer("head", 0.0, closed=True, received=1.0)
     assert broken([layer("a"), layer("b"), head]) == ("healthy", [])
     assert broken([layer("a"), layer("b", 0.0), layer("head", 0.0, closed=True, received=0.0)])[0] == "vanishing"
+    silent = layer("head", 0.0, closed=True, received=0.0)
+    assert broken([layer("a"), layer("b"), silent]) == ("vanishing", [("head", "vanishing")])
+    gate = layer("gate", linear=False, closed=True)
+    assert broken([layer("a"), gate, layer("b", response=0.0), layer("c"), layer("head")])[0] == "healthy"
     _, _, (finding,) = judge_chain([layer("a"), layer("b", 1e-5)])
     assert finding.remedy.startswith("Rule('Linear', 'b.weight', VarianceScaling(scale=2.0")
 
@@ -441,6 +447,11 @@ def test_zeros_that_will_never_get_a_gradient():
     assert found(opens) == []  # it learns first
     after_the_sum = layer("scale", linear=False, closed=True, received=1.0, reads=(0, 2))
     assert found(relu, after_the_sum) == ["dead"]
+    shortcut, joined = (
+        layer("shortcut", reads=(0,)),
+        layer("scale", linear=False, closed=True, received=1.0, reads=(2, 3)),
+    )
+    assert found(relu, shortcut, joined) == ["dead"]
     assert found() == []  # a head
     alive = layer("zero", 0.0, closed=True, dead=0.0, reads=(0,))
     assert broken([layer("a"), alive, relu, layer("head", reads=(9,))])[1] == []
