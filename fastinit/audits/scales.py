@@ -261,11 +261,15 @@ def wrong_scales(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
 
 
 def place_of(parameter: Parameter) -> Any:
-    """What weights have in common that stand in the same place of several blocks; None of a weight outside blocks."""
-    parts = parameter.name.split(".")
-    if not any(part.isdigit() for part in parts):
+    """What weights have in common that stand in the same place of several blocks; None of a weight outside blocks.
+
+    The number of the layer itself, as in a sequence of layers, says which one it is, and not in which block.
+    """
+    *outer, layer, role = ["", "", *parameter.name.split(".")]
+    if not any(part.isdigit() for part in outer):
         return None
-    return tuple("0" if part.isdigit() else part for part in parts), parameter.shape, parameter.types
+    blocks = tuple("0" if part.isdigit() else part for part in outer)
+    return (*blocks, layer, role), parameter.shape, parameter.types
 
 
 def _apart_from_peers(weights: Iterable[Sampled]) -> dict[str, WrongScale]:

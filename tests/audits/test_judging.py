@@ -462,6 +462,8 @@ def test_zeros_among_weights_in_their_place(peers, kind):
     parameters = [weight(f"blocks.{number}.up.weight") for number in range(peers + 1)]
     held = [Held(one, drawn(one)) for one in parameters[1:]]
     assert kinds(*held, zeros(parameters[0])) == ([("blocks.0.up.weight", kind)] if kind else [])
+    chain = [Held(weight(f"{number}.weight"), drawn(weight(f"{number}.weight"))) for number in range(peers)]
+    assert kinds(*chain, zeros(weight(f"{peers}.weight"))) == []  # the last layer of a chain
     by_design = [zeros(weight(f"blocks.{number}.up.weight")) for number in range(2)]
     others = [Held(weight(f"{name}.weight"), drawn(weight(f"{name}.weight"))) for name in "abc"]
     assert kinds(*others, *held, *by_design) == []
