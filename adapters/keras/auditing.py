@@ -79,12 +79,13 @@ def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[s
     held = (_held(place, given is not None) for place in places if is_floating(place.variable))
     if batch is not None:
         check_batch(batch)
-    findings = judge_parameters(held, given)
     if batch is None:
-        return Audit(tuple(findings))
+        findings, notes = judge_parameters(held, given)
+        return Audit(findings, notes=notes)
     ran, output = calls(model, places, batch)
+    findings, notes = judge_parameters(held, given, ran)
     verdict, reason, more = judge_chain(ran, output)
-    return Audit((*findings, *more), tuple(ran), verdict, reason)
+    return Audit((*findings, *more), tuple(ran), verdict, reason, notes)
 
 
 def _held(place: Place, digests: bool) -> Held:

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from fastinit import Parameter, canonical_name
 from fastinit.adapters.torch.internals import is_convolution, own_buffers, own_modules, own_parameters, uncompiled
-from fastinit.adapters.torch.layers import Place
+from fastinit.adapters.torch.layers import NORMS, Place
 from fastinit.adapters.torch.tensors import Kind, kind_of
 from fastinit.extending import (
     AUDIT_KEY,
@@ -78,6 +78,7 @@ def calls(
     weights = _weights(places)
     found: list[Measured] = []
     closing: list[Tensor] = []
+    origins = _Origins()
     with ExitStack() as stack:
         trained = stack.enter_context(left_as_it_was(model, places))
 
@@ -91,7 +92,9 @@ def calls(
                 if before is tensor and not changed and not own_parameters(module):  # an identity, which is no layer
                     return
                 number = len(found)
-                found.append(_forward(name, module, before, tensor, weights.get(id(module))))
+                reads = origins.of(_tensors((given, named)))
+                found.append(_forward(name, module, before, tensor, weights.get(id(module)), reads))
+                origins.add(tensor, number, changed=before is tensor)
                 if found[number].weight is not None:
                     closing[:] = [*closing, before] if found[number].closed and before is not None else []
                 if tensor.requires_grad:
@@ -116,6 +119,38 @@ def calls(
         if objective is not None and objective.requires_grad and trained:
             torch.autograd.grad(objective, trained, allow_unused=True)
     return numbered(found), end
+
+
+class _Origins:
+    """Which calls gave the tensors that others are given, by the graph that autograd keeps."""
+
+    def __init__(self) -> None:
+        self._calls: dict[Any, frozenset[int]] = {}  # the calls that a node comes from
+
+    def add(self, tensor: Tensor, number: int, changed: bool) -> None:
+        """A call has given a tensor: one of its own, one that a call inside it gave, or its input, changed in place."""
+        node = tensor.grad_fn
+        if node is not None and (changed or node not in self._calls):
+            self._calls[node] = frozenset([number])
+
+    def of(self, tensors: Iterable[Tensor]) -> tuple[int, ...]:
+        """The calls whose outputs reach the tensors by way of no other call, in order."""
+        found = (self._of(tensor.grad_fn) for tensor in tensors if tensor.grad_fn is not None)
+        return tuple(sorted(frozenset().union(*found)))
+
+    def _of(self, last: Any) -> frozenset[int]:
+        pending = [last]
+        while pending:  # no recursion: a loop over time makes thousands of nodes
+            node = pending.pop()
+            if node in self._calls:
+                continue
+            before = [one for one, _ in node.next_functions if one is not None]
+            unknown = [one for one in before if one not in self._calls]
+            if unknown:
+                pending += [node, *unknown]
+            else:
+                self._calls[node] = frozenset().union(*(self._calls[one] for one in before))
+        return self._calls[last]
 
 
 def _weights(places: Iterable[Place]) -> dict[int, Parameter]:
@@ -215,22 +250,21 @@ def _by_unit(module: nn.Module, tensor: Tensor) -> np.ndarray:
     return array
 
 
-_NORMS = (
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-)
 # A gate: parameters that scale a branch by less than this, so that its variance falls to less than the square.
 _ALMOST_CLOSED = 0.03
 
 
-def _forward(name: str, module: nn.Module, given: Tensor | None, tensor: Tensor, weight: Parameter | None) -> Measured:
+def _forward(
+    name: str,
+    module: nn.Module,
+    given: Tensor | None,
+    tensor: Tensor,
+    weight: Parameter | None,
+    reads: tuple[int, ...],
+) -> Measured:
     values = _by_unit(module, tensor)
     received = None if given is None or not given.numel() else float(given.detach().double().var(correction=0))
-    norm = isinstance(module, _NORMS) or (weight is None and _is_normed(module, values))
+    norm = isinstance(module, NORMS) or (weight is None and _is_normed(module, values))
     if weight is not None:
         own = own_parameters(module).get(weight.role)
         closed = own is not None and own.numel() > 0 and not bool(own.detach().any())
@@ -238,7 +272,7 @@ def _forward(name: str, module: nn.Module, given: Tensor | None, tensor: Tensor,
         closed = _is_gate(module, received, float(tensor.detach().double().var(correction=0)), norm)
     held = any(one is not None for one in own_parameters(module).values())
     starts = held and (given is None or not given.requires_grad)
-    facts: dict[str, Any] = {"norm": norm, "received": received, "starts": starts}
+    facts: dict[str, Any] = {"norm": norm, "received": received, "starts": starts, "reads": reads}
     return measured(name, values, weight=weight, closed=closed, **facts)
 
 
@@ -255,10 +289,12 @@ def _is_normed(module: nn.Module, values: np.ndarray) -> bool:
 def _is_gate(module: nn.Module, received: float | None, variance: float, norm: bool) -> bool:
     """Whether a module without a linear map of its own lets next to nothing of a branch pass."""
     own = [one.detach() for one in own_parameters(module).values() if one is not None and one.requires_grad]
-    if not own or not received or not math.isfinite(received):
+    if not own or received is None or not math.isfinite(received):
         return False
     if norm:
-        return variance == 0
+        return variance == 0 and (received > 0 or (isinstance(module, NORMS) and not own[0].any()))
+    if not received:
+        return False
     if not any(True for _ in module.children()):
         return variance <= _ALMOST_CLOSED**2 * received
     vectors = (one.reshape(-1) for one in own if sum(size > 1 for size in one.shape) <= 1 and one.numel())

@@ -66,8 +66,9 @@ class Measured:
         multiplied by 1 plus independent noise of variance 1: the sum of the squares of element times gradient. Unlike
         the gradients it depends neither on widths and positions, nor on the scale of what a norm rescales.
     dead : float, optional
-        The share, in [0, 1], of the units whose gradient is 0, and whose values have one sign, for the whole batch: as
-        of a rectifier that never opens. Where values of both signs have no gradient, something else holds it back.
+        The share, in [0, 1], of the units whose gradient is 0, and whose values have one sign, the same for all of
+        them, for the whole batch: as of a rectifier that never opens. Where values of both signs have no gradient,
+        something else holds it back, such as a branch that is dropped.
     identical : bool
         Whether all its units compute the same, and not 0.
     closed : bool
@@ -80,6 +81,9 @@ class Measured:
         The variance of what it was given; None if unknown.
     starts : bool
         Whether no earlier layer gave it anything: it has an input of the model's.
+    reads : tuple of int, optional
+        The positions of the calls whose outputs it is given, unchanged by other layers, in order: a layer after a
+        residual sum reads a call before the branch, and the branch's last. None if unknown.
 
     Examples
     --------
@@ -101,6 +105,7 @@ class Measured:
     norm: bool = False
     received: float | None = None
     starts: bool = False
+    reads: tuple[int, ...] | None = None
 
 
 def measured(
@@ -112,6 +117,7 @@ def measured(
     norm: bool = False,
     received: float | None = None,
     starts: bool = False,
+    reads: tuple[int, ...] | None = None,
 ) -> Measured:
     """A call of a layer, from the output's values.
 
@@ -120,7 +126,7 @@ def measured(
     name : str
     values : array of float64
         Of shape (values of a unit, units).
-    weight, closed, norm, received, starts
+    weight, closed, norm, received, starts, reads
         See :class:`Measured`.
 
     Examples
@@ -133,7 +139,7 @@ def measured(
         variance = float(values.var())
         identical = values.shape[1] > 1 and variance > 0 and bool((values == values[:, :1]).all())
     facts: dict[str, Any] = {"closed": closed, "weight": weight, "norm": norm, "received": received}
-    facts["starts"] = starts
+    facts |= {"starts": starts, "reads": reads}
     return Measured(name, values.shape[1], variance, identical=identical, **facts)
 
 
@@ -203,8 +209,9 @@ def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
     0.125
     """
     with np.errstate(all="ignore"):
-        unchanged = (gradients == 0).all(axis=0) & ((values <= 0).all(axis=0) | (values >= 0).all(axis=0))
-        dead = float(unchanged.mean()) if len(gradients) >= ENOUGH else None
+        unchanged = (gradients == 0).all(axis=0)
+        shut = [float((unchanged & signs.all(axis=0)).mean()) for signs in (values <= 0, values >= 0)]
+        dead = max(shut) if len(gradients) >= ENOUGH else None
         response = float(np.square(values * gradients).sum())
         return replace(call, gradient_variance=float(gradients.var()), response=response, dead=dead)
 
