@@ -23,10 +23,13 @@ from fastinit.extending import (
     called,
     check_finite,
     differentiated,
+    is_closed,
     is_linear_map,
+    is_normed,
     measured,
     noise,
     numbered,
+    shares,
 )
 
 __all__ = ["arguments_of", "array_of", "calls", "left_as_it_was", "run"]
@@ -230,10 +233,9 @@ def _objective(output: Any) -> tuple[Tensor | None, float | None]:
             parts.append((part.sum(), float(part.detach().double().square().sum())))
     if not parts:
         return None, None
-    if len(parts) == 1:
-        return parts[0]
-    shares = [(part / math.sqrt(size), 1.0) if 0 < size < math.inf else (part, size) for part, size in parts]
-    return torch.stack([share.cpu() for share, _ in shares]).sum(), math.fsum(size for _, size in shares)
+    given, response = shares(size for _, size in parts)
+    shared = [part.cpu() * share for (part, _), share in zip(parts, given, strict=True)]
+    return (parts[0][0] if len(parts) == 1 else torch.stack(shared).sum()), response
 
 
 def _by_unit(module: nn.Module, tensor: Tensor) -> np.ndarray:
@@ -248,10 +250,6 @@ def _by_unit(module: nn.Module, tensor: Tensor) -> np.ndarray:
     axis = tensor.ndim - 1 - spatial
     array: np.ndarray = tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis]).numpy(force=True)
     return array
-
-
-# A gate: parameters that scale a branch by less than this, so that its variance falls to less than the square.
-_ALMOST_CLOSED = 0.03
 
 
 def _forward(
@@ -279,11 +277,7 @@ def _forward(
 def _is_normed(module: nn.Module, values: np.ndarray) -> bool:
     """Whether every row has one root mean square, as after a norm of somebody's own."""
     own = [one for one in own_parameters(module).values() if one is not None]
-    if not own or any(True for _ in module.children()) or len(values) < 2 or values.shape[1] < 8:
-        return False
-    with np.errstate(all="ignore"):
-        sizes = np.sqrt(np.square(values).mean(axis=1))
-        return bool(sizes.max() - sizes.min() <= 0.01 * sizes.max() > 0)
+    return bool(own) and not any(True for _ in module.children()) and is_normed(values)
 
 
 def _is_gate(module: nn.Module, received: float | None, variance: float, norm: bool) -> bool:
@@ -293,9 +287,4 @@ def _is_gate(module: nn.Module, received: float | None, variance: float, norm: b
         return False
     if norm:
         return variance == 0 and (received > 0 or (isinstance(module, NORMS) and not own[0].any()))
-    if not received:
-        return False
-    if not any(True for _ in module.children()):
-        return variance <= _ALMOST_CLOSED**2 * received
-    vectors = (one.reshape(-1) for one in own if sum(size > 1 for size in one.shape) <= 1 and one.numel())
-    return any(0 < abs(float(one[0])) <= _ALMOST_CLOSED and bool((one == one[0]).all()) for one in vectors)
+    return is_closed(map(array_of, own), received, variance, holds_others=any(True for _ in module.children()))
