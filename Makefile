@@ -32,9 +32,10 @@ test: $(VENV)/.test  ## the whole suite, in less than ten minutes with the insta
 test-long: $(VENV)/.test  ## the long batteries: other architectures, builds, statistics
 	$(BIN)/pytest -m long
 
-test-zoo: $(VENV)/.test  ## every model of timm and transformers against its author's own, in hours; writes docs/zoo.md
+test-zoo: $(VENV)/.test  ## every model of timm, transformers and Keras's libraries against its author's own, in hours; writes docs/zoo*.md
 	@mkdir -p build
 	$(BIN)/python tests/zoo/survey.py --json build/zoo.json --markdown docs/zoo.md
+	$(BIN)/python tests/zoo/survey_keras.py --json build/zoo-keras.json --markdown docs/zoo-keras.md
 
 own-table: $(VENV)/.test  ## twelve small models trained as their authors initialize them, and by recipe; in twenty minutes
 	$(BIN)/python -m tools.own_training

@@ -18,8 +18,9 @@ explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
             `is_random`, `finished`, `of_elements`, `painted`, `renumbered`, `box_of`: what an author's steps fold into
 audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
-running     `AUDIT_KEY`, `noise`, `called`, `check_finite`: how a model is run once
-layers      `Measured`, `measured`, `differentiated`, `numbered`, `judge_chain`: what its layers gave
+running     `AUDIT_KEY`, `noise`, `shares`, `called`, `check_finite`: how a model is run once
+layers      `Measured`, `measured`, `is_normed`, `is_closed`, `differentiated`, `numbered`, `judge_chain`:
+            what its layers gave
 scaling     `UnitVariance`, `Unscalable`: until a layer's output has unit variance
 """
 
@@ -35,9 +36,12 @@ from fastinit.audits.measuring import (
     called,
     check_finite,
     differentiated,
+    is_closed,
+    is_normed,
     measured,
     noise,
     numbered,
+    shares,
 )
 from fastinit.audits.scales import is_linear_map
 from fastinit.audits.values import Held
@@ -123,7 +127,9 @@ __all__ = [
     "for_each",
     "in_stream_environment",
     "inverse_erf",
+    "is_closed",
     "is_linear_map",
+    "is_normed",
     "is_random",
     "joined",
     "judge_chain",
@@ -148,6 +154,7 @@ __all__ = [
     "renumbered",
     "row_major_strides",
     "runs_graphs",
+    "shares",
     "shown",
     "tiles",
     "times",

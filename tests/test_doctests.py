@@ -41,7 +41,7 @@ def test_examples(name):
 
 # These load frameworks that do not go well with processes that fork, so each framework has a process of its own.
 OTHERS = {
-    "keras": ("keras", "keras.initializers", "keras.auditing", "keras.models"),
+    "keras": ("keras", "keras.initializers", "keras.auditing", "keras.explaining", "keras.models", "keras.programs"),
     "jax": ("jax", "jax.arrays", "jax.initializers"),
     "numba": ("numba", "numba.elements", "numba.filling"),
 }

@@ -3,6 +3,7 @@
 ===============  =======================================================================================
 initializers     ``keras.initializers`` with other numbers and more speed, and the initializers that it lacks
 initialize       every variable of a model, as its layers do or by rules; gives a record
+explain          what each recipe would do to each variable, and why
 recorded         where new variables keep what they are made with
 replay           fills a model again as a record says
 audit            what is wrong with a model's variables, and where its signal breaks
@@ -21,7 +22,8 @@ lsuv             layer-sequential unit variance: scales kernels by what a batch 
 import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)
 from fastinit.adapters.keras import initializers
 from fastinit.adapters.keras.auditing import audit, lsuv
+from fastinit.adapters.keras.explaining import explain
 from fastinit.adapters.keras.models import initialize, replay
 from fastinit.adapters.keras.programs import recorded
 
-__all__ = ["audit", "initialize", "initializers", "lsuv", "recorded", "replay"]
+__all__ = ["audit", "explain", "initialize", "initializers", "lsuv", "recorded", "replay"]

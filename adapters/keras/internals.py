@@ -35,6 +35,7 @@ __all__ = [
     "consumers",
     "inner_layers",
     "is_neural_operation",
+    "is_watched",
     "layers_of",
     "layout_of",
     "made_with",
@@ -160,6 +161,16 @@ def layout_of(variable: Any) -> Any:
     return getattr(variable, "_layout", None)
 
 
+def is_watched(tensor: Any) -> bool:
+    """Whether a tensor of TensorFlow follows from one that a gradient tape watches.
+
+    ``tensorflow.python.eager.record``. Without it a decoder, whose words begin anew, could not be told from an encoder.
+    """
+    from tensorflow.python.eager import record
+
+    return bool(record.could_possibly_record() and record.should_record_backprop([tensor]))
+
+
 @contextmanager
 def replaced(thing: Any, name: str, value: Any) -> Iterator[None]:
     """Where an attribute of a layer has another value, unseen by what Keras and torch do when one is set.
@@ -199,8 +210,9 @@ def _base_of_variables() -> Any:
 def noting(*, arrays_too: bool = False) -> Iterator[None]:
     """Where every new variable notes what it is made with, since Keras drops an initializer that it has called.
 
-    ``Variable.__init__``, which the backends' own classes call. Without it nothing is known of
-    ``add_weight(initializer=...)`` in a layer that keeps no initializer.
+    ``Variable.__init__``, which the backends' own classes call, and ``Variable.assign``, after which a note is no
+    longer true. Without the first nothing is known of ``add_weight(initializer=...)`` in a layer that keeps no
+    initializer; without the second what an author writes later is lost.
 
     Parameters
     ----------
@@ -208,7 +220,7 @@ def noting(*, arrays_too: bool = False) -> Iterator[None]:
         Whether variables that are made of an array are made of a function that gives it, as :func:`apart` demands.
     """
     base = _base_of_variables()
-    plain = base.__init__
+    plain, assigning = base.__init__, base.assign
 
     @functools.wraps(plain)
     def initialize(self: Any, initializer: Any, shape: Any = None, dtype: Any = None, **named: Any) -> None:
@@ -220,11 +232,16 @@ def noting(*, arrays_too: bool = False) -> Iterator[None]:
             initializer, shape, dtype = lambda *_, **__: array, array.shape, dtype or array.dtype
         plain(self, initializer, shape, dtype, **named)
 
-    base.__init__ = initialize
+    @functools.wraps(assigning)
+    def assign(self: Any, value: Any) -> Any:
+        vars(self).pop(_MADE_WITH, None)
+        return assigning(self, value)
+
+    base.__init__, base.assign = initialize, assign
     try:
         yield
     finally:
-        base.__init__ = plain
+        base.__init__, base.assign = plain, assigning
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from fastinit.adapters.keras.names import canonical_names, role_of
 from fastinit.adapters.keras.programs import programs_of
 from fastinit.extending import GATES, PRELU_SLOPE
 
-__all__ = ["Place", "activation_after", "parameters", "statistics", "with_programs"]
+__all__ = ["Place", "activation_after", "known", "parameters", "statistics", "with_programs"]
 
 
 class Place(NamedTuple):
@@ -278,15 +278,46 @@ def parameters(model: Any) -> list[Place]:
         raise ValueError(f"{model.name} has no variables: build it first, by an Input, build() or a call")
     order = {id(variable): number for number, variable in enumerate(model.variables)}
     described = sorted(found.values(), key=lambda one: order[id(one[0])])
-    paths = [variable.path for variable, *_ in described]
-    names = canonical_names(model, layers_of(model), paths)
-    (name, times), *_ = Counter(names).most_common(1)
-    if times > 1:
-        raise ValueError(f"two variables have the path {paths[names.index(name)]!r}: give their layers different names")
+    names = _names(model, [(variable, layer) for variable, layer, _ in described])
     return [
         Place(Parameter(name, tuple(variable.shape), **facts), variable, layer)
         for name, (variable, layer, facts) in zip(names, described, strict=True)
     ]
+
+
+def _names(model: Any, made: Sequence[tuple[Any, Any]]) -> list[str]:
+    """The names of variables, each with the layer that made it.
+
+    Layers that were built before what holds them, as the two encoders of a CLIP are, may have variables of one path:
+    these get the names of the holders in front, one after the other until they differ.
+    """
+    within = _holders_by_name(model)
+    paths = [variable.path for variable, _ in made]
+    for depth in range(1, 2 + max(map(len, within.values()), default=0)):
+        names = canonical_names(model, layers_of(model), paths)
+        often = Counter(names)
+        if len(often) == len(names):
+            return names
+        paths = [
+            "/".join((*within[id(layer)][:depth], variable.path)) if often[name] > 1 else path
+            for name, path, (variable, layer) in zip(names, paths, made, strict=True)
+        ]
+    twice = next(path for path in paths if paths.count(path) > 1)
+    raise ValueError(f"two variables have the path {twice!r}: give their layers different names")
+
+
+def _holders_by_name(model: Any) -> dict[int, tuple[str, ...]]:
+    """The names of the layers that each layer within a model is held by, the outermost first, by its identity."""
+    found: dict[int, tuple[str, ...]] = {id(model): ()}
+    pending = [model]
+    while pending:
+        holder = pending.pop(0)
+        names = found[id(holder)] if holder is model else (*found[id(holder)], holder.name)
+        for layer in inner_layers(holder, direct=True):
+            if id(layer) not in found:
+                found[id(layer)] = names
+                pending.append(layer)
+    return found
 
 
 def with_programs(model: Any, places: Sequence[Place]) -> list[Place]:
@@ -295,6 +326,16 @@ def with_programs(model: Any, places: Sequence[Place]) -> list[Place]:
     found = programs_of(model, list({id(place.layer): place.layer for place in places}.values()), names)
     return [
         place._replace(parameter=replace(place.parameter, program=found.get(id(place.variable)))) for place in places
+    ]
+
+
+def known(model: Any, places: Sequence[Place], frozen: bool = False) -> list[Place]:
+    """The places with their programs; frozen ones have none unless they are to be filled, so that they stay."""
+    return [
+        place
+        if frozen or not place.parameter.frozen
+        else place._replace(parameter=replace(place.parameter, program=None))
+        for place in with_programs(model, places)
     ]
 
 

@@ -16,7 +16,7 @@ import keras
 
 import fastinit
 from fastinit import Entry, Keep, Recipe, Record, digest, recipe_named
-from fastinit.adapters.keras.layers import Place, parameters, statistics, with_programs
+from fastinit.adapters.keras.layers import Place, known, parameters, statistics
 from fastinit.adapters.keras.tensors import assign, memory_of
 from fastinit.extending import (
     compare_digests,
@@ -83,9 +83,9 @@ def initialize(
     -----
     Running statistics of batch norms are reset; other variables that are not trained are left alone.
 
-    What a layer makes its variables with is read from its twin: each layer that has variables is built once more from
-    its configuration, without values. A layer that has none, or whose configuration cannot be read, is to be built
-    inside :func:`fastinit.adapters.keras.recorded`.
+    What a layer makes its variables with is read from its twin: the model is built once more from its configuration,
+    without values, or where Keras cannot do that each layer in it. A layer that has no configuration, or none that can
+    be read, is to be built inside :func:`fastinit.adapters.keras.recorded`.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def initialize(
     net/logits/kernel the author's own: GlorotUniform
     net/logits/bias the author's own: Zeros
     """
-    places = _known(model, parameters(model), frozen)
+    places = known(model, parameters(model), frozen)
     chosen = recipe_named("own" if recipe is None else recipe)
     described = [place.parameter for place in places]
     entries = planned(described, _dtypes(places), chosen, seed, unmatched, frozen=frozen)
@@ -142,16 +142,6 @@ def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
     written = _written(model, places, entries, digests=True)
     compare_digests(entries, written)
     return replace(given, entries=tuple(written))
-
-
-def _known(model: Any, places: Sequence[Place], frozen: bool) -> list[Place]:
-    """The places with their programs; frozen ones have none unless they are to be filled, so that they stay."""
-    return [
-        place
-        if frozen or not place.parameter.frozen
-        else place._replace(parameter=replace(place.parameter, program=None))
-        for place in with_programs(model, places)
-    ]
 
 
 def _dtypes(places: Sequence[Place]) -> list[str]:

@@ -1,13 +1,14 @@
 """The program of every variable of a built model: what its layer made it with, as an initializer of the library.
 
-Keras drops an initializer as soon as it has called it, so each layer that has variables is built once more from its
-configuration, apart, without values: the variables of this twin say what they would be made with. A model that is built
-inside :func:`recorded` needs none of this, since its own variables say so.
+Keras drops an initializer as soon as it has called it, so the model is built once more from its configuration, apart,
+without values, or each layer in it where that cannot be done: the variables of such a twin say what they would be made
+with, and what code assigned to them. A model that is built inside :func:`recorded` needs none of this, since its own
+variables say so.
 
 What Keras's and fastinit's classes draw is an initializer of the library, with Keras's fans. Anything else is called,
 twice, under different seeds: what is the same both times is a table of values; what differs is run again by Keras with
-a seed that follows from the key, as long as Keras can write it into a configuration and read it. Only what Keras cannot
-write has no program.
+a seed that follows from the key, as long as Keras can write it into a configuration and read it; so is what a layer
+computes from draws when it is built. Only what Keras cannot write has no program.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
 import warnings
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
 
@@ -68,7 +70,7 @@ def recorded() -> AbstractContextManager[None]:
     ...         self.factor = self.add_weight(shape=(2,), initializer=start, name="factor")
     >>> with recorded():
     ...     scale = Scale(keras.initializers.Constant(3.0))
-    >>> initialize(scale, seed=0)["scale/factor"].initializer
+    >>> initialize(scale, seed=0)["factor"].initializer
     Constant(value=3.0)
     """
     return noting()
@@ -79,6 +81,16 @@ class _Made(NamedTuple):
 
     source: Any
     again: Any = None
+    built: _Built | None = None
+
+
+class _Built(NamedTuple):
+    """Where a variable is in a layer that is built: of which of the layers within it, and the how manieth of a role."""
+
+    holder: Any
+    layer: int
+    role: Role
+    place: int
 
 
 def programs_of(model: Any, layers: Iterable[Any], names: dict[int, str]) -> dict[int, Program]:
@@ -96,8 +108,9 @@ def programs_of(model: Any, layers: Iterable[Any], names: dict[int, str]) -> dic
     found = {}
     twins: _Twins = {}
     with seeded(SEEDS[0]):
+        holders = _holders(model)
         for layer in layers:
-            made = _made(model, layer, twins)
+            made = _made(layer, holders[id(layer)], twins)
             for variable in own_variables(layer):
                 if id(variable) not in made or id(variable) not in names:
                     continue
@@ -112,62 +125,81 @@ def programs_of(model: Any, layers: Iterable[Any], names: dict[int, str]) -> dic
 # What a variable was made with
 
 
-# What the layers of a twin say, by the identity of the layer that it is a twin of, and the seed.
-_Twins = dict[tuple[int, int], "list[tuple[type, dict[Role, list[Any]]]]"]
+class _Twin(NamedTuple):
+    """What the variables of each layer within a twin were made with, in order; nothing where it cannot be built."""
+
+    sources: list[tuple[type, str, dict[Role, list[Any]]]]
+
+    def of(self, layer: Any, number: int) -> dict[Role, list[Any]]:
+        """The same of the layer with this number, where it is this one's twin."""
+        if number >= len(self.sources):
+            return {}
+        kind, name, found = self.sources[number]
+        named = number == 0 or name == _unnumbered(layer.name)  # a configuration may lack the name
+        return found if kind is type(layer) and named else {}
 
 
-def _made(model: Any, layer: Any, twins: _Twins) -> dict[int, _Made]:
+# By the identity of the layer that it is a twin of, and the seed.
+_Twins = dict[tuple[int, int], _Twin]
+
+
+def _unnumbered(name: str) -> str:
+    """A name without the number that Keras may have given to it."""
+    return re.sub(r"_\d+$", "", name)
+
+
+def _made(layer: Any, holders: Sequence[Any], twins: _Twins) -> dict[int, _Made]:
     """What the variables of a layer were made with, by their identity.
 
-    As they say themselves; as a twin of the layer says, or one of a layer that holds it where it cannot be built alone;
-    or, in a layer that Keras's own code builds, as the layer's own attributes say.
+    As they say themselves; as a twin says, of the layer or of one that holds it, which may have assigned other values
+    to them, so that the outermost comes first; or, in a layer that Keras's own code builds, as the layer's own
+    attributes say.
     """
     mine = own_variables(layer)
     found = {id(one): _Made(made_with(one)) for one in mine if made_with(one) is not None}
-    for holder in (layer, *_holders(model, layer)):
+    for holder in (*holders, layer):
         if len(found) == len(mine):
             break
         found = _by_a_twin(layer, holder, twins) | found
     return _by_attributes(layer) | found
 
 
-def _holders(model: Any, layer: Any) -> Iterator[Any]:
-    """The layers that a layer is within, the innermost first."""
-    holders = [one for one in layers_of(model) if any(layer is inner for inner in inner_layers(one))]
-    yield from sorted(holders, key=lambda holder: len(list(inner_layers(holder))))
+def _holders(model: Any) -> dict[int, list[Any]]:
+    """For each layer within a model, by its identity, those that it is within, the outermost first."""
+    found: dict[int, list[Any]] = defaultdict(list)
+    for holder in layers_of(model):
+        for inner in inner_layers(holder):
+            found[id(inner)].append(holder)
+    return found
 
 
 def _by_a_twin(layer: Any, holder: Any, twins: _Twins) -> dict[int, _Made]:
     number = next(n for n, one in enumerate(layers_of(holder)) if one is layer)
-    first = _sources(layer, holder, number, SEEDS[0], twins)
+    first = _twin(holder, SEEDS[0], twins).of(layer, number)
     arrays = any(_is_array(source) for listed in first.values() for source in listed)
-    second = _sources(layer, holder, number, SEEDS[1], twins) if arrays else first
+    second = _twin(holder, SEEDS[1], twins).of(layer, number) if arrays else first
     found: dict[int, _Made] = {}
     for role, variables in _by_role([*own_variables(layer), *own_state(layer)]).items():
         one, two = first.get(role, []), second.get(role, [])
         if len(one) == len(two) == len(variables):
-            found |= {id(each): _Made(*pair) for each, *pair in zip(variables, one, two, strict=True)}
+            for place, (variable, source, again) in enumerate(zip(variables, one, two, strict=True)):
+                found[id(variable)] = _Made(source, again, _Built(holder, number, role, place))
     return found
 
 
-def _sources(layer: Any, holder: Any, number: int, seed: int, twins: _Twins) -> dict[Role, list[Any]]:
-    """What the variables of a layer's twin are made with; what code assigned to them later, as arrays.
-
-    The twin is within that of a holder, where the layer is the one with this number.
-    """
+def _twin(holder: Any, seed: int, twins: _Twins) -> _Twin:
     if (id(holder), seed) not in twins:
-        twins[id(holder), seed] = _all_sources(holder, seed)
-    listed = twins[id(holder), seed]
-    return listed[number][1] if number < len(listed) and listed[number][0] is type(layer) else {}
+        twins[id(holder), seed] = _Twin(_sources(lambda: twin_of(holder), seed))
+    return twins[id(holder), seed]
 
 
-def _all_sources(holder: Any, seed: int) -> list[tuple[type, dict[Role, list[Any]]]]:
-    """The same of every layer within a twin, in order."""
-    listed: list[tuple[type, dict[Role, list[Any]]]] = []
+def _sources(build: Callable[[], Any], seed: int) -> list[tuple[type, str, dict[Role, list[Any]]]]:
+    """What the variables of each layer within a new one are made with; what code assigned to them later, as arrays."""
+    listed: list[tuple[type, str, dict[Role, list[Any]]]] = []
     with seeded(seed), apart() as scope, noting(arrays_too=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            layers = list(layers_of(twin_of(holder)))
+            layers = list(layers_of(build()))
         except Exception:  # whatever an author's code raises: then nothing is known
             return listed
         for twin in layers:
@@ -176,7 +208,7 @@ def _all_sources(holder: Any, seed: int) -> list[tuple[type, dict[Role, list[Any
                 for variable in variables:
                     assigned = scope.get_current_value(variable)
                     found[role].append(made_with(variable) if assigned is None else _array(assigned))
-            listed.append((type(twin), found))
+            listed.append((type(twin), _unnumbered(twin.name), found))
     return listed
 
 
@@ -206,6 +238,10 @@ def _is_array(source: Any) -> bool:
     return not callable(source)
 
 
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
 def _array(tensor: Any) -> np.ndarray:
     """The values in the widest of the dtypes that are needed for them."""
     if not keras.ops.is_tensor(tensor):
@@ -228,8 +264,9 @@ def _translated(made: _Made, shape: tuple[int, ...], dtype: str) -> _Translated 
     """What fills a variable as its author's code does; None if that is not known."""
     if _is_array(made.source):
         values, again = _array(made.source), _array(made.source if made.again is None else made.again)
-        same = values.shape == again.shape and np.array_equal(values, again, equal_nan=values.dtype.kind == "f")
-        return _table(values, shape, "array") if same else None
+        if _same(values, again):
+            return _table(values, shape, "array")
+        return None if made.built is None else _rebuilt(made.built, values, shape)
     return _plain(made.source, shape) or _forgetting(made.source, shape, dtype) or _called(made.source, shape, dtype)
 
 
@@ -323,7 +360,7 @@ def _called(source: Any, shape: tuple[int, ...], dtype: str) -> _Translated | No
         first, other = (call(source if config is None else config, shape, dtype, seed) for seed in SEEDS)
         if first.shape != shape:
             return None
-        if np.array_equal(first, other, equal_nan=first.dtype.kind == "f"):
+        if _same(first, other):
             if config is None:
                 return _table(first, shape, _name(source))
             return _replayed(shape, _name(source), 0, dtype=dtype, config=config)
@@ -333,6 +370,34 @@ def _called(source: Any, shape: tuple[int, ...], dtype: str) -> _Translated | No
     except Exception:
         return None
     return _replayed(shape, _name(source), 1, dtype=dtype, config=config)
+
+
+def _rebuilt(built: _Built, values: np.ndarray, shape: tuple[int, ...]) -> _Translated | None:
+    """What code computes from draws and assigns: by building the layer again; None if Keras cannot write it."""
+    config, shapes = _config(built.holder), built.holder.get_build_config()
+    try:
+        layer = json.loads(json.dumps({"twin": config, "shapes": shapes, "layer": built.layer, "place": built.place}))
+    except TypeError:
+        return None
+    name, own_shape = built.role
+    layer |= {"role": [name, list(own_shape)]}
+    if config is None or not _same(values, _value_of(layer, SEEDS[0])):
+        return None
+    return _replayed(shape, f"{type(built.holder).__name__}.build", 1, **layer)
+
+
+def _value_of(graph: Any, seed: int) -> np.ndarray:
+    """What a variable is in a layer that is built from its configuration under a seed."""
+
+    def build() -> Any:
+        layer = keras.saving.deserialize_keras_object(_with_seed(graph["twin"], seed))
+        if not layer.built and graph["shapes"]:
+            layer.build_from_config(graph["shapes"])
+        return layer
+
+    listed = _sources(build, seed)
+    name, shape = graph["role"]
+    return _array(listed[graph["layer"]][2][name, tuple(shape)][graph["place"]])
 
 
 def _config(source: Any) -> Any:
@@ -376,4 +441,6 @@ def run(graph: Any, keys: Sequence[Key], num_threads: int | None, target: str | 
         )
         return values.reshape(shape)
     seed = keys[0].words[0] >> 1 if keys else SEEDS[0]
+    if "twin" in graph:
+        return _value_of(graph, seed)
     return _call_of_config(graph["config"], shape, graph["dtype"], seed)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastinit import Audit, Record, digest
 from fastinit.adapters.torch.internals import own_modules
-from fastinit.adapters.torch.layers import Place, evaluating, parameters
+from fastinit.adapters.torch.layers import Place, evaluating, followed_by_norms, parameters
 from fastinit.adapters.torch.measuring import arguments_of, array_of, calls, left_as_it_was, run
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.extending import (
@@ -104,13 +104,15 @@ def audit(
     given = None if record is None else read_record(record)
     arguments = None if batch is None else arguments_of(batch)
     repeated = _repeated(model)
-    held = (_held(place, repeated, given is not None) for place in places if place.tensor.is_floating_point())
-    findings = judge_parameters(held, given)
+    normed = followed_by_norms(model)
+    held = (_held(place, repeated, normed, given is not None) for place in places if place.tensor.is_floating_point())
     if arguments is None:
-        return Audit(tuple(findings))
+        findings, notes = judge_parameters(held, given)
+        return Audit(findings, notes=notes)
     layers, output = calls(model, places, *arguments, loss)
+    findings, notes = judge_parameters(held, given, layers)
     verdict, reason, more = judge_chain(layers, output)
-    return Audit((*findings, *more), tuple(layers), verdict, reason)
+    return Audit((*findings, *more), tuple(layers), verdict, reason, notes)
 
 
 def _places(model: nn.Module) -> list[Place]:
@@ -126,7 +128,7 @@ def _places(model: nn.Module) -> list[Place]:
 # Parameters
 
 
-def _held(place: Place, repeated: set[int], digests: bool) -> Held:
+def _held(place: Place, repeated: set[int], normed: dict[int, bool], digests: bool) -> Held:
     if place.parametrizations is not None:
         with evaluating(place.parametrizations):
             tensor = place.parametrizations()
@@ -147,6 +149,7 @@ def _held(place: Place, repeated: set[int], digests: bool) -> Held:
         _tied_by_mistake(place, repeated),
         place.tensor.requires_grad,
         bytes_of,
+        normed.get(id(place.owners[0][0])),
     )
 
 

@@ -35,7 +35,16 @@ from fastinit.extending import GATES, PRELU_SLOPE, WRAPPER_COMPONENTS, Shard
 if TYPE_CHECKING:
     from fastinit.adapters.torch.shards import Piece
 
-__all__ = ["Activation", "Place", "activation_of", "evaluating", "originals", "parameters"]
+__all__ = [
+    "NORMS",
+    "Activation",
+    "Place",
+    "activation_of",
+    "evaluating",
+    "followed_by_norms",
+    "originals",
+    "parameters",
+]
 
 
 class Activation(NamedTuple):
@@ -158,16 +167,7 @@ _ACTIVATED = frozenset(
 _ACTIVATED_WITH = {"w1": "w3", "conv1": "bn1"}
 _ACTIVATED_WITHOUT = {"up_proj": "gate_proj"}
 
-_PASSED_THROUGH = (
-    nn.Identity,
-    nn.Flatten,
-    nn.Unflatten,
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.Dropout3d,
-    nn.AlphaDropout,
-    nn.FeatureAlphaDropout,
+NORMS: Final = (
     nn.LayerNorm,
     nn.RMSNorm,
     nn.GroupNorm,
@@ -179,6 +179,20 @@ _PASSED_THROUGH = (
     nn.InstanceNorm1d,
     nn.InstanceNorm2d,
     nn.InstanceNorm3d,
+)
+"""The framework's layers that bring what they are given to a scale of their own."""
+
+_PASSED_THROUGH = (
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    *NORMS,
     nn.MaxPool1d,
     nn.MaxPool2d,
     nn.MaxPool3d,
@@ -266,6 +280,38 @@ def _following(parent: nn.Module, key: str, after_parent: Activation | None) -> 
             if found:
                 return found
     return None
+
+
+def followed_by_norms(model: nn.Module) -> dict[int, bool]:
+    """Of the modules in chains, by their ids, whether a norm follows after layers that keep or pass on a scale.
+
+    Those of which the model does not say what follows are left out.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.ReLU())
+    >>> found = followed_by_norms(model)
+    >>> [found.get(id(layer)) for layer in model]
+    [True, True, False, False, False]
+    """
+    found: dict[int, bool] = {}
+    for chain in filter(_is_chain, model.modules()):
+        following = False if chain is model else None  # nothing comes after the model
+        for module in reversed(list(_leaves_of(chain))):
+            if following is not None:
+                found[id(module)] = found.get(id(module), True) and following
+            if isinstance(module, NORMS):
+                following = True
+            elif not (_layer(module) or activation_of(module)):
+                following = None
+    return found
+
+
+def _leaves_of(chain: nn.Module) -> Iterator[nn.Module]:
+    """What a chain runs, one after the other, chains in it opened."""
+    for module in map(_unwrapped, chain.children()):
+        if _is_chain(module):
+            yield from _leaves_of(module)
+        else:
+            yield module
 
 
 def _visited(

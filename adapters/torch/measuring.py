@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from fastinit import Parameter, canonical_name
 from fastinit.adapters.torch.internals import is_convolution, own_buffers, own_modules, own_parameters, uncompiled
-from fastinit.adapters.torch.layers import Place
+from fastinit.adapters.torch.layers import NORMS, Place
 from fastinit.adapters.torch.tensors import Kind, kind_of
 from fastinit.extending import (
     AUDIT_KEY,
@@ -23,10 +23,13 @@ from fastinit.extending import (
     called,
     check_finite,
     differentiated,
+    is_closed,
     is_linear_map,
+    is_normed,
     measured,
     noise,
     numbered,
+    shares,
 )
 
 __all__ = ["arguments_of", "array_of", "calls", "left_as_it_was", "run"]
@@ -78,6 +81,7 @@ def calls(
     weights = _weights(places)
     found: list[Measured] = []
     closing: list[Tensor] = []
+    origins = _Origins()
     with ExitStack() as stack:
         trained = stack.enter_context(left_as_it_was(model, places))
 
@@ -91,7 +95,9 @@ def calls(
                 if before is tensor and not changed and not own_parameters(module):  # an identity, which is no layer
                     return
                 number = len(found)
-                found.append(_forward(name, module, before, tensor, weights.get(id(module))))
+                reads = origins.of(_tensors((given, named)))
+                found.append(_forward(name, module, before, tensor, weights.get(id(module)), reads))
+                origins.add(tensor, number, changed=before is tensor)
                 if found[number].weight is not None:
                     closing[:] = [*closing, before] if found[number].closed and before is not None else []
                 if tensor.requires_grad:
@@ -116,6 +122,38 @@ def calls(
         if objective is not None and objective.requires_grad and trained:
             torch.autograd.grad(objective, trained, allow_unused=True)
     return numbered(found), end
+
+
+class _Origins:
+    """Which calls gave the tensors that others are given, by the graph that autograd keeps."""
+
+    def __init__(self) -> None:
+        self._calls: dict[Any, frozenset[int]] = {}  # the calls that a node comes from
+
+    def add(self, tensor: Tensor, number: int, changed: bool) -> None:
+        """A call has given a tensor: one of its own, one that a call inside it gave, or its input, changed in place."""
+        node = tensor.grad_fn
+        if node is not None and (changed or node not in self._calls):
+            self._calls[node] = frozenset([number])
+
+    def of(self, tensors: Iterable[Tensor]) -> tuple[int, ...]:
+        """The calls whose outputs reach the tensors by way of no other call, in order."""
+        found = (self._of(tensor.grad_fn) for tensor in tensors if tensor.grad_fn is not None)
+        return tuple(sorted(frozenset().union(*found)))
+
+    def _of(self, last: Any) -> frozenset[int]:
+        pending = [last]
+        while pending:  # no recursion: a loop over time makes thousands of nodes
+            node = pending.pop()
+            if node in self._calls:
+                continue
+            before = [one for one, _ in node.next_functions if one is not None]
+            unknown = [one for one in before if one not in self._calls]
+            if unknown:
+                pending += [node, *unknown]
+            else:
+                self._calls[node] = frozenset().union(*(self._calls[one] for one in before))
+        return self._calls[last]
 
 
 def _weights(places: Iterable[Place]) -> dict[int, Parameter]:
@@ -195,10 +233,9 @@ def _objective(output: Any) -> tuple[Tensor | None, float | None]:
             parts.append((part.sum(), float(part.detach().double().square().sum())))
     if not parts:
         return None, None
-    if len(parts) == 1:
-        return parts[0]
-    shares = [(part / math.sqrt(size), 1.0) if 0 < size < math.inf else (part, size) for part, size in parts]
-    return torch.stack([share.cpu() for share, _ in shares]).sum(), math.fsum(size for _, size in shares)
+    given, response = shares(size for _, size in parts)
+    shared = [part.cpu() * share for (part, _), share in zip(parts, given, strict=True)]
+    return (parts[0][0] if len(parts) == 1 else torch.stack(shared).sum()), response
 
 
 def _by_unit(module: nn.Module, tensor: Tensor) -> np.ndarray:
@@ -215,22 +252,17 @@ def _by_unit(module: nn.Module, tensor: Tensor) -> np.ndarray:
     return array
 
 
-_NORMS = (
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-)
-# A gate: parameters that scale a branch by less than this, so that its variance falls to less than the square.
-_ALMOST_CLOSED = 0.03
-
-
-def _forward(name: str, module: nn.Module, given: Tensor | None, tensor: Tensor, weight: Parameter | None) -> Measured:
+def _forward(
+    name: str,
+    module: nn.Module,
+    given: Tensor | None,
+    tensor: Tensor,
+    weight: Parameter | None,
+    reads: tuple[int, ...],
+) -> Measured:
     values = _by_unit(module, tensor)
     received = None if given is None or not given.numel() else float(given.detach().double().var(correction=0))
-    norm = isinstance(module, _NORMS) or (weight is None and _is_normed(module, values))
+    norm = isinstance(module, NORMS) or (weight is None and _is_normed(module, values))
     if weight is not None:
         own = own_parameters(module).get(weight.role)
         closed = own is not None and own.numel() > 0 and not bool(own.detach().any())
@@ -238,28 +270,21 @@ def _forward(name: str, module: nn.Module, given: Tensor | None, tensor: Tensor,
         closed = _is_gate(module, received, float(tensor.detach().double().var(correction=0)), norm)
     held = any(one is not None for one in own_parameters(module).values())
     starts = held and (given is None or not given.requires_grad)
-    facts: dict[str, Any] = {"norm": norm, "received": received, "starts": starts}
+    facts: dict[str, Any] = {"norm": norm, "received": received, "starts": starts, "reads": reads}
     return measured(name, values, weight=weight, closed=closed, **facts)
 
 
 def _is_normed(module: nn.Module, values: np.ndarray) -> bool:
     """Whether every row has one root mean square, as after a norm of somebody's own."""
     own = [one for one in own_parameters(module).values() if one is not None]
-    if not own or any(True for _ in module.children()) or len(values) < 2 or values.shape[1] < 8:
-        return False
-    with np.errstate(all="ignore"):
-        sizes = np.sqrt(np.square(values).mean(axis=1))
-        return bool(sizes.max() - sizes.min() <= 0.01 * sizes.max() > 0)
+    return bool(own) and not any(True for _ in module.children()) and is_normed(values)
 
 
 def _is_gate(module: nn.Module, received: float | None, variance: float, norm: bool) -> bool:
     """Whether a module without a linear map of its own lets next to nothing of a branch pass."""
     own = [one.detach() for one in own_parameters(module).values() if one is not None and one.requires_grad]
-    if not own or not received or not math.isfinite(received):
+    if not own or received is None or not math.isfinite(received):
         return False
     if norm:
-        return variance == 0
-    if not any(True for _ in module.children()):
-        return variance <= _ALMOST_CLOSED**2 * received
-    vectors = (one.reshape(-1) for one in own if sum(size > 1 for size in one.shape) <= 1 and one.numel())
-    return any(0 < abs(float(one[0])) <= _ALMOST_CLOSED and bool((one == one[0]).all()) for one in vectors)
+        return variance == 0 and (received > 0 or (isinstance(module, NORMS) and not own[0].any()))
+    return is_closed(map(array_of, own), received, variance, holds_others=any(True for _ in module.children()))

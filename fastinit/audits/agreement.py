@@ -89,7 +89,7 @@ def _other_constant(values: Array, expected: float, precision: int) -> str:
 def _close(values: Array, expected: Any, precision: int) -> Array:
     """Whether values are what was expected, rounded to a dtype; infinities and NaN are equal to themselves."""
     with np.errstate(invalid="ignore"):
-        near = np.abs(values - expected) <= np.abs(expected) * 2.0 ** (1 - precision)
+        near = (np.abs(values - expected) <= np.abs(expected) * 2.0 ** (1 - precision)) & np.isfinite(expected)
     found: Array = near | (values == expected) | (np.isnan(values) & np.isnan(expected))
     return found
 

@@ -20,8 +20,18 @@ tied                one tensor in two of the framework's layers of the same type
 scale               see :func:`fastinit.audits.scales.wrong_scales`; or moments that are not the program's
 ==================  =================================================================================================
 
-A parameter that is what its program says triggers none of them, except for memory that the author never wrote. Of a
-frozen parameter only NaN and unwritten memory are findings.
+Of a frozen parameter only NaN and unwritten memory are findings. A parameter that is what its program says triggers two
+of them: memory that the author never wrote, and the fans that ``torch.nn.init`` reads off the shape of a grouped or
+transposed convolution, where these matter and no norm follows. The rest is noted, and is no finding.
+
+==================  =================================================================================================
+kind                of a note
+==================  =================================================================================================
+zero                a weight of zeros that is no finding: a head or a branch that begins closed
+constant, ...       what would be a finding, if the author's code had not written it
+scale               the same; or a convolution with the fans off its shape, of which it is unknown whether a norm
+                    follows
+==================  =================================================================================================
 
 A layer that ran can be ``dead``, and the layer that breaks the chain is found as ``vanishing``, ``exploding`` or
 ``symmetric``.
@@ -37,7 +47,7 @@ from typing import Any, Final
 
 from fastinit.audits.measuring import Measured
 from fastinit.audits.propagation import finite, judged
-from fastinit.audits.scales import is_weight, remedy, wrong_scales
+from fastinit.audits.scales import PEERS, WrongScale, is_weight, place_of, remedy, wrong_scales
 from fastinit.audits.values import Held, Seen, seen
 from fastinit.models.records import Record
 
@@ -90,13 +100,16 @@ class Audit:
     verdict : {"healthy", "vanishing", "exploding", "symmetric", "not run"}
     reason : str
         The verdict in words.
+    notes : tuple of Finding
+        What is unusual and sound by design, as a head of zeros, or unusual as the author's code wrote it.
 
     Examples
     --------
     >>> import numpy as np, fastinit
     >>> from fastinit.extending import Held, judge_parameters
     >>> weight = Held(fastinit.Parameter("head.weight", (4, 3), layer="Linear"), np.full((4, 3), 0.5))
-    >>> found = fastinit.Audit(judge_parameters([weight]))
+    >>> findings, notes = judge_parameters([weight])
+    >>> found = fastinit.Audit(findings, notes=notes)
     >>> found.ok, [finding.kind for finding in found.findings]
     (False, ['constant'])
     """
@@ -105,6 +118,7 @@ class Audit:
     layers: tuple[Measured, ...] = ()
     verdict: str = "not run"
     reason: str = "no batch was given"
+    notes: tuple[Finding, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -121,11 +135,12 @@ class Audit:
             row = asdict(replace(layer, weight=None))
             row = {key: finite(value) for key, value in row.items()}
             layers.append(row | {"weight": None if layer.weight is None else layer.weight.name})
-        findings = [asdict(finding) for finding in self.findings]
-        return {"verdict": self.verdict, "reason": self.reason, "findings": findings, "layers": layers}
+        found = {what: [asdict(one) for one in getattr(self, what)] for what in ("findings", "notes")}
+        return {"verdict": self.verdict, "reason": self.reason, **found, "layers": layers}
 
     def __str__(self) -> str:
         lines = [str(finding) for finding in self.findings] or ["nothing found"]
+        lines += [f"note: {note.name}: {note.message}" for note in self.notes]
         if self.layers:
             rows: list[tuple[str, ...]] = [("layer", "width", "Var(out)", "Var(grad)", "response", "dead")]
             for layer in self.layers:
@@ -138,7 +153,9 @@ class Audit:
         return "\n".join((*lines, f"{self.verdict}: {self.reason}"))
 
 
-def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -> list[Finding]:
+def judge_parameters(
+    parameters: Iterable[Held], record: Record | None = None, layers: Sequence[Measured] = ()
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
     """What is wrong with the parameters of a model: of each at most one thing about its values, in the model's order.
 
     Scales are judged by :func:`fastinit.audits.scales.wrong_scales`.
@@ -149,6 +166,13 @@ def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -
         Read once, one after the other.
     record : Record, optional
         How the model was initialized; then its digests and stds are what is expected.
+    layers : sequence of Measured
+        What the model's layers gave, in the order of execution, if it ran: they tell which weights a norm follows.
+
+    Returns
+    -------
+    (tuple of Finding, tuple of Finding)
+        The findings, and the notes.
 
     Raises
     ------
@@ -160,8 +184,9 @@ def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -
     >>> import numpy as np, fastinit
     >>> from fastinit.extending import Held
     >>> weight = Held(fastinit.Parameter("head.weight", (4, 3), layer="Linear"), np.full((4, 3), 0.5))
-    >>> [finding.kind for finding in judge_parameters([weight])]
-    ['constant']
+    >>> findings, notes = judge_parameters([weight])
+    >>> [finding.kind for finding in findings], notes
+    (['constant'], ())
     """
     entries = {} if record is None else {entry.name: entry for entry in record}
     found: list[Seen] = []
@@ -174,7 +199,9 @@ def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -
     weights = [one for one in found if is_weight(one.sampled.parameter)]
     wrong = wrong_scales(one.sampled for one in weights if one.is_scaled)
     zero = _zeros_that_stop_a_signal(weights)
+    normed = _followed_by_a_norm(layers)
     findings: list[Finding] = []
+    notes: list[Finding] = []
     first: dict[Any, Seen] = {}
     for one in found:
         parameter = one.sampled.parameter
@@ -183,8 +210,11 @@ def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -
             findings.append(Finding(name, one.kind, one.message, remedy(parameter)))
         elif name in zero:
             findings.append(Finding(name, "untouched", zero[name], remedy(parameter)))
-        elif name in wrong:
-            findings.append(Finding(name, "scale", wrong[name], remedy(parameter)))
+        else:
+            kind, message, noted = _unusual(one, wrong.get(name), normed.get(name, one.normed))
+            if kind:
+                mend = "" if kind == "zero" else remedy(parameter)
+                (notes if noted else findings).append(Finding(name, kind, message, mend))
         if one.shared_with:
             message = f"{', '.join(one.shared_with)} is the same tensor, in a layer of the same type"
             findings.append(Finding(name, "tied", message, "make a layer for each place, unless they should share"))
@@ -193,22 +223,66 @@ def judge_parameters(parameters: Iterable[Held], record: Record | None = None) -
             message = f"its values are those of {same.sampled.parameter.name}"
             mend = "draw each with a key of its own; a layer that is copied has the values of the first"
             findings.append(Finding(name, "identical tensors", message, mend))
-    return findings
+    return tuple(findings), tuple(notes)
+
+
+def _unusual(one: Seen, wrong: WrongScale | None, normed: bool | None) -> tuple[str, str, bool]:
+    """Kind and message of what is unusual, and whether it is only to be noted; empty where nothing is."""
+    if one.remark[0]:
+        return one.remark[0], f"{one.remark[1]}, as the author's code writes it", True
+    if one.is_zero and is_weight(one.sampled.parameter):
+        return "zero", "all its elements are 0, as of a head or a branch that begins closed", True
+    if wrong is None or (wrong.misread and normed) or (wrong.unless_last and not normed):
+        return "", "", False
+    if wrong.misread:
+        after = "; a norm that follows makes up for it" if normed is None else ", and no norm follows"
+        return "scale", wrong.message + after, normed is None or wrong.slight
+    return "scale", wrong.message + (", as the author's code writes it" if one.as_written else ""), one.as_written
+
+
+def _followed_by_a_norm(layers: Sequence[Measured]) -> dict[str, bool]:
+    """Of the weights of linear maps that ran: whether a norm makes up for their scale, after every call.
+
+    The norm may come after other layers, but not after a sum with what was there before the map.
+    """
+    found: dict[str, bool] = {}
+    for number, layer in enumerate(layers):
+        if layer.weight is not None:
+            name = layer.weight.name
+            found[name] = found.get(name, True) and _reaches_a_norm(layers, number)
+    return found
+
+
+def _reaches_a_norm(layers: Sequence[Measured], number: int) -> bool:
+    if all(one.reads is None for one in layers):  # unknown: no other map may stand between
+        after = next((one for one in layers[number + 1 :] if one.norm or one.weight is not None), None)
+        return after is not None and after.norm
+    return any(layers[later].norm for later in _reached(layers, number, by_all=False))
 
 
 def _zeros_that_stop_a_signal(weights: Sequence[Seen]) -> dict[str, str]:
     """Weights of zeros that are a mistake, by name, and why.
 
     A head, the last layer of a branch or an adapter may begin at zero. It is a mistake where most weights of the model
-    are zero, as in memory that was never filled, or where an activation follows: units before it can then not learn.
+    are zero, as in memory that was never filled, where those in its place in other blocks are not, or where an
+    activation follows: units before it can then not learn.
     """
-    zero = [one for one in weights if one.is_zero]
+    zero = [one for one in weights if one.is_zero and not one.as_written]
     if 2 * len(zero) > len(weights):
         count = f"{len(zero)} of the model's {len(weights)} weights"
         text = "all its elements are 0" + (f", as those of {count}" if len(weights) > 1 else "")
         return {one.sampled.parameter.name: text for one in zero}
-    followed = (one.sampled.parameter for one in zero if one.sampled.parameter.activation is not None)
-    return {one.name: f"all its elements are 0, and {one.activation} follows" for one in followed}
+    found = {}
+    for parameter in (one.sampled.parameter for one in zero):
+        place = place_of(parameter)
+        peers = [one.sampled.rms for one in weights if place is not None and place_of(one.sampled.parameter) == place]
+        if parameter.activation is not None:
+            found[parameter.name] = f"all its elements are 0, and {parameter.activation} follows"
+        elif peers.count(0.0) == 1 and len(peers) > PEERS:
+            found[parameter.name] = (
+                f"all its elements are 0, and those of {len(peers) - 1} in its place in other blocks are not"
+            )
+    return found
 
 
 # Layers
@@ -219,10 +293,10 @@ def judge_chain(layers: Sequence[Measured], output: float | None = None) -> tupl
 
     The chain is the linear maps, in the order of execution. Forward, the verdict is that of
     :func:`fastinit.audits.propagation.judged` on the variances of their outputs, after the norm that comes before the
-    next; what norms multiply by is no explosion. The last map may begin small, or at zero where it is given something.
-    The backward verdict uses the running maximum of `response`, because a single branch (attention queries) may
-    legitimately have little. What breaks the chain is the largest single jump in the direction of the verdict from one
-    to the next.
+    next; what norms multiply by is no explosion. The last map may begin small, or at zero where it is given something,
+    and so may maps beside it. The backward verdict uses the running maximum of `response`, because a single branch
+    (attention queries) may legitimately have little. What breaks the chain is the largest single jump in the direction
+    of the verdict from one to the next.
 
     Two kinds of networks change the gradients by design. Each batch norm before a rectifier makes them grow by up to pi
     / (pi - 1), whatever the weights are, so an explosion counts from there. Layers that are `closed`, as a branch that
@@ -230,7 +304,8 @@ def judge_chain(layers: Sequence[Measured], output: float | None = None) -> tupl
     only where they do between two of those.
 
     A layer is dead where nine in ten units get no gradient, though the next layer gets some and no closed layer lies
-    between; or nothing comes out of the next layer.
+    between; or nothing comes out of the next layer. So is a weight of zeros that gets no gradient, and what it feeds
+    nothing that could let one pass: as in a branch that begins closed at both ends.
 
     G. Yang et al., "A mean field theory of batch normalization", 2019.
 
@@ -252,7 +327,7 @@ def judge_chain(layers: Sequence[Measured], output: float | None = None) -> tupl
     'vanishing'
     """
     chain = [layer for layer in layers if layer.weight is not None]
-    findings = list(_dead(layers))
+    findings = [*_dead(layers), *_never_opened(layers)]
     if not chain:
         return "not run", "no linear layer ran", []
     bad = next((layer for layer in chain if not math.isfinite(layer.variance)), None)
@@ -261,8 +336,7 @@ def judge_chain(layers: Sequence[Measured], output: float | None = None) -> tupl
         return "exploding", reason, [*findings, _broken(bad, "exploding", reason)]
     verdict, reason, bad, variances = _forward(layers, chain)
     if verdict == "healthy":
-        differentiated = [layer for layer in layers if layer.response is not None]
-        verdict, reason, bad = _backward(differentiated, chain, variances, output)
+        verdict, reason, bad = _backward(layers, chain, variances, output)
     if bad is None:
         return verdict, reason, findings
     return verdict, reason, [*findings, _broken(bad, verdict, reason)]
@@ -288,17 +362,24 @@ def _forward(
     if verdict == "exploding":
         variances = _without_norms(layers, kept)
         verdict, reason = judged(variances, [1.0], identical)
-    elif verdict == "vanishing" and len(kept) > 2:  # not by the last map alone
-        last, variances = variances[-1], variances[:-1]
-        verdict, reason = judged(variances, [1.0], identical)
-        if verdict == "vanishing":
-            variances = [*variances, last]
+    elif verdict == "vanishing":
+        heads = _heads(kept)
+        if len(kept) - heads > 1:  # not by the heads alone
+            verdict, reason = judged(variances[:-heads], [1.0], identical)
+            variances = variances if verdict == "vanishing" else variances[:-heads]
     bad = None
     if verdict == "symmetric":
         bad = chain[identical.index(True)]
     elif verdict != "healthy":
         bad = kept[_largest_jump(variances, falling=verdict == "vanishing") + 1]
     return verdict, reason, bad, variances
+
+
+def _heads(chain: Sequence[Measured]) -> int:
+    """How many maps at the end of a chain are given the same as the last one, which counts."""
+    last = chain[-1]
+    beside = (bool(one.reads) and (one.reads, one.received) == (last.reads, last.received) for one in chain[-2::-1])
+    return 1 + len(list(itertools.takewhile(bool, beside)))
 
 
 def _after_norms(layers: Sequence[Measured], kept: Sequence[Measured]) -> list[float]:
@@ -330,8 +411,10 @@ def _without_norms(layers: Sequence[Measured], kept: Sequence[Measured]) -> list
 
 
 def _backward(
-    layers: Sequence[Measured], chain: Sequence[Measured], variances: Sequence[float], output: float | None
+    calls: Sequence[Measured], chain: Sequence[Measured], variances: Sequence[float], output: float | None
 ) -> tuple[str, str, Measured | None]:
+    places = [number for number, layer in enumerate(calls) if layer.response is not None]
+    layers = [calls[place] for place in places]
     responses = [math.inf if math.isnan(layer.response or 0.0) else layer.response or 0.0 for layer in layers]
     healthy = judged(variances, [1.0], [False])[1]
     if not responses:
@@ -341,7 +424,7 @@ def _backward(
         passed = next((number for number, response in enumerate(responses) if response > 0), 0)
         return "vanishing", "no gradient reaches the first layer", _weighted(layers, chain, passed)
     notes = []
-    for first, last in _between_closed(layers):
+    for first, last in _between_closed(layers, places):
         reached = list(itertools.accumulate(responses[first:last], max))
         verdict, reason = judged([1.0], reached, [False]) if reached[0] > 0 else ("healthy", "")
         if verdict != "healthy":
@@ -362,20 +445,22 @@ def _backward(
     return "healthy", "".join([reason if verdict == "healthy" else healthy, *notes]), None
 
 
-def _between_closed(layers: Sequence[Measured]) -> Iterator[tuple[int, int]]:
+def _between_closed(layers: Sequence[Measured], places: Sequence[int]) -> Iterator[tuple[int, int]]:
     """The pieces of a network between layers that hold gradients back, or start anew, as (first, after the last).
 
-    A layer starts anew where it responds more than everything before it: a decoder's words do, a table of positions
-    does not.
+    A layer starts anew that is given an input of the model's, or what the piece itself was given, where it responds
+    more than everything before it in the piece: a decoder's words do, and the values of an attention beside its
+    queries; a table of positions does not. `places` are the positions of the layers in all calls.
     """
     first, largest = 0, 0.0
     for number, layer in enumerate(layers):
         response = layer.response or 0.0
-        if layer.closed or (layer.starts and response >= largest):
+        beside = bool(layer.reads) and min(layer.reads or ()) < places[first]
+        if layer.closed or ((layer.starts or beside) and response >= largest):
             if first < number:
                 yield first, number
             first, largest = number + layer.closed, 0.0
-        largest = max(largest, response)
+        largest = 0.0 if layer.closed else max(largest, response)
     if first < len(layers):
         yield first, len(layers)
 
@@ -414,3 +499,29 @@ def _dead(layers: Sequence[Measured]) -> Iterator[Finding]:
                     text = f"{layer.dead:.0%} of its {layer.width} units get no gradient from any example of the batch"
                     yield Finding(layer.name, "dead", text, remedy(layer.weight))
                 break
+
+
+def _never_opened(layers: Sequence[Measured]) -> Iterator[Finding]:
+    """Maps of zeros without a gradient, unless a closed layer after them is given something, and opens first."""
+    for number, layer in enumerate(layers):
+        if layer.weight is None or not layer.closed or layer.variance or layer.dead != 1:
+            continue
+        reached = _reached(layers, number, by_all=True)
+        if reached and not any(layers[later].closed and layers[later].received for later in reached):
+            text = (
+                "all its weights are 0, and no gradient reaches them: neither they nor what they feed will ever learn"
+            )
+            yield Finding(layer.name, "dead", text, remedy(layer.weight))
+
+
+def _reached(layers: Sequence[Measured], number: int, by_all: bool) -> list[int]:
+    """The calls that are given what comes of a call, in order: and that alone, or besides what came after it.
+
+    A sum with what was there before the call is neither.
+    """
+    reached: list[int] = []
+    for later in range(number + 1, len(layers)):
+        reads = layers[later].reads
+        if reads and all(one in (number, *reached) for one in (reads if by_all else reads[:1])):
+            reached.append(later)
+    return reached

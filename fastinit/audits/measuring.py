@@ -27,9 +27,12 @@ __all__ = [
     "called",
     "check_finite",
     "differentiated",
+    "is_closed",
+    "is_normed",
     "measured",
     "noise",
     "numbered",
+    "shares",
 ]
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,6 +40,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 AUDIT_KEY: Final = Key("fastinit.audit")
 """Key of the random numbers that an audit needs: the same every time."""
 
+# A gate: parameters that scale a branch by less than this, so that its variance falls to less than the square.
+ALMOST_CLOSED: Final = 0.03
+# Rows and columns from which on one size of all rows is no accident.
+NORMED: Final = (2, 8)
 # A unit without a gradient is dead if it has at least this many values.
 ENOUGH: Final = 8
 
@@ -59,8 +66,9 @@ class Measured:
         multiplied by 1 plus independent noise of variance 1: the sum of the squares of element times gradient. Unlike
         the gradients it depends neither on widths and positions, nor on the scale of what a norm rescales.
     dead : float, optional
-        The share, in [0, 1], of the units whose gradient is 0, and whose values have one sign, for the whole batch: as
-        of a rectifier that never opens. Where values of both signs have no gradient, something else holds it back.
+        The share, in [0, 1], of the units whose gradient is 0, and whose values have one sign, the same for all of
+        them, for the whole batch: as of a rectifier that never opens. Where values of both signs have no gradient,
+        something else holds it back, such as a branch that is dropped.
     identical : bool
         Whether all its units compute the same, and not 0.
     closed : bool
@@ -73,6 +81,9 @@ class Measured:
         The variance of what it was given; None if unknown.
     starts : bool
         Whether no earlier layer gave it anything: it has an input of the model's.
+    reads : tuple of int, optional
+        The positions of the calls whose outputs it is given, unchanged by other layers, in order: a layer after a
+        residual sum reads a call before the branch, and the branch's last. None if unknown.
 
     Examples
     --------
@@ -94,6 +105,7 @@ class Measured:
     norm: bool = False
     received: float | None = None
     starts: bool = False
+    reads: tuple[int, ...] | None = None
 
 
 def measured(
@@ -105,6 +117,7 @@ def measured(
     norm: bool = False,
     received: float | None = None,
     starts: bool = False,
+    reads: tuple[int, ...] | None = None,
 ) -> Measured:
     """A call of a layer, from the output's values.
 
@@ -113,7 +126,7 @@ def measured(
     name : str
     values : array of float64
         Of shape (values of a unit, units).
-    weight, closed, norm, received, starts
+    weight, closed, norm, received, starts, reads
         See :class:`Measured`.
 
     Examples
@@ -126,8 +139,63 @@ def measured(
         variance = float(values.var())
         identical = values.shape[1] > 1 and variance > 0 and bool((values == values[:, :1]).all())
     facts: dict[str, Any] = {"closed": closed, "weight": weight, "norm": norm, "received": received}
-    facts["starts"] = starts
+    facts |= {"starts": starts, "reads": reads}
     return Measured(name, values.shape[1], variance, identical=identical, **facts)
+
+
+def is_normed(values: Array) -> bool:
+    """Whether every row has one root mean square, as after a norm of somebody's own.
+
+    Parameters
+    ----------
+    values : array of float64
+        Of shape (values of a unit, units).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = np.arange(16.0).reshape(2, 8)
+    >>> is_normed(rows), is_normed(rows / np.sqrt(np.square(rows).mean(axis=1, keepdims=True)))
+    (False, True)
+    """
+    if any(size < least for size, least in zip(values.shape, NORMED, strict=True)):
+        return False
+    with np.errstate(all="ignore"):
+        sizes = np.sqrt(np.square(values).mean(axis=1))
+        return bool(sizes.max() - sizes.min() <= 0.01 * sizes.max() > 0)
+
+
+def is_closed(
+    own: Iterable[Array], received: float | None, variance: float, *, norm: bool = False, holds_others: bool = False
+) -> bool:
+    """Whether a layer without a linear map of its own lets next to nothing of a branch pass.
+
+    Parameters
+    ----------
+    own : iterable of array
+        Its own parameters that are to be trained.
+    received, variance : float
+        The variances of what it was given and of what it gave.
+    norm : bool
+        Whether it is a norm: it is closed where it gives nothing.
+    holds_others : bool
+        Whether it runs layers within it: then one of its vectors, that is almost 0 everywhere, scales a branch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> is_closed([np.full(8, 1e-6)], 1.0, 1e-12), is_closed([np.ones(8)], 1.0, 1.0)
+    (True, False)
+    """
+    arrays = list(own)
+    if not arrays or not received or not math.isfinite(received):
+        return False
+    if norm:
+        return variance == 0
+    if not holds_others:
+        return variance <= ALMOST_CLOSED**2 * received
+    vectors = (one.reshape(-1) for one in arrays if sum(size > 1 for size in one.shape) <= 1 and one.size)
+    return any(0 < abs(float(one[0])) <= ALMOST_CLOSED and bool((one == one[0]).all()) for one in vectors)
 
 
 def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
@@ -141,8 +209,9 @@ def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
     0.125
     """
     with np.errstate(all="ignore"):
-        unchanged = (gradients == 0).all(axis=0) & ((values <= 0).all(axis=0) | (values >= 0).all(axis=0))
-        dead = float(unchanged.mean()) if len(gradients) >= ENOUGH else None
+        unchanged = (gradients == 0).all(axis=0)
+        shut = [float((unchanged & signs.all(axis=0)).mean()) for signs in (values <= 0, values >= 0)]
+        dead = max(shut) if len(gradients) >= ENOUGH else None
         response = float(np.square(values * gradients).sum())
         return replace(call, gradient_variance=float(gradients.var()), response=response, dead=dead)
 
@@ -176,6 +245,28 @@ def noise(shape: tuple[int, ...], number: int) -> Array:
     ((2, 3), True)
     """
     return fill(np.empty(shape, np.float32), Normal(), AUDIT_KEY.fold_in(number))
+
+
+def shares(sizes: Iterable[float]) -> tuple[list[float], float]:
+    """What several outputs are multiplied by before they are differentiated together, and the response of the sum.
+
+    Parameters
+    ----------
+    sizes : iterable of float
+        The sum of the squares of each output times its :func:`noise`. One alone is taken as it is; several get a like
+        share.
+
+    Examples
+    --------
+    >>> shares([4.0]), shares([4.0, 16.0])
+    (([1.0], 4.0), ([0.5, 0.25], 2.0))
+    """
+    given = list(sizes)
+    if len(given) == 1:
+        return [1.0], given[0]
+    usual = [0 < size < math.inf for size in given]
+    factors = [1 / math.sqrt(size) if one else 1.0 for size, one in zip(given, usual, strict=True)]
+    return factors, math.fsum(1.0 if one else size for size, one in zip(given, usual, strict=True))
 
 
 def check_finite(batch: Iterable[Array]) -> None:

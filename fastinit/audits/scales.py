@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -24,7 +25,18 @@ from fastinit.models.records import Entry
 from fastinit.models.rules import Parameter, Recipe, UnmatchedParameter
 from fastinit.structured import Orthogonal
 
-__all__ = ["Sampled", "advised", "is_embedding", "is_linear_map", "is_weight", "remedy", "wrong_scales"]
+__all__ = [
+    "PEERS",
+    "Sampled",
+    "WrongScale",
+    "advised",
+    "is_embedding",
+    "is_linear_map",
+    "is_weight",
+    "place_of",
+    "remedy",
+    "wrong_scales",
+]
 
 
 def advised(parameter: Parameter, recipe: Recipe = AUTO) -> tuple[Any, float | None]:
@@ -110,6 +122,7 @@ LARGEST_GAIN = 1.77
 SMALLEST = 0.02 / math.sqrt(2 * 100)  # of the residual layers of a transformer of 100 blocks
 FACTOR = 2.0
 JUDGED, EXPLAINED = 64, 1024  # elements from which on a scale is judged, and by wrong fans
+PEERS: Final = 3  # weights in the same place of other blocks that have one scale, from which another one stands out
 
 
 @lru_cache(maxsize=1)
@@ -151,10 +164,8 @@ def _plausible(parameter: Parameter) -> list[float]:
         found += [one / math.sqrt(side) for one in (1.0, math.sqrt(2.0), 5 / 3)]
     if parameter.blocks > 1:
         found.append(GLOROT.std(fans[0], fans[1] * parameter.blocks))
-    torch_fans, keras_fans = _read_off(parameter)
-    found += [scheme.std(*torch_fans) for scheme in (*FAMILIES, DEFAULT_OUT)]
     if parameter.role.endswith("kernel"):
-        found.append(GLOROT.std(*keras_fans))
+        found.append(GLOROT.std(*_read_off(parameter)[1]))
     return found
 
 
@@ -195,7 +206,21 @@ class Sampled(NamedTuple):
         return math.sqrt(max(self.rms**2 - self.mean**2, 0.0))
 
 
-def wrong_scales(weights: Iterable[Sampled]) -> dict[str, str]:
+class WrongScale(NamedTuple):
+    """What is wrong with a scale.
+
+    `misread` is what ``torch.nn.init`` makes of a convolution's shape: a norm that follows makes up for it. It is
+    `slight` where it is no worse than what the framework's default makes of the signal. `unless_last` is wrong only of
+    a weight that a norm follows: another one may be a head.
+    """
+
+    message: str
+    misread: bool = False
+    slight: bool = False
+    unless_last: bool = False
+
+
+def wrong_scales(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
     """What is wrong with the scale of the weights of a model, by their names.
 
     By their root mean squares. A weight of 64 elements or more is wrong
@@ -207,24 +232,63 @@ def wrong_scales(weights: Iterable[Sampled]) -> dict[str, str]:
       receptive field, read off the shape), to three standard errors, in 1024 elements or more;
     - where it is more than twice what any scheme gives;
     - where it is less than half of that, and an activation follows, or most weights of the model are as small: a head
-      or the last layer of a branch may begin small.
+      or the last layer of a branch may begin small;
+    - where a norm follows, it is less than half of what the schemes give it, and most weights of the model follow one;
+    - where it is more than twice, or less than half, what three or more weights in the same place of other blocks have
+      in common: names that differ in numbers, one shape and one class;
+    - where it is what a scheme gives a grouped or transposed convolution with the fans that torch reads off its shape,
+      and these make it more than twice, or less than half, what that scheme is to give.
 
-    The last three are not asked where it agrees, to five standard errors, with LeCun's, Glorot's or He's scheme with
-    true fans or those that torch reads off the shape, with an activation's gain, an orthogonal matrix, the defaults of
-    torch, transformers and Keras, or a std of at most 0.1 that weights with other fans share. So a wrong fan that
-    happens to give another scheme is not seen: half of fan_in makes LeCun's scheme He's.
+    All but the first two are not asked where it agrees, to five standard errors, with LeCun's, Glorot's or He's scheme
+    with true fans, with an activation's gain, an orthogonal matrix, the defaults of torch, transformers and Keras, or a
+    std of at most 0.1 that weights with other fans share. Nor are they where it is what torch reads off the shape of
+    any other layer. So a wrong fan that happens to give another scheme is not seen: half of fan_in makes LeCun's scheme
+    He's.
     """
     judged = [one for one in weights if one.size >= JUDGED and one.rms > 0 and _fans_known(one.parameter)]
     common = Counter(scheme for one in judged for scheme in _families(one))
     families = [scheme for scheme, count in common.items() if count >= 2]
     small = {one.parameter.name for one in judged if one.entry is None and _is_small(one)}
-    found = {}
+    found = _apart_from_peers(judged)
     for one in judged:
         fixed = [other.rms for other in judged if other.rms <= HIGHEST_FIXED and _share_std(one, other)]
-        text = _wrong_scale(one, families, fixed)
+        wrong = _wrong_scale(one, families, fixed) or found.get(one.parameter.name)
+        wrong = wrong or _below_the_scheme(one, common, len(judged))
         alone = one.parameter.name in small and one.parameter.activation is None and 2 * len(small) <= len(judged)
-        if text and not alone:
-            found[one.parameter.name] = text
+        if wrong and not alone:
+            found[one.parameter.name] = wrong
+    return found
+
+
+def place_of(parameter: Parameter) -> Any:
+    """What weights have in common that stand in the same place of several blocks; None of a weight outside blocks.
+
+    The number of the layer itself, as in a sequence of layers, says which one it is, and not in which block.
+    """
+    *outer, layer, role = ["", "", *parameter.name.split(".")]
+    if not any(part.isdigit() for part in outer):
+        return None
+    blocks = tuple("0" if part.isdigit() else part for part in outer)
+    return (*blocks, layer, role), parameter.shape, parameter.types
+
+
+def _apart_from_peers(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
+    """Weights with another scale than those in the same place of other blocks, which share theirs."""
+    places: defaultdict[Any, list[Sampled]] = defaultdict(list)
+    for one in weights:
+        place = place_of(one.parameter)
+        if one.entry is None and place is not None:
+            places[place].append(one)
+    found = {}
+    for group in places.values():
+        middle = statistics.median(one.rms for one in group)
+        peers = [one for one in group if _near(one.rms, middle, one.size, 6.0)]
+        apart = [one for one in group if not 1 / FACTOR <= one.rms / middle <= FACTOR]
+        if len(apart) == 1 and len(peers) == len(group) - 1 >= PEERS:
+            text = (
+                f"std {apart[0].spread:.4g}, where {len(peers)} weights in its place in other blocks have {middle:.4g}"
+            )
+            found[apart[0].parameter.name] = WrongScale(text)
     return found
 
 
@@ -251,31 +315,62 @@ def _share_std(one: Sampled, other: Sampled) -> bool:
     return abs(math.log(ratio)) > 0.1 and _near(one.rms, other.rms, min(one.size, other.size), 3.0)
 
 
-def _wrong_scale(one: Sampled, families: Sequence[_Scheme], fixed: Sequence[float]) -> str:
-    """What is wrong with the scale of a weight; nothing is the empty text."""
+def _wrong_scale(one: Sampled, families: Sequence[_Scheme], fixed: Sequence[float]) -> WrongScale | None:
+    """What is wrong with the scale of a weight; None where nothing is."""
     parameter, size, rms, entry = one.parameter, one.size, one.rms, one.entry
     fan_in, fan_out = _true_fans(parameter)
     own, expected = by_layer(parameter)
     if entry is not None:
         expected = entry.std
         if expected is None or _near(one.spread, expected, size, 6.0):
-            return ""
-    else:
-        if abs(one.mean) > max(6 / math.sqrt(size), 0.25) * rms:
-            return f"mean {one.mean:.3g} with std {one.spread:.3g}, where weights are drawn around 0"
-        if any(_near(rms, std, size, 5.0) for std in (*_plausible(parameter), *fixed)):
-            return ""
+            return None
     text = f"std {one.spread:.4g}" + ("" if expected is None else f", expected {expected:.4g}")
     text += f" for fan_in {fan_in:g} and fan_out {fan_out:g}"
+    if entry is None:
+        if abs(one.mean) > max(6 / math.sqrt(size), 0.25) * rms:
+            return WrongScale(f"mean {one.mean:.3g} with std {one.spread:.3g}, where weights are drawn around 0")
+        if any(_near(rms, std, size, 5.0) for std in (*_plausible(parameter), *fixed)):
+            return None
+        torch_fans = _read_off(parameter)[0]
+        for scheme in (HE_OUT, DEFAULT_OUT, *FAMILIES):  # fan_avg is half of fan_out where that is large
+            if _near(rms, scheme.std(*torch_fans), size, 5.0):
+                return _misread(parameter, scheme, text)
     bases = list(families)
     if isinstance(own, VarianceScaling):
         bases.insert(0, _Scheme("the rule for its activation", own.scale, own.mode))
     if size >= EXPLAINED:
         for scheme, (why, *fans) in itertools.product(bases, _wrong_fans(parameter)):
             if _near(rms, scheme.std(*fans), size, 3.0):
-                return f"{text}: what {scheme.title} gives with wrong fans, {why}"
+                return WrongScale(f"{text}: what {scheme.title} gives with wrong fans, {why}")
     if rms > max(LARGEST_GAIN / math.sqrt(fan_in), FIXED) * FACTOR:
-        return f"{text}: more than {FACTOR:g} times what any scheme gives"
+        return WrongScale(f"{text}: more than {FACTOR:g} times what any scheme gives")
     if _is_small(one):
-        return f"{text}: less than 1 / {FACTOR:g} of what any scheme gives"
-    return text if entry is not None else ""
+        return WrongScale(f"{text}: less than 1 / {FACTOR:g} of what any scheme gives")
+    return None if entry is None else WrongScale(text)
+
+
+def _below_the_scheme(one: Sampled, common: Counter[_Scheme], count: int) -> WrongScale | None:
+    """Less than half of what any scheme gives, where most weights of the model follow one scheme."""
+    parameter = one.parameter
+    scheme, following = max(common.items(), key=lambda item: item[1], default=(LECUN, 0))
+    if one.entry is not None or 2 * following <= count:
+        return None
+    read = (scheme.std(*_read_off(parameter)[0]) for scheme in (*FAMILIES, DEFAULT_OUT))
+    least = min(*_plausible(parameter), *read)
+    if one.rms >= least / FACTOR:
+        return None
+    text = f"std {one.spread:.4g}, less than 1 / {FACTOR:g} of what any scheme gives"
+    return WrongScale(f"{text}, where {following} of {count} weights follow {scheme.title}", unless_last=True)
+
+
+def _misread(parameter: Parameter, scheme: _Scheme, text: str) -> WrongScale | None:
+    """A scheme with the fans that torch reads off the shape of a convolution, where that matters."""
+    fans, read = _true_fans(parameter), _read_off(parameter)[0]
+    right, given = scheme.std(*fans), scheme.std(*read)
+    if not (parameter.groups > 1 or parameter.transposed) or 1 / FACTOR <= given / right <= FACTOR:
+        return None
+    why = "of a transposed convolution" if parameter.transposed else "without the groups"
+    factor = f"{given**2 / right**2:.2g} times the variance that it is to give"
+    text = f"{text}: what {scheme.title} gives with wrong fans, read off the shape {why}: {factor}"
+    slight = DEFAULT.std(*fans) / FACTOR <= given <= LARGEST_GAIN / math.sqrt(fans[0]) * FACTOR
+    return WrongScale(text, misread=True, slight=slight)

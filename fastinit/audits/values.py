@@ -51,6 +51,8 @@ class Held:
     trainable : bool
     digest : str, optional
         Digest of its bytes, to be compared with a record's.
+    normed : bool, optional
+        Whether a norm follows its layer, and makes up for its scale; None if unknown.
 
     Examples
     --------
@@ -67,6 +69,7 @@ class Held:
     repeated: bool = False
     trainable: bool = True
     digest: str | None = None
+    normed: bool | None = None
 
 
 class Seen(NamedTuple):
@@ -80,16 +83,18 @@ class Seen(NamedTuple):
     message: str = ""
     as_written: bool = False
     designed: bool = False
+    normed: bool | None = None
+    remark: tuple[str, str] = ("", "")
 
     @property
     def is_scaled(self) -> bool:
-        """Whether its scale is to be judged: drawn, to be trained, and not explained by a program."""
-        return self.trainable and not (self.kind or self.as_written or self.designed)
+        """Whether its scale is to be judged: drawn, and to be trained."""
+        return self.trainable and not (self.kind or self.designed or self.remark[0])
 
     @property
     def is_zero(self) -> bool:
-        """Whether it is a weight of zeros that nothing explains."""
-        return not (self.kind or self.as_written or self.sampled.rms) and self.trainable and _explains_nothing(self)
+        """Whether it is a weight of zeros, and no record says so."""
+        return not (self.kind or self.sampled.rms) and self.trainable and _explains_nothing(self)
 
     def is_copy_of(self, other: Seen) -> bool:
         """Whether the author's code made the one from the other, or computed both."""
@@ -188,8 +193,11 @@ def seen(held: Held, entry: Entry | None = None) -> Seen:
         return Seen(Sampled(parameter, values.size, 0.0, 0.0), shared, kind="not finite", message=message)
     mean, rms = _moments(values)
     weight, bits = is_weight(parameter), _bits_of(held)
+    remark = "", ""
     if difference == "":
         kind, message = _never_written(parameter)
+        if weight and held.trainable and not kind:
+            remark = _pattern(held, entry, mean)
     else:
         kind, message = _wrong_values(held, entry, mean) if weight and held.trainable else _strange(values)
         if difference and not kind and not _by_a_recipe(held):
@@ -201,7 +209,7 @@ def seen(held: Held, entry: Entry | None = None) -> Seen:
     found = digest(np.ascontiguousarray(values)) if telling else ""
     sampled = Sampled(parameter, values.size, mean, rms, entry)
     designed = weight and _is_designed(values)
-    return Seen(sampled, shared, held.trainable, found, kind, message, difference == "", designed)
+    return Seen(sampled, shared, held.trainable, found, kind, message, difference == "", designed, held.normed, remark)
 
 
 def _never_written(parameter: Parameter) -> tuple[str, str]:
@@ -235,11 +243,16 @@ def _strange(values: Array) -> tuple[str, str]:
 
 def _wrong_values(held: Held, entry: Entry | None, mean: float) -> tuple[str, str]:
     """What is wrong with the values of a weight, apart from their scale; zeros are judged with the whole model."""
+    found = _strange(held.values)
+    return found if found[0] else _pattern(held, entry, mean)
+
+
+def _pattern(held: Held, entry: Entry | None, mean: float) -> tuple[str, str]:
+    """Whether a weight is one value, or units of it are or repeat others."""
     parameter, values = held.parameter, held.values
-    found = _strange(values)
     initializer = None if entry is None else entry.initializer
-    if found[0] or isinstance(initializer, Constant) or not values.any():
-        return found
+    if isinstance(initializer, Constant) or not values.any():
+        return "", ""
     if _several_units(parameter) and (values == values.reshape(-1)[0]).all():
         return "constant", f"all its elements are {mean:.4g}"
     random = isinstance(initializer, (ElementwiseInitializer, Orthogonal, Blocks, ZeroRow, NONE))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fastinit.exact import in_stream_environment
 from fastinit.initializers import Initializer
 from fastinit.models.distributions import difference, short
-from fastinit.models.recipes import AUTO, FANS, OWN, related
+from fastinit.models.recipes import AUTO, FANS, OWN, choice, related
 from fastinit.models.rules import Parameter, Recipe
 
 __all__ = ["Explanation", "Row", "explained"]
@@ -149,8 +149,8 @@ def _row(parameter: Parameter) -> Row:
 
 
 def _found(recipe: Recipe, parameter: Parameter) -> tuple[Initializer | None, str]:
-    found = recipe.find(parameter)
-    return (None, "") if found is None else (found[1], found[0].title)
+    found = choice(parameter, recipe)
+    return (None, "") if found is None else (found.initializer, found.title)
 
 
 def _joined(words: dict[str, str]) -> str:

@@ -47,6 +47,7 @@ __all__ = [
     "Rule",
     "UnmatchedParameter",
     "assigned",
+    "choice",
     "is_default",
     "recipe_for",
     "recipe_named",
@@ -270,7 +271,7 @@ def assigned(
         if parameter.name in entries:
             raise ValueError(f"two parameters have the same name {parameter.name!r}, without what wrappers add to it")
         try:
-            found = _choice(parameter, chosen, frozen)
+            found = choice(parameter, chosen, frozen)
             if found is None:
                 unanswered.append(parameter)
                 found = Chosen(Keep(), "no rule: kept")
@@ -308,7 +309,7 @@ def assigned(
     return list(entries.values())
 
 
-def _choice(parameter: Parameter, recipe: Recipe, frozen: bool) -> Chosen | None:
+def choice(parameter: Parameter, recipe: Recipe, frozen: bool = False) -> Chosen | None:
     """What a recipe does to a parameter, and why; None if it has no answer."""
     if parameter.frozen and parameter.program is None and not frozen:
         return Chosen(Keep(), "frozen: kept")

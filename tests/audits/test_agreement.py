@@ -1,11 +1,13 @@
 """Whether values are what an initializer gives, and what the audit makes of programs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import fastinit
+from fastinit.audits import agreement
 from fastinit.audits.agreement import differs
 from fastinit.audits.judging import judge_parameters
 from fastinit.audits.values import Held
@@ -71,6 +73,31 @@ def test_what_differs_is_said():
     assert differs(fastinit.Normal(), broken, SHAPE) == "not all its elements are finite"
 
 
+def test_what_is_no_difference():
+    large = drawn(fastinit.Normal(), shape=(2**11, 2**11))
+    assert differs(fastinit.Normal(), large * np.float32(1.003), large.shape) == ""  # a narrow dtype rounds as much
+    assert differs(fastinit.Normal(), large * np.float32(1.006), large.shape) != ""
+    computed = drawn(replayed(0)).astype(np.float64)
+    assert differs(replayed(0), computed * (1 + 1e-6), SHAPE) == ""  # two libraries' operators
+    assert differs(replayed(0), computed * (1 + 1e-5), SHAPE) != ""
+    assert differs(fastinit.Identity(), drawn(fastinit.Identity())[:, 40:], SHAPE) == ""  # of a shard
+    assert differs(fastinit.Normal(), np.empty((0, 128)), SHAPE) == ""
+    for number in range(30):
+        assert differs(replayed(5), drawn(replayed(5), number), SHAPE) == ""  # of heavy tails
+
+
+def test_parts_are_compared_without_what_is_painted_over():
+    half = Painted(fastinit.Normal(std=0.5), (Box((0, 0), (32, 128), fastinit.Zeros()),))
+    assert differs(half, drawn(half), SHAPE) == ""
+    assert "in the part of shape (64, 128)" in differs(half, drawn(half) * np.float32(1.2), SHAPE)
+
+
+def test_infinities_and_nan_are_equal_to_themselves():
+    values = np.array([np.inf, -np.inf, np.nan, 1.0])
+    assert agreement._close(values, values, 24).all()
+    assert not agreement._close(values, np.array([-np.inf, 1.0, 1.0, np.nan]), 24).any()
+
+
 # Programs
 
 
@@ -81,7 +108,7 @@ def held(initializer, values=None, name="layer.weight", number=0, draws=("1:0",)
 
 
 def kinds(*parameters):
-    return [(finding.name, finding.kind) for finding in judge_parameters(parameters)]
+    return [(finding.name, finding.kind) for finding in judge_parameters(parameters)[0]]
 
 
 BY_DESIGN = {
@@ -102,9 +129,31 @@ def test_what_the_author_wrote_is_no_fault(one):
     assert kinds(one) == []
 
 
+NOTED = {
+    "a head of zeros": "zero", "one value": "constant", "too large": "scale",
+    "too small": "scale", "not around 0": "scale", "a row of one value": "constant rows", "huge": "constant",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BY_DESIGN)
+def test_what_the_author_wrote_is_noted(what):
+    notes = judge_parameters([BY_DESIGN[what]])[1]
+    assert [note.kind for note in notes] == ([NOTED[what]] if what in NOTED else [])
+    assert all("author" in note.message for note in notes if note.kind != "zero")
+
+
+def test_fans_that_torch_misread_are_no_authors():
+    parameter = Parameter("depthwise.weight", (96, 1, 3, 3), layer="Conv2d", groups=96)
+    program = Program(fastinit.Normal(0.0, (2 / 864) ** 0.5), ("1:0",))
+    parameter = replace(parameter, program=program)
+    values = drawn(program.initializer, shape=parameter.shape)
+    assert kinds(Held(parameter, values, normed=False)) == [("depthwise.weight", "scale")]
+    assert kinds(Held(parameter, values, normed=True)) == []
+
+
 def test_what_the_author_did_not_write_is():
     assert kinds(held(fastinit.Normal(std=0.02), drawn(fastinit.Normal(std=0.03)))) == [("layer.weight", "scale")]
-    (finding,) = judge_parameters([held(fastinit.Normal(std=0.02), drawn(fastinit.Normal(std=0.03)))])
+    (finding,) = judge_parameters([held(fastinit.Normal(std=0.02), drawn(fastinit.Normal(std=0.03)))])[0]
     assert finding.message.endswith("expected 0.02 by the author's code")
     ones = np.ones(SHAPE, np.float32)
     assert kinds(held(fastinit.Constant(0.5), ones, layer="", layout=None)) == [("layer.weight", "not as written")]

@@ -25,7 +25,11 @@ def drawn(parameter, initializer=None, key=KEY):
 
 
 def kinds(*held, record=None):
-    return [(finding.name, finding.kind) for finding in judge_parameters(held, record)]
+    return [(finding.name, finding.kind) for finding in judge_parameters(held, record)[0]]
+
+
+def noted(*held, layers=()):
+    return [(note.name, note.kind) for note in judge_parameters(held, layers=layers)[1]]
 
 
 def judged(values, parameter=None, **facts):
@@ -60,13 +64,15 @@ def test_zeros_are_wrong_where_a_signal_stops_there():
     drawings = [Held(weight(f"{number}.weight"), drawn(weight(f"{number}.weight"))) for number in range(2)]
     head, hidden = weight("head.weight"), weight("hidden.weight", activation="relu")
     assert kinds(*drawings, zeros(head)) == []  # a head, an adapter, the last layer of a branch
+    assert noted(*drawings, zeros(head)) == [("head.weight", "zero")]
+    assert noted(*drawings, zeros(hidden)) == []  # it is found
     assert kinds(*drawings, zeros(hidden)) == [("hidden.weight", "untouched")]
     assert kinds(drawings[0], zeros(head), zeros(weight("tail.weight"))) == [
         ("head.weight", "untouched"),
         ("tail.weight", "untouched"),
     ]
     frozen = Held(hidden, np.zeros(hidden.shape, np.float32), trainable=False)
-    assert kinds(*drawings, frozen) == []
+    assert kinds(*drawings, frozen) == noted(*drawings, frozen) == []
     assert kinds(zeros(weight("bias", (64,)))) == []
     own = Parameter("block.weight", (64, 64), types=("Block",))
     assert kinds(zeros(own)) == []  # whatever the author does with it
@@ -195,7 +201,7 @@ def wrong(initializer, others=(), **facts):
     parameter = weight("wrong.weight", **facts)
     held = [Held(parameter, drawn(parameter, initializer))]
     held += [Held(one, drawn(one, fastinit.lecun_normal(layout="OI"))) for one in others]
-    return judge_parameters(held)
+    return list(judge_parameters(held)[0])
 
 
 def test_wrong_fans_are_named():
@@ -212,19 +218,96 @@ def test_wrong_fans_are_named():
 
 def test_the_fans_of_all_groups_are_named():
     grouped = Parameter("conv.weight", (256, 64, 3, 3), layer="Conv2d", groups=4)
-    (finding,) = judge_parameters([Held(grouped, drawn(grouped, fastinit.Normal(0.0, 1 / math.sqrt(64 * 9 * 4))))])
+    (finding,) = judge_parameters([Held(grouped, drawn(grouped, fastinit.Normal(0.0, 1 / math.sqrt(64 * 9 * 4))))])[0]
     assert "without the groups" in finding.message
 
 
-def test_fans_as_torch_and_libraries_read_them_are_silent():
-    depthwise = Parameter("depthwise.weight", (96, 1, 3, 3), layer="Conv2d", groups=96)
-    for std in (math.sqrt(2 / (96 * 9)), math.sqrt(1 / 9)):  # kaiming_normal_ by fan_out, as of MobileNetV2
-        assert kinds(Held(depthwise, drawn(depthwise, fastinit.Normal(0.0, std)))) == []
+DEPTHWISE = Parameter("depthwise.weight", (96, 1, 3, 3), layer="Conv2d", groups=96)
+UPSAMPLING = Parameter(
+    "up.weight", (192, 21, 16, 16), layer="ConvTranspose2d", layout="IO...", transposed=True, stride=(8, 8)
+)
+READ = {"depthwise": (DEPTHWISE, 96 * 9), "transposed": (UPSAMPLING, 192 * 256)}  # fan_out as torch has it
+
+
+@pytest.mark.parametrize("name", READ)
+def test_fans_that_torch_reads_off_a_shape_are_wrong_where_no_norm_follows(name):
+    parameter, fan = READ[name]
+    values = drawn(parameter, fastinit.Normal(0.0, math.sqrt(2 / fan)))
+    (finding,) = judge_parameters([Held(parameter, values, normed=False)])[0]
+    why = {"depthwise": "without the groups", "transposed": "of a transposed convolution"}[name]
+    assert finding.kind == "scale" and f"read off the shape {why}" in finding.message
+    assert finding.message.endswith("and no norm follows")
+    factor = {"depthwise": "0.01 times", "transposed": "0.11 times"}[name]
+    assert factor in finding.message
+    assert kinds(Held(parameter, values)) == []  # unknown
+    assert noted(Held(parameter, values)) == [(parameter.name, "scale")]
+    assert kinds(Held(parameter, values, normed=True)) == noted(Held(parameter, values, normed=True)) == []
+
+
+def test_layers_that_ran_say_whether_a_norm_follows():
+    held = Held(DEPTHWISE, drawn(DEPTHWISE, fastinit.Normal(0.0, math.sqrt(2 / (96 * 9)))))
+
+    def wrong(*what):
+        """Calls by kind, and the position of what each is given."""
+        facts = {"map": {"weight": DEPTHWISE}, "other": {"weight": weight()}, "norm": {"norm": True}, "relu": {}}
+        layers = [
+            Measured(kind, 96, 1.0, reads=None if None in reads else tuple(reads), **facts[kind])
+            for kind, *reads in what
+        ]
+        assert noted(held, layers=layers) == []
+        return bool(judge_parameters([held], layers=layers)[0])
+
+    assert not wrong(("map",), ("norm", 0))
+    assert not wrong(("map",), ("other", 0), ("relu", 1), ("norm", 2), ("other", 3))  # as of a separable one
+    assert wrong(("map",), ("relu", 0), ("other", 1))
+    assert wrong(("relu",), ("map", 0), ("relu", 1), ("norm", 0))  # of the sum
+    assert not wrong(("relu",), ("map", 0), ("other", 0), ("norm", 2), ("norm", 1))  # side by side
+    assert wrong(("map",), ("norm", 0), ("map", 1))  # its second call
+    assert wrong(("map",), ("relu", 0), ("map",), ("norm", 2))  # its first call
+    assert not wrong(("map",), ("other",), ("norm", 0, 1))  # beside another one
+    assert not wrong(("map", None), ("relu", None), ("norm", None), ("other", None))  # unknown
+    assert wrong(("map", None), ("other", None), ("norm", None))
+
+
+def test_fans_that_torch_reads_off_a_shape_are_noted_where_they_do_little_harm():
+    for groups, harm in ((8, False), (16, False), (32, True)):  # from 24 on it is half of what torch's default gives
+        parameter = Parameter("conv.weight", (224, 224 // groups, 3, 3), layer="Conv2d", groups=groups)
+        held = Held(parameter, drawn(parameter, fastinit.Normal(0.0, math.sqrt(2 / (224 * 9)))), normed=False)
+        assert kinds(held) == ([("conv.weight", "scale")] if harm else [])
+        assert noted(held) == ([] if harm else [("conv.weight", "scale")])
+
+
+def test_fans_that_frameworks_use_by_default_are_silent():
+    for parameter in (DEPTHWISE, UPSAMPLING):
+        default = fastinit.TORCH.match(parameter)[1]
+        held = Held(parameter, drawn(parameter, default), normed=False)
+        assert kinds(held) == noted(held) == []
+    two = Parameter("two.weight", (64, 32, 3, 3), layer="Conv2d", groups=2)
+    held = Held(two, drawn(two, fastinit.Normal(0.0, math.sqrt(2 / (64 * 9)))), normed=False)
+    assert kinds(held) == noted(held) == []  # it matters little
     head = weight("head.weight", (1000, 320))
     bound = 1 / math.sqrt(1000)  # as of EfficientNets
     assert kinds(Held(head, drawn(head, fastinit.Uniform(-bound, bound)))) == []
     lecun = weight("head.weight", (64, 64))  # enlarged for a truncation that never happens
     assert kinds(Held(lecun, drawn(lecun, fastinit.Normal(0.0, 0.125 / 0.8796)))) == []
+
+
+@pytest.mark.parametrize("factor", [10.0, 0.05])
+def test_a_weight_that_is_unlike_those_in_its_place(factor):
+    def blocks(stds):
+        parameters = [weight(f"blocks.{number}.up.weight", (192, 192)) for number in range(len(stds))]
+        normals = [fastinit.Normal(0.0, std) for std in stds]
+        return [Held(one, drawn(one, normal)) for one, normal in zip(parameters, normals, strict=True)]
+
+    (finding,) = judge_parameters(blocks([0.02, 0.02, 0.02 * factor, 0.02]))[0]
+    assert (finding.name, finding.kind) == ("blocks.2.up.weight", "scale")
+    assert "where 3 weights in its place in other blocks have 0.0" in finding.message
+    assert kinds(*blocks([0.02] * 4)) == []
+    # where most weights follow a scheme as well
+    assert kinds(*blocks([192**-0.5, 192**-0.5, 192**-0.5 * factor, 192**-0.5])) == [("blocks.2.up.weight", "scale")]
+    assert kinds(*blocks([0.02, 0.02, 0.02 * factor])) == []  # too few
+    assert kinds(*blocks([0.02, 0.02 * factor, 0.02 * factor, 0.02])) == []  # two designs
+    assert kinds(*blocks([0.02, 0.014, 0.01, 0.008])) == []  # by depth
 
 
 def test_scales_of_no_scheme():
@@ -274,6 +357,10 @@ def test_the_break_is_the_largest_jump():
     head = layer("head", 0.0, closed=True, received=1.0)
     assert broken([layer("a"), layer("b"), head]) == ("healthy", [])
     assert broken([layer("a"), layer("b", 0.0), layer("head", 0.0, closed=True, received=0.0)])[0] == "vanishing"
+    silent = layer("head", 0.0, closed=True, received=0.0)
+    assert broken([layer("a"), layer("b"), silent]) == ("vanishing", [("head", "vanishing")])
+    gate = layer("gate", linear=False, closed=True)
+    assert broken([layer("a"), gate, layer("b", response=0.0), layer("c"), layer("head")])[0] == "healthy"
     _, _, (finding,) = judge_chain([layer("a"), layer("b", 1e-5)])
     assert finding.remedy.startswith("Rule('Linear', 'b.weight', VarianceScaling(scale=2.0")
 
@@ -305,6 +392,32 @@ def test_a_decoder_has_an_input_of_its_own():
     assert judge_chain([layer("a"), layer("b"), last], output=2.0)[0] == "healthy"
 
 
+def test_branches_inside_what_begins_closed_are_judged_each_by_itself():
+    gate = layer("gate", linear=False, closed=True)
+    query = layer("query", response=1e-9, reads=(1,))
+    values = layer("values", response=1e-3, reads=(1,))
+    head = layer("head", reads=(4,))
+    assert broken([layer("a"), gate, query, values, gate, head])[0] == "healthy"  # both are given what the gate gave
+    weak = layer("values", response=1e-3, reads=(2,))
+    assert broken([layer("a"), gate, query, weak, gate, head]) == ("vanishing", [("values", "vanishing")])
+    strong = layer("query", response=1e-3, reads=(1,))
+    later = layer("values", response=1e-9, reads=(1,)), layer("out", response=1e-3, reads=(3,))
+    assert broken([layer("a"), gate, strong, *later, gate, head])[0] == "healthy"
+
+
+def test_heads_side_by_side_may_begin_small():
+    body, first, second = (
+        layer("a"),
+        layer("head", 1e-5, reads=(1,), received=0.1),
+        layer("dist", 9e-6, reads=(1,), received=0.1),
+    )
+    assert broken([body, layer("b"), first, second])[0] == "healthy"
+    for other in (layer("head", 1e-5, reads=(0,), received=0.1), layer("head", 1e-5, reads=(1,), received=0.2)):
+        assert broken([body, layer("b"), other, second])[0] == "vanishing"
+    assert broken([first, second])[0] == "healthy"
+    assert broken([body, second])[0] == "vanishing"  # there is nothing else
+
+
 def test_norms_make_gradients_grow_and_closed_branches_hold_them_back():
     norm = layer("norm", linear=False, norm=True)
     deep = [one for number in range(40) for one in (layer(f"{number}", response=1.3 ** (40 - number)), norm)]
@@ -319,6 +432,55 @@ def test_norms_make_gradients_grow_and_closed_branches_hold_them_back():
     assert judge_chain([layer("a", response=1e-9), layer("b", response=1e-9), layer("c"), gate])[0] == "vanishing"
 
 
+def test_zeros_that_will_never_get_a_gradient():
+    def found(*after):
+        zero = layer("zero", 0.0, closed=True, dead=1.0, received=1.0, reads=(0,))
+        return [
+            kind for name, kind in broken([layer("a"), zero, *after, layer("head", reads=(9,))])[1] if name == "zero"
+        ]
+
+    shut = layer("norm", 0.0, linear=False, norm=True, closed=True, received=0.0, reads=(1,))
+    opens = layer("scale", linear=False, closed=True, received=1.0, reads=(1,))
+    relu = layer("relu", linear=False, received=0.0, reads=(1,))
+    assert found(shut) == ["dead"]  # a branch that begins closed at both ends
+    assert found(relu) == ["dead"]  # a rectifier has no slope at 0
+    assert found(opens) == []  # it learns first
+    after_the_sum = layer("scale", linear=False, closed=True, received=1.0, reads=(0, 2))
+    assert found(relu, after_the_sum) == ["dead"]
+    shortcut, joined = (
+        layer("shortcut", reads=(0,)),
+        layer("scale", linear=False, closed=True, received=1.0, reads=(2, 3)),
+    )
+    assert found(relu, shortcut, joined) == ["dead"]
+    assert found() == []  # a head
+    alive = layer("zero", 0.0, closed=True, dead=0.0, reads=(0,))
+    assert broken([layer("a"), alive, relu, layer("head", reads=(9,))])[1] == []
+
+
+@pytest.mark.parametrize(("peers", "kind"), [(3, "untouched"), (2, None)])
+def test_zeros_among_weights_in_their_place(peers, kind):
+    parameters = [weight(f"blocks.{number}.up.weight") for number in range(peers + 1)]
+    held = [Held(one, drawn(one)) for one in parameters[1:]]
+    assert kinds(*held, zeros(parameters[0])) == ([("blocks.0.up.weight", kind)] if kind else [])
+    chain = [Held(weight(f"{number}.weight"), drawn(weight(f"{number}.weight"))) for number in range(peers)]
+    assert kinds(*chain, zeros(weight(f"{peers}.weight"))) == []  # the last layer of a chain
+    by_design = [zeros(weight(f"blocks.{number}.up.weight")) for number in range(2)]
+    others = [Held(weight(f"{name}.weight"), drawn(weight(f"{name}.weight"))) for name in "abc"]
+    assert kinds(*others, *held, *by_design) == []
+
+
+def test_a_weight_before_a_norm_that_is_far_below_its_models_scheme():
+    body = [weight(f"{number}.weight", (256, 256 + number)) for number in range(3)]
+    held = [Held(one, drawn(one, fastinit.he_normal(layout="OI"))) for one in body]
+    small = weight("small.weight", (64, 128))
+    for normed, kind in ((True, [("small.weight", "scale")]), (False, []), (None, [])):
+        low = Held(small, drawn(small, fastinit.Normal(0.0, 0.006)), normed=normed)
+        assert kinds(*held, low) == kind
+        enough = Held(small, drawn(small, fastinit.Normal(0.0, 0.012)), normed=normed)
+        assert kinds(*held, enough) == []
+    assert kinds(Held(small, drawn(small, fastinit.Normal(0.0, 0.006)), normed=True)) == []  # no scheme is followed
+
+
 def test_dead_layers():
     dead = layer("b", response=0.0, dead=1.0)
     assert ("b", "dead") in broken([layer("a", response=0.0, dead=1.0), dead, layer("c"), layer("d")])[1]
@@ -331,6 +493,9 @@ def test_dead_layers():
 def test_an_audit_says_what_it_found():
     empty = Audit(())
     assert empty and empty.ok and str(empty) == "nothing found\nnot run: no batch was given"
+    with_note = Audit((), notes=(Finding("head.weight", "zero", "all its elements are 0"),))
+    assert with_note.ok and "note: head.weight: all its elements are 0" in str(with_note)
+    assert with_note.as_dict()["notes"][0]["kind"] == "zero"
     found = Audit(
         (Finding("a.weight", "scale", "too large", "Rule(...)"),), (layer("a", math.inf),), "exploding", "why"
     )

@@ -54,6 +54,15 @@ def test_the_gradients_of_a_layer():
     assert (after.name, after.width, after.variance) == (before.name, before.width, before.variance)
 
 
+def test_units_without_a_gradient_and_with_other_signs_are_not_dead():
+    array = np.abs(values())
+    array[:, ::2] *= -1
+    assert differentiated(measured("layer", array), array, np.zeros_like(array)).dead == 0.5  # a branch that is dropped
+    for sign in (1, -1):
+        same = sign * np.abs(array)
+        assert differentiated(measured("layer", same), same, np.zeros_like(array)).dead == 1.0
+
+
 def test_too_few_values_say_nothing_of_dead_units():
     gradients = np.zeros((7, 4))
     assert differentiated(measured("layer", gradients), gradients, gradients).dead is None

@@ -105,7 +105,7 @@ def differences(authors: list[nn.Module], models: list[nn.Module]) -> Iterator[D
         tensors = [[model.get_parameter(name).detach() for model in group] for group in (authors, models)]
         if any(tensor.is_meta for tensor in tensors[1]):
             yield Difference("drawn", name, "still on the meta device")
-        elif found_here := _values(*tensors, chance):
+        elif found_here := other_values(*tensors, chance):
             yield Difference(found_here[0], name, found_here[1])
     yield from _copies(authors, models)
     yield from _buffers(authors, models)
@@ -152,8 +152,18 @@ def _facts(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
 # Values of a parameter
 
 
-def _values(authors: list[torch.Tensor], models: list[torch.Tensor], chance: float) -> tuple[str, str] | None:
-    """(kind, reason) of what is different, or None."""
+def other_values(
+    authors: list[torch.Tensor], models: list[torch.Tensor], chance: float = ACCIDENT
+) -> tuple[str, str] | None:
+    """In what one parameter differs: ("constant", "drawn" or "distribution", what was found), or None.
+
+    Parameters
+    ----------
+    authors, models : list of tensor
+        As the author's three constructions have it, and as two of ours.
+    chance : float
+        That the test of its distribution fails by accident.
+    """
     if not authors[0].numel():
         return None
     same = _same(authors[0], authors[1]) & _same(authors[0], authors[2])
@@ -339,7 +349,7 @@ def _normalized(model: nn.Module) -> set[str]:
                 norms, directions = tensors[one].detach().double(), tensors[two].detach().double()
                 axes = [axis for axis, size in enumerate(norms.shape) if size == 1]
                 if norms.dim() == directions.dim():
-                    actual = directions.norm(dim=axes, keepdim=True)
+                    actual = directions.square().sum(dim=axes, keepdim=True).sqrt()
                     if actual.shape == norms.shape and torch.allclose(actual, norms, rtol=1e-4):
                         found.add(name)
     return found

@@ -1,5 +1,6 @@
 """audit() of other libraries' models as they construct them: no finding, and a healthy verdict."""
 
+import copy
 import random
 import warnings
 
@@ -10,6 +11,8 @@ from torch import nn  # noqa: E402
 from zoos import load_timm  # noqa: E402
 
 from fastinit.adapters.torch.auditing import audit  # noqa: E402
+from fastinit.adapters.torch.layers import parameters  # noqa: E402
+from fastinit.extending import is_linear_map  # noqa: E402
 
 # What case B14 names, and the libraries' own defaults that were taken for faults.
 NAMED = {
@@ -73,6 +76,88 @@ def test_a_sample_of_timm(name):
 )
 def test_all_of_them(library, name):
     check(library, name)
+
+
+# Real models that somebody breaks
+
+
+def maps(model):
+    return [place for place in parameters(model) if is_linear_map(place.parameter)]
+
+
+def middle(model):
+    """A weight in the middle of a model, and one of many units."""
+    several = [place for place in maps(model) if place.parameter.groups == 1 and len(place.tensor) > 1]
+    return several[len(several) // 2]
+
+
+def scaled(factor):
+    def change(model):
+        middle(model).tensor.mul_(factor)
+        return {middle(model).parameter.name}
+
+    return change
+
+
+def one_row(model):
+    tensor = middle(model).tensor
+    tensor.copy_(tensor[:1].expand_as(tensor))
+    return {middle(model).parameter.name}
+
+
+def larger_in_every_layer(model):
+    for place in maps(model):
+        place.tensor.mul_(20.0)
+    return {place.parameter.name for place in maps(model)}
+
+
+def depthwise_by_fan_out(model):
+    depthwise = {name: layer for name, layer in model.named_modules() if getattr(layer, "groups", 1) > 1}
+    generator = torch.Generator().manual_seed(0)
+    for layer in depthwise.values():
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", generator=generator)
+    return {f"{name}.weight" for name in depthwise}
+
+
+BREAKS = {
+    "ten times as large": scaled(10.0),
+    "a twentieth": scaled(0.05),
+    "zeros": scaled(0.0),
+    "one row for all": one_row,
+    "larger in every layer": larger_in_every_layer,
+    "depthwise by fan_out": depthwise_by_fan_out,
+}
+# Each with its options, and what does it no harm.
+BROKEN = {
+    "resnet18": ({}, {"depthwise by fan_out"}),  # it has none; the last norm in each block begins at zero
+    "vit_tiny_patch16_224": ({"img_size": 64, "depth": 6}, {"depthwise by fan_out"}),
+    "mobilenetv2_050": ({}, {"depthwise by fan_out"}),  # norms make up for it: torchvision's is like that
+    "pvt_v2_b0": ({}, {"a twentieth", "zeros"}),  # of the last layer of a branch
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_real_models_that_are_broken(name):
+    options, harmless = BROKEN[name]
+    torch.manual_seed(0)
+    model = timm().create_model(name, **options)
+    batch = torch.randn((4, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    state = copy.deepcopy(model.state_dict())
+    for what, change in BREAKS.items():
+        with torch.no_grad():
+            wrong = change(model)
+        found = {one.name if one.name in wrong else f"{one.name}.weight" for one in audit(model, batch).findings}
+        if what in harmless:
+            assert not found, (what, found)
+        else:
+            assert found & wrong, what
+            assert len(wrong) > 1 or found <= wrong | {f"{one}.weight" for one in wrong}, (what, found)
+        model.load_state_dict(state)
+
+
+def test_layer_scales_inside_a_block_hold_gradients_back():
+    for name in ("cait_xxs24_224", "efficientformerv2_s0"):
+        check("timm", name)
 
 
 class Vision(nn.Module):

@@ -34,8 +34,21 @@ def kinds(found):
     return [(finding.name.removeprefix("perceptron/"), finding.kind) for finding in found.findings]
 
 
-def perceptron(depth=4, activation="relu", filled=True):
-    hidden = [layers.Dense(64, activation=activation, name=f"layer{number}") for number in range(depth - 1)]
+def opaque(kind):
+    """A class of layers that do the same, and of which nobody can tell with what they make their variables."""
+
+    class Opaque(kind):
+        def build(self, input_shape):
+            super().build(input_shape)
+
+        def get_config(self):
+            raise NotImplementedError
+
+    return Opaque
+
+
+def perceptron(depth=4, activation="relu", filled=True, dense=layers.Dense):
+    hidden = [dense(64, activation=activation, name=f"layer{number}") for number in range(depth - 1)]
     model = keras.Sequential([keras.Input((64,)), *hidden, layers.Dense(64, name="head")], name="perceptron")
     if filled:
         initialize(model, "auto")
@@ -92,8 +105,8 @@ HEALTHY = (
 )
 
 
-def planted(change):
-    model = perceptron()
+def planted(change, dense=layers.Dense):
+    model = perceptron(dense=dense)
     kernel = array(model.get_layer("layer1").kernel).astype("float32")
     model.get_layer("layer1").kernel.assign(change(kernel))
     return kinds(audit(model))
@@ -102,16 +115,19 @@ def planted(change):
 def test_planted_faults_of_a_kernel_are_found():
     name = "layer1/kernel"
     rng = np.random.default_rng(0)
-    assert planted(lambda kernel: kernel) == []
-    assert planted(np.zeros_like) == [(name, "untouched")]
-    assert planted(lambda kernel: kernel * 1e30) == [(name, "untouched")]
-    assert planted(lambda kernel: np.full_like(kernel, 0.1)) == [(name, "constant")]
-    assert planted(lambda kernel: np.where(kernel > 0.5, np.nan, kernel)) == [(name, "not finite")]
-    assert planted(lambda kernel: kernel[:, [*range(63), 5]]) == [(name, "identical rows")]
-    assert planted(lambda kernel: np.where(np.arange(64) < 2, 0.3, kernel)) == [(name, "constant rows")]
-    assert planted(lambda kernel: kernel * 2) == [(name, "scale")]  # fan_in / 4, as of a shard
-    assert planted(lambda kernel: rng.standard_normal(kernel.shape)) == [(name, "scale")]
-    assert planted(np.abs) == [(name, "scale")]
+    for dense in (layers.Dense, opaque(layers.Dense)):
+        assert planted(lambda kernel: kernel, dense) == []
+        assert planted(np.zeros_like, dense) == [(name, "scale" if dense is layers.Dense else "untouched")]
+        assert planted(lambda kernel: kernel * 1e30, dense) == [(name, "untouched")]
+        assert planted(lambda kernel: np.full_like(kernel, 0.1), dense) == [(name, "constant")]
+        assert planted(lambda kernel: np.where(kernel > 0.5, np.nan, kernel), dense) == [(name, "not finite")]
+        assert planted(lambda kernel: kernel * 2, dense) == [(name, "scale")]  # fan_in / 4, as of a shard
+        assert planted(lambda kernel: rng.standard_normal(kernel.shape), dense) == [(name, "scale")]
+        assert planted(np.abs, dense) == [(name, "scale")]
+    # in moments that are the author's
+    assert planted(lambda kernel: kernel[:, [*range(63), 5]], opaque(layers.Dense)) == [(name, "identical rows")]
+    many = planted(lambda kernel: np.where(np.arange(64) < 2, 0.3, kernel), opaque(layers.Dense))
+    assert many == [(name, "constant rows")]
 
 
 def test_copies_and_wrong_fans_are_found():
@@ -125,10 +141,78 @@ def test_copies_and_wrong_fans_are_found():
     assert kinds(audit(model)) == []  # Keras's default, though its fans are wrong as well
     depthwise.kernel.assign(keras.initializers.HeNormal(seed=1)((3, 3, 32, 16)))
     (finding,) = audit(model).findings
+    assert (finding.kind, finding.message.partition(" by ")[2]) == ("scale", "the author's code")
+    depthwise = opaque(layers.DepthwiseConv2D)(3, depth_multiplier=16, activation="relu", name="depthwise")
+    model = keras.Sequential([keras.Input((12, 12, 32)), depthwise], name="perceptron")
+    depthwise.kernel.assign(keras.initializers.HeNormal(seed=1)((3, 3, 32, 16)))
+    (finding,) = audit(model).findings
     assert kinds(audit(model)) == [("depthwise/kernel", "scale")]
     assert "He's scheme" in finding.message or "the rule for its activation" in finding.message
     assert "wrong fans, read off the shape" in finding.message
-    assert "Rule('DepthwiseConv2D', 'perceptron/depthwise/kernel', VarianceScaling(scale=2.0" in finding.remedy
+    assert "'perceptron/depthwise/kernel', VarianceScaling(scale=2.0" in finding.remedy
+
+
+class Scaled(layers.Layer):
+    """A layer scale: it lets next to nothing of its branch pass at first."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=shape[-1:], initializer=keras.initializers.Constant(1e-6), name="gamma")
+
+    def call(self, inputs):
+        return inputs * self.gamma
+
+
+class RootMeanSquare(layers.Layer):
+    """A norm of an author's own."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[-1:], initializer="zeros", name="scale")
+
+    def call(self, inputs):
+        return inputs / keras.ops.sqrt(keras.ops.mean(inputs**2, -1, keepdims=True) + 1e-6) * (1 + self.scale)
+
+
+def closed(head="zeros"):
+    """What authors set to zero or nearly: the last norm of a branch, its last map, its scale, and the head."""
+    image = keras.Input((8, 8, 16), name="image")
+    zero, convolution = {"gamma_initializer": "zeros"}, {"padding": "same", "use_bias": False}
+    x = layers.Conv2D(32, 3, name="stem", **convolution)(image)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    branch = layers.BatchNormalization(name="last_norm", **zero)(layers.Conv2D(32, 3, name="one", **convolution)(x))
+    x = layers.ReLU()(layers.Add()([x, branch]))
+    branch = layers.Conv2D(32, 3, activation="relu", name="two", **convolution)(x)
+    x = layers.Add()([x, layers.Conv2D(32, 1, kernel_initializer="zeros", name="last")(branch)])
+    x = layers.Add()([x, Scaled(name="scale")(layers.Dense(32, name="three")(RootMeanSquare(name="own_norm")(x)))])
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, layers.Dense(8, kernel_initializer=head, name="head")(x), name="closed")
+
+
+def test_what_an_author_sets_to_zero_is_no_fault():
+    keras.utils.set_random_seed(2)
+    model, batch = closed(), inputs(16, 8, 8, 16)
+    found = audit(model, batch)
+    assert found.ok and found.verdict == "healthy", str(found)
+    by_name = {layer.name: layer for layer in found.layers}
+    assert {name for name, layer in by_name.items() if layer.closed} == {"last_norm", "last", "scale", "head"}
+    assert {name for name, layer in by_name.items() if layer.norm} == {"norm", "last_norm", "own_norm"}
+    assert {name for name, layer in by_name.items() if layer.starts} == {"stem"}
+    assert by_name["stem"].response > 0  # past a head of zeros
+    initialize(model, seed=1)
+    assert audit(model).ok
+    model.get_layer("two").kernel.assign(np.zeros((3, 3, 32, 32)))
+    model.get_layer("last").kernel.assign(inputs(1, 1, 32, 32))
+    assert kinds(audit(model)) == [("two/kernel", "scale"), ("last/kernel", "not as written")]
+
+
+def test_a_network_that_is_cut_is_found():
+    def cut(value):
+        hidden = [layers.Dense(64, name=f"layer{number}") for number in range(6)]
+        stack = [each for layer in hidden for each in (layer, layers.BatchNormalization(), layers.ReLU())]
+        model = keras.Sequential([keras.Input((64,)), *stack], name="perceptron")
+        model.get_layer("layer3").kernel.assign(np.full((64, 64), value))
+        return audit(model, inputs(32, 64)).verdict
+
+    assert (cut(0.0), cut(0.1)) == ("vanishing", "symmetric")
 
 
 def test_healthy_models_are_silent_by_keras_and_by_fastinit():

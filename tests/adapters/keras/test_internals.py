@@ -138,6 +138,18 @@ def test_the_layout_of_a_variable():
         assert hasattr(variable, "_layout"), f"{CHANGED}Variable._layout of the JAX backend is gone"
 
 
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="TensorFlow's tapes")
+def test_what_a_tape_watches():
+    import tensorflow as tf
+
+    one, other = tf.ones(2), tf.ones(2)
+    assert not internals.is_watched(one)
+    with tf.GradientTape() as tape:
+        tape.watch(one)
+        assert internals.is_watched(one * 2), f"{CHANGED}tensorflow.python.eager.record"
+        assert not internals.is_watched(other * 2), f"{CHANGED}tensorflow.python.eager.record"
+
+
 def test_a_call_is_looked_up_when_a_layer_is_called():
     dense = layers.Dense(3, activation="relu")
     dense.build((None, 2))
@@ -169,6 +181,14 @@ def test_what_variables_are_made_with():
     plain = layers.Dense(3)
     plain.build((None, 4))
     assert internals.made_with(plain.kernel) is None
+
+
+def test_an_assigned_variable_no_longer_says_what_it_was_made_with():
+    with internals.noting():
+        variable = keras.Variable("zeros", shape=(3,), dtype="float32")
+        assert internals.made_with(variable) is not None
+        variable.assign(np.ones(3, "float32"))
+    assert internals.made_with(variable) is None, f"{CHANGED}Variable.assign"
 
 
 def test_layers_are_built_apart():

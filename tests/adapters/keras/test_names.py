@@ -152,6 +152,25 @@ def test_a_loaded_model_has_the_names_of_the_one_that_was_saved(tmp_path):
     assert replay(record, keras.models.load_model(tmp_path / "model.keras")) == record
 
 
+def test_models_within_a_model_whose_variables_have_one_path():
+    def tower(name):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, layers.Dense(3, name="head")(layers.Dense(5)(inputs)), name=name)
+
+    def towers(*names):
+        inner = [tower(name) for name in names]
+        inputs = [keras.Input((4,)) for _ in inner]
+        return keras.Model(inputs, [each(one) for each, one in zip(inner, inputs, strict=True)])
+
+    for _ in range(2):
+        names = [place.parameter.name for place in parameters(towers("left", "right"))]
+        heads = ["left/head/kernel", "left/head/bias", "right/head/kernel", "right/head/bias"]
+        assert [name for name in names if "head" in name] == heads
+        assert len(set(names)) == 8
+    unnamed = [place.parameter.name for place in parameters(towers(None, None))]
+    assert [name for name in unnamed if "head/kernel" in name] == ["functional/head/kernel", "functional_1/head/kernel"]
+
+
 def test_a_layer_alone():
     layer = layers.Dense(3)
     layer.build((None, 4))

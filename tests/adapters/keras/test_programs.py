@@ -357,6 +357,79 @@ def test_what_a_build_assigns_counts():
     assert "'net/assigned/table'" in str(error) and "'net/assigned/made'" not in str(error)
 
 
+class Holder(layers.Layer):
+    """Its build writes over what a layer within it made."""
+
+    def build(self, shape):
+        self.inner = layers.Dense(6, kernel_initializer="zeros", name="inner")
+        self.inner.build(shape)
+        self.inner.bias.assign(np.arange(6, dtype="float32"))
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+def test_what_a_holder_assigns_to_a_layer_within_it_counts():
+    def make():
+        return keras.Sequential([keras.Input(VECTOR), Holder(name="holder")], name="net")
+
+    with recorded():
+        noted = make()
+    for model in (make(), noted):
+        bias = model.layers[0].inner.bias
+        bias.assign(np.zeros(6, "float32"))
+        initialize(model)
+        assert np.array_equal(array(bias), np.arange(6))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Interpolated(layers.Layer):
+    """Its build computes a table from one that it draws, as DINOv2 computes its positions."""
+
+    def build(self, shape):
+        initializer = keras.initializers.RandomNormal(stddev=0.1)
+        self.source = self.add_weight(shape=(60, 40), initializer=initializer, trainable=False, name="source")
+        self.table = self.add_weight(shape=(60, 20), initializer="zeros", name="table")
+        self.table.assign(self.source[:, ::2] + self.source[:, 1::2])
+
+    def call(self, inputs):
+        return inputs
+
+
+def test_what_a_build_computes_from_draws_is_computed_again():
+    def make(name="interpolated"):
+        return keras.Sequential(
+            [keras.Input(VECTOR), Interpolated(name=name), layers.Dense(3, name="head")], name="net"
+        )
+
+    model = make()
+    source = array(model.layers[0].source)
+    record = initialize(model, seed=1)
+    first = array(model.layers[0].table)
+    entry = record["net/interpolated/table"]
+    assert entry.rule.startswith("the author's own: ") and entry.rule.endswith(".build")
+    assert isinstance(entry.initializer, fastinit.Replayed) and entry.initializer.draws == 1
+    assert 0.13 < first.std() < 0.153 and np.array_equal(array(model.layers[0].source), source)
+    assert replay(record.to_json(), make()) == record
+    initialize(model, seed=2)
+    assert not np.array_equal(array(model.layers[0].table), first)
+
+
+class Written(layers.Layer):
+    """Keras cannot build it again, and its constructor writes over what it made."""
+
+    def __init__(self, function, **named):
+        super().__init__(**named)
+        self.table = self.add_weight(shape=(4,), initializer="zeros", name="table")
+        self.table.assign(function(np.arange(4, dtype="float32")))
+
+
+def test_a_note_that_is_no_longer_true_is_none():
+    with recorded():
+        layer = Written(abs, name="written")
+    assert "'table' of shape" in str(refusal(initialize, layer))
+
+
 def test_frozen_variables_stay_unless_asked():
     model = keras.Sequential(
         [

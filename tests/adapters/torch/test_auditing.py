@@ -83,6 +83,32 @@ def copied_layers():
     return nn.Sequential(layer, nn.Tanh(), copy.deepcopy(layer)), "2.weight", "identical tensors"
 
 
+class Images(nn.Module):
+    """A transposed convolution, with activations and no norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 96, 3)
+        self.up = nn.ConvTranspose2d(96, 21, 24, stride=8)
+        self.head = nn.Conv2d(21, 21, 1)
+
+    def forward(self, image):
+        return self.head(self.up(self.stem(image).relu()).relu())
+
+
+def depthwise_with_the_fans_of_all_groups():
+    layers = [nn.Conv2d(3, 96, 3), nn.ReLU(), nn.Conv2d(96, 96, 3, groups=96), nn.Dropout(0.1), nn.ReLU()]
+    model = initialized(nn.Sequential(*layers, nn.Conv2d(96, 21, 1)))
+    nn.init.kaiming_normal_(model[2].weight, mode="fan_out", generator=seeded())
+    return model, "2.weight", "scale"
+
+
+def transposed_without_its_stride():
+    model = initialized(Images())
+    nn.init.kaiming_normal_(model.up.weight, mode="fan_out", generator=seeded())
+    return model, "up.weight", "scale"
+
+
 def a_shards_fan():
     model = perceptron()
     fill_(model[2].weight, fastinit.Normal(0.0, math.sqrt(2 / (64 / 4))), fastinit.Key(0))
@@ -139,8 +165,9 @@ def infinite():
 
 
 FAULTS = [
-    zeros, memory_that_nobody_wrote, tied_by_mistake, copied_layers, a_shards_fan,
-    exchanged_fans, naive_normal, not_around_zero, constant, constant_rows, identical_rows, not_a_number, infinite,
+    zeros, memory_that_nobody_wrote, tied_by_mistake, copied_layers, depthwise_with_the_fans_of_all_groups,
+    a_shards_fan, exchanged_fans, naive_normal, not_around_zero, constant, constant_rows, identical_rows, not_a_number,
+    infinite,
 ]  # fmt: skip
 
 
@@ -157,6 +184,43 @@ def test_one_layer_in_three_places_is_found_for_every_matrix_of_it():
     assert {finding.kind for finding in audit(model).findings} == {kind}
     weights = {"0.self_attn.in_proj_weight", "0.self_attn.out_proj.weight", "0.linear1.weight", "0.linear2.weight"}
     assert weights <= {finding.name for finding in audit(model).findings}
+
+
+def test_a_wrong_fan_that_nothing_says_the_harm_of_is_noted_without_a_batch_and_found_with_one():
+    model, name, kind = transposed_without_its_stride()  # what follows is the code of a forward method
+    assert audit(model).ok and [(note.name, note.kind) for note in audit(model).notes] == [(name, kind)]
+    found = audit(model, inputs(2, 3, 8, 8))
+    assert [(finding.name, finding.kind) for finding in found.findings] == [(name, kind)] and not found.notes
+    model, name, kind = depthwise_with_the_fans_of_all_groups()
+    assert "without the groups" in audit(model).findings[0].message
+    assert [finding.name for finding in audit(model, inputs(2, 3, 8, 8)).findings] == ["2.weight"]
+    model[3] = nn.BatchNorm2d(96)
+    assert audit(model).ok and audit(model, inputs(2, 3, 8, 8)).ok and not audit(model).notes
+
+
+def test_zeros_of_ones_own_that_stop_the_signal():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(64, 64))
+
+        def forward(self, given):
+            return given @ self.weight
+
+    model = nn.Sequential(nn.Linear(64, 64), Own())
+    assert audit(model).ok  # as it may be an adapter
+    assert audit(model, inputs(8, 64)).verdict == "vanishing"
+    model.append(nn.Linear(64, 64))
+    assert audit(model, inputs(8, 64)).verdict == "vanishing"
+
+
+def test_a_head_of_zeros_is_noted():
+    model = perceptron()
+    nn.init.zeros_(model[-1].weight)
+    found = audit(model, inputs(16, 64))
+    assert found.ok and found.verdict == "healthy"
+    assert [(note.name, note.kind) for note in found.notes] == [("6.weight", "zero")]
+    assert "note: 6.weight: all its elements are 0" in str(found)
 
 
 def test_the_message_says_which_fans_and_what_mends_it():

@@ -75,6 +75,31 @@ def test_gradients_are_those_of_autograd():
     assert math.isclose(found.layers[1].response, (gradient * hidden).double().square().sum(), rel_tol=1e-4)
 
 
+class Residual(nn.Module):
+    """A branch beside a sum, three maps of one input, a loop over time in plain operators, and a change in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.relu = nn.Linear(64, 64), nn.LayerNorm(64), nn.ReLU(inplace=True)
+        self.query, self.value, self.out, self.head = (nn.Linear(64, 64) for _ in range(4))
+
+    def forward(self, given):
+        stream = self.stem(given)
+        normed = self.norm(stream)
+        query, value = self.query(normed), self.relu(self.value(normed))
+        for _ in range(2000):
+            query = query * 0.9999
+        stream = stream + 0.1 * self.out(query * value)
+        return self.head(stream)
+
+
+def test_a_call_knows_those_that_it_reads():
+    layers = audit(Residual(), inputs(8, 64)).layers
+    assert {layer.name: layer.reads for layer in layers} == {
+        "stem": (), "norm": (0,), "query": (1,), "value": (1,), "relu": (3,), "out": (2, 4), "head": (0, 5),
+    }  # fmt: skip
+
+
 class Stateful(nn.Module):
     """Dropout, running statistics, a spectral norm that learns when it runs, a frozen layer; and it can fail."""
 
