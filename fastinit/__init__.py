@@ -65,6 +65,7 @@ from fastinit.models.digests import digest
 from fastinit.models.recipes import AUTO, FANS, OWN, RECIPES, TORCH, assigned, recipe_named
 from fastinit.models.records import Entry, Record
 from fastinit.models.rules import Parameter, Recipe, Rule, UnmatchedParameter
+from fastinit.models.selecting import Selection, selected
 from fastinit.models.verifying import Verification, Verified
 from fastinit.presets import (
     PRESETS,
@@ -136,6 +137,7 @@ __all__ = [
     "Replayed",
     "Rule",
     "Sampling",
+    "Selection",
     "Sparse",
     "StructuredInitializer",
     "TruncatedNormal",
@@ -179,6 +181,7 @@ __all__ = [
     "recipe_named",
     "recommend",
     "sample",
+    "selected",
     "targets",
     "torch_default_uniform",
     "words",

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 import fastinit
-from fastinit import Entry, Keep, Recipe, Record, digest, recipe_named
+from fastinit import Entry, Keep, Recipe, Record, Selection, digest, recipe_named, selected
 from fastinit.adapters.keras.layers import Place, known, parameters, statistics
 from fastinit.adapters.keras.tensors import assign, memory_of
 from fastinit.extending import (
@@ -37,6 +37,8 @@ def initialize(
     *,
     unmatched: str = "error",
     frozen: bool = False,
+    only: Selection | None = None,
+    skip: Selection | None = None,
     digests: bool = True,
 ) -> Record:
     """Gives every variable of a model that is made to be trained new values, each by its own key.
@@ -64,6 +66,9 @@ def initialize(
     frozen : bool
         Whether variables of frozen layers are filled too. Otherwise they stay as they are, and so do the running
         statistics of their norms.
+    only, skip : str, sequence of str, callable or None
+        The variables that are meant, see :func:`fastinit.selected`: patterns of names, or a function of a
+        :class:`fastinit.Parameter`. Everything else keeps its values, and needs no rule.
     digests : bool
         Whether the record holds digests of the bytes, for :func:`replay` to compare.
 
@@ -100,9 +105,11 @@ def initialize(
     places = known(model, parameters(model), frozen)
     chosen = recipe_named("own" if recipe is None else recipe)
     described = [place.parameter for place in places]
-    entries = planned(described, _dtypes(places), chosen, seed, unmatched, frozen=frozen)
-    written = _written(model, places, entries, digests)
-    return Record(tuple(written), seed, chosen.name, fastinit.__version__)
+    asked = selected(described, only, skip)
+    entries = planned(described, _dtypes(places), chosen, seed, unmatched, frozen=frozen, asked=asked)
+    written = _written(model, places, entries, digests, partly=not all(asked))
+    meant = tuple(entry for entry, is_asked in zip(written, asked, strict=True) if is_asked)
+    return Record(meant, seed, chosen.name, fastinit.__version__)
 
 
 @in_stream_environment
@@ -148,7 +155,10 @@ def _dtypes(places: Sequence[Place]) -> list[str]:
     return [keras.backend.standardize_dtype(place.variable.dtype) for place in places]
 
 
-def _written(model: Any, places: Sequence[Place], entries: Sequence[Entry], digests: bool) -> list[Entry]:
+def _written(
+    model: Any, places: Sequence[Place], entries: Sequence[Entry], digests: bool, partly: bool = False
+) -> list[Entry]:
+    """The entries, once the variables hold what they say; `partly`: layers without a variable among them stay."""
     written = []
     kept: dict[int, bool] = {}
     for place, entry in zip(places, entries, strict=True):
@@ -158,6 +168,6 @@ def _written(model: Any, places: Sequence[Place], entries: Sequence[Entry], dige
             assign(place.variable, entry.initializer, entry.key)
         written.append(replace(entry, digest=digest(memory_of(place.variable)) if digests else None))
     for norm, variable, value in statistics(model):
-        if not kept.get(id(norm), not norm.trainable):  # a pretrained norm keeps its statistics too
+        if not kept.get(id(norm), partly or not norm.trainable):  # a pretrained norm keeps its statistics too
             variable.assign(keras.ops.full(variable.shape, value, dtype=variable.dtype))
     return written

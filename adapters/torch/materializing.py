@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 import fastinit
-from fastinit import Entry, Key, Recipe, Record, recipe_named
+from fastinit import Entry, Key, Recipe, Record, Selection, recipe_named, selected
 from fastinit.adapters.torch.buffers import remake_buffers, reset_norms, restore_buffers, statistics_of
 from fastinit.adapters.torch.internals import apply, carry_hooks, own_parameters
 from fastinit.adapters.torch.layers import Place, originals, parameters
-from fastinit.adapters.torch.models import fill_place, planned_places
+from fastinit.adapters.torch.models import fill_place, planned_places, untouched_modules
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.extending import at_least, in_stream_environment, recipe_for, shown
 
@@ -38,6 +38,8 @@ def materialize(
     *,
     unmatched: str = "error",
     frozen: bool = False,
+    only: Selection | None = None,
+    skip: Selection | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     buffers: Callable[[nn.Module], object] | None = None,
@@ -61,6 +63,8 @@ def materialize(
         As in :func:`~fastinit.adapters.torch.initialize_`.
     unmatched, frozen
         As there; without memory, to stay as it is means what the model's own code does, where it is known.
+    only, skip
+        As there. What is not meant stays on the meta device.
     dtype : torch.dtype, optional
         Of the floating-point parameters; by default the one that each has. Running statistics of norms follow it, other
         buffers keep theirs.
@@ -120,9 +124,11 @@ def materialize(
     if where.type == "meta":
         raise ValueError("device is where the parameters get memory, and the meta device has none")
     everything = parameters(model)
-    places = [place for place in everything if place.tensor.is_meta]
+    asked = selected([place.parameter for place in everything], only, skip)
+    places = [place for place, is_asked in zip(everything, asked, strict=True) if place.tensor.is_meta and is_asked]
     if not places:
-        raise ValueError("no parameter is on the meta device: initialize_() fills a model that has memory")
+        which = "no parameter" if all(asked) else "none of the parameters that are meant"
+        raise ValueError(f"{which} is on the meta device: initialize_() fills a model that has memory")
     flat = next((place.parameter.name for place in places if place.shard is not None), None)
     if flat:
         raise ValueError(
@@ -133,24 +139,29 @@ def materialize(
     sizes = list(map(_size, places, entries))
     with _progress(sum(sizes), progress) as advance:
         restore_buffers(model, where, Key(seed), buffers)
-        _allocate(model, where, dtype)
+        stay = {id(place.tensor) for place, is_asked in zip(everything, asked, strict=True) if not is_asked}
+        _allocate(model, where, dtype, stay)
         filled = []
         for place, entry, size in zip(map(_current, places), entries, sizes, strict=True):
             filled.append(fill_place(place, entry, digests, num_threads))
             advance(size)
-    reset_norms(model)
-    remake_buffers(model, [place.parameter for place in everything], seed)
+    kept = set() if all(asked) else untouched_modules(model, places, entries)
+    reset_norms(model, kept)
+    remake_buffers(model, [place.parameter for place in everything], seed, kept)
     return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
 
 
-def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Memory for all that is on the meta device, by ``Module._apply``, which RNNs and FSDP know how to follow."""
+def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype | None, stay: Container[int]) -> None:
+    """Memory for all that is on the meta device but the parameters that `stay` there.
+
+    By ``Module._apply``, which RNNs and FSDP know how to follow.
+    """
     modules = list(model.modules())
     meta = [
         (module, role, tensor)
         for module in modules
         for role, tensor in own_parameters(module).items()
-        if tensor is not None and tensor.is_meta
+        if tensor is not None and tensor.is_meta and id(tensor) not in stay
     ]
     attributes = [dict(vars(tensor)) for _, _, tensor in meta]
     statistics = {id(buffer) for module in modules for buffer in statistics_of(module).values()}
@@ -160,6 +171,8 @@ def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype | None)
         is_parameter = isinstance(tensor, nn.Parameter)
         changes = dtype is not None and tensor.is_floating_point() and (is_parameter or id(tensor) in statistics)
         wanted = dtype if changes else tensor.dtype
+        if id(tensor) in stay:
+            return tensor
         if not tensor.is_meta:
             return tensor if is_parameter else tensor.to(device, wanted)
         if not is_parameter:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import fastinit
-from fastinit import Entry, Keep, Key, Recipe, Record, digest
+from fastinit import Entry, Keep, Key, Recipe, Record, Selection, digest, selected
 from fastinit.adapters.torch.buffers import remake_buffers, reset_norms
 from fastinit.adapters.torch.drawing import drawing_from
 from fastinit.adapters.torch.internals import singular_vectors
@@ -46,6 +46,8 @@ def initialize_(
     *,
     unmatched: str = "error",
     frozen: bool = False,
+    only: Selection | None = None,
+    skip: Selection | None = None,
     digests: bool = True,
     num_threads: int | None = None,
 ) -> Record:
@@ -74,6 +76,9 @@ def initialize_(
         they are.
     frozen : bool
         Whether frozen parameters whose initialization is unknown are filled too. Otherwise they stay as they are.
+    only, skip : str, sequence of str, callable or None
+        The parameters that are meant, see :func:`fastinit.selected`: patterns of canonical names, or a function of a
+        :class:`fastinit.Parameter`. Everything else keeps its bytes, buffers too, and needs no rule.
     digests : bool
         Whether the record holds digests of the bytes, for :func:`replay` to compare.
     num_threads : int, optional
@@ -82,8 +87,9 @@ def initialize_(
     Returns
     -------
     Record
-        An entry for each parameter, in the model's order. A digest is of the whole tensor's row-major bytes, and None
-        where this process holds only a part of it. A tensor with several names has one entry, under the first.
+        An entry for each parameter that is meant, in the model's order. A digest is of the whole tensor's row-major
+        bytes, and None where this process holds only a part of it. A tensor with several names has one entry, under the
+        first.
 
     Raises
     ------
@@ -111,9 +117,11 @@ def initialize_(
     places = parameters(model)
     chosen = recipe_for(recipe, [place.parameter for place in places])
     _refuse_meta(places)
-    places, entries = planned_places(places, chosen, seed, unmatched=unmatched, frozen=frozen)
-    filled = [fill_place(*pair, digests, num_threads) for pair in zip(places, entries, strict=True)]
-    kept = kept_modules(places, entries)
+    asked = selected([place.parameter for place in places], only, skip)
+    places, entries = planned_places(places, chosen, seed, unmatched=unmatched, frozen=frozen, asked=asked)
+    pairs = zip(places, entries, asked, strict=True)
+    filled = [fill_place(place, entry, digests, num_threads) for place, entry, is_asked in pairs if is_asked]
+    kept = kept_modules(places, entries) if all(asked) else untouched_modules(model, places, entries)
     reset_norms(model, kept)
     remake_buffers(model, [place.parameter for place in places], seed, kept)
     return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
@@ -176,16 +184,18 @@ def planned_places(
     unmatched: str = "error",
     frozen: bool = False,
     in_memory: bool = True,
+    asked: Sequence[bool] | None = None,
 ) -> tuple[list[Place], list[Entry]]:
     """The places with their kinds, and what each is to be filled with, all of it checked.
 
     `dtype` stands in place of the dtypes that the parameters have. `in_memory` is False where they have no values.
+    Those that are not `asked` for get an entry that keeps them.
     """
     changes = [dtype is not None and place.tensor.is_floating_point() for place in places]
     dtypes = [dtype if change else place.tensor.dtype for place, change in zip(places, changes, strict=True)]
     names = [DTYPES.get(own, str(own).removeprefix("torch.")) for own in dtypes]
     described = [place.parameter for place in places]
-    entries = planned(described, names, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory)
+    entries = planned(described, names, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory, asked=asked)
     return check_places(places, entries), entries
 
 
@@ -287,6 +297,17 @@ def kept_modules(places: Iterable[Place], entries: Iterable[Entry]) -> set[nn.Mo
         for module, _ in place.owners:
             kept[module] = kept.get(module, True) and isinstance(entry.initializer, Keep)
     return {module for module, is_kept in kept.items() if is_kept}
+
+
+def untouched_modules(model: nn.Module, places: Iterable[Place], entries: Iterable[Entry]) -> set[nn.Module]:
+    """The modules none of whose own parameters is written."""
+    written = {
+        module
+        for place, entry in zip(places, entries, strict=True)
+        for module, _ in place.owners
+        if not isinstance(entry.initializer, Keep)
+    }
+    return set(model.modules()) - written
 
 
 def _refuse_meta(places: Sequence[Place]) -> None:

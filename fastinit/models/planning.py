@@ -27,6 +27,7 @@ def planned(
     *,
     frozen: bool = False,
     in_memory: bool = True,
+    asked: Sequence[bool] | None = None,
 ) -> list[Entry]:
     """What each parameter is to be filled with in its dtype, checked.
 
@@ -40,7 +41,7 @@ def planned(
         The rules.
     seed : int or str
         Seed of all keys.
-    unmatched, frozen, in_memory
+    unmatched, frozen, in_memory, asked
         As in :func:`fastinit.assigned`.
 
     Raises what :func:`fastinit.assigned` and :func:`check_entry` raise.
@@ -53,7 +54,7 @@ def planned(
     >>> entry.dtype
     'bfloat16'
     """
-    found = assigned(parameters, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory)
+    found = assigned(parameters, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory, asked=asked)
     entries = [replace(entry, dtype=dtype) for entry, dtype in zip(found, dtypes, strict=True)]
     for entry in entries:
         check_entry(entry)

@@ -224,6 +224,7 @@ def assigned(
     *,
     frozen: bool = False,
     in_memory: bool = True,
+    asked: Sequence[bool] | None = None,
 ) -> list[Entry]:
     """An entry for each parameter: its rule, initializer, fans, expected standard deviation and key.
 
@@ -245,6 +246,9 @@ def assigned(
         Whether frozen parameters without a program are initialized too; otherwise they keep their values.
     in_memory : bool
         Whether the parameters have values. Where they have none, to keep them is to have the program's.
+    asked : sequence of bool, optional
+        Which parameters are to be initialized, see :func:`fastinit.selected`; the others keep what they hold, and need
+        no rule.
 
     Raises
     ------
@@ -267,9 +271,12 @@ def assigned(
     entries: dict[str, Entry] = {}
     unanswered: list[Parameter] = []
     lost: list[str] = []
-    for parameter in given:
+    for parameter, is_asked in zip(given, [True] * len(given) if asked is None else asked, strict=True):
         if parameter.name in entries:
             raise ValueError(f"two parameters have the same name {parameter.name!r}, without what wrappers add to it")
+        if not is_asked:
+            entries[parameter.name] = _kept(parameter, key)
+            continue
         try:
             found = choice(parameter, chosen, frozen)
             if found is None:
@@ -307,6 +314,12 @@ def assigned(
             "the others with frozen=True"
         )
     return list(entries.values())
+
+
+def _kept(parameter: Parameter, key: Key) -> Entry:
+    """Of a parameter that nobody asked for."""
+    facts = parameter.name, parameter.shape, "not asked for: kept", Keep(), key.fold_in(parameter.name)
+    return Entry(*facts, other_names=parameter.other_names)
 
 
 def choice(parameter: Parameter, recipe: Recipe, frozen: bool = False) -> Chosen | None:

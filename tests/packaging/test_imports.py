@@ -40,7 +40,7 @@ FLOORS = [
     {"advice.gains"},
     {"advice.recommending"},
     {"models.rules", "models.configs", "models.digests"},
-    {"models.records"},
+    {"models.records", "models.selecting"},
     {"models.distributions", "models.layers", "models.keying", "models.verifying"},
     {"models.recipes"},
     {"models.planning", "models.explaining"},

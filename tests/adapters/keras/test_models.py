@@ -5,6 +5,7 @@ import math
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 import fastinit
@@ -279,3 +280,22 @@ def test_activations_that_follow():
     inputs, first = keras.Input((4,)), layers.Dense(4)
     keras.Model(inputs, keras.ops.gelu(first(inputs)))
     assert activation_after(first) == ("gelu_tanh", 0.0)
+
+
+def test_parts_of_models_keep_everything_else():
+    def made():
+        net = [keras.Input((6,)), layers.Dense(5, name="body"), layers.BatchNormalization(name="norm")]
+        return keras.Sequential([*net, layers.Dense(3, name="head")], name="net")
+
+    model, whole = made(), made()
+    initialize(whole, seed=3)
+    expected = {variable.path: array(variable) for variable in whole.variables}
+    for variable in model.variables:
+        variable.assign(keras.ops.ones(variable.shape) * 7)
+    record = initialize(model, seed=3, only=["net/head/*", "*/kernel"], skip="*/bias")
+    assert [entry.name for entry in record] == ["net/body/kernel", "net/head/kernel"]
+    for variable in model.variables:
+        meant = variable.path in ("body/kernel", "head/kernel", "net/body/kernel", "net/head/kernel")
+        assert (array(variable) == (expected[variable.path] if meant else 7)).all(), variable.path
+    with pytest.raises(ValueError, match=r"only='hed\*' matches no parameter"):
+        initialize(model, only="hed*")
