@@ -89,6 +89,11 @@ def sources_of(
 class StateDict(Mapping[str, Tensor]):
     """The state dict of a model that has no memory: see :func:`state_dict`. Nothing is kept that was computed.
 
+    Parameters
+    ----------
+    sources : mapping of str to Source
+        Where each tensor comes from.
+
     Examples
     --------
     >>> import torch
