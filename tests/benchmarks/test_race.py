@@ -51,7 +51,7 @@ PROMISED = {
 # What a section cannot be measured without.
 FRAMEWORKS = {"PyTorch": "torch", "CUDA": "torch", "Keras": "keras", "JAX": "jax", "Numba": "numba"}
 FULL = ("torch", "tensorflow", "keras", "jax", "numba", "transformers")
-NEED_TORCH = 40
+NEED_TORCH = 42
 # Who races in which job.
 EVERYWHERE = ("torch", "TensorFlow", "Keras on TensorFlow", "JAX, threefry", "JAX, rbg")
 ARRAYS = ("NumPy, SFC64", "NumPy, PCG64", "randomgen, Romu", "parallel-numpy-rng", "mtalg", "Numba")

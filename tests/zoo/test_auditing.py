@@ -134,9 +134,12 @@ BROKEN = {
     "mobilenetv2_050": ({}, {"depthwise by fan_out"}),  # norms make up for it: torchvision's is like that
     "pvt_v2_b0": ({}, {"a twentieth", "zeros"}),  # of the last layer of a branch
 }
+SLOW = ("mobilenetv2_050", "pvt_v2_b0")
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in SLOW else name for name in BROKEN]
+)
 def test_real_models_that_are_broken(name):
     options, harmless = BROKEN[name]
     torch.manual_seed(0)

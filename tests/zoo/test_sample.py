@@ -13,7 +13,7 @@ from comparing import compared  # noqa: E402
 
 COUNT = 20
 SEED = 17
-MOST = 6_000_000  # parameters
+MOST = 4_000_000  # parameters
 
 
 @functools.cache

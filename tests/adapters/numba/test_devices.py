@@ -279,7 +279,7 @@ def compile_ptx(run_python):
     [
         pytest.param(KERNELS, "", id="fill"),
         pytest.param(KERNELS, "fastmath", id="fill-fastmath", marks=pytest.mark.long),
-        pytest.param(USER_KERNEL, "", id="user kernel"),
+        pytest.param(USER_KERNEL, "", id="user kernel", marks=pytest.mark.long),
         pytest.param(USER_KERNEL, "fastmath", id="user kernel-fastmath"),
     ],
 )
