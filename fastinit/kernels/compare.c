@@ -10,8 +10,9 @@ static void fetch(const char *memory, uint64_t size) {
     for (uint64_t offset = 0; offset < size; offset += LINE) __builtin_prefetch(memory + offset, 0, 2);
 }
 
-int fastinit_compare(int target, const fastinit_sampling *sampling, const uint32_t key[4], const char *memory, uint64_t start,
-                     uint64_t count, uint64_t itemsize, uint64_t block, char *scratch, unsigned char *marks) {
+int fastinit_compare(int target, const fastinit_sampling *sampling, const uint32_t key[4], const char *memory,
+                     uint64_t start, uint64_t count, uint64_t itemsize, uint64_t block, char *scratch,
+                     unsigned char *marks) {
     int differs = 0;
     for (uint64_t position = 0, number = 0; position < count; position += block, number++) {
         const uint64_t left = count - position, size = left < block ? left : block;
