@@ -6,6 +6,7 @@ patched          inside, modules' own constructors and ``reset_parameters`` use 
 initialize_      every parameter of a model, by rules; gives a record
 deferred         inside, constructors draw nothing, and parameters on the meta device carry their own initialization
 materialize      gives a model on the meta device its memory and its values, in its final dtype
+keyed            inside, a model's own init code draws by the names of the tensors that it fills, sharded or not
 explain          what the recipes would do to each parameter, side by side
 replay           fills a model again as a record says
 state_dict       a model's state dict whose tensors, or slices of them, are computed when asked for
@@ -36,6 +37,7 @@ from fastinit.adapters.torch.auditing import audit, lsuv_
 from fastinit.adapters.torch.checkpoints import StateDict, state_dict
 from fastinit.adapters.torch.deferring import deferred
 from fastinit.adapters.torch.explaining import explain
+from fastinit.adapters.torch.keying import Drawn, keyed
 from fastinit.adapters.torch.materializing import materialize
 from fastinit.adapters.torch.models import initialize_, replay
 from fastinit.adapters.torch.patching import patched
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DeferralError",
+    "Drawn",
     "InitReader",
     "StateDict",
     "audit",
@@ -56,6 +59,7 @@ __all__ = [
     "fill_",
     "init",
     "initialize_",
+    "keyed",
     "lsuv_",
     "materialize",
     "patched",

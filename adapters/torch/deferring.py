@@ -44,7 +44,7 @@ from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.adapters.torch.translating import program_of
 from fastinit.extending import with_origins
 
-__all__ = ["deferred"]
+__all__ = ["deferred", "settle_rest", "verified"]
 
 # Graphs of buffers are kept up to this length: longer ones hold tables.
 _LONG = 2**18
@@ -117,7 +117,7 @@ def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
     parameters = _parameters(tape, modules)
     states = {id(tensor): tape.memory_of(tensor).state for tensor, _ in parameters.values()}  # type: ignore[union-attr]
     programs = {
-        number: _verified(tape, tensor, states[number], owners) for number, (tensor, owners) in parameters.items()
+        number: verified(tape, tensor, states[number], owners) for number, (tensor, owners) in parameters.items()
     }
     _keep(parameters, programs)
     _keep_of_buffers(tape, modules)
@@ -129,7 +129,7 @@ def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
         _to_meta(tensor, owners)
     parameters.clear()
     states.clear()
-    _settle_rest(tape, modules, given_up)
+    settle_rest(tape, modules, given_up)
 
 
 def _all_modules(roots: Iterable[nn.Module]) -> list[nn.Module]:
@@ -159,12 +159,12 @@ def _memory(tape: Tape, tensor: Tensor) -> Any:
     return tape.memory_of(tensor) if has_memory_of_its_own(tensor) else None
 
 
-_Owners = list[tuple[nn.Module, str]]
+Owners = list[tuple[nn.Module, str]]
 
 
-def _parameters(tape: Tape, modules: Iterable[nn.Module]) -> dict[int, tuple[Tensor, _Owners]]:
+def _parameters(tape: Tape, modules: Iterable[nn.Module]) -> dict[int, tuple[Tensor, Owners]]:
     """The parameters that were made on the tape and that fastinit fills, each with its owners."""
-    found: dict[int, tuple[Tensor, _Owners]] = {}
+    found: dict[int, tuple[Tensor, Owners]] = {}
     for module in modules:
         for role, tensor in own_parameters(module).items():
             if tensor is None or type(tensor) is not nn.Parameter or tensor.dtype not in DTYPES:
@@ -187,13 +187,13 @@ def _refuse_sharded(tape: Tape, modules: Iterable[nn.Module]) -> None:
                     )
 
 
-def _keep(parameters: dict[int, tuple[Tensor, _Owners]], programs: dict[int, Program]) -> None:
+def _keep(parameters: dict[int, tuple[Tensor, Owners]], programs: dict[int, Program]) -> None:
     for number, (_, owners) in parameters.items():
         for module, role in owners:
             keep_program(module, role, programs[number])
 
 
-def _verified(tape: Tape, tensor: Tensor, state: State, owners: _Owners) -> Program:
+def verified(tape: Tape, tensor: Tensor, state: State, owners: Owners) -> Program:
     """The program of a parameter. Where its memory has values that its program does not give, it is those values.
 
     That is so where code wrote to the memory behind torch's back, through NumPy for example.
@@ -263,7 +263,7 @@ def _name_copies(modules: list[nn.Module]) -> None:
                 keep_program(module, role, named[name])
 
 
-def _to_meta(tensor: Tensor, owners: _Owners) -> None:
+def _to_meta(tensor: Tensor, owners: Owners) -> None:
     """Exchanges a parameter's memory: the object stays what it is wherever that is possible."""
     data = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     new = nn.Parameter(data, requires_grad=tensor.requires_grad)
@@ -274,7 +274,7 @@ def _to_meta(tensor: Tensor, owners: _Owners) -> None:
             own_parameters(module)[role] = new
 
 
-def _settle_rest(tape: Tape, modules: Iterable[nn.Module], given_up: Container[int]) -> None:
+def settle_rest(tape: Tape, modules: Iterable[nn.Module], given_up: Container[int]) -> None:
     """Gives everything else that lives its values; what is random in them is torch's, in the order of the calls."""
     for memory in tape.memories():
         if memory.holds or id(memory) in given_up:

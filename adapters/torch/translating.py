@@ -208,6 +208,8 @@ class _Folding:
                 return _Form(_ZERO, tuple(reversed(painted_over)), unwritten=True)
             if isinstance(state, Data):
                 base = _constant(state, view)
+                if base is None and painted_over and _area(painted_over) >= view.size:
+                    base = _Form(_ZERO)  # nothing of it is left
                 return None if base is None else replace(base, parts=tuple(reversed(painted_over)))
             assert isinstance(state, Written)
             there = _where(view, state.view)

@@ -1,0 +1,191 @@
+"""keyed: init code that runs late gives the bytes of deferred() and materialize()."""
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+from torch import nn  # noqa: E402
+
+import fastinit  # noqa: E402
+from fastinit.adapters.torch import DeferralError, deferred, keyed, materialize, verify  # noqa: E402
+
+
+class Titan(nn.Module):
+    """In torchtitan's style: nested init_weights, called after the model has its memory."""
+
+    class Block(nn.Module):
+        def __init__(self, depth):
+            super().__init__()
+            self.up, self.down = nn.Linear(16, 32, bias=False), nn.Linear(32, 16, bias=False)
+            self.norm = nn.RMSNorm(16)
+            self.depth = depth
+
+        def init_weights(self):
+            nn.init.trunc_normal_(self.up.weight, mean=0.0, std=0.02)
+            nn.init.trunc_normal_(self.down.weight, std=0.02 / (2 * (self.depth + 1)) ** 0.5)
+            self.norm.reset_parameters()
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(40, 16, padding_idx=0)
+        self.layers = nn.ModuleDict({str(depth): self.Block(depth) for depth in range(3)})
+        self.head = nn.Linear(16, 40, bias=False)
+        self.steps = nn.Parameter(torch.empty(16))
+        self.packed = nn.Parameter(torch.empty(9, 6))
+        self.register_buffer("frequencies", torch.empty(8), persistent=False)
+        self.init_weights()
+
+    def init_weights(self):
+        nn.init.normal_(self.words.weight)
+        with torch.no_grad():
+            self.words.weight[0].fill_(0)
+            self.steps.copy_((torch.rand(16) * 3 + 1).log())
+        for part in self.packed.data.chunk(3):
+            nn.init.xavier_uniform_(part)
+        for layer in self.layers.values():
+            layer.init_weights()
+        torch.nn.init.trunc_normal_(self.head.weight, std=0.25, a=-0.75, b=0.75)
+        self.frequencies = 10000 ** (-torch.arange(8) / 8)
+
+
+def expected(make, seed=3, dtype=None):
+    with deferred():
+        model = make()
+    record = materialize(model, seed=seed, dtype=dtype)
+    return model, record
+
+
+def same(model, other):
+    for (name, tensor), found in zip(other.named_parameters(), model.parameters(), strict=True):
+        assert found.dtype == tensor.dtype and torch.equal(found, tensor), name
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_bytes_are_those_of_deferred_and_materialize(dtype):
+    with torch.device("meta"):
+        model = Titan()
+    model = model.to(dtype) if dtype else model
+    model.to_empty(device="cpu")
+    before = dict(model.named_parameters())
+    with keyed(model, seed=3) as drawn:
+        model.init_weights()
+    whole, record = expected(Titan, dtype=dtype)
+    same(model, whole)
+    assert all(tensor is before[name] for name, tensor in model.named_parameters())
+    assert drawn.check() == ()
+    assert [(one.name, one.key, one.std) for one in drawn.record] == [(one.name, one.key, one.std) for one in record]
+    assert verify(drawn.record, model).is_sound
+    assert torch.equal(model.frequencies, whole.frequencies)
+
+
+def test_what_is_not_written_keeps_its_bytes_and_is_named():
+    model = Titan()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with keyed(model, seed=3) as drawn:
+        model.layers["1"].init_weights()
+        noise = torch.randn(3)
+    whole, _ = expected(Titan)
+    for name, tensor in model.named_parameters():
+        assert torch.equal(tensor, whole.get_parameter(name) if "layers.1." in name else before[name]), name
+    never, outside = drawn.check()
+    assert never.startswith("never written: steps, packed, words.weight, layers.0.up.weight")
+    assert outside == "drawn into what is no parameter: randn" and noise.isfinite().all()
+    assert [entry.name for entry in drawn.record] == [f"layers.1.{role}.weight" for role in ("up", "down", "norm")]
+
+
+def test_what_is_drawn_twice_has_the_key_of_its_last_draw_and_is_named():
+    model = nn.Linear(8, 8)
+    with keyed(model, seed=3) as drawn:
+        model.reset_parameters()
+        nn.init.normal_(model.weight, std=0.02)
+    assert drawn.check() == ("drawn more than once: weight",)
+    key = fastinit.Key(3).fold_in("weight")
+    assert (
+        model.weight.detach().numpy() == fastinit.fill(torch.empty(8, 8).numpy(), fastinit.Normal(0, 0.02), key)
+    ).all()
+
+
+def test_values_that_were_there_can_be_read():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    before = model[0].weight.detach().clone()
+    with keyed(model) as drawn, torch.no_grad():
+        assert float(model[0].weight.sum()) == float(before.sum())
+        model[1].weight.copy_(model[0].weight * 2)
+        model[0].bias[2:5] = 7
+    assert torch.equal(model[1].weight, before * 2) and torch.equal(model[0].weight, before)
+    assert (model[0].bias[2:5] == 7).all() and not (model[0].bias == 7).all()
+    assert {entry.name for entry in drawn.record} == {"1.weight", "0.bias"}
+
+
+def test_ties_and_attributes_and_flags_stay():
+    model = Titan()
+    model.head.weight = model.words.weight
+    model.steps.requires_grad_(False)
+    model.steps.mark = "kept"
+    with keyed(model, seed=3):
+        assert model.head.weight is model.words.weight and model.steps.mark == "kept"
+        assert not model.steps.requires_grad
+        model.init_weights()
+    assert model.head.weight is model.words.weight and model.steps.mark == "kept"
+
+
+def test_an_exception_inside_leaves_every_byte():
+    model = Titan()
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    objects = dict(model.named_parameters())
+    with pytest.raises(KeyError), keyed(model):
+        nn.init.zeros_(model.steps)
+        nn.init.normal_(model.head.weight)
+        raise KeyError("stop")
+    with pytest.raises(DeferralError, match="reads what"), keyed(model):
+        nn.init.zeros_(model.steps)
+        nn.init.normal_(model.head.weight)
+        model.head.weight.sum().item()
+    for name, tensor in model.named_parameters():
+        assert tensor is objects[name] and torch.equal(tensor, before[name])
+    with keyed(model, seed=3):
+        model.init_weights()
+    same(model, expected(Titan)[0])
+
+
+def test_what_cannot_be_keyed_is_refused():
+    with torch.device("meta"):
+        bare = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match="'weight' is on the meta device"), keyed(bare):
+        pass
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+    with pytest.raises(ValueError, match="'weight' is parametrized"), keyed(normed):
+        pass
+    model = nn.Linear(3, 3)
+    with keyed(model), pytest.raises(DeferralError, match="inside deferred"), keyed(model):
+        pass
+    with deferred(), pytest.raises(DeferralError, match="inside deferred"), keyed(model):
+        pass
+    both = nn.Module()
+    both.a = nn.Linear(2, 2)
+    both.b = nn.Module()
+    both.b._orig_mod = nn.Linear(2, 2)
+    both.b.weight = nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=r"canonical name 'b.weight'"), keyed(both):
+        pass
+
+
+def test_transformers():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    configuration = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50, n_positions=8)
+
+    def make():
+        return transformers.GPT2LMHeadModel(configuration)
+
+    model = make()
+    late = copy.deepcopy(model)
+    for module in late.modules():
+        vars(module).pop("_is_hf_initialized", None)
+    for parameter in late.parameters():
+        vars(parameter).pop("_is_hf_initialized", None)
+    with keyed(late, seed=3) as drawn:
+        late.init_weights()
+    same(late, expected(make)[0])
+    (said,) = drawn.check()  # which GPT-2 does: the table, and the projections into the residual stream
+    assert said.startswith("drawn more than once: transformer.wte.weight, transformer.h.0.attn.c_proj.weight, ")
