@@ -40,6 +40,8 @@ class Drawn:
     ----------
     record : Record
         Of the parameters that were written.
+    complaints : tuple of str
+        What :meth:`check` gives.
 
     Examples
     --------
@@ -53,9 +55,7 @@ class Drawn:
     """
 
     record: Record
-
-    def __init__(self) -> None:
-        self._complaints: tuple[str, ...] = ()
+    complaints: tuple[str, ...] = ()
 
     def check(self) -> tuple[str, ...]:
         """What may be amiss: parameters that were never written, that were drawn twice, and draws into anything else.
@@ -70,7 +70,7 @@ class Drawn:
         >>> drawn.check()
         ('never written: bias',)
         """
-        return self._complaints
+        return self.complaints
 
 
 class _Ledger(Tape):  # type: ignore[no-untyped-call]
@@ -241,7 +241,7 @@ def _finish(
         for place in places
     ]
     asked = [place.parameter.name in programs for place in places]
-    drawn._complaints = tuple(_complaints(tape, places, stands, programs))
+    drawn.complaints = tuple(_complaints(tape, places, stands, programs))
     entries: tuple[fastinit.Entry, ...] = ()
     if any(asked):
         checked, planned = planned_places(described, OWN, seed, frozen=True, asked=asked)
