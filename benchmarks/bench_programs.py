@@ -41,6 +41,37 @@ class Own(Warm):
         return over(self.run, partial(self.filled, "auto"))
 
 
+class Late(Warm):
+    """The init code of the same model again, on memory that it has: bare, and inside keyed()."""
+
+    warmup_time = 0.0
+
+    @once
+    def setup(self):
+        torch_on_as_many_threads()
+        transformers = optional("transformers")
+        self.model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=2))
+        if not hasattr(adapter(), "keyed"):
+            raise NotImplementedError("there is no keyed() yet")
+        self.run = self.keyed
+
+    def bare(self):
+        """What transformers marks as done is to be done once more."""
+        for part in (*self.model.modules(), *self.model.parameters()):
+            vars(part).pop("_is_hf_initialized", None)
+        self.model.init_weights()
+
+    def keyed(self):
+        with adapter().keyed(self.model, seed=0):
+            self.bare()
+
+    time_keyed = peakmem_keyed = runs
+
+    @unit("times transformers'")
+    def track_keyed_over_bare(self):
+        return over(self.run, self.bare)
+
+
 class Deferred(Warm):
     """A constructor that is recorded and draws nothing: a model of the size of Llama-3-8B, by its number of layers."""
 
