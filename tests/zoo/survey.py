@@ -239,11 +239,12 @@ def _watched(process: subprocess.Popen[str], state: dict[str, Any]) -> None:
 # The page
 
 
-def page(rows: Iterable[dict[str, Any]]) -> str:
-    """docs/zoo.md."""
+def page(rows: Iterable[dict[str, Any]], of: int) -> str:
+    """docs/zoo.md, of some or all of so many architectures."""
     rows = sorted(rows, key=lambda row: row["name"].lower())
     built = [row for row in rows if "not by itself" not in row]
-    parts = [PREFACE, _totals(rows)]
+    looked_at = "all" if len(rows) >= of else f"{len(rows):,} of"
+    parts = [PREFACE, f"This page is of {looked_at} {of:,} architectures.", _totals(rows)]
     refused = [row for row in built if "kinds" not in row or row["kinds"].get("none")]
     if refused:
         parts += ["## Refused", _table(("architecture", "reason"), ((row["name"], _reason(row)) for row in refused))]
@@ -367,7 +368,8 @@ def main() -> None:
     if options.json and options.json.exists():
         found = map(json.loads, options.json.read_text().splitlines())
         rows = {row["name"]: row for row in found}
-    names = [architecture.name for architecture in _zoo(options)][options.first :: options.every]
+    everything = [architecture.name for architecture in _zoo(options)]
+    names = everything[options.first :: options.every]
     arguments = ["--library", *options.library, "--most", str(options.most)]
     arguments += ["--every-class"] * options.every_class + ["--own-size"] * options.own_size
     lock = threading.Lock()
@@ -383,7 +385,7 @@ def main() -> None:
 
     survey([name for name in names if name not in rows], arguments, options.workers, told)
     if options.markdown:
-        options.markdown.write_text(page(rows.values()))
+        options.markdown.write_text(page(rows.values(), len(everything)))
     complaints = failures(rows.values())
     print("\n".join(complaints) or f"{len(rows)} architectures: every program is its author's")
     sys.exit(bool(complaints))
