@@ -114,6 +114,24 @@ class OverMemset(_Filling):
     track_time_over_memset = ratio("memset's")
 
 
+class Compared(_Filling):
+    """The time of compare(), which finds no difference, over that of the fill of the same memory."""
+
+    params = (COMMON, DTYPES, ["default"], [2**26], ["all"])
+
+    def setup(self, *params):
+        super().setup(*params)
+        if not hasattr(fastinit, "compare"):
+            raise NotImplementedError("there is no compare() yet")
+        distribution, dtype, *_ = params
+        self.run()
+        self.peer = self.run
+        place = {"dtype": dtype, "num_threads": self.threads}
+        self.run = partial(fastinit.compare, self.out, DISTRIBUTIONS[distribution], KEY, **place)
+
+    track_time_over_fill = ratio("the fill's")
+
+
 class Threads(_Filling):
     """The same fill on one thread, on two, and on all that fastinit takes by itself."""
 
