@@ -29,7 +29,7 @@ from fastinit.adapters.torch.patching import patched
 from fastinit.adapters.torch.recording import deferring, is_deferring, not_deferring
 from fastinit.adapters.torch.replaying import rebuilt
 from fastinit.adapters.torch.tape import DeferralError, Tape
-from fastinit.adapters.torch.tensors import Kind, kind_of
+from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.adapters.torch.translating import program_of
 from fastinit.extending import in_stream_environment, program_keys, with_origins
 
@@ -168,8 +168,9 @@ def keyed(
 
     Notes
     -----
-    What the code writes to buffers has its values, and what is random in them is drawn by their names, as by
-    :func:`~fastinit.adapters.torch.materialize`. What is random elsewhere is torch's, from a generator that is seeded
+    What the code writes to buffers, and to parameters of dtypes that fastinit does not fill, has its values. What is
+    random in buffers is drawn by their names, as by :func:`~fastinit.adapters.torch.materialize`; what is random
+    elsewhere is torch's, from a generator that is seeded
     with the seed's key, in the order of the calls.
 
     Examples
@@ -187,7 +188,7 @@ def keyed(
     """
     if is_deferring():
         raise DeferralError("keyed() inside deferred() or another keyed(): one of them records what is drawn")
-    places = parameters(model)
+    places = _places(model)
     _refuse(places)
     tape, drawn = _Ledger(), Drawn()
     try:
@@ -200,13 +201,17 @@ def keyed(
             yield drawn
         with not_deferring():
             own = {id(stand.tensor): stand for stand in stands}
-            _refuse_changes(model, places, stands)
-            places = parameters(model)
+            places = _places(model)
             _refuse(places)
             stands = [own.get(id(place.tensor)) or _Stand(place.tensor, place.tensor, None) for place in places]
             _finish(model, tape, drawn, places, stands, seed, digests, num_threads)
     finally:
         tape.forget()
+
+
+def _places(model: nn.Module) -> list[Place]:
+    """The parameters that fastinit fills; complex numbers and integers get what the code writes, as buffers do."""
+    return [place for place in parameters(model) if place.tensor.dtype in DTYPES]
 
 
 def _refuse(places: Sequence[Place]) -> None:
@@ -255,6 +260,7 @@ def _exchanged(model: nn.Module, places: Sequence[Place], stands: Sequence[_Stan
         for module, role, stand in held:
             own_parameters(module)[role] = stand.inside
         yield
+        _refuse_changes(places, stands)
         for stand in stands:
             _carry(stand)
     except BaseException:
@@ -278,13 +284,13 @@ def _carry(stand: _Stand) -> None:
         stand.tensor.requires_grad_(stand.inside.requires_grad)
 
 
-def _refuse_changes(model: nn.Module, places: Sequence[Place], stands: Sequence[_Stand]) -> None:
+def _refuse_changes(places: Sequence[Place], stands: Sequence[_Stand]) -> None:
     for place, stand in zip(places, stands, strict=True):
         name, inside = place.parameter.name, stand.inside
         if inside.shape != place.parameter.shape or inside.dtype != stand.tensor.dtype:
             raise DeferralError(f"{name!r} was given another shape or dtype inside keyed(). No parameter was written")
         module, role = place.owners[0]
-        is_there = own_parameters(module).get(role) is stand.tensor
+        is_there = own_parameters(module).get(role) is inside
         if kind_of(stand.tensor) is Kind.DISTRIBUTED and not is_there:
             raise DeferralError(f"{name!r} is sharded, and was replaced inside keyed(). No parameter was written")
 

@@ -283,6 +283,48 @@ def test_values_in_other_layouts_are_read_and_values_that_are_elsewhere_refused(
     assert not torch.equal(model.rows, before)
 
 
+def test_sharded_parameters_are_neither_read_nor_replaced():
+    distributed = pytest.importorskip("torch.distributed")
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    if not distributed.is_available() or not hasattr(fsdp, "fully_shard"):
+        pytest.skip("FSDP2 is not in this torch")
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        fsdp.fully_shard(model)
+        before = dict(model.named_parameters())
+        for change, said in (
+            (lambda: setattr(model[0], "weight", nn.Parameter(torch.zeros(8, 8))), "'0.weight' is sharded"),
+            (lambda: setattr(model[0], "weight", model[1].weight), "'0.weight' is sharded"),
+            (lambda: model[0].weight.data.mul_(2), "part of '0.weight'"),
+            (lambda: float(model[0].weight.sum()), "only a part"),
+        ):
+            with pytest.raises(DeferralError, match=said), keyed(model):
+                change()
+            assert all(tensor is before[name] for name, tensor in model.named_parameters())
+        with torch.no_grad(), keyed(model, seed=3) as drawn:
+            nn.init.normal_(model[0].weight)
+            model[1].weight.copy_(model[0].weight * 2)
+        assert torch.equal(model[1].weight.full_tensor(), model[0].weight.full_tensor() * 2)
+        assert len(drawn.record) == 2 and all(
+            verify(drawn.record, model)[entry.name].is_sound for entry in drawn.record
+        )
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_parameters_of_other_dtypes_get_what_the_code_writes():
+    model = nn.Linear(8, 8)
+    model.phases = nn.Parameter(torch.zeros(4, dtype=torch.complex64))
+    model.counts = nn.Parameter(torch.zeros(4, dtype=torch.int32), requires_grad=False)
+    with torch.no_grad(), keyed(model, seed=3) as drawn:
+        model.reset_parameters()
+        model.phases.copy_(torch.randn(4, dtype=torch.complex64))
+        model.counts.fill_(7)
+    assert model.phases.abs().min() > 0 and (model.counts == 7).all()
+    assert [entry.name for entry in drawn.record] == ["weight", "bias"] and verify(drawn.record, model)["bias"].is_sound
+
+
 def test_transformers():
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     configuration = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50, n_positions=8)
