@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import fastinit
 from fastinit import OWN, Key, Parameter, Program, Record, canonical_name
 from fastinit.adapters.torch.buffers import attributes_of
-from fastinit.adapters.torch.deferring import settle_rest, verified
+from fastinit.adapters.torch.deferring import settle_rest, shared_draws, verified
 from fastinit.adapters.torch.drawing import drawing_from
 from fastinit.adapters.torch.histories import Call, Data, Empty, Output, State, View, Written, calls_of, first_draw
 from fastinit.adapters.torch.internals import address_of, has_memory_of_its_own, own_buffers, own_parameters
@@ -318,7 +318,17 @@ def _finish(
                 "of which this process does not hold all: fill it whole first. No parameter has been written"
             )
         programs[place.parameter.name] = program
-    buffers = {name: (tensor, program) for name, tensor, program in _drawn_buffers(model, tape)}
+    drawn_buffers = list(_drawn_buffers(model, tape))
+    shared = shared_draws(programs.values(), [state for _, _, state in drawn_buffers])
+    for place, stand, memory in zip(places, stands, memories, strict=True):
+        if (name := place.parameter.name) in programs and not shared.isdisjoint(programs[name].draws):
+            assert memory is not None
+            programs[name] = verified(tape, stand.inside, memory.state, list(place.owners), shared)
+    buffers = {
+        name: (tensor, program)
+        for name, tensor, state in drawn_buffers
+        if not (program := program_of(state, View.of(tensor), shared)).uninitialized
+    }
     found = {**programs, **{name: program for name, (_, program) in buffers.items()}}
     named = with_origins({name: found[name] for name in _names(model) if name in found})
     programs = {name: named[name] for name in programs}
@@ -359,7 +369,7 @@ def _is_given(state: State) -> bool:
     return isinstance(state, (Data, Empty))
 
 
-def _drawn_buffers(model: nn.Module, tape: Tape) -> Iterator[tuple[str, Tensor, Program]]:
+def _drawn_buffers(model: nn.Module, tape: Tape) -> Iterator[tuple[str, Tensor, State]]:
     """Buffers, and tensors that modules hold as attributes, that follow from draws: they may share a parameter's."""
     seen: set[int] = set()
     for prefix, module in model.named_modules():
@@ -377,9 +387,7 @@ def _drawn_buffers(model: nn.Module, tape: Tape) -> Iterator[tuple[str, Tensor, 
             if first_draw(memory.state) is None or not View.of(tensor).is_whole(memory.nbytes):
                 continue
             seen.add(id(memory))
-            program = program_of(memory.state, View.of(tensor))
-            if not program.uninitialized:
-                yield canonical_name(f"{prefix}.{role}" if prefix else role), tensor, program
+            yield canonical_name(f"{prefix}.{role}" if prefix else role), tensor, memory.state
 
 
 def _complaints(

@@ -220,7 +220,16 @@ def _buffered(model):
     model.again = model[0].weight.detach().clone()
 
 
-@pytest.mark.parametrize("init", [_replaced, _removed, _added, _tied, _said, _swapped, _buffered])
+def _transposed(model):
+    with torch.no_grad():
+        nn.init.normal_(model[0].weight)
+        model[1].weight.copy_(model[0].weight.t() * 2)
+        model.table.copy_(model[0].weight.t())
+        for layer in model:
+            nn.init.zeros_(layer.bias)
+
+
+@pytest.mark.parametrize("init", [_transposed, _replaced, _removed, _added, _tied, _said, _swapped, _buffered])
 def test_what_the_code_changes_is_as_deferred_has_it(init):
     def make():
         model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
@@ -240,6 +249,8 @@ def test_what_the_code_changes_is_as_deferred_has_it(init):
     assert list(late.state_dict()) == list(model.state_dict())
     for (name, tensor), found in zip(model.named_buffers(), late.buffers(), strict=True):
         assert torch.equal(found, tensor), name
+    if init is _transposed:
+        assert torch.equal(late[1].weight, late[0].weight.t() * 2) and torch.equal(late.table, late[0].weight.t())
     if init is _buffered:
         assert torch.equal(late.again, late[0].weight)
     assert verify(drawn.record, late).is_sound
