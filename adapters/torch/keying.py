@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import fastinit
-from fastinit import OWN, Key, Parameter, Program, Record, canonical_name
+from fastinit import OWN, Key, Parameter, Program, Record, Replayed, canonical_name
 from fastinit.adapters.torch.buffers import attributes_of
 from fastinit.adapters.torch.deferring import settle_rest, shared_draws, verified
 from fastinit.adapters.torch.drawing import drawing_from
@@ -82,9 +82,12 @@ class _Absent(Empty):
     __slots__ = ()
 
 
-def _is_absent(state: State | None) -> bool:
-    """Whether values follow from some that are elsewhere."""
-    states = [state, *(read.state for call in calls_of(state) if _reads(call) for read in call.reads())]
+def _is_absent(state: State | None, itself: bool = True) -> bool:
+    """Whether values follow from some that are elsewhere: were read, or, of the state `itself`, are perhaps left."""
+    states = [
+        state if itself else None,
+        *(read.state for call in calls_of(state) if _reads(call) for read in call.reads()),
+    ]
     return any(isinstance(_first(one), _Absent) for one in states)
 
 
@@ -312,7 +315,7 @@ def _finish(
         if memory is None or memory.state is stand.state or (stand.state is None and _is_given(memory.state)):
             continue
         program = verified(tape, stand.inside, memory.state, list(place.owners))
-        if program.uninitialized or _is_absent(memory.state):
+        if program.uninitialized or _is_absent(memory.state, isinstance(program.initializer, Replayed)):
             raise DeferralError(
                 f"only a part of {place.parameter.name!r} was written, or what was is computed from another parameter, "
                 "of which this process does not hold all: fill it whole first. No parameter has been written"
