@@ -37,6 +37,7 @@ from fastinit.extending import Keyed, program_keys
 __all__ = [
     "attributes_of",
     "exchanged",
+    "is_made_again",
     "keyed_buffers",
     "remake_buffers",
     "reset_norms",
@@ -162,9 +163,7 @@ def remake_buffers(
     """
     with torch.no_grad():
         for module, role, buffer, keyed in keyed_buffers(model, parameters, seed, kept):
-            drawn = programs_of(module)[role].is_drawn
-            stays = is_as_constructed(buffer) and role not in statistics_of(module)
-            if not drawn and not buffer.is_meta and stays:
+            if not is_made_again(module, role, buffer):
                 continue
             values = rebuilt(keyed.initializer, buffer, keyed.key)
             if buffer.is_meta and role not in own_buffers(module):
@@ -174,6 +173,12 @@ def remake_buffers(
                 mark_as_constructed(values)
             elif not equal(values, buffer):
                 buffer.copy_(values)
+
+
+def is_made_again(module: nn.Module, role: str, buffer: Tensor) -> bool:
+    """Whether a buffer with a program is to have that program's values: it is drawn, or may have lost its own."""
+    stays = is_as_constructed(buffer) and role not in statistics_of(module)
+    return programs_of(module)[role].is_drawn or buffer.is_meta or not stays
 
 
 def keyed_buffers(

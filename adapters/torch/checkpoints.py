@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinit import Entry, Keep, Recipe, canonical_name, recipe_named
-from fastinit.adapters.torch.buffers import keyed_buffers
-from fastinit.adapters.torch.internals import programs_of
+from fastinit.adapters.torch.buffers import is_made_again, keyed_buffers
 from fastinit.adapters.torch.layers import parameters
 from fastinit.adapters.torch.models import planned_places
 from fastinit.adapters.torch.replaying import rebuilt
@@ -59,7 +58,7 @@ def sources_of(
     drawn = {
         id(buffer): rebuilt(keyed.initializer, buffer, keyed.key)
         for module, role, buffer, keyed in keyed_buffers(model, [place.parameter for place in places], seed)
-        if programs_of(module)[role].is_drawn or buffer.is_meta
+        if is_made_again(module, role, buffer)
     }
     found: dict[str, Source] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():

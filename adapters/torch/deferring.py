@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -119,10 +120,14 @@ def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
     programs = {
         number: verified(tape, tensor, states[number], owners) for number, (tensor, owners) in parameters.items()
     }
+    shared = shared_draws(programs.values(), _others(tape, modules))
+    for number, (tensor, owners) in parameters.items():
+        if not shared.isdisjoint(programs[number].draws):
+            programs[number] = verified(tape, tensor, states[number], owners, shared)
     _keep(parameters, programs)
-    _keep_of_buffers(tape, modules)
+    _keep_of_buffers(tape, modules, shared)
     _name_copies(modules)
-    _keep_of_attributes(tape, modules)
+    _keep_of_attributes(tape, modules, shared)
     # what still holds their memory, a local variable or a view, has no values: they would not be the parameter's
     given_up = {id(tape.memory_of(tensor)) for tensor, _ in parameters.values()}
     for tensor, owners in parameters.values():
@@ -193,14 +198,33 @@ def _keep(parameters: dict[int, tuple[Tensor, Owners]], programs: dict[int, Prog
             keep_program(module, role, programs[number])
 
 
-def verified(tape: Tape, tensor: Tensor, state: State, owners: Owners) -> Program:
+def shared_draws(programs: Iterable[Program], others: Iterable[State]) -> set[str]:
+    """The draws that more than one tensor follows from: parameters with programs, and others with states."""
+    uses = Counter(draw for program in programs for draw in set(program.draws))
+    for state in others:
+        uses.update({call.identity for call in calls_of(state) if call.identity is not None})
+    return {draw for draw, times in uses.items() if times > 1}
+
+
+def _others(tape: Tape, modules: Iterable[nn.Module]) -> list[State]:
+    """The states of buffers, and of tensors that modules hold as attributes."""
+    found: dict[int, State] = {}
+    for module in modules:
+        for _, tensor in (*own_buffers(module).items(), *attributes_of(module)):
+            memory = None if tensor is None or isinstance(tensor, nn.Parameter) else _memory(tape, tensor)
+            if memory is not None and memory.born:
+                found[id(memory)] = memory.state
+    return list(found.values())
+
+
+def verified(tape: Tape, tensor: Tensor, state: State, owners: Owners, shared: Container[str] = ()) -> Program:
     """The program of a parameter. Where its memory has values that its program does not give, it is those values.
 
     That is so where code wrote to the memory behind torch's back, through NumPy for example.
     """
     view = View.of(tensor)
     try:
-        program = program_of(state, view)
+        program = program_of(state, view, shared)
     except (TypeError, ValueError, RuntimeError) as problem:
         module, role = owners[0]
         raise DeferralError(
@@ -217,7 +241,7 @@ def verified(tape: Tape, tensor: Tensor, state: State, owners: Owners) -> Progra
     return program_of(Data(alone.untyped_storage()), View.of(alone))
 
 
-def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:
+def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module], shared: Container[str]) -> None:
     """Buffers have programs, too: those that are drawn are drawn again, and those that get lost can be made again."""
     for module in modules:
         for role, buffer in own_buffers(module).items():
@@ -229,7 +253,7 @@ def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:
                 tape.settle(buffer)  # once, for what follows
                 if len(calls_of(state)) > _MANY and not memory.is_meta:
                     state = Data(buffer.untyped_storage())
-            program = program_of(state, View.of(buffer))
+            program = program_of(state, View.of(buffer), shared)
             graph = program.initializer.graph if isinstance(program.initializer, Replayed) else ""
             if program.uninitialized or (len(graph) > _LONG and not program.is_drawn):
                 continue
@@ -237,13 +261,13 @@ def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module]) -> None:
             mark_as_constructed(buffer)
 
 
-def _keep_of_attributes(tape: Tape, modules: Iterable[nn.Module]) -> None:
+def _keep_of_attributes(tape: Tape, modules: Iterable[nn.Module], shared: Container[str]) -> None:
     """Plain tensors that modules hold, such as a copy of the first weights, have programs where they are drawn."""
     for module in modules:
         for path, tensor in attributes_of(module):
             memory = None if isinstance(tensor, nn.Parameter) else _memory(tape, tensor)
             if memory is not None and memory.born and first_draw(memory.state) is not None:
-                program = program_of(memory.state, View.of(tensor))
+                program = program_of(memory.state, View.of(tensor), shared)
                 if program.is_drawn and not program.uninitialized:
                     keep_program(module, path, program)
 

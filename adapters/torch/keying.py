@@ -11,24 +11,27 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import fastinit
-from fastinit import OWN, Key, Program, Record
-from fastinit.adapters.torch.deferring import settle_rest, verified
+from fastinit import OWN, Key, Parameter, Program, Record, Replayed, canonical_name
+from fastinit.adapters.torch.buffers import attributes_of
+from fastinit.adapters.torch.deferring import settle_rest, shared_draws, verified
 from fastinit.adapters.torch.drawing import drawing_from
-from fastinit.adapters.torch.histories import Call, Data, Empty, Output
-from fastinit.adapters.torch.internals import address_of, own_parameters
+from fastinit.adapters.torch.histories import Call, Data, Empty, Output, State, View, Written, calls_of, first_draw
+from fastinit.adapters.torch.internals import address_of, has_memory_of_its_own, own_buffers, own_parameters
 from fastinit.adapters.torch.layers import Place, parameters
 from fastinit.adapters.torch.models import fill_place, planned_places
 from fastinit.adapters.torch.patching import patched
 from fastinit.adapters.torch.recording import deferring, is_deferring, not_deferring
+from fastinit.adapters.torch.replaying import rebuilt
 from fastinit.adapters.torch.tape import DeferralError, Tape
-from fastinit.adapters.torch.tensors import Kind, kind_of
-from fastinit.extending import in_stream_environment, with_origins
+from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
+from fastinit.adapters.torch.translating import program_of
+from fastinit.extending import in_stream_environment, program_keys, with_origins
 
 __all__ = ["Drawn", "keyed"]
 
@@ -73,6 +76,33 @@ class Drawn:
         return self.complaints
 
 
+class _Absent(Empty):
+    """Values that are elsewhere: on other ranks, or on a device."""
+
+    __slots__ = ()
+
+
+def _is_absent(state: State | None, itself: bool = True) -> bool:
+    """Whether values follow from some that are elsewhere: were read, or, of the state `itself`, are perhaps left."""
+    states = [
+        state if itself else None,
+        *(read.state for call in calls_of(state) if _reads(call) for read in call.reads()),
+    ]
+    return any(isinstance(_first(one), _Absent) for one in states)
+
+
+def _first(state: State | None) -> State | None:
+    """What was there before all that was written."""
+    while isinstance(state, Written):
+        state = state.before
+    return state
+
+
+def _reads(call: Call) -> bool:
+    """Whether a call looks at more of its tensors than their shapes and dtypes."""
+    return not (call.name.endswith("_like") or call.name.startswith("new_"))
+
+
 class _Ledger(Tape):  # type: ignore[no-untyped-call]
     """A tape that keeps where is drawn, and how often memory is drawn whole."""
 
@@ -89,6 +119,11 @@ class _Ledger(Tape):  # type: ignore[no-untyped-call]
                 if memory is not None and getattr(memory.state, "before", memory) is None:
                     self.times[address_of(tensor)] += 1
                 self.drawn_at.append((call, address_of(tensor)))
+
+    def _refuse(self, state: State) -> None:
+        super()._refuse(state)
+        if _is_absent(state):
+            raise DeferralError("code inside keyed() reads a parameter of which this process holds only a part")
 
     def _made(self, tensor: Tensor, source: Output, holds: bool) -> None:
         super()._made(tensor, source, holds)
@@ -110,6 +145,7 @@ def keyed(
     ----------
     model : torch.nn.Module
         With memory. Parameters that the code does not write keep their bytes, and all stay the objects that they are.
+        Those that the code adds, or puts in the place of others, are drawn by their names, too.
     seed : int or str
         Of all keys.
     digests : bool
@@ -128,13 +164,16 @@ def keyed(
         If two tensors have one canonical name; for parameters on the meta device, in flat parameters, or parametrized,
         by name.
     DeferralError
-        Where the code reads a value that is drawn, or writes only a part of a tensor of which this process has no
-        whole; also inside :func:`~fastinit.adapters.torch.deferred` or another keyed(). After it, as after any
+        Where the code reads a value that is drawn, or reads, or writes only a part of, a tensor of which this process
+        has no whole; where it gives a parameter another shape or dtype, or replaces one that is sharded; also inside
+        :func:`~fastinit.adapters.torch.deferred` or another keyed(). After it, as after any
         exception inside, no parameter has been written.
 
     Notes
     -----
-    What the code writes to buffers has its values; what is random in them is torch's, from a generator that is seeded
+    What the code writes to buffers, and to parameters of dtypes that fastinit does not fill, has its values. What is
+    random in buffers is drawn by their names, as by :func:`~fastinit.adapters.torch.materialize`; what is random
+    elsewhere is torch's, from a generator that is seeded
     with the seed's key, in the order of the calls.
 
     Examples
@@ -152,7 +191,7 @@ def keyed(
     """
     if is_deferring():
         raise DeferralError("keyed() inside deferred() or another keyed(): one of them records what is drawn")
-    places = parameters(model)
+    places = _places(model)
     _refuse(places)
     tape, drawn = _Ledger(), Drawn()
     try:
@@ -161,12 +200,21 @@ def keyed(
             stack.enter_context(patched())
             stack.enter_context(tape)
             stands = [_stand_in(tape, place) for place in places]
-            stack.enter_context(_exchanged(places, stands))
+            stack.enter_context(_exchanged(model, places, stands))
             yield drawn
         with not_deferring():
+            own = {id(stand.tensor): stand for stand in stands}
+            places = _places(model)
+            _refuse(places)
+            stands = [own.get(id(place.tensor)) or _Stand(place.tensor, place.tensor, None) for place in places]
             _finish(model, tape, drawn, places, stands, seed, digests, num_threads)
     finally:
         tape.forget()
+
+
+def _places(model: nn.Module) -> list[Place]:
+    """The parameters that fastinit fills; complex numbers and integers get what the code writes, as buffers do."""
+    return [place for place in parameters(model) if place.tensor.dtype in DTYPES]
 
 
 def _refuse(places: Sequence[Place]) -> None:
@@ -180,36 +228,74 @@ def _refuse(places: Sequence[Place]) -> None:
             raise ValueError(f"{name!r} is parametrized: initialize it before, or build it inside deferred()")
 
 
-def _stand_in(tape: Tape, place: Place) -> nn.Parameter:
+class _Stand(NamedTuple):
+    """What stands for a parameter inside; a parameter that was made inside stands for itself."""
+
+    tensor: Any
+    """The parameter;"""
+    inside: Any
+    """what the code sees instead;"""
+    state: State | None
+    """and the state of that at first."""
+
+
+def _stand_in(tape: Tape, place: Place) -> _Stand:
     """A parameter of the global shape on the tape, in which whatever is in the host's memory can be read."""
-    tensor = place.tensor
-    data = torch.empty(place.parameter.shape, dtype=tensor.dtype, device="cpu")
+    tensor, shape = place.tensor, place.parameter.shape
+    storage = tensor.untyped_storage() if kind_of(tensor) is Kind.PLAIN else None
+    if storage is not None and View.of(tensor).is_whole(storage.nbytes()):
+        data = torch.empty_strided(shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+    else:
+        data, storage = torch.empty(shape, dtype=tensor.dtype, device="cpu"), None
     stand = nn.Parameter(data, requires_grad=tensor.requires_grad)
     vars(stand).update(vars(tensor))
-    is_all = tensor.is_contiguous() and tensor.storage_offset() == 0
-    if kind_of(tensor) is Kind.PLAIN and is_all and data.numel():
-        storage = tensor.untyped_storage()
-        if storage.nbytes() == data.untyped_storage().nbytes():
-            memory = tape.memory_of(data)
-            assert memory is not None
-            memory.now(Data(storage), False)
-    return stand
+    memory = tape.memory_of(data)
+    if memory is not None and data.numel():
+        memory.now(_Absent(memory.nbytes) if storage is None else Data(storage), False)
+    return _Stand(tensor, stand, None if memory is None else memory.state)
 
 
 @contextmanager
-def _exchanged(places: Sequence[Place], stands: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Modules hold the stand-ins, and their own parameters again afterwards."""
-    held: list[tuple[nn.Module, str, Any]] = []
+def _exchanged(model: nn.Module, places: Sequence[Place], stands: Sequence[_Stand]) -> Iterator[None]:
+    """Modules hold the stand-ins, and afterwards their parameters again; after an exception, all that they held."""
+    held = [(module, role, stand) for place, stand in zip(places, stands, strict=True) for module, role in place.owners]
     try:
-        for place, stand in zip(places, stands, strict=True):
-            for module, role in place.owners:
-                own = own_parameters(module)
-                held.append((module, role, own[role]))
-                own[role] = stand
+        for module, role, stand in held:
+            own_parameters(module)[role] = stand.inside
         yield
+        _refuse_changes(places, stands)
+        for stand in stands:
+            _carry(stand)
+    except BaseException:
+        for module, role, stand in held:
+            own_parameters(module)[role] = stand.tensor
+        raise
     finally:
-        for module, role, tensor in held:
-            own_parameters(module)[role] = tensor
+        real = {id(stand.inside): stand.tensor for stand in stands}
+        for module in (*model.modules(), *(module for module, _, _ in held)):
+            own = own_parameters(module)
+            own.update({role: real[id(one)] for role, one in own.items() if id(one) in real})
+
+
+def _carry(stand: _Stand) -> None:
+    """What the code said of a parameter: whether it is trained, and its attributes."""
+    said, known = vars(stand.inside), vars(stand.tensor)
+    for name in known.keys() - said.keys():
+        del known[name]
+    known.update(said)
+    if stand.tensor.requires_grad != stand.inside.requires_grad:
+        stand.tensor.requires_grad_(stand.inside.requires_grad)
+
+
+def _refuse_changes(places: Sequence[Place], stands: Sequence[_Stand]) -> None:
+    for place, stand in zip(places, stands, strict=True):
+        name, inside = place.parameter.name, stand.inside
+        if inside.shape != place.parameter.shape or inside.dtype != stand.tensor.dtype:
+            raise DeferralError(f"{name!r} was given another shape or dtype inside keyed(). No parameter was written")
+        module, role = place.owners[0]
+        is_there = own_parameters(module).get(role) is inside
+        if kind_of(stand.tensor) is Kind.DISTRIBUTED and not is_there:
+            raise DeferralError(f"{name!r} is sharded, and was replaced inside keyed(). No parameter was written")
 
 
 @in_stream_environment
@@ -218,24 +304,37 @@ def _finish(
     tape: _Ledger,
     drawn: Drawn,
     places: Sequence[Place],
-    stands: Sequence[nn.Parameter],
+    stands: Sequence[_Stand],
     seed: int | str,
     digests: bool,
     num_threads: int | None,
 ) -> None:
     programs: dict[str, Program] = {}
-    memories = [tape.memory_of(stand) for stand in stands]
+    memories = [tape.memory_of(stand.inside) for stand in stands]
     for place, stand, memory in zip(places, stands, memories, strict=True):
-        if memory is None or isinstance(memory.state, (Data, Empty)):
+        if memory is None or memory.state is stand.state or (stand.state is None and _is_given(memory.state)):
             continue
-        program = verified(tape, stand, memory.state, list(place.owners))
-        if program.uninitialized:
+        program = verified(tape, stand.inside, memory.state, list(place.owners))
+        if program.uninitialized or _is_absent(memory.state, isinstance(program.initializer, Replayed)):
             raise DeferralError(
-                f"only a part of {place.parameter.name!r} was written, and this process does not hold all of it: fill "
-                "it whole first. No parameter has been written"
+                f"only a part of {place.parameter.name!r} was written, or what was is computed from another parameter, "
+                "of which this process does not hold all: fill it whole first. No parameter has been written"
             )
         programs[place.parameter.name] = program
-    programs = with_origins(programs)
+    drawn_buffers = list(_drawn_buffers(model, tape))
+    shared = shared_draws(programs.values(), [state for _, _, state in drawn_buffers])
+    for place, stand, memory in zip(places, stands, memories, strict=True):
+        if (name := place.parameter.name) in programs and not shared.isdisjoint(programs[name].draws):
+            assert memory is not None
+            programs[name] = verified(tape, stand.inside, memory.state, list(place.owners), shared)
+    buffers = {
+        name: (tensor, program)
+        for name, tensor, state in drawn_buffers
+        if not (program := program_of(state, View.of(tensor), shared)).uninitialized
+    }
+    found = {**programs, **{name: program for name, (_, program) in buffers.items()}}
+    named = with_origins({name: found[name] for name in _names(model) if name in found})
+    programs = {name: named[name] for name in programs}
     described = [
         place._replace(parameter=replace(place.parameter, program=programs.get(place.parameter.name)))
         for place in places
@@ -248,14 +347,56 @@ def _finish(
         pairs = zip(checked, planned, asked, strict=True)
         entries = tuple(fill_place(place, entry, digests, num_threads) for place, entry, one in pairs if one)
     drawn.record = Record(entries, seed, OWN.name, fastinit.__version__)
+    others = [Parameter(name, tuple(tensor.shape), program=named[name]) for name, (tensor, _) in buffers.items()]
+    keys = program_keys([*(place.parameter for place in described), *others], seed)
+    for name, (tensor, _) in buffers.items():
+        with torch.no_grad():
+            tensor.copy_(rebuilt(keys[name].initializer, tensor, keys[name].key))
+        memory = tape.memory_of(tensor)
+        assert memory is not None
+        memory.now(memory.state, True)
     with drawing_from(Key(seed).fold_in("outside the parameters")):
         settle_rest(tape, list(model.modules()), {id(memory) for memory in memories})
 
 
+def _names(model: nn.Module) -> Iterator[str]:
+    """Canonical names of all tensors in the order in which deferred() names copies: module by module."""
+    for prefix, module in model.named_modules():
+        attributes = (path for path, _ in attributes_of(module))
+        for role in (*own_parameters(module), *own_buffers(module), *attributes):
+            yield canonical_name(f"{prefix}.{role}" if prefix else role)
+
+
+def _is_given(state: State) -> bool:
+    """Whether memory came from elsewhere, or was never written."""
+    return isinstance(state, (Data, Empty))
+
+
+def _drawn_buffers(model: nn.Module, tape: Tape) -> Iterator[tuple[str, Tensor, State]]:
+    """Buffers, and tensors that modules hold as attributes, that follow from draws: they may share a parameter's."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for role, tensor in (*own_buffers(module).items(), *attributes_of(module)):
+            if tensor is None or isinstance(tensor, nn.Parameter) or not has_memory_of_its_own(tensor):
+                continue
+            memory = tape.memory_of(tensor)
+            if memory is None or memory.holds or memory.is_meta or id(memory) in seen:
+                continue
+            if _is_absent(memory.state):
+                raise DeferralError(
+                    f"{role!r} of {type(module).__name__} is computed from a parameter of which this process holds "
+                    "only a part. No parameter has been written"
+                )
+            if first_draw(memory.state) is None or not View.of(tensor).is_whole(memory.nbytes):
+                continue
+            seen.add(id(memory))
+            yield canonical_name(f"{prefix}.{role}" if prefix else role), tensor, memory.state
+
+
 def _complaints(
-    tape: _Ledger, places: Sequence[Place], stands: Sequence[nn.Parameter], programs: dict[str, Program]
+    tape: _Ledger, places: Sequence[Place], stands: Sequence[_Stand], programs: dict[str, Program]
 ) -> Iterator[str]:
-    names = {address_of(stand): place.parameter.name for place, stand in zip(places, stands, strict=True)}
+    names = {address_of(stand.inside): place.parameter.name for place, stand in zip(places, stands, strict=True)}
     never = [place.parameter.name for place in places if place.parameter.name not in programs]
     twice = [name for address, name in names.items() if tape.times[address] > 1]
     if never:

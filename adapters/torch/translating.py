@@ -6,7 +6,7 @@ replayed: the operators themselves, as a graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -87,9 +87,9 @@ class _Form:
 _ZERO: Final = _Leaf(Constant(0.0))
 
 
-def program_of(state: State, view: View) -> Program:
-    """The program of a tensor."""
-    found = _Folding().form(state, view)
+def program_of(state: State, view: View, shared: Container[str] = ()) -> Program:
+    """The program of a tensor. Of `shared` draws, which other tensors follow from, each element stays in its place."""
+    found = _Folding(shared).form(state, view)
     calls = calls_of(state)
     names = operators_of(calls)
     if found is not None and len(found.parts) > _SCATTERED and not apart(_boxes(found.parts)):
@@ -162,7 +162,8 @@ class _Missing(Exception):
 class _Folding:
     """Folds the history of one tensor; what several calls read, once."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Container[str] = ()) -> None:
+        self._shared = shared
         self._found: dict[tuple[int, View], _Form | None] = {}
         self._drawn: dict[int, bool] = {}
         self._outputs: dict[tuple[int, int, tuple[int, ...]], _Form | None] = {}
@@ -223,7 +224,7 @@ class _Folding:
                     continue
                 covered.add((offsets, shape))
                 form = self._of_output(state.source, state.view.shape)
-                if form is None:
+                if form is None or not (in_order or self._is_free(form)):
                     return None
                 if shape == view.shape:
                     form = _as_seen(form, state.view.shape, view.shape, in_order)
@@ -237,6 +238,11 @@ class _Folding:
                 if len(painted_over) > _PARTS:
                     return None
             state = state.before
+
+    def _is_free(self, form: _Form) -> bool:
+        """Whether nobody else has the elements of a form, so that their order says nothing."""
+        leaves = (form.base, *(part.leaf for part in form.parts))
+        return all(leaf.call is None or leaf.call.identity not in self._shared for leaf in leaves)
 
     def _part_of(self, state: Written, view: View) -> _Form | None:
         """What a view of a part of what was written holds, where that is one number."""

@@ -6,11 +6,13 @@ print(verify("init.json", model))
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from fastinit import Entry, Keep, Record, Verification, Verified
+from fastinit.adapters.torch.histories import View
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of, local_part, memory_of
 from fastinit.extending import compare_buffer, in_stream_environment, judged, read_record
@@ -39,9 +41,10 @@ def verify(
     Returns
     -------
     Verification
-        A row for each tensor: ``"equal"``; ``"rounded"``, equal in another dtype; ``"trained"``, with how far it has
-        moved; ``"damaged"``, with the stretch that differs; ``"missing"`` from the model; ``"unknown"`` to the record;
-        ``"kept"``, of which the record knows no values. Printed, it names those that are not as recorded.
+        A row for each tensor, and one for each that was tied and is no longer: ``"equal"``; ``"rounded"``, equal in
+        another dtype; ``"trained"``, with how far it has moved; ``"damaged"``, with the stretch that differs;
+        ``"missing"`` from the model; ``"unknown"`` to the record; ``"kept"``, of which the record knows no values.
+        Printed, it names those that are not as recorded.
 
     Raises
     ------
@@ -68,8 +71,12 @@ def verify(
     others = {name: place for place in places.values() for name in place.parameter.other_names}
     rows = []
     for entry in given:
-        place = next((known[name] for known in (places, others) for name in _names(entry) if name in known), None)
-        rows.append(_verified(entry, place, num_threads))
+        found = {id(one): one for known in (places, others) for name in _names(entry) if (one := known.get(name))}
+        first, *untied = found.values() or [None]
+        rows.append(_verified(entry, first, num_threads))
+        for place in untied:
+            assert place is not None
+            rows.append(replace(_verified(entry, place, num_threads), name=place.parameter.name))
     known = {name for entry in given for name in _names(entry)}
     for name, place in places.items():
         if known.isdisjoint((name, *place.parameter.other_names)):
@@ -102,8 +109,12 @@ def _verified(entry: Entry, place: Place | None, num_threads: int | None) -> Ver
         return Verified(entry.name, "missing", "on the meta device, without memory")
     if tensor.dtype not in DTYPES:
         return Verified(entry.name, "missing", f"in {tensor.dtype}, recorded in {entry.dtype}")
+    if tensor.layout is not torch.strided or (tensor.numel() and not tensor.untyped_storage().nbytes()):
+        return Verified(entry.name, "missing", f"without memory, of layout {tensor.layout}")
     with torch.no_grad():
         tensor = tensor.resolve_neg().cpu()
+        if View.of(tensor).repeats:
+            tensor = tensor.contiguous()
     found = compare_buffer(
         memory_of(tensor), entry.initializer, entry.key, shard, drawn_in=entry.dtype, num_threads=num_threads
     )

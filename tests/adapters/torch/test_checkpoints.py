@@ -155,3 +155,22 @@ def test_a_large_models_slices_take_no_memory_of_the_whole():
         offsets=(2**16, 5),
     )
     assert (part.numpy() == expected).all() and part.abs().max() <= bound
+
+
+def test_buffers_that_lost_their_values_are_made_again():
+    class Rotary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.Linear(4, 4)
+            self.norm = nn.BatchNorm1d(4)
+            self.register_buffer("steps", torch.arange(5) * 2.5)
+
+    with deferred():
+        model, other = Rotary(), Rotary()
+    materialize(other, seed=1)
+    model.to_empty(device="cpu")
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.fill_(9)
+    weights = state_dict(model, seed=1)
+    for name, tensor in other.state_dict().items():
+        assert torch.equal(weights[name], tensor), name

@@ -272,3 +272,24 @@ def test_plain_tensors_that_are_drawn():
 def fastinit_normal(name, size):
     key = fastinit.Key(0).fold_in(name)
     return torch.from_numpy(fastinit.fill(np.empty(size, np.float32), Normal(), key))
+
+
+def test_a_transposed_copy_is_the_transpose():
+    class Tied(nn.Module):
+        """An autoencoder whose decoder begins as its encoder's transpose."""
+
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(8, 4), nn.Linear(4, 8)
+            self.decoder.weight.data = self.encoder.weight.data.t().clone()
+            self.scaled = nn.Parameter(self.encoder.weight.detach().t() * 2)
+            self.register_buffer("first", self.encoder.weight.detach().t().contiguous())
+            self.alone = nn.Parameter(torch.randn(3, 4).t())
+
+    with deferred():
+        model = Tied()
+    record = materialize(model, seed=3)
+    weight = model.encoder.weight.t()
+    assert torch.equal(model.decoder.weight, weight) and torch.equal(model.scaled, weight * 2)
+    assert torch.equal(model.first, weight)
+    assert isinstance(record["alone"].initializer, fastinit.Normal)  # nobody can tell in which order it was drawn

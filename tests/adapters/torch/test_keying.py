@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -169,6 +170,170 @@ def test_what_cannot_be_keyed_is_refused():
     both.b.weight = nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match=r"canonical name 'b.weight'"), keyed(both):
         pass
+
+
+def _replaced(model):
+    model[0].weight = nn.Parameter(torch.randn(8, 8) * 0.02)
+    model[0].bias = nn.Parameter(torch.ones(8))
+    model[1].reset_parameters()
+
+
+def _removed(model):
+    nn.init.normal_(model[0].weight)
+    model[0].bias = None
+    del model[1]
+
+
+def _added(model):
+    for layer in model:
+        layer.reset_parameters()
+    model[0].scale = nn.Parameter(torch.randn(4))
+    model.append(nn.Linear(8, 3))
+
+
+def _tied(model):
+    for layer in model:
+        layer.reset_parameters()
+    model[1].weight = model[0].weight
+
+
+def _said(model):
+    for layer in model:
+        layer.reset_parameters()
+    model[0].weight.mark = True
+    model[0].bias.requires_grad = False
+
+
+def _swapped(model):
+    model[0].weight.data = torch.from_numpy(np.arange(64, dtype=np.float32).reshape(8, 8))
+    model[0].bias.data = torch.zeros(8)
+    model[1].weight.data = torch.randn(8, 8).t().contiguous()
+    model[1].bias.data = model[0].bias.data
+
+
+def _buffered(model):
+    for layer in model:
+        layer.reset_parameters()
+    model.register_buffer("first", model[0].weight.detach().clone())
+    model.register_buffer("noise", torch.randn(4))
+    model.table.copy_(model[0].weight.detach() * 2)
+    model.again = model[0].weight.detach().clone()
+
+
+def _transposed(model):
+    with torch.no_grad():
+        nn.init.normal_(model[0].weight)
+        model[1].weight.copy_(model[0].weight.t() * 2)
+        model.table.copy_(model[0].weight.t())
+        for layer in model:
+            nn.init.zeros_(layer.bias)
+
+
+@pytest.mark.parametrize("init", [_transposed, _replaced, _removed, _added, _tied, _said, _swapped, _buffered])
+def test_what_the_code_changes_is_as_deferred_has_it(init):
+    def make():
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        model.register_buffer("table", torch.zeros(8, 8))
+        return model
+
+    late = make()
+    with keyed(late, seed=3) as drawn:
+        init(late)
+    with deferred():
+        model = make()
+        init(model)
+    materialize(model, seed=3)
+    same(late, model)
+    for (name, tensor), found in zip(model.named_parameters(), late.parameters(), strict=True):
+        assert vars(found) == vars(tensor) and found.requires_grad == tensor.requires_grad, name
+    assert list(late.state_dict()) == list(model.state_dict())
+    for (name, tensor), found in zip(model.named_buffers(), late.buffers(), strict=True):
+        assert torch.equal(found, tensor), name
+    if init is _transposed:
+        assert torch.equal(late[1].weight, late[0].weight.t() * 2) and torch.equal(late.table, late[0].weight.t())
+    if init is _buffered:
+        assert torch.equal(late.again, late[0].weight)
+    assert verify(drawn.record, late).is_sound
+    assert not any(said.startswith("never") for said in drawn.check())
+
+
+def test_an_exception_takes_back_what_was_replaced():
+    model = nn.Linear(8, 8)
+    weight, bias = model.weight, model.bias
+    with pytest.raises(KeyError), keyed(model):
+        model.weight = nn.Parameter(torch.zeros(8, 8))
+        del model.bias
+        raise KeyError("stop")
+    assert model.weight is weight and model.bias is bias
+    with pytest.raises(DeferralError, match="'weight' was given another shape or dtype"), keyed(model):
+        model.weight.data = model.weight.data.double()
+
+
+def test_values_in_other_layouts_are_read_and_values_that_are_elsewhere_refused():
+    model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    before = model.weight.detach().clone()
+    with torch.no_grad(), keyed(model):
+        model.weight.mul_(2)
+    assert torch.equal(model.weight, before * 2) and model.weight.stride() == before.stride()
+    table = torch.randn(20, 4)
+    model = nn.Module()
+    model.rows, model.other = nn.Parameter(table[:10]), nn.Parameter(torch.randn(10, 4))
+    before = model.rows.detach().clone()
+    for read in (
+        lambda: model.rows.mul_(2),
+        lambda: model.other.copy_(model.rows * 2),
+        lambda: float(model.rows.sum()),
+        lambda: model.register_buffer("copy", model.rows.detach().clone()),
+    ):
+        with pytest.raises(DeferralError, match="part"), torch.no_grad(), keyed(model):
+            read()
+        vars(model)["_buffers"].clear()
+    assert torch.equal(model.rows, before)
+    with torch.no_grad(), keyed(model, seed=3):
+        model.rows.copy_(torch.zeros_like(model.rows) + torch.randn_like(model.rows))
+    assert not torch.equal(model.rows, before)
+
+
+def test_sharded_parameters_are_neither_read_nor_replaced():
+    distributed = pytest.importorskip("torch.distributed")
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    if not distributed.is_available() or not hasattr(fsdp, "fully_shard"):
+        pytest.skip("FSDP2 is not in this torch")
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        fsdp.fully_shard(model)
+        before = dict(model.named_parameters())
+        for change, said in (
+            (lambda: setattr(model[0], "weight", nn.Parameter(torch.zeros(8, 8))), "'0.weight' is sharded"),
+            (lambda: setattr(model[0], "weight", model[1].weight), "'0.weight' is sharded"),
+            (lambda: model[0].weight.data.mul_(2), "part of '0.weight'"),
+            (lambda: float(model[0].weight.sum()), "only a part"),
+        ):
+            with pytest.raises(DeferralError, match=said), keyed(model):
+                change()
+            assert all(tensor is before[name] for name, tensor in model.named_parameters())
+        with torch.no_grad(), keyed(model, seed=3) as drawn:
+            nn.init.normal_(model[0].weight)
+            model[1].weight.copy_(model[0].weight * 2)
+        assert torch.equal(model[1].weight.full_tensor(), model[0].weight.full_tensor() * 2)
+        assert len(drawn.record) == 2 and all(
+            verify(drawn.record, model)[entry.name].is_sound for entry in drawn.record
+        )
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_parameters_of_other_dtypes_get_what_the_code_writes():
+    model = nn.Linear(8, 8)
+    model.phases = nn.Parameter(torch.zeros(4, dtype=torch.complex64))
+    model.counts = nn.Parameter(torch.zeros(4, dtype=torch.int32), requires_grad=False)
+    with torch.no_grad(), keyed(model, seed=3) as drawn:
+        model.reset_parameters()
+        model.phases.copy_(torch.randn(4, dtype=torch.complex64))
+        model.counts.fill_(7)
+    assert model.phases.abs().min() > 0 and (model.counts == 7).all()
+    assert [entry.name for entry in drawn.record] == ["weight", "bias"] and verify(drawn.record, model)["bias"].is_sound
 
 
 def test_transformers():

@@ -114,6 +114,29 @@ def test_parametrized_and_kept_parameters():
     assert found["0.weight"] in ("equal", "trained")  # what a parametrization makes of it, not what it was given
 
 
+def test_tensors_that_are_no_longer_tied_are_verified_each(made):
+    record, model = made
+    assert verify(record, model).is_sound
+    model.head.weight = nn.Parameter(model.words.weight.detach().clone())
+    found = verify(record, model)
+    assert found.is_sound and found["head.weight"].verdict == "equal"
+    with torch.no_grad():
+        model.head.weight.mul_(1.5)
+    found = verify(record, model)
+    assert found["words.weight"].verdict == "equal" and found["head.weight"].verdict == "trained"
+
+
+def test_memory_that_cannot_be_compared_is_said(made):
+    record, model = made
+    model.mlp[0].weight = nn.Parameter(model.mlp[0].weight.detach().to_sparse())
+    model.mlp[2].weight.untyped_storage().resize_(0)
+    model.decay = nn.Parameter(torch.zeros(1).expand(16, 16))
+    found = verify(record, model)
+    assert [found[f"mlp.{number}.weight"].verdict for number in (0, 2)] == ["missing", "missing"]
+    assert "sparse" in found["mlp.0.weight"].detail and "without memory" in found["mlp.2.weight"].detail
+    assert found["decay"].verdict == "trained"
+
+
 def test_a_model_on_the_meta_device_has_nothing_to_verify():
     with deferred():
         model = Model()
