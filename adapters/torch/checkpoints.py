@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastinit import Entry, Keep, Recipe, canonical_name, recipe_named
+from fastinit import Entry, Keep, Recipe, canonical_name
 from fastinit.adapters.torch.buffers import is_made_again, keyed_buffers
 from fastinit.adapters.torch.layers import parameters
 from fastinit.adapters.torch.models import planned_places
@@ -49,7 +49,7 @@ def sources_of(
     if dtype is not None and dtype not in DTYPES:
         raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}")
     places = parameters(model)
-    chosen = recipe_for(None if recipe is None else recipe_named(recipe), [place.parameter for place in places])
+    chosen = recipe_for(recipe, [place.parameter for place in places])
     places, entries = planned_places(places, chosen, seed, dtype, in_memory=False)
     known = {}
     for place, entry in zip(places, entries, strict=True):

@@ -166,15 +166,14 @@ def keyed(
     DeferralError
         Where the code reads a value that is drawn, or reads, or writes only a part of, a tensor of which this process
         has no whole; where it gives a parameter another shape or dtype, or replaces one that is sharded; also inside
-        :func:`~fastinit.adapters.torch.deferred` or another keyed(). After it, as after any
-        exception inside, no parameter has been written.
+        :func:`~fastinit.adapters.torch.deferred` or another keyed(). After it, as after any exception inside, no
+        parameter has been written.
 
     Notes
     -----
     What the code writes to buffers, and to parameters of dtypes that fastinit does not fill, has its values. What is
     random in buffers is drawn by their names, as by :func:`~fastinit.adapters.torch.materialize`; what is random
-    elsewhere is torch's, from a generator that is seeded
-    with the seed's key, in the order of the calls.
+    elsewhere is torch's, from a generator that is seeded with the seed's key, in the order of the calls.
 
     Examples
     --------

@@ -247,18 +247,18 @@ def page(rows: Iterable[dict[str, Any]], of: int) -> str:
     parts = [PREFACE, f"This page is of {looked_at} {of:,} architectures.", _totals(rows)]
     refused = [row for row in built if "kinds" not in row or row["kinds"].get("none")]
     if refused:
-        parts += ["## Refused", _table(("architecture", "reason"), ((row["name"], _reason(row)) for row in refused))]
+        parts += ["## Refused", table(("architecture", "reason"), ((row["name"], _reason(row)) for row in refused))]
     different = [row for row in built if row.get("count")]
     if different:
         lines = ((row["name"], "<br>".join(map(_cell, row["differences"][:3]))) for row in different)
-        parts += ["## Other than the author's", _table(("architecture", "what differs"), lines)]
-    parts += ["## Every architecture", _table(("architecture", "parameters", *KINDS, "compared"), map(_row, built))]
+        parts += ["## Other than the author's", table(("architecture", "what differs"), lines)]
+    parts += ["## Every architecture", table(("architecture", "parameters", *KINDS, "compared"), map(_row, built))]
     alone = [(row["name"], _cell(row["not by itself"][:160])) for row in rows if "not by itself" in row]
     if alone:
         parts += [
             "## Not constructed by their configuration alone",
             "The author's constructor raises this with the default configuration.",
-            _table(("architecture", "error"), alone),
+            table(("architecture", "error"), alone),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -305,7 +305,7 @@ def _totals(rows: list[dict[str, Any]]) -> str:
         "equal, of compared",
         "seconds: median, most",
     )
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _reason(row: dict[str, Any]) -> str:
@@ -327,7 +327,8 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """In Markdown."""
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

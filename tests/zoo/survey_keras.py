@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from survey import table
+
 SECONDS = 1800.0
 BATCH = 6
 
@@ -164,10 +166,10 @@ def page(rows: Iterable[dict[str, Any]]) -> str:
         (row["name"], f"{row['parameters']:,}" if "parameters" in row else "", *_counts(row), _said(row))
         for row in built
     ]
-    parts = [PREFACE, total, _table(("model", "parameters", *KINDS, "compared"), lines)]
+    parts = [PREFACE, total, table(("model", "parameters", *KINDS, "compared"), lines)]
     alone = [(row["name"], row["not by itself"][:160].replace("|", "/")) for row in rows if "not by itself" in row]
     if alone:
-        parts += ["## Not constructed by their documentation alone", _table(("model", "error"), alone)]
+        parts += ["## Not constructed by their documentation alone", table(("model", "error"), alone)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -178,11 +180,6 @@ def _counts(row: dict[str, Any]) -> list[Any]:
 def _said(row: dict[str, Any]) -> str:
     said = row.get("stopped") or row.get("compared", "")
     return "<br>".join([said, *row.get("differences", [])[:3]]).replace("|", "/")
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    head = list(head)
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
 def main() -> None:
