@@ -127,6 +127,6 @@ class Initialize(_Perceptron):
     @once
     def setup(self, backend):
         super().setup(backend)
-        self.run = partial(self.adapter.initialize, self.build("zeros"), digests=False)
+        self.run = partial(self.adapter.initialize, self.build("zeros"))
 
     time_initialize = runs

@@ -119,12 +119,12 @@ class Initialize(_Encoder):
     def setup(self):
         super().setup()
         self.model = self.build()
-        self.run = partial(self.adapter.initialize_, self.model, digests=False)
+        self.run = partial(self.adapter.initialize_, self.model)
 
     time_initialize = peakmem_initialize = runs
 
     def time_initialize_with_digests(self):
-        self.adapter.initialize_(self.model)
+        self.adapter.initialize_(self.model, digests=True)
 
 
 class Shards(Warm):

@@ -13,7 +13,8 @@ checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `
 warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
 models      `recipe_for`, `planned`, `program_keys`, `Keyed`, `with_origins`, `check_entry`, `read_record`,
-            `recorded_entries`, `compare_digests`, `judged`: entries of records
+            `recorded_entries`, `compare_digests`: entries of records
+verifying   `judged`, `judged_kept`, `verify_each`: what became of tensors
 explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
             `is_random`, `finished`, `of_elements`, `painted`, `renumbered`, `box_of`: what an author's steps fold into
@@ -72,7 +73,7 @@ from fastinit.models.keying import Keyed, program_keys, with_origins
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.recipes import recipe_for
 from fastinit.models.rules import GATES
-from fastinit.models.verifying import judged
+from fastinit.models.verifying import judged, judged_kept, verify_each
 from fastinit.notices import Notices
 from fastinit.programs import apart, disjoint, runs_graphs
 from fastinit.sampling import KINDS
@@ -135,6 +136,7 @@ __all__ = [
     "judge_chain",
     "judge_parameters",
     "judged",
+    "judged_kept",
     "lattices",
     "measured",
     "new_memory",
@@ -158,6 +160,7 @@ __all__ = [
     "shown",
     "tiles",
     "times",
+    "verify_each",
     "window",
     "with_origins",
 ]

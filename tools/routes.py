@@ -80,7 +80,7 @@ def of_model() -> list[str]:
             return True
         return depth > 0 and isinstance(value, (list, tuple)) and any(carries(one, depth - 1) for one in value)
 
-    return route(lambda: initialize_(model, seed=0, digests=False), carries)
+    return route(lambda: initialize_(model, seed=0), carries)
 
 
 def main() -> None:

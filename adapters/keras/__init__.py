@@ -6,6 +6,7 @@ initialize       every variable of a model, as its layers do or by rules; gives 
 explain          what each recipe would do to each variable, and why
 recorded         where new variables keep what they are made with
 replay           fills a model again as a record says
+verify           which variables still hold what the record says, and what became of the others
 audit            what is wrong with a model's variables, and where its signal breaks
 lsuv             layer-sequential unit variance: scales kernels by what a batch shows
 ===============  =======================================================================================
@@ -25,5 +26,6 @@ from fastinit.adapters.keras.auditing import audit, lsuv
 from fastinit.adapters.keras.explaining import explain
 from fastinit.adapters.keras.models import initialize, replay
 from fastinit.adapters.keras.programs import recorded
+from fastinit.adapters.keras.verifying import verify
 
-__all__ = ["audit", "explain", "initialize", "initializers", "lsuv", "recorded", "replay"]
+__all__ = ["audit", "explain", "initialize", "initializers", "lsuv", "recorded", "replay", "verify"]

@@ -13,7 +13,7 @@ from typing import Any, Final
 import keras
 import numpy as np
 
-from fastinit import Audit, Record, digest
+from fastinit import Audit, Entry, Record
 from fastinit.adapters.keras.internals import (
     CONVOLUTION,
     DEPTHWISE,
@@ -24,7 +24,7 @@ from fastinit.adapters.keras.internals import (
 )
 from fastinit.adapters.keras.layers import Place, parameters, with_programs
 from fastinit.adapters.keras.measuring import array_of, calls, check_batch, hooked, is_floating, left_as_it_was, run
-from fastinit.adapters.keras.tensors import memory_of
+from fastinit.adapters.keras.verifying import compared
 from fastinit.extending import Held, UnitVariance, in_stream_environment, judge_chain, judge_parameters, read_record
 
 __all__ = ["audit", "lsuv"]
@@ -50,7 +50,7 @@ def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[s
     batch : array or tensor, or what the model takes in its place, optional
         The argument of a call: real inputs, or standard normal ones.
     record : Record, str or path, optional
-        Of the model's initialization: then values are compared with its digests, and scales with its stds.
+        Of the model's initialization: then values are compared with it, and scales with its stds.
 
     Returns
     -------
@@ -76,7 +76,8 @@ def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[s
     """
     places = with_programs(model, parameters(model))
     given = None if record is None else read_record(record)
-    held = (_held(place, given is not None) for place in places if is_floating(place.variable))
+    entries = {} if given is None else {entry.name: entry for entry in given}
+    held = (_held(place, entries.get(place.parameter.name)) for place in places if is_floating(place.variable))
     if batch is not None:
         check_batch(batch)
     if batch is None:
@@ -88,11 +89,13 @@ def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[s
     return Audit((*findings, *more), tuple(ran), verdict, reason, notes)
 
 
-def _held(place: Place, digests: bool) -> Held:
+def _held(place: Place, entry: Entry | None) -> Held:
     variable = place.variable
     dtype = keras.backend.standardize_dtype(variable.dtype)
-    own = digest(memory_of(variable)) if digests else None
-    return Held(place.parameter, array_of(variable.value), dtype, trainable=variable.trainable, digest=own)
+    recorded = None
+    if entry is not None and entry.shape == place.parameter.shape:
+        recorded = compared(place, entry)
+    return Held(place.parameter, array_of(variable.value), dtype, trainable=variable.trainable, recorded=recorded)
 
 
 # Scaling by data

@@ -39,7 +39,7 @@ def initialize(
     frozen: bool = False,
     only: Selection | None = None,
     skip: Selection | None = None,
-    digests: bool = True,
+    digests: bool = False,
 ) -> Record:
     """Gives every variable of a model that is made to be trained new values, each by its own key.
 
@@ -70,7 +70,8 @@ def initialize(
         The variables that are meant, see :func:`fastinit.selected`: patterns of names, or a function of a
         :class:`fastinit.Parameter`. Everything else keeps its values, and needs no rule.
     digests : bool
-        Whether the record holds digests of the bytes, for :func:`replay` to compare.
+        Whether the record holds digests of the bytes too, for :func:`replay` to compare and for other programs. They
+        take longer than the fill, and :func:`~fastinit.adapters.keras.verify` needs none.
 
     Returns
     -------
@@ -107,14 +108,14 @@ def initialize(
     described = [place.parameter for place in places]
     asked = selected(described, only, skip)
     entries = planned(described, _dtypes(places), chosen, seed, unmatched, frozen=frozen, asked=asked)
-    written = _written(model, places, entries, digests, partly=not all(asked))
+    written = _written(model, places, entries, [digests] * len(places), partly=not all(asked))
     meant = tuple(entry for entry, is_asked in zip(written, asked, strict=True) if is_asked)
     return Record(meant, seed, chosen.name, fastinit.__version__)
 
 
 @in_stream_environment
 def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
-    """Fills a model as a record says, and compares the bytes with the record's digests.
+    """Fills a model as a record says, and compares the bytes with the record's digests, if it has any.
 
     Parameters
     ----------
@@ -126,7 +127,7 @@ def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
     Returns
     -------
     Record
-        With the digests of the bytes that were written.
+        With the digests of the bytes that were written, where the given one has digests.
 
     Raises
     ------
@@ -146,7 +147,7 @@ def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
     given = read_record(record)
     places = parameters(model)
     entries = recorded_entries(given, [place.parameter for place in places], _dtypes(places))
-    written = _written(model, places, entries, digests=True)
+    written = _written(model, places, entries, [entry.digest is not None for entry in entries])
     compare_digests(entries, written)
     return replace(given, entries=tuple(written))
 
@@ -156,17 +157,20 @@ def _dtypes(places: Sequence[Place]) -> list[str]:
 
 
 def _written(
-    model: Any, places: Sequence[Place], entries: Sequence[Entry], digests: bool, partly: bool = False
+    model: Any, places: Sequence[Place], entries: Sequence[Entry], digests: Sequence[bool], partly: bool = False
 ) -> list[Entry]:
-    """The entries, once the variables hold what they say; `partly`: layers without a variable among them stay."""
+    """The entries, once the variables hold what they say, and digests of those that are to have one.
+
+    `partly`: layers without a variable among them stay.
+    """
     written = []
     kept: dict[int, bool] = {}
-    for place, entry in zip(places, entries, strict=True):
+    for place, entry, has_digest in zip(places, entries, digests, strict=True):
         stays = isinstance(entry.initializer, Keep)
         kept[id(place.layer)] = kept.get(id(place.layer), True) and stays
         if not stays:
             assign(place.variable, entry.initializer, entry.key)
-        written.append(replace(entry, digest=digest(memory_of(place.variable)) if digests else None))
+        written.append(replace(entry, digest=digest(memory_of(place.variable)) if has_digest else None))
     for norm, variable, value in statistics(model):
         if not kept.get(id(norm), partly or not norm.trainable):  # a pretrained norm keeps its statistics too
             variable.assign(keras.ops.full(variable.shape, value, dtype=variable.dtype))

@@ -5,7 +5,6 @@ Layers are measured by hooks, so a model may be of any architecture, and it is l
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -14,11 +13,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from fastinit import Audit, Record, digest
+from fastinit import Audit, Entry, Record
 from fastinit.adapters.torch.internals import own_modules
 from fastinit.adapters.torch.layers import Place, evaluating, followed_by_norms, parameters
 from fastinit.adapters.torch.measuring import arguments_of, array_of, calls, left_as_it_was, run
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
+from fastinit.adapters.torch.verifying import compared
 from fastinit.extending import (
     Held,
     UnitVariance,
@@ -69,7 +69,7 @@ def audit(
         What the model is called with: a tensor, arguments, or arguments by name, on the model's device. Real inputs, or
         standard normal ones; from 32 examples on, dead layers are told well.
     record : Record, str or path, optional
-        Of the model's initialization: then values are compared with its digests, and scales with its stds.
+        Of the model's initialization: then values are compared with it, and scales with its stds.
     loss : callable, optional
         From the model's output to what is differentiated, a scalar; by default the sum of all its floating tensors
         times standard normal noise, the same every time.
@@ -105,7 +105,12 @@ def audit(
     arguments = None if batch is None else arguments_of(batch)
     repeated = _repeated(model)
     normed = followed_by_norms(model)
-    held = (_held(place, repeated, normed, given is not None) for place in places if place.tensor.is_floating_point())
+    entries = {} if given is None else {entry.name: entry for entry in given}
+    held = (
+        _held(place, repeated, normed, entries.get(place.parameter.name))
+        for place in places
+        if place.tensor.is_floating_point()
+    )
     if arguments is None:
         findings, notes = judge_parameters(held, given)
         return Audit(findings, notes=notes)
@@ -128,7 +133,7 @@ def _places(model: nn.Module) -> list[Place]:
 # Parameters
 
 
-def _held(place: Place, repeated: set[int], normed: dict[int, bool], digests: bool) -> Held:
+def _held(place: Place, repeated: set[int], normed: dict[int, bool], entry: Entry | None) -> Held:
     if place.parametrizations is not None:
         with evaluating(place.parametrizations):
             tensor = place.parametrizations()
@@ -138,9 +143,9 @@ def _held(place: Place, repeated: set[int], normed: dict[int, bool], digests: bo
     if kind_of(tensor) is Kind.DISTRIBUTED:
         tensor = tensor.to_local()
     tensor = tensor.cpu().contiguous()
-    bytes_of = None
-    if digests and tensor.numel() == math.prod(place.parameter.shape):
-        bytes_of = digest(tensor.reshape(-1).view(torch.uint8).numpy())
+    recorded = None
+    if entry is not None and entry.shape == place.parameter.shape:
+        recorded = compared(place, entry)
     return Held(
         place.parameter,
         array_of(tensor),
@@ -148,7 +153,7 @@ def _held(place: Place, repeated: set[int], normed: dict[int, bool], digests: bo
         place.parameter.other_names,
         _tied_by_mistake(place, repeated),
         place.tensor.requires_grad,
-        bytes_of,
+        recorded,
         normed.get(id(place.owners[0][0])),
     )
 

@@ -149,7 +149,7 @@ def keyed(
     seed : int or str
         Of all keys.
     digests : bool
-        Whether the record holds digests of the bytes.
+        As in :func:`~fastinit.adapters.torch.initialize_`.
     num_threads : int, optional
         At most so many threads.
 

@@ -74,7 +74,7 @@ def materialize(
         A function of the model that gives values to buffers which others built on the meta device. It is called first,
         with the parameters on the meta device: what it draws into them has no effect.
     digests : bool
-        Whether the record holds digests of the bytes.
+        As there.
     progress : bool, optional
         Whether to show a progress bar on stderr, drawn by tqdm where it is installed; by default if stderr is a
         terminal and the parameters take more than 4 GiB.

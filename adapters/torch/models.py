@@ -48,7 +48,7 @@ def initialize_(
     frozen: bool = False,
     only: Selection | None = None,
     skip: Selection | None = None,
-    digests: bool = True,
+    digests: bool = False,
     num_threads: int | None = None,
 ) -> Record:
     """Fills every parameter of a model in place, each with its own key: ``Key(seed).fold_in(name)``.
@@ -80,16 +80,17 @@ def initialize_(
         The parameters that are meant, see :func:`fastinit.selected`: patterns of canonical names, or a function of a
         :class:`fastinit.Parameter`. Everything else keeps its bytes, buffers too, and needs no rule.
     digests : bool
-        Whether the record holds digests of the bytes, for :func:`replay` to compare.
+        Whether the record holds digests of the bytes too, for :func:`replay` to compare and for other programs. They
+        take longer than the fill, and :func:`~fastinit.adapters.torch.verify` needs none.
     num_threads : int, optional
         At most so many threads. The values do not depend on it.
 
     Returns
     -------
     Record
-        An entry for each parameter that is meant, in the model's order. A digest is of the whole tensor's row-major
-        bytes, and None where this process holds only a part of it. A tensor with several names has one entry, under the
-        first.
+        An entry for each parameter that is meant, in the model's order. A tensor with several names has one entry,
+        under the first. A digest is of the whole tensor's row-major bytes, and None where this process holds only a
+        part of it.
 
     Raises
     ------
@@ -129,7 +130,7 @@ def initialize_(
 
 @in_stream_environment
 def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_threads: int | None = None) -> Record:
-    """Fills a model as a record says, and compares the bytes with the record's digests.
+    """Fills a model as a record says, and compares the bytes with the record's digests, if it has any.
 
     Parameters
     ----------
@@ -143,7 +144,7 @@ def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_thr
     Returns
     -------
     Record
-        With the digests of the bytes that were written.
+        With the digests of the bytes that were written, where the given one has digests.
 
     Raises
     ------
@@ -169,7 +170,8 @@ def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_thr
     dtypes = [DTYPES.get(place.tensor.dtype, str(place.tensor.dtype)) for place in places]
     entries = recorded_entries(given, [place.parameter for place in places], dtypes)
     places = check_places(places, entries)
-    filled = [fill_place(*pair, True, num_threads) for pair in zip(places, entries, strict=True)]
+    pairs = zip(places, entries, strict=True)
+    filled = [fill_place(place, entry, entry.digest is not None, num_threads) for place, entry in pairs]
     reset_norms(model, kept_modules(places, entries))
     compare_digests(entries, filled)
     return replace(given, entries=tuple(filled))
@@ -233,8 +235,8 @@ def _rehearse(place: Place, entry: Entry) -> None:
 def fill_place(place: Place, entry: Entry, digests: bool, num_threads: int | None) -> Entry:
     """Fills one parameter; returns its entry, with a digest if asked for and if all of it is here."""
     if isinstance(entry.initializer, Keep):
-        made = _value(place) if digests else place.tensor
-    elif place.parametrizations is not None:
+        return replace(entry, digest=digest_of(place, num_threads) if digests else None)
+    if place.parametrizations is not None:
         made = _assign(place, entry, num_threads)
     else:
         made = write(place.kind, place.tensor, entry.initializer, entry.key, place.shard, num_threads)
@@ -278,6 +280,11 @@ def _estimate_again(
     for _ in range(_POWER_ITERATIONS):
         spectral_norm(weight)
     spectral_norm.eval()
+
+
+def digest_of(place: Place, num_threads: int | None) -> str | None:
+    """The digest of what a parameter is now; None if all of it is not here."""
+    return _digest(_value(place), place.parameter.shape, num_threads)
 
 
 def _digest(tensor: torch.Tensor, shape: tuple[int, ...], num_threads: int | None) -> str | None:

@@ -6,7 +6,6 @@ print(verify("init.json", model))
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -14,10 +13,11 @@ from torch import nn
 from fastinit import Entry, Keep, Record, Verification, Verified
 from fastinit.adapters.torch.histories import View
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
+from fastinit.adapters.torch.models import digest_of
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of, local_part, memory_of
-from fastinit.extending import compare_buffer, in_stream_environment, judged, read_record
+from fastinit.extending import compare_buffer, in_stream_environment, judged, judged_kept, read_record, verify_each
 
-__all__ = ["verify"]
+__all__ = ["compared", "verify"]
 
 
 @in_stream_environment
@@ -66,36 +66,15 @@ def verify(
     4 tensors: 3 equal, 1 trained
     1.weight  trained  by 0.01 of their size
     """
-    given = read_record(record)
-    places = {place.parameter.name: place for place in parameters(model)}
-    others = {name: place for place in places.values() for name in place.parameter.other_names}
-    rows = []
-    for entry in given:
-        found = {id(one): one for known in (places, others) for name in _names(entry) if (one := known.get(name))}
-        first, *untied = found.values() or [None]
-        rows.append(_verified(entry, first, num_threads))
-        for place in untied:
-            assert place is not None
-            rows.append(replace(_verified(entry, place, num_threads), name=place.parameter.name))
-    known = {name for entry in given for name in _names(entry)}
-    for name, place in places.items():
-        if known.isdisjoint((name, *place.parameter.other_names)):
-            rows.append(Verified(name, "unknown"))
-    return Verification(tuple(rows))
+    places = parameters(model)
+    found = [place.parameter for place in places]
+    return verify_each(read_record(record), found, lambda entry, number: compared(places[number], entry, num_threads))
 
 
-def _names(entry: Entry) -> tuple[str, ...]:
-    return (entry.name, *entry.other_names)
-
-
-def _verified(entry: Entry, place: Place | None, num_threads: int | None) -> Verified:
-    """What became of one tensor."""
-    if place is None:
-        return Verified(entry.name, "missing")
-    if place.parameter.shape != entry.shape:
-        return Verified(entry.name, "missing", f"shape {place.parameter.shape}, recorded {entry.shape}")
+def compared(place: Place, entry: Entry, num_threads: int | None = None) -> Verified:
+    """What became of one tensor, of the recorded shape."""
     if isinstance(entry.initializer, Keep):
-        return Verified(entry.name, "kept")
+        return judged_kept(entry, None if entry.digest is None else digest_of(place, num_threads))
     tensor, shard = place.tensor, place.shard
     if place.parametrizations is not None:
         with evaluating(place.parametrizations):

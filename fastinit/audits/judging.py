@@ -10,7 +10,7 @@ kind                of a parameter
 not finite          it holds NaN or infinity
 untouched           memory that nobody wrote: values above 1e6, or more than one in a thousand below 1e-25 and not 0; a
                     weight of zeros that an activation follows, or in a model of which most weights are zero
-not as recorded     its bytes are not those of the record that was given
+not as recorded     it does not hold what the record says that was given: trained, or damaged
 not as written      it has a program, and is neither what the author's code gives nor what a recipe gives
 constant            a weight with one value everywhere
 constant rows       units of a weight that have one value everywhere, and not 0
@@ -165,7 +165,7 @@ def judge_parameters(
     parameters : iterable of Held
         Read once, one after the other.
     record : Record, optional
-        How the model was initialized; then its digests and stds are what is expected.
+        How the model was initialized; then its values and stds are what is expected.
     layers : sequence of Measured
         What the model's layers gave, in the order of execution, if it ran: they tell which weights a norm follows.
 

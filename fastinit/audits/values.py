@@ -19,6 +19,7 @@ from fastinit.models.digests import digest
 from fastinit.models.recipes import RECIPES
 from fastinit.models.records import Entry
 from fastinit.models.rules import Parameter
+from fastinit.models.verifying import Verified
 from fastinit.structured import Orthogonal
 
 __all__ = ["Held", "Seen", "seen"]
@@ -49,8 +50,8 @@ class Held:
     repeated : bool
         Whether layers share the tensor by mistake.
     trainable : bool
-    digest : str, optional
-        Digest of its bytes, to be compared with a record's.
+    recorded : Verified, optional
+        What became of it since it was filled, by a record; None if there is none.
     normed : bool, optional
         Whether a norm follows its layer, and makes up for its scale; None if unknown.
 
@@ -68,7 +69,7 @@ class Held:
     other_names: tuple[str, ...] = ()
     repeated: bool = False
     trainable: bool = True
-    digest: str | None = None
+    recorded: Verified | None = None
     normed: bool | None = None
 
 
@@ -203,8 +204,8 @@ def seen(held: Held, entry: Entry | None = None) -> Seen:
         if difference and not kind and not _by_a_recipe(held):
             kind = "scale" if difference.startswith(("std", "mean")) else "not as written"
             message = f"{difference} by the author's code"
-    if not kind and entry is not None and entry.digest and held.digest and entry.digest != held.digest:
-        kind, message = "not as recorded", f"its bytes are not those that {entry.rule!r} gave it"
+    if not kind and entry is not None and held.recorded is not None and not held.recorded.is_sound:
+        kind, message = "not as recorded", f"not what {entry.rule!r} gave it: {held.recorded}"
     telling = weight and values.size * bits >= BITS and len(set(values.reshape(-1)[:64].tolist())) > 2
     found = digest(np.ascontiguousarray(values)) if telling else ""
     sampled = Sampled(parameter, values.size, mean, rms, entry)

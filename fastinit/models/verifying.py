@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fastinit.comparing import Comparison
-from fastinit.models.records import Entry
+from fastinit.models.records import Entry, Record
+from fastinit.models.rules import Parameter
 
-__all__ = ["VERDICTS", "Verification", "Verified", "judged"]
+__all__ = ["VERDICTS", "Verification", "Verified", "judged", "judged_kept", "verify_each"]
 
 VERDICTS: Final = {
     "equal": "every bit is as recorded",
@@ -66,6 +67,9 @@ class Verified:
     def is_sound(self) -> bool:
         """Whether it is as the record says."""
         return self.verdict in _SOUND
+
+    def __str__(self) -> str:
+        return f"{self.verdict}, {self.detail}" if self.detail else self.verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +152,73 @@ def judged(entry: Entry, dtype: str, found: Comparison) -> Verified:
     moved = "from zero" if math.isinf(found.change) else f"by {found.change:.2g} of their size"
     share = "" if found.different == found.size else f"{found.different / found.size:.0%} of the elements "
     return Verified(entry.name, "trained", f"{share}{moved}", found)
+
+
+def judged_kept(entry: Entry, digest: str | None) -> Verified:
+    """What is known of a tensor that the record leaves alone: whether its bytes have the recorded digest.
+
+    Parameters
+    ----------
+    entry : Entry
+        Of the record.
+    digest : str or None
+        Of the tensor's bytes; None where the record has none, or not all of them are here.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> entry = fastinit.Entry("up.bias", (3,), "kept", fastinit.Keep(), fastinit.Key(0), digest="00")
+    >>> judged_kept(entry, None).verdict, judged_kept(entry, "00").verdict, judged_kept(entry, "ff").verdict
+    ('kept', 'equal', 'trained')
+    """
+    if entry.digest is None or digest is None:
+        return Verified(entry.name, "kept")
+    if digest == entry.digest:
+        return Verified(entry.name, "equal")
+    return Verified(entry.name, "trained", "other bytes than those that were kept")
+
+
+def verify_each(
+    record: Record, parameters: Sequence[Parameter], look: Callable[[Entry, int], Verified]
+) -> Verification:
+    """What became of all tensors: those of a record found in a model by any of their names, and those that it lacks.
+
+    Parameters
+    ----------
+    record : Record
+        Of how the model was filled.
+    parameters : sequence of Parameter
+        The tensors that the model has now.
+    look : callable
+        Compares the tensor of a number, of a recorded shape, with an entry.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> parameters = [fastinit.Parameter(name, (3,), layer="Linear") for name in ("up.bias", "down.bias")]
+    >>> record = fastinit.Record(tuple(fastinit.assigned(parameters[:1], "auto", seed=0)), 0, "auto", "0.1.0")
+    >>> print(verify_each(record, parameters, lambda entry, number: Verified(entry.name, "equal")))
+    2 tensors: 1 equal, 1 unknown
+    down.bias  unknown
+    """
+    first = {parameter.name: number for number, parameter in enumerate(parameters)}
+    others = {name: number for number, parameter in enumerate(parameters) for name in parameter.other_names}
+    rows = []
+    seen: set[str] = set()
+    for entry in record:
+        names = (entry.name, *entry.other_names)
+        seen.update(names)
+        found = dict.fromkeys(known[name] for known in (first, others) for name in names if name in known)
+        if not found:
+            rows.append(Verified(entry.name, "missing"))
+        for place, number in enumerate(found):  # more than one where tensors are tied no longer
+            parameter = parameters[number]
+            if parameter.shape == entry.shape:
+                row = look(entry, number)
+            else:
+                row = Verified(entry.name, "missing", f"shape {parameter.shape}, recorded {entry.shape}")
+            rows.append(replace(row, name=parameter.name) if place else row)
+    for parameter in parameters:
+        if seen.isdisjoint((parameter.name, *parameter.other_names)):
+            rows.append(Verified(parameter.name, "unknown"))
+    return Verification(tuple(rows))

@@ -114,6 +114,6 @@ def _recipes(model: Any) -> Iterator[Difference]:
         yield Difference("audit", finding.name, f"{finding.kind}: {finding.message}")
     explained = explain(model)
     for recipe in ("auto", "fans"):
-        for row, entry in zip(explained, initialize(model, recipe, digests=False), strict=True):
+        for row, entry in zip(explained, initialize(model, recipe), strict=True):
             if row.name != entry.name or getattr(row, recipe) != entry.initializer:
                 yield Difference("explained", entry.name, f"{recipe}: {getattr(row, recipe)}, not {entry.initializer}")

@@ -53,7 +53,7 @@ TOKENS = torch.arange(24).reshape(2, 12)
 def test_the_bytes_are_those_of_initialize():
     model, expected = built(), Model()
     record = materialize(model, "auto", seed=4, digests=True)
-    assert record == initialize_(expected, seed=4)
+    assert record == initialize_(expected, seed=4, digests=True)
     same(model, expected)
     assert torch.equal(model(TOKENS), expected(TOKENS))
     assert {entry.digest for entry in materialize(built())} == {None}

@@ -24,14 +24,14 @@ def plain(*shape):
 def test_weight_norm_has_the_weight_of_the_plain_layer():
     layer = parametrizations.weight_norm(nn.Linear(6, 8))
     originals = list(layer.parameters())
-    record = initialize_(layer)
+    record = initialize_(layer, digests=True)
     assert [entry.name for entry in record] == ["bias", "weight"]
     torch.testing.assert_close(layer.weight, plain(6, 8))
     direction, size = layer.parametrizations.weight.original1, layer.parametrizations.weight.original0
     assert torch.equal(direction, plain(6, 8))
     torch.testing.assert_close(size, direction.norm(dim=1, keepdim=True))
     assert all(one is other for one, other in zip(layer.parameters(), originals, strict=True))
-    assert record["weight"].digest == initialize_(nn.Linear(6, 8))["weight"].digest
+    assert record["weight"].digest == initialize_(nn.Linear(6, 8), digests=True)["weight"].digest
 
 
 def test_spectral_norm_knows_the_largest_singular_value_at_once():
@@ -105,8 +105,8 @@ def test_chains_of_parametrizations():
     places = {place.parameter.name: place.parameter for place in parameters(model)}
     assert places["0.weight"].types == ("Linear", "Module") and places["0.weight"].activation == "relu"
     expected = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
-    record = initialize_(expected)
-    assert {entry.name: entry.digest for entry in initialize_(model)} == {e.name: e.digest for e in record}
+    one, other = initialize_(model, digests=True), initialize_(expected, digests=True)
+    assert {entry.name: entry.digest for entry in one} == {entry.name: entry.digest for entry in other}
     assert torch.equal(model[0].weight, expected[0].weight) and torch.equal(model[2].weight, expected[2].weight)
     assert torch.equal(model[0].parametrizations.weight.original, expected[0].weight / 4)
 

@@ -114,6 +114,16 @@ def test_parametrized_and_kept_parameters():
     assert found["0.weight"] in ("equal", "trained")  # what a parametrization makes of it, not what it was given
 
 
+def test_kept_parameters_are_known_by_their_digests_only():
+    model = nn.Linear(6, 6)
+    recipe = fastinit.AUTO.with_rules(fastinit.Rule("Linear", "bias", fastinit.Keep()))
+    record = initialize_(model, recipe, digests=True)
+    assert verify(record, model)["bias"].verdict == "equal"
+    with torch.no_grad():
+        model.bias[3] += 1
+    assert verify(record, model)["bias"].verdict == "trained" and not verify(record, model).is_sound
+
+
 def test_tensors_that_are_no_longer_tied_are_verified_each(made):
     record, model = made
     assert verify(record, model).is_sound
