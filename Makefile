@@ -62,7 +62,7 @@ dashboard: $(VENV)/.test  ## measures the quick set and serves a page with the r
 figures: $(VENV)/.test  ## the rows that the race leaves out: fresh memory, adapters, a CUDA device
 	$(BIN)/python -m benchmarks.race --set figures
 
-rehearsal: $(VENV)/.test  ## a few of the 1024 ranks that would initialize Llama-3.1-405B
+rehearsal: $(VENV)/.test  ## a few of 16,384 ranks that would initialize Llama-3.1-405B
 	$(BIN)/python -m tools.rehearsal
 
 lint: $(VENV)/.test  ## style of Python and of C, and types

@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_rehearsal_of_a_large_model():
-    for name in ("torch", "torch.distributed"):
-        pytest.importorskip(name, reason="torch is not installed")
-    command = [sys.executable, "-m", "tools.rehearsal", "--layers", "2", "--ranks", "3", "--checks", "300"]
+    for name in ("torch", "torch.distributed", "transformers"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    command = [sys.executable, "-m", "tools.rehearsal", "--layers", "2", "--ranks", "1", "--checks", "300"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("100 of 100 elements as defined") == 3
+    assert "300 of 300 elements as defined" in done.stdout, done.stdout
 
 
 def test_cycles_print_a_row_for_every_case(suite, monkeypatch, capsys):
