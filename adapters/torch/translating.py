@@ -240,9 +240,13 @@ class _Folding:
             state = state.before
 
     def _is_free(self, form: _Form) -> bool:
-        """Whether nobody else has the elements of a form, so that their order says nothing."""
+        """Whether the order of a form's elements says nothing: no other tensor has them, and no key of the author's."""
         leaves = (form.base, *(part.leaf for part in form.parts))
-        return all(leaf.call is None or leaf.call.identity not in self._shared for leaf in leaves)
+        return all(
+            isinstance(leaf.found, Constant)
+            or (leaf.key is None and (leaf.call is None or leaf.call.identity not in self._shared))
+            for leaf in leaves
+        )
 
     def _part_of(self, state: Written, view: View) -> _Form | None:
         """What a view of a part of what was written holds, where that is one number."""

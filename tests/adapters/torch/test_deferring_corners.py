@@ -244,6 +244,23 @@ def test_running_statistics_that_the_constructor_set():
     assert norm.running_mean.tolist() == [0.5] * 3 and norm.num_batches_tracked == 0
 
 
+# Keys of the author's own
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda w: w, lambda w: w.t(), lambda w: w[1:3, 2:5], lambda w: w.view(6, 4), lambda w: w.t()[1:4], lambda w: w[2]],
+    ids=["whole", "transposed", "block", "reshaped", "rows of transposed", "row"],
+)
+def test_a_fill_with_a_key_keeps_its_order(view):
+    def make():
+        weight = torch.zeros(4, 6)
+        fastinit.adapters.torch.fill_(view(weight), Normal(), fastinit.Key(5))
+        return weight
+
+    assert torch.equal(filled(make, seed=1)[0], make())
+
+
 # Tensors that are neither parameters nor buffers
 
 
