@@ -8,6 +8,7 @@ formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
 samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for adapters that compile it again
 shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of the global tensor a buffer holds
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `compare_buffer`, `for_each`: who writes them
+new rows    `fill_rows_of`, `check_rows`, `compare_rows`: those of a tensor that holds others
 exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
 warnings    `Notices`: given once, in the caller's line
@@ -75,6 +76,7 @@ from fastinit.models.rules import GATES
 from fastinit.models.verifying import judged
 from fastinit.notices import Notices
 from fastinit.programs import apart, disjoint, runs_graphs
+from fastinit.rows import check_rows, compare_rows, fill_rows_of
 from fastinit.sampling import KINDS
 from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiles
 from fastinit.threads import for_each
@@ -109,6 +111,7 @@ __all__ = [
     "check_entry",
     "check_fill",
     "check_finite",
+    "check_rows",
     "checked_initializer",
     "checked_key",
     "checked_shape",
@@ -116,6 +119,7 @@ __all__ = [
     "coefficients",
     "compare_buffer",
     "compare_digests",
+    "compare_rows",
     "dealt",
     "differentiated",
     "disjoint",
@@ -123,6 +127,7 @@ __all__ = [
     "explained",
     "fill_buffer",
     "fill_memory",
+    "fill_rows_of",
     "finished",
     "for_each",
     "in_stream_environment",
