@@ -41,7 +41,7 @@ from fastinit.initializers import Initializer, Moments, Normal, StructuredInitia
 from fastinit.keys import Key, checked_key
 from fastinit.shards import Shard, check_distinct
 
-__all__ = ["NewRows", "check_rows", "compare_rows", "fill_rows", "fill_rows_of"]
+__all__ = ["NewRows", "check_rows", "compare_rows", "fill_rows", "fill_rows_of", "uncompared"]
 
 WAYS: Final = ("own", "mean", "mean_covariance")
 # Old rows of one sum, and the fraction bits of its factors: 2^12 * 2^(3 + 13) * 2^24 = 2^52.
@@ -229,8 +229,10 @@ def check_rows(buffer: Buffer, rows: NewRows, shard: Shard | None = None) -> Non
     ValueError: the mean of the 2 old rows is not finite
     """
     shard = _checked(buffer, rows, shard)
-    if rows.reads_rows and buffer.size:
-        _Columns.of(_old_rows(buffer, rows, shard)).check(rows)
+    if rows.reads_rows:
+        old = _old_rows(buffer, rows, shard)
+        if buffer.size:
+            _Columns.of(old).check(rows)
 
 
 def _checked(buffer: Buffer, rows: NewRows, shard: Shard | None) -> Shard:
@@ -366,21 +368,59 @@ def _new(buffer: Buffer, first: int, shard: Shard) -> Iterator[tuple[Buffer, Sha
 def _old_rows(buffer: Buffer, rows: NewRows, shard: Shard) -> _Old:
     """The old rows, of the columns that the memory holds. Raises ValueError if it does not hold all rows in order."""
     assert shard.shape is not None
-    count, columns = shard.shape[0], math.prod(shard.shape[1:])
-    if shard.ranges is None:
-        is_whole = shard.start == 0 and buffer.size == count * columns and buffer.is_contiguous
-        strides = (columns * buffer.dtype.itemsize, buffer.dtype.itemsize)
-        memory = Buffer(buffer.address, (count, columns), strides, buffer.dtype, buffer.owner)
-    else:
-        held = [index for indices in shard.ranges[0] for index in (indices[0], indices[-1], indices.step)]
-        is_whole = held == [0, count - 1, 1] or (count == 1 and held[:2] == [0, 0])
-        memory = buffer
-    if not is_whole:
+    if not _holds_all(buffer, shard):
         raise ValueError(
-            f"the mean of old rows needs all {count} rows, and this process holds a part of them: 'own' needs none, or "
-            "fill the new rows before the tensor is sharded by rows"
+            f"the mean of old rows needs all {shard.shape[0]} rows, and this process holds a part of them: 'own' needs "
+            "none, or fill the new rows before the tensor is sharded by rows"
         )
+    if shard.ranges is not None:
+        return _Old(buffer, rows.first)
+    itemsize, columns = buffer.dtype.itemsize, math.prod(shard.shape[1:])
+    memory = Buffer(
+        buffer.address, (shard.shape[0], columns), (columns * itemsize, itemsize), buffer.dtype, buffer.owner
+    )
     return _Old(memory, rows.first)
+
+
+def _holds_all(buffer: Buffer, shard: Shard) -> bool:
+    """Whether the memory holds all rows of the tensor in order, of whatever columns, or nothing of a flat tensor."""
+    assert shard.shape is not None
+    if shard.ranges is None and not buffer.size:
+        return True
+    if shard.ranges is None:
+        return shard.start == 0 and buffer.size == math.prod(shard.shape) and buffer.is_contiguous
+    return list(shard.ranges[0]) == [range(shard.shape[0])]
+
+
+def uncompared(buffer: Buffer, rows: NewRows, shard: Shard | None, drawn_in: str | None) -> str:
+    """Why nothing can be said of new rows that follow from the old ones; empty where :func:`compare_rows` can.
+
+    Parameters
+    ----------
+    buffer : Buffer
+        The memory, with the old rows.
+    rows : NewRows
+        Which, and what filled them.
+    shard : Shard or None
+        The elements of the global tensor that it holds; None for all.
+    drawn_in : str or None
+        The format that the tensor had then.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> from fastinit.extending import buffer_of
+    >>> held = buffer_of(np.zeros(3, np.float32), None)
+    >>> uncompared(held, fastinit.NewRows(2, "mean"), None, "bfloat16")
+    'new rows that follow from old ones in bfloat16'
+    """
+    if not rows.reads_rows or not buffer.size:
+        return ""
+    if drawn_in not in (None, buffer.dtype.name):
+        return f"new rows that follow from old ones in {drawn_in}"
+    if shard is not None and not _holds_all(buffer, shard):
+        return "new rows that follow from old ones, of which this process holds a part"
+    return ""
 
 
 class _Old(NamedTuple):
