@@ -8,13 +8,13 @@ formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
 samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for adapters that compile it again
 shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of the global tensor a buffer holds
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `compare_buffer`, `for_each`: who writes them
-new rows    `fill_rows_of`, `check_rows`, `compare_rows`, `uncompared`: those of a tensor that holds others
+new rows    `fill_rows_of`, `check_rows`, `compare_rows`: those of a tensor that holds others
 exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
 warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
 models      `recipe_for`, `meant`, `planned`, `program_keys`, `Keyed`, `with_origins`, `check_entry`, `read_record`,
-            `recorded_entries`, `compare_digests`, `judged`: entries of records
+            `recorded_entries`, `compare_digests`, `judged`, `judged_memory`: entries of records
 explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
             `is_random`, `finished`, `of_elements`, `painted`, `renumbered`, `box_of`: what an author's steps fold into
@@ -74,10 +74,10 @@ from fastinit.models.planning import check_entry, compare_digests, planned, read
 from fastinit.models.recipes import recipe_for
 from fastinit.models.rules import GATES
 from fastinit.models.selecting import meant
-from fastinit.models.verifying import judged
+from fastinit.models.verifying import judged, judged_memory
 from fastinit.notices import Notices
 from fastinit.programs import apart, disjoint, runs_graphs
-from fastinit.rows import check_rows, compare_rows, fill_rows_of, uncompared
+from fastinit.rows import check_rows, compare_rows, fill_rows_of
 from fastinit.sampling import KINDS
 from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiles
 from fastinit.threads import for_each
@@ -141,6 +141,7 @@ __all__ = [
     "judge_chain",
     "judge_parameters",
     "judged",
+    "judged_memory",
     "lattices",
     "meant",
     "measured",
@@ -165,7 +166,6 @@ __all__ = [
     "shown",
     "tiles",
     "times",
-    "uncompared",
     "window",
     "with_origins",
 ]

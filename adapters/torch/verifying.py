@@ -11,11 +11,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from fastinit import Entry, Keep, NewRows, Record, Verification, Verified
+from fastinit import Entry, Keep, Record, Verification, Verified
 from fastinit.adapters.torch.histories import View
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of, local_part, memory_of
-from fastinit.extending import compare_buffer, compare_rows, in_stream_environment, judged, read_record, uncompared
+from fastinit.extending import in_stream_environment, judged_memory, read_record
 
 __all__ = ["verify"]
 
@@ -115,11 +115,4 @@ def _verified(entry: Entry, place: Place | None, num_threads: int | None) -> Ver
         tensor = tensor.resolve_neg().cpu()
         if View.of(tensor).repeats:
             tensor = tensor.contiguous()
-    memory, rows = memory_of(tensor), entry.initializer
-    if not isinstance(rows, NewRows):
-        found = compare_buffer(memory, rows, entry.key, shard, drawn_in=entry.dtype, num_threads=num_threads)
-    elif reason := uncompared(memory, rows, shard, entry.dtype):
-        return Verified(entry.name, "kept", reason)
-    else:
-        found = compare_rows(memory, rows, entry.key, shard, drawn_in=entry.dtype, num_threads=num_threads)
-    return judged(entry, DTYPES[tensor.dtype], found)
+    return judged_memory(entry, memory_of(tensor), shard, num_threads=num_threads)
