@@ -71,7 +71,7 @@ class NewRows(Initializer):
     scale : float, >= 0
         Of the covariance. 1 draws rows that spread as the old ones do; a small one stays near the mean, so that no
         new word takes probability from the old ones, and tells the rows apart. J. Hewitt's default is 1e-5;
-        transformers' is 1e-9, which is lost where bfloat16 rounds it.
+        transformers' is 1e-9, most of which bfloat16 rounds away.
 
     Raises
     ------
