@@ -147,6 +147,21 @@ def test_a_row_that_follows_from_others_does_not_depend_on_how_many_there_are():
     assert (fill_rows(table(900, 4, 5), rows, KEY, dtype="float32", num_threads=1) == many[:904]).all()
 
 
+def test_the_bytes_of_the_stream_do_not_change(dtype):
+    """As docs/stream-v1-structured.md defines them: frozen with the rest of stream v1."""
+    golden = {
+        "float32": "2b56d8ff7952b16af70c09a4a0580e8c",
+        "float64": "f15165c519750d2c38859effbdf80177",
+        "float16": "61e52c1535dd2b7fa9a9913768bcac06",
+        "bfloat16": "bff0ff899df4f921fe5556a0ce67a4c2",
+        "float8_e4m3fn": "c724dda80d217a831979492705758572",
+        "float8_e5m2": "6f86c03c4c1532bd4d7a57e47d45dc37",
+    }
+    out = table(5000, 40, 7, dtype)
+    fill_rows(out, NewRows(5000, "mean_covariance", 0.25), KEY, dtype=dtype)
+    assert hashlib.sha256(out[5000:]).hexdigest()[:32] == golden[dtype]
+
+
 DIGEST = """
 import hashlib, numpy as np, fastinit
 table = fastinit.fill(np.empty((9000, 70), np.float32), fastinit.Normal(0.1), fastinit.Key(3))
