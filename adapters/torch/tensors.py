@@ -339,12 +339,13 @@ def write(
 
 
 def check_new_rows(kind: Kind, tensor: Tensor, rows: NewRows, shard: Shard | None = None) -> None:
-    """Raises what :func:`write_rows` would raise, before anything is written."""
+    """Raises what :func:`write_rows` would raise of the values, before anything is written."""
     if kind is DISTRIBUTED:
         tensor, shard = local_part(tensor)
-        if shard is None:
+        if shard is None:  # this rank is not in the mesh
             return
-    check_rows(memory_of(tensor.detach().cpu()), rows, shard)
+    if rows.reads_rows:
+        check_rows(memory_of(tensor.detach().cpu()), rows, shard)
 
 
 def write_rows(

@@ -204,6 +204,17 @@ def test_dtypes_and_layouts(way, dtype):
     assert torch.equal(model.weight[:OLD].view(raw), plain[:OLD].view(raw))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("way", [*WAYS, Normal(0.0, 0.02)], ids=str)
+def test_on_a_device(way):
+    model = trained(Model, NEW)
+    there = copy.deepcopy(model).cuda()
+    for one in (model, there):
+        record = initialize_(one, "auto", seed=2, rows={"words.weight": NewRows(OLD, way)})
+        assert verify(record, one)["words.weight"].verdict == "equal"
+    assert torch.equal(there.words.weight.cpu(), model.words.weight)
+
+
 def test_a_frozen_table_is_filled_when_its_rows_are_said():
     model = Model(NEW).requires_grad_(False)
     before = bytes_of(model)
