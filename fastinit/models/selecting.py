@@ -94,7 +94,8 @@ def meant(
     unwanted = [False] * len(parameters) if skip is None else _matches(parameters, skip, "skip")
     found = [(one or some is not None) and not other for one, some, other in zip(wanted, new, unwanted, strict=True)]
     if not (only is None and skip is None and rows is None) and not any(found):
-        raise ValueError(f"only={shown(only)} and skip={shown(skip)} leave none of {len(parameters)} parameters")
+        also = "" if rows is None else f", rows={shown(rows)}"
+        raise ValueError(f"only={shown(only)}{also} and skip={shown(skip)} leave none of {len(parameters)} parameters")
     return found, [some if one else None for one, some in zip(found, new, strict=True)]
 
 
