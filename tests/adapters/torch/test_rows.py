@@ -154,7 +154,7 @@ def test_the_distribution_is_that_of_transformers_own():
         assert ((found.T.cov() - covariance).abs() < 5 * spread).all()
     probabilities = torch.linspace(0.01, 0.99, 30, dtype=torch.float64)
     theirs_at, ours_at = (torch.quantile(found / scale, probabilities, dim=0) for found in deviations)
-    assert (theirs_at - ours_at).abs().max() < 0.12  # five standard errors of an outer percentile's difference
+    assert (theirs_at - ours_at).abs().max() < 0.19  # five standard errors of the first percentile's difference
 
 
 # Models of one's own

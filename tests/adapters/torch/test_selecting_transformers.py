@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
-from fastinit.adapters.torch import deferred, initialize_, materialize, verify  # noqa: E402
+from fastinit.adapters.torch import deferred, initialize_, keyed, materialize, verify  # noqa: E402
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 WORDS = {**SMALL, "vocab_size": 120}
@@ -141,6 +141,18 @@ def test_from_pretrained_inside_deferred(case):
     lacking = {name for name, tensor in model.named_parameters() if tensor.is_meta}
     assert lacking == case.filled.keys() - case.there.keys()
     case.check(model, materialize(model, seed=3))
+
+
+def test_keyed_draws_again_what_was_missing(case):
+    """A model that was loaded before: transformers' own marks say which parameters its init code is to leave alone."""
+    model, said = case.model.from_pretrained(case.folder, output_loading_info=True)
+    for name, tensor in model.named_parameters():
+        tensor._is_hf_initialized = name not in said["missing_keys"]
+    for module in model.modules():
+        module._is_hf_initialized = False
+    with keyed(model, seed=3) as drawn:
+        model.initialize_weights()
+    case.check(model, drawn.record)
 
 
 def test_missing_keys_of_a_model_that_was_loaded_before(case):
