@@ -94,7 +94,8 @@ def initialize_(
         Parameters of which the new rows alone are filled, as of an embedding that was resized: for patterns of names
         the first new row, or a :class:`fastinit.NewRows` that also says what fills them; the number alone is what the
         recipe gives these rows of the whole tensor. They are meant beside those of `only`, and without it alone. Their
-        mean can only be asked for where this process holds all rows.
+        mean can only be asked for where this process holds all rows. Of frozen parameters they are filled too, unless
+        the recipe is to say by what.
     digests : bool
         Whether the record holds digests of the bytes, for :func:`replay` to compare.
     num_threads : int, optional
