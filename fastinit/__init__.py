@@ -18,6 +18,7 @@ audits        is it right? values, scales, the signal through a stack of layers
 models        whole models: rules, recipes, records
 advice        which initializer: gains, recommendations
 programs      what an author's code did to a parameter: canonical, and filled like anything else
+rows          new rows of a tensor that holds others
 presets, composites, structured, initializers    what to fill a tensor with
 filling, comparing, shards, buffers, threads     who fills which elements of which memory
 sampling, truncation, layouts, dtypes, keys      what stream v1 defines; ``reference`` is the same in plain NumPy
@@ -92,6 +93,7 @@ from fastinit.presets import (
     xavier_uniform,
 )
 from fastinit.programs import Box, Keep, Painted, Program, Replayed
+from fastinit.rows import NewRows, fill_rows
 from fastinit.sampling import STREAM_VERSION, Sampling
 from fastinit.structured import ICNR, DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse, ZerO
 from fastinit.threads import default_num_threads
@@ -122,6 +124,7 @@ __all__ = [
     "Initializer",
     "Keep",
     "Key",
+    "NewRows",
     "Normal",
     "Ones",
     "Orthogonal",
@@ -159,6 +162,7 @@ __all__ = [
     "fan_in_normal",
     "fans",
     "fill",
+    "fill_rows",
     "gain",
     "glorot_normal",
     "glorot_truncated_normal",

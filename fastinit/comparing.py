@@ -37,8 +37,10 @@ __all__ = ["Comparison", "compare", "compare_buffer"]
 BLOCK: Final = 2**10
 # Elements of one call of the core, and of one slice of other memory.
 PIECE: Final = 2**20
-# A distance whose square is 0 in float64 is a distance all the same.
+# A distance that is 0 once it is scaled is a distance all the same.
 TINY: Final = 5e-324
+# What float64 values are scaled by, so that their squares stay within float64: a power of two, so that it is exact.
+SHRINK: Final = 2.0**-40
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,10 @@ class _Found(NamedTuple):
     different: int
     first: int
     last: int
-    squares: float
-    """Sum of the squares of the distances."""
+    distance: float
+    """Root of the sum of the squares of the distances."""
     expected: float
-    """Sum of the squares of what should be there."""
+    """Root of the sum of the squares of what should be there, scaled by the same."""
 
 
 def compare(
@@ -274,14 +276,25 @@ def _difference(piece: Buffer, expected: np.ndarray, before: int) -> _Found | No
     places = np.flatnonzero(here != there)
     if not places.size:
         return None
-    own, wanted = (_numbers(bits[places], piece.dtype) for bits in (here, there))
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = float(np.square(own - wanted).sum()) or TINY * bool((own != wanted).any())
+    own, wanted = (numbers(bits[places], piece.dtype) for bits in (here, there))
+    least = TINY * bool((own != wanted).any())
+    if piece.dtype.name == "float64":
+        own, wanted = own * SHRINK, wanted * SHRINK
+    with np.errstate(invalid="ignore"):
+        distance = _norm(own - wanted) or least
     first, last = int(places[0]) + before, int(places[-1]) + before
-    return _Found(len(places), first, last, squares, float(np.square(wanted).sum()))
+    return _Found(len(places), first, last, distance, _norm(wanted))
 
 
-def _numbers(bits: np.ndarray, dtype: DType) -> np.ndarray:
+def _norm(values: np.ndarray) -> float:
+    """The root of the sum of the squares; nan where something is not finite."""
+    largest = float(np.abs(values).max())
+    if not math.isfinite(largest) or not largest:
+        return largest if largest == 0 else math.nan
+    return largest * math.sqrt(float(np.square(values / largest).sum()))
+
+
+def numbers(bits: np.ndarray, dtype: DType) -> np.ndarray:
     """The numbers in float64 that bits stand for."""
     found: np.ndarray
     if dtype.itemsize == 1:
@@ -297,10 +310,10 @@ def _converted(values: np.ndarray, made: DType, dtype: DType) -> np.ndarray:
     """Values of one format in another, as frameworks convert them: narrow ones by way of float32."""
     if made is dtype:
         return values
-    numbers = _numbers(values.reshape(-1).view(made.raw), made)
+    exact = numbers(values.reshape(-1).view(made.raw), made)
     if dtype.name == dtype.working:
-        return numbers.astype(dtype.name).reshape(values.shape)
-    between, found = numbers.astype(np.float32), new_memory(values.shape, dtype)
+        return exact.astype(dtype.name).reshape(values.shape)
+    between, found = exact.astype(np.float32), new_memory(values.shape, dtype)
     _core.narrow(_core.address(between), between.size, dtype.tag, _core.address(found))
     return found
 
@@ -314,9 +327,9 @@ def _table(dtype: DType) -> np.ndarray:
 def _joined(size: int, found: Sequence[_Found]) -> Comparison:
     if not found:
         return Comparison(size, 0, None, None, 0.0)
-    squares, expected = (math.fsum(getattr(one, what) for one in found) for what in ("squares", "expected"))
-    change = math.sqrt(squares / expected) if expected else math.inf if squares else 0.0
-    if not math.isfinite(squares):
+    distance, expected = (math.hypot(*(getattr(one, what) for one in found)) for what in ("distance", "expected"))
+    change = distance / expected if expected else math.inf if distance else 0.0
+    if math.isnan(distance):
         change = math.nan
     different = sum(one.different for one in found)
     return Comparison(size, different, min(one.first for one in found), max(one.last for one in found), change)

@@ -8,13 +8,14 @@ formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
 samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for adapters that compile it again
 shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of the global tensor a buffer holds
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `compare_buffer`, `for_each`: who writes them
+new rows    `fill_rows_of`, `check_rows`, `compare_rows`: those of a tensor that holds others
 exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
 warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
-models      `recipe_for`, `planned`, `program_keys`, `Keyed`, `with_origins`, `check_entry`, `read_record`,
+models      `recipe_for`, `meant`, `planned`, `program_keys`, `Keyed`, `with_origins`, `check_entry`, `read_record`,
             `recorded_entries`, `compare_digests`: entries of records
-verifying   `judged`, `judged_kept`, `verify_each`: what became of tensors
+verifying   `judged_memory`, `judged_kept`, `verify_each`: what became of tensors
 explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
             `is_random`, `finished`, `of_elements`, `painted`, `renumbered`, `box_of`: what an author's steps fold into
@@ -73,9 +74,11 @@ from fastinit.models.keying import Keyed, program_keys, with_origins
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.recipes import recipe_for
 from fastinit.models.rules import GATES
-from fastinit.models.verifying import judged, judged_kept, verify_each
+from fastinit.models.selecting import meant
+from fastinit.models.verifying import judged_kept, judged_memory, verify_each
 from fastinit.notices import Notices
 from fastinit.programs import apart, disjoint, runs_graphs
+from fastinit.rows import check_rows, compare_rows, fill_rows_of
 from fastinit.sampling import KINDS
 from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiles
 from fastinit.threads import for_each
@@ -110,6 +113,7 @@ __all__ = [
     "check_entry",
     "check_fill",
     "check_finite",
+    "check_rows",
     "checked_initializer",
     "checked_key",
     "checked_shape",
@@ -117,6 +121,7 @@ __all__ = [
     "coefficients",
     "compare_buffer",
     "compare_digests",
+    "compare_rows",
     "dealt",
     "differentiated",
     "disjoint",
@@ -124,6 +129,7 @@ __all__ = [
     "explained",
     "fill_buffer",
     "fill_memory",
+    "fill_rows_of",
     "finished",
     "for_each",
     "in_stream_environment",
@@ -135,9 +141,10 @@ __all__ = [
     "joined",
     "judge_chain",
     "judge_parameters",
-    "judged",
     "judged_kept",
+    "judged_memory",
     "lattices",
+    "meant",
     "measured",
     "new_memory",
     "noise",

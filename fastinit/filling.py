@@ -262,6 +262,8 @@ def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
     """
     check_distinct(buffer)
     checked_initializer(initializer)
+    if not isinstance(initializer, (ElementwiseInitializer, StructuredInitializer)):
+        raise TypeError(f"{shown(initializer)} depends on what a tensor holds: fill_rows() fills it")
     if shard.shape is not None:
         initializer.check(shard.shape, buffer.dtype.name)
     elif isinstance(initializer, ElementwiseInitializer):

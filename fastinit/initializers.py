@@ -288,6 +288,8 @@ def checked_initializer(value: Any, what: str = "initializer") -> Initializer:
 def checked_inner(value: Any) -> Initializer:
     """An initializer that another one is made of. Raises ValueError if the other would be more than 32 deep."""
     level, depth = [checked_initializer(value)], 1
+    if not isinstance(value, (ElementwiseInitializer, StructuredInitializer)):
+        raise TypeError(f"{shown(value)} depends on what a tensor holds: no other initializer can be made of it")
     while level:
         depth += 1
         if depth > MOST_NESTED:

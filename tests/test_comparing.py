@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastinit
-from fastinit import Blocks, Box, Key, Normal, Orthogonal, Painted, TruncatedNormal, Uniform, ZeroRow, Zeros
+from fastinit import Blocks, Box, Constant, Key, Normal, Orthogonal, Painted, TruncatedNormal, Uniform, ZeroRow, Zeros
 from fastinit.comparing import BLOCK, PIECE, compare, compare_buffer
 from fastinit.dtypes import DTYPES
 from fastinit.extending import Shard, buffer_of
@@ -90,6 +90,17 @@ def test_how_far_values_have_moved():
     array[5, 5] = np.nan
     assert math.isnan(compare(array, Normal(std=0.02), KEY).change)
     assert compare(np.ones(5, np.float32), Zeros(), KEY).change == math.inf
+
+
+def test_distances_whose_squares_leave_float64():
+    array = fastinit.fill(np.empty(3000), Normal(std=0.02), KEY)
+    array[1500:1503] = 1e300, -1e300, 1e200
+    found = compare(array, Normal(std=0.02), KEY)
+    assert found.different == 3 and found.change > 1e299 and math.isfinite(found.change)
+    tiny = fastinit.fill(np.empty(3000), Normal(std=1e-300), KEY)
+    assert compare(tiny * 1.5, Normal(std=1e-300), KEY).change == pytest.approx(0.5)
+    assert compare(np.full(5, 1.7e308), Constant(-1.7e308), KEY).change == pytest.approx(2)
+    assert compare(np.full(5, 5e-324), Zeros(), KEY).change == math.inf
     assert compare(-np.zeros(5, np.float32), Zeros(), KEY).different == 5  # bits, not numbers
 
 

@@ -8,19 +8,20 @@ replay("init.json", same_model)
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import keras
 
 import fastinit
-from fastinit import Entry, Keep, Recipe, Record, Selection, digest, recipe_named, selected
+from fastinit import Entry, Keep, NewRows, Recipe, Record, Selection, digest, recipe_named
 from fastinit.adapters.keras.layers import Place, known, parameters, statistics
-from fastinit.adapters.keras.tensors import assign, memory_of
+from fastinit.adapters.keras.tensors import assign, assign_rows, check_new_rows, memory_of
 from fastinit.extending import (
     compare_digests,
     in_stream_environment,
+    meant,
     planned,
     read_record,
     recorded_entries,
@@ -39,6 +40,7 @@ def initialize(
     frozen: bool = False,
     only: Selection | None = None,
     skip: Selection | None = None,
+    rows: Mapping[str, int | NewRows] | None = None,
     digests: bool = False,
 ) -> Record:
     """Gives every variable of a model that is made to be trained new values, each by its own key.
@@ -69,6 +71,10 @@ def initialize(
     only, skip : str, sequence of str, callable or None
         The variables that are meant, see :func:`fastinit.selected`: patterns of names, or a function of a
         :class:`fastinit.Parameter`. Everything else keeps its values, and needs no rule.
+    rows : mapping of str to int or NewRows, optional
+        Variables of which the new rows alone are filled, along the first axis, as of the embeddings of a larger
+        vocabulary that hold the rows of a smaller one: for patterns of names the first new row, or a
+        :class:`fastinit.NewRows`. They are meant beside those of `only`, and without it alone.
     digests : bool
         Whether the record holds digests of the bytes too, for :func:`replay` to compare and for other programs. They
         take longer than the fill, and :func:`~fastinit.adapters.keras.verify` needs none.
@@ -106,11 +112,12 @@ def initialize(
     places = known(model, parameters(model), frozen)
     chosen = recipe_named("own" if recipe is None else recipe)
     described = [place.parameter for place in places]
-    asked = selected(described, only, skip)
-    entries = planned(described, _dtypes(places), chosen, seed, unmatched, frozen=frozen, asked=asked)
+    asked, new = meant(described, only, skip, rows)
+    entries = planned(described, _dtypes(places), chosen, seed, unmatched, frozen=frozen, asked=asked, rows=new)
+    _check_new_rows(places, entries)
     written = _written(model, places, entries, [digests] * len(places), partly=not all(asked))
-    meant = tuple(entry for entry, is_asked in zip(written, asked, strict=True) if is_asked)
-    return Record(meant, seed, chosen.name, fastinit.__version__)
+    filled = tuple(entry for entry, is_asked in zip(written, asked, strict=True) if is_asked)
+    return Record(filled, seed, chosen.name, fastinit.__version__)
 
 
 @in_stream_environment
@@ -147,6 +154,7 @@ def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
     given = read_record(record)
     places = parameters(model)
     entries = recorded_entries(given, [place.parameter for place in places], _dtypes(places))
+    _check_new_rows(places, entries)
     written = _written(model, places, entries, [entry.digest is not None for entry in entries])
     compare_digests(entries, written)
     return replace(given, entries=tuple(written))
@@ -154,6 +162,16 @@ def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
 
 def _dtypes(places: Sequence[Place]) -> list[str]:
     return [keras.backend.standardize_dtype(place.variable.dtype) for place in places]
+
+
+def _check_new_rows(places: Sequence[Place], entries: Sequence[Entry]) -> None:
+    """Raises what giving variables their new rows would raise, before anything is written."""
+    for place, entry in zip(places, entries, strict=True):
+        if isinstance(entry.initializer, NewRows):
+            try:
+                check_new_rows(place.variable, entry.initializer)
+            except ValueError as problem:
+                raise ValueError(f"{entry.name!r}: {problem}") from None
 
 
 def _written(
@@ -168,7 +186,9 @@ def _written(
     for place, entry, has_digest in zip(places, entries, digests, strict=True):
         stays = isinstance(entry.initializer, Keep)
         kept[id(place.layer)] = kept.get(id(place.layer), True) and stays
-        if not stays:
+        if isinstance(entry.initializer, NewRows):
+            assign_rows(place.variable, entry.initializer, entry.key)
+        elif not stays:
             assign(place.variable, entry.initializer, entry.key)
         written.append(replace(entry, digest=digest(memory_of(place.variable)) if has_digest else None))
     for norm, variable, value in statistics(model):

@@ -14,11 +14,11 @@ import keras
 import numpy as np
 
 import fastinit
-from fastinit import Initializer, Key
+from fastinit import Initializer, Key, NewRows, fill_rows
 from fastinit.adapters.keras.internals import layout_of
-from fastinit.extending import DTYPES, new_memory
+from fastinit.extending import DTYPES, buffer_of, check_rows, new_memory
 
-__all__ = ["assign", "distributed", "drawn", "key_of", "memory_of"]
+__all__ = ["assign", "assign_rows", "check_new_rows", "distributed", "drawn", "key_of", "memory_of"]
 
 
 def key_of(seed: Any) -> Any:
@@ -66,6 +66,32 @@ def assign(variable: Any, initializer: Initializer, key: Key) -> None:
         fill_(variable.value, initializer, key)
     else:
         variable.assign(drawn(initializer, tuple(variable.shape), dtype, key, layout_of(variable)))
+
+
+def check_new_rows(variable: Any, rows: NewRows) -> None:
+    """Raises what :func:`assign_rows` would raise, before anything is written."""
+    check_rows(buffer_of(*_on_host(variable)), rows)
+
+
+def assign_rows(variable: Any, rows: NewRows, key: Key) -> None:
+    """Gives a variable new rows; the old ones keep every bit."""
+    memory, dtype = _on_host(variable)
+    fill_rows(memory, rows, key, dtype=dtype)
+    if keras.config.backend() == "torch":
+        import torch
+
+        made = torch.from_numpy(memory.view(np.uint8)).view(variable.value.dtype).reshape(tuple(variable.shape))
+        with torch.no_grad():
+            variable.value.copy_(made)
+    else:
+        kind = keras.ops.convert_to_numpy(variable.value).dtype
+        variable.assign(distributed(keras.ops.convert_to_tensor(memory.view(kind)), layout_of(variable)))
+
+
+def _on_host(variable: Any) -> tuple[np.ndarray, str]:
+    """A copy of what a variable holds, as raw memory, and its dtype."""
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return memory_of(variable).copy().view(DTYPES[dtype].raw).reshape(tuple(variable.shape)), dtype
 
 
 def memory_of(variable: Any) -> np.ndarray:

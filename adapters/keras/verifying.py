@@ -16,10 +16,9 @@ from fastinit.adapters.keras.tensors import memory_of
 from fastinit.extending import (
     DTYPES,
     buffer_of,
-    compare_buffer,
     in_stream_environment,
-    judged,
     judged_kept,
+    judged_memory,
     read_record,
     verify_each,
 )
@@ -83,4 +82,4 @@ def compared(place: Place, entry: Entry) -> Verified:
         return Verified(entry.name, "missing", f"in {name}, recorded in {entry.dtype}")
     dtype = DTYPES[name]
     buffer = buffer_of(memory.view(dtype.raw).reshape(entry.shape), dtype)
-    return judged(entry, name, compare_buffer(buffer, entry.initializer, entry.key, drawn_in=entry.dtype))
+    return judged_memory(entry, buffer)

@@ -92,6 +92,7 @@ __all__ = [
     "transposed_linear",
     "uncompiled",
     "untraced",
+    "versions",
     "without_modes",
 ]
 
@@ -105,6 +106,15 @@ increment_version: Final[Callable[[tuple[Tensor, ...]], None]] = torch._C._incre
 
 ``torch.autograd.graph.increment_version`` is the public one; it takes several times as long as a small fill may.
 """
+
+
+def versions(tensor: Tensor) -> int:
+    """How often a tensor was written in place, in any thread.
+
+    It tells that code of another thread wrote where no tape looks.
+    """
+    return tensor._version
+
 
 negative_view: Final[Callable[[Tensor], Tensor]] = torch._neg_view
 """A tensor's negatives without memory of their own, as the imaginary part of ``conj()`` is.

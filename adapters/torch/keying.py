@@ -22,7 +22,7 @@ from fastinit.adapters.torch.buffers import attributes_of
 from fastinit.adapters.torch.deferring import settle_rest, shared_draws, verified
 from fastinit.adapters.torch.drawing import drawing_from
 from fastinit.adapters.torch.histories import Call, Data, Empty, Output, State, View, Written, calls_of, first_draw
-from fastinit.adapters.torch.internals import address_of, has_memory_of_its_own, own_buffers, own_parameters
+from fastinit.adapters.torch.internals import address_of, has_memory_of_its_own, own_buffers, own_parameters, versions
 from fastinit.adapters.torch.layers import Place, parameters
 from fastinit.adapters.torch.models import fill_place, planned_places
 from fastinit.adapters.torch.patching import patched
@@ -61,7 +61,8 @@ class Drawn:
     complaints: tuple[str, ...] = ()
 
     def check(self) -> tuple[str, ...]:
-        """What may be amiss: parameters that were never written, that were drawn twice, and draws into anything else.
+        """What may be amiss: parameters that were never written, that were written in another thread, so that what was
+        written is lost, or that were drawn twice, and draws into anything else.
 
         Examples
         --------
@@ -173,7 +174,8 @@ def keyed(
     -----
     What the code writes to buffers, and to parameters of dtypes that fastinit does not fill, has its values. What is
     random in buffers is drawn by their names, as by :func:`~fastinit.adapters.torch.materialize`; what is random
-    elsewhere is torch's, from a generator that is seeded with the seed's key, in the order of the calls.
+    elsewhere is torch's, from a generator that is seeded with the seed's key, in the order of the calls. It is in force
+    in the thread that entered it, and what another one writes to parameters is lost, which :meth:`Drawn.check` says.
 
     Examples
     --------
@@ -224,7 +226,10 @@ def _refuse(places: Sequence[Place]) -> None:
         if place.shard is not None:
             raise ValueError(f"{name!r} is in a flat parameter of FSDP's first version: initialize the model before it")
         if place.parametrizations is not None:
-            raise ValueError(f"{name!r} is parametrized: initialize it before, or build it inside deferred()")
+            raise ValueError(
+                f"{name!r} is parametrized: parametrize it after the init code has run inside keyed(), or build the "
+                "model inside deferred()"
+            )
 
 
 class _Stand(NamedTuple):
@@ -289,8 +294,16 @@ def _carry(stand: _Stand) -> None:
 def _refuse_changes(places: Sequence[Place], stands: Sequence[_Stand]) -> None:
     for place, stand in zip(places, stands, strict=True):
         name, inside = place.parameter.name, stand.inside
-        if inside.shape != place.parameter.shape or inside.dtype != stand.tensor.dtype:
-            raise DeferralError(f"{name!r} was given another shape or dtype inside keyed(). No parameter was written")
+        if inside.dtype != stand.tensor.dtype:
+            raise DeferralError(
+                f"{name!r} was given another dtype inside keyed(), {inside.dtype} in the place of "
+                f"{stand.tensor.dtype}: convert the model before keyed(), or after it. No parameter was written"
+            )
+        if inside.shape != place.parameter.shape:
+            raise DeferralError(
+                f"{name!r} was given another shape inside keyed(), {tuple(inside.shape)} in the place of "
+                f"{place.parameter.shape}: put a new Parameter in its place. No parameter was written"
+            )
         module, role = place.owners[0]
         is_there = own_parameters(module).get(role) is inside
         if kind_of(stand.tensor) is Kind.DISTRIBUTED and not is_there:
@@ -396,7 +409,11 @@ def _complaints(
     tape: _Ledger, places: Sequence[Place], stands: Sequence[_Stand], programs: dict[str, Program]
 ) -> Iterator[str]:
     names = {address_of(stand.inside): place.parameter.name for place, stand in zip(places, stands, strict=True)}
-    never = [place.parameter.name for place in places if place.parameter.name not in programs]
+    unwritten = [pair for pair in zip(places, stands, strict=True) if pair[0].parameter.name not in programs]
+    lost = [place.parameter.name for place, stand in unwritten if stand.state is not None and versions(stand.inside)]
+    never = [place.parameter.name for place, _ in unwritten if place.parameter.name not in lost]
+    if lost:
+        yield f"written in another thread, where keyed() does not see it, and lost: {', '.join(lost)}"
     twice = [name for address, name in names.items() if tape.times[address] > 1]
     if never:
         yield f"never written: {', '.join(never)}"

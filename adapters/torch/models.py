@@ -10,22 +10,32 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import nn
 
 import fastinit
-from fastinit import Entry, Keep, Key, Recipe, Record, Selection, digest, selected
+from fastinit import Entry, Keep, Key, NewRows, Recipe, Record, Selection, digest
 from fastinit.adapters.torch.buffers import remake_buffers, reset_norms
 from fastinit.adapters.torch.drawing import drawing_from
 from fastinit.adapters.torch.internals import singular_vectors
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
-from fastinit.adapters.torch.tensors import DTYPES, Kind, checked_kinds, fill_part, kind_of, write
+from fastinit.adapters.torch.tensors import (
+    DTYPES,
+    Kind,
+    check_new_rows,
+    checked_kinds,
+    fill_part,
+    kind_of,
+    write,
+    write_rows,
+)
 from fastinit.extending import (
     compare_digests,
     in_stream_environment,
+    meant,
     planned,
     read_record,
     recipe_for,
@@ -48,6 +58,7 @@ def initialize_(
     frozen: bool = False,
     only: Selection | None = None,
     skip: Selection | None = None,
+    rows: Mapping[str, int | NewRows] | None = None,
     digests: bool = False,
     num_threads: int | None = None,
 ) -> Record:
@@ -79,6 +90,12 @@ def initialize_(
     only, skip : str, sequence of str, callable or None
         The parameters that are meant, see :func:`fastinit.selected`: patterns of canonical names, or a function of a
         :class:`fastinit.Parameter`. Everything else keeps its bytes, buffers too, and needs no rule.
+    rows : mapping of str to int or NewRows, optional
+        Parameters of which the new rows alone are filled, as of an embedding that was resized: for patterns of names
+        the first new row, or a :class:`fastinit.NewRows` that also says what fills them; the number alone is what the
+        recipe gives these rows of the whole tensor. They are meant beside those of `only`, and without it alone. Their
+        mean can only be asked for where this process holds all rows. Of frozen parameters they are filled too, unless
+        the recipe is to say by what.
     digests : bool
         Whether the record holds digests of the bytes too, for :func:`replay` to compare and for other programs. They
         take longer than the fill, and :func:`~fastinit.adapters.torch.verify` needs none.
@@ -118,8 +135,8 @@ def initialize_(
     places = parameters(model)
     chosen = recipe_for(recipe, [place.parameter for place in places])
     _refuse_meta(places)
-    asked = selected([place.parameter for place in places], only, skip)
-    places, entries = planned_places(places, chosen, seed, unmatched=unmatched, frozen=frozen, asked=asked)
+    asked, new = meant([place.parameter for place in places], only, skip, rows)
+    places, entries = planned_places(places, chosen, seed, unmatched=unmatched, frozen=frozen, asked=asked, rows=new)
     pairs = zip(places, entries, asked, strict=True)
     filled = [fill_place(place, entry, digests, num_threads) for place, entry, is_asked in pairs if is_asked]
     kept = kept_modules(places, entries) if all(asked) else untouched_modules(model, places, entries)
@@ -187,17 +204,20 @@ def planned_places(
     frozen: bool = False,
     in_memory: bool = True,
     asked: Sequence[bool] | None = None,
+    rows: Sequence[NewRows | None] | None = None,
 ) -> tuple[list[Place], list[Entry]]:
     """The places with their kinds, and what each is to be filled with, all of it checked.
 
     `dtype` stands in place of the dtypes that the parameters have. `in_memory` is False where they have no values.
-    Those that are not `asked` for get an entry that keeps them.
+    Those that are not `asked` for get an entry that keeps them, and those of `rows` one of their new rows.
     """
     changes = [dtype is not None and place.tensor.is_floating_point() for place in places]
     dtypes = [dtype if change else place.tensor.dtype for place, change in zip(places, changes, strict=True)]
     names = [DTYPES.get(own, str(own).removeprefix("torch.")) for own in dtypes]
     described = [place.parameter for place in places]
-    entries = planned(described, names, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory, asked=asked)
+    entries = planned(
+        described, names, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory, asked=asked, rows=rows
+    )
     return check_places(places, entries), entries
 
 
@@ -210,8 +230,15 @@ def check_places(places: Sequence[Place], entries: Sequence[Entry]) -> list[Plac
         )
     )
     kinds = [next(found) if is_written else Kind.FOREIGN for is_written in written]
-    for place, entry, is_written in zip(places, entries, written, strict=True):
-        if place.parametrizations is not None and is_written:
+    for place, kind, entry, is_written in zip(places, kinds, entries, written, strict=True):
+        if isinstance(entry.initializer, NewRows):
+            if place.parametrizations is not None:
+                raise ValueError(f"{entry.name!r} is parametrized, so its old rows would not keep their bits")
+            try:
+                check_new_rows(kind, place.tensor, entry.initializer, place.shard)
+            except ValueError as problem:
+                raise ValueError(f"{entry.name!r}: {problem}") from None
+        elif place.parametrizations is not None and is_written:
             if any(kind_of(own) is Kind.DISTRIBUTED for own in originals(place.parametrizations)):
                 raise ValueError(f"{entry.name!r} is parametrized and sharded: initialize the model before sharding it")
             _rehearse(place, entry)
@@ -236,7 +263,9 @@ def fill_place(place: Place, entry: Entry, digests: bool, num_threads: int | Non
     """Fills one parameter; returns its entry, with a digest if asked for and if all of it is here."""
     if isinstance(entry.initializer, Keep):
         return replace(entry, digest=digest_of(place, num_threads) if digests else None)
-    if place.parametrizations is not None:
+    if isinstance(entry.initializer, NewRows):
+        made = write_rows(place.kind, place.tensor, entry.initializer, entry.key, place.shard, num_threads)
+    elif place.parametrizations is not None:
         made = _assign(place, entry, num_threads)
     else:
         made = write(place.kind, place.tensor, entry.initializer, entry.key, place.shard, num_threads)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastinit import ElementwiseInitializer, Initializer, Key
+from fastinit import ElementwiseInitializer, Initializer, Key, NewRows
 from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
 from fastinit.adapters.torch.drawing import REFUSALS, Made, by_torch, given_key, notices
 from fastinit.adapters.torch.internals import increment_version, is_fake, is_transformed, is_watched, shape_of
@@ -24,10 +24,12 @@ from fastinit.extending import (
     Shard,
     at_least,
     check_distinct,
+    check_rows,
     checked_initializer,
     checked_key,
     fill_buffer,
     fill_memory,
+    fill_rows_of,
     plan,
     shown,
 )
@@ -35,6 +37,7 @@ from fastinit.extending import (
 __all__ = [
     "DTYPES",
     "Kind",
+    "check_new_rows",
     "checked_kinds",
     "draw",
     "drawn_key",
@@ -45,6 +48,7 @@ __all__ = [
     "not_a_tensor",
     "place",
     "write",
+    "write_rows",
 ]
 
 DTYPES: Final = {getattr(torch, name): name for name in FORMATS if hasattr(torch, name)}
@@ -331,6 +335,34 @@ def write(
             f"fastinit fills strided tensors of {', '.join(map(str, DTYPES))}; got a {type(tensor).__name__} of "
             f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
         )
+    return _written(tensor)
+
+
+def check_new_rows(kind: Kind, tensor: Tensor, rows: NewRows, shard: Shard | None = None) -> None:
+    """Raises what :func:`write_rows` would raise of the values, before anything is written."""
+    if kind is DISTRIBUTED:
+        tensor, shard = local_part(tensor)
+        if shard is None:  # this rank is not in the mesh
+            return
+    if rows.reads_rows:
+        check_rows(memory_of(tensor.detach().cpu()), rows, shard)
+
+
+def write_rows(
+    kind: Kind, tensor: Tensor, rows: NewRows, key: Key, shard: Shard | None = None, num_threads: int | None = None
+) -> Tensor:
+    """Fills the new rows of a tensor of a kind that :func:`kind_of` told; the old ones keep every bit."""
+    if kind is DISTRIBUTED:
+        local, part = local_part(tensor)
+        if part is not None:
+            write_rows(kind_of(local), local, rows, key, part, num_threads)
+    elif kind is DEVICE:
+        host = tensor.detach().cpu()
+        fill_rows_of(memory_of(host), rows, key, shard, num_threads=num_threads)
+        with torch.no_grad():
+            return tensor.copy_(host)
+    else:
+        fill_rows_of(memory_of(tensor), rows, key, shard, num_threads=num_threads)
     return _written(tensor)
 
 

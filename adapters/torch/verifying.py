@@ -15,7 +15,7 @@ from fastinit.adapters.torch.histories import View
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
 from fastinit.adapters.torch.models import digest_of
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of, local_part, memory_of
-from fastinit.extending import compare_buffer, in_stream_environment, judged, judged_kept, read_record, verify_each
+from fastinit.extending import in_stream_environment, judged_kept, judged_memory, read_record, verify_each
 
 __all__ = ["compared", "verify"]
 
@@ -94,7 +94,4 @@ def compared(place: Place, entry: Entry, num_threads: int | None = None) -> Veri
         tensor = tensor.resolve_neg().cpu()
         if View.of(tensor).repeats:
             tensor = tensor.contiguous()
-    found = compare_buffer(
-        memory_of(tensor), entry.initializer, entry.key, shard, drawn_in=entry.dtype, num_threads=num_threads
-    )
-    return judged(entry, DTYPES[tensor.dtype], found)
+    return judged_memory(entry, memory_of(tensor), shard, num_threads=num_threads)

@@ -16,7 +16,7 @@ from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-from fastinit import composites, initializers, programs, structured
+from fastinit import composites, initializers, programs, rows, structured
 from fastinit.checks import any_integer, shown
 from fastinit.exact import in_stream_environment
 from fastinit.initializers import MOST_NESTED, Initializer
@@ -33,7 +33,7 @@ HEXADECIMAL: Final = re.compile("-?0x[0-9a-f]+")
 
 def _classes() -> Iterator[Any]:
     """Every initializer that the library's modules export."""
-    for module in (initializers, structured, composites, programs):
+    for module in (initializers, structured, composites, programs, rows):
         for name in module.__all__:
             value = getattr(module, name)
             if isinstance(value, type) and issubclass(value, Initializer) and is_dataclass(value):

@@ -14,6 +14,7 @@ from fastinit.models.recipes import Recipe, assigned
 from fastinit.models.records import Entry, Record
 from fastinit.models.rules import Parameter
 from fastinit.programs import Keep
+from fastinit.rows import NewRows
 
 __all__ = ["check_entry", "compare_digests", "planned", "read_record", "recorded_entries"]
 
@@ -28,6 +29,7 @@ def planned(
     frozen: bool = False,
     in_memory: bool = True,
     asked: Sequence[bool] | None = None,
+    rows: Sequence[NewRows | None] | None = None,
 ) -> list[Entry]:
     """What each parameter is to be filled with in its dtype, checked.
 
@@ -43,8 +45,11 @@ def planned(
         Seed of all keys.
     unmatched, frozen, in_memory, asked
         As in :func:`fastinit.assigned`.
+    rows : sequence of NewRows or None, optional
+        Of which parameters new rows alone are meant; only where they are ``"own"`` the recipe is asked.
 
-    Raises what :func:`fastinit.assigned` and :func:`check_entry` raise.
+    Raises what :func:`fastinit.assigned` and :func:`check_entry` raise; ValueError where the recipe keeps a parameter
+    whose rows are meant, or new rows are meant of a tensor without values.
 
     Examples
     --------
@@ -54,11 +59,31 @@ def planned(
     >>> entry.dtype
     'bfloat16'
     """
-    found = assigned(parameters, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory, asked=asked)
+    new = [None] * len(parameters) if rows is None else rows
+    everything = [True] * len(parameters) if asked is None else asked
+    open_ = [one and (some is None or some.is_open) for one, some in zip(everything, new, strict=True)]
+    found = assigned(parameters, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory, asked=open_)
+    found = [entry if some is None else _with_rows(entry, some) for entry, some in zip(found, new, strict=True)]
     entries = [replace(entry, dtype=dtype) for entry, dtype in zip(found, dtypes, strict=True)]
     for entry in entries:
+        if isinstance(entry.initializer, NewRows) and not in_memory:
+            raise ValueError(f"{entry.name!r} has no values, and so no old rows to keep: fill all of it")
         check_entry(entry)
     return entries
+
+
+_WAYS = {"mean": "the mean of the old", "mean_covariance": "drawn with the mean and covariance of the old"}
+
+
+def _with_rows(entry: Entry, rows: NewRows) -> Entry:
+    """An entry of new rows alone."""
+    if rows.is_open and isinstance(entry.initializer, Keep):
+        raise ValueError(f"new rows of {entry.name!r} are to be its own, and the recipe leaves it alone: {entry.rule}")
+    if rows.is_open:
+        title, rows = entry.rule, replace(rows, initializer=entry.initializer)
+    else:
+        title = _WAYS.get(str(rows.initializer), "as given")
+    return replace(entry, rule=f"rows from {rows.first} on: {title}", initializer=rows, std=None)
 
 
 def check_entry(entry: Entry) -> None:

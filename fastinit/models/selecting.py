@@ -1,4 +1,4 @@
-"""Parts of models: which parameters a caller means by patterns of their names, or by a function.
+"""Parts of models: which parameters a caller means by patterns of their names, or by a function, and which new rows.
 
 >>> import fastinit
 >>> names = ("encoder.up.weight", "encoder.up.bias", "head.weight")
@@ -9,14 +9,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from fastinit.checks import shown
 from fastinit.models.rules import Parameter
+from fastinit.rows import NewRows
 
-__all__ = ["Selection", "selected"]
+__all__ = ["Selection", "meant", "selected"]
 
 Selection = str | Sequence[str] | Callable[[Parameter], bool]
 """Patterns of canonical names as the shell has them (``"encoder.*.weight"``), or a function of a parameter."""
@@ -52,11 +53,66 @@ def selected(
     >>> selected(parameters, only=lambda parameter: parameter.name not in there)
     [False, True]
     """
-    wanted = [True] * len(parameters) if only is None else _matches(parameters, only, "only")
+    return meant(parameters, only, skip)[0]
+
+
+def meant(
+    parameters: Sequence[Parameter],
+    only: Selection | None = None,
+    skip: Selection | None = None,
+    rows: Mapping[str, int | NewRows] | None = None,
+) -> tuple[list[bool], list[NewRows | None]]:
+    """Which parameters are meant, and of which of them new rows alone.
+
+    Parameters
+    ----------
+    parameters : sequence of Parameter
+        Those of one model.
+    only, skip
+        As in :func:`selected`; without `only` those of `rows`, if it is given.
+    rows : mapping of str to int or NewRows, optional
+        For patterns of names the first new row, or what the new rows are. These parameters are meant beside those of
+        `only`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`selected`; if `rows` is no such mapping, a pattern of it matches no parameter, or two say different
+        things of one.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> parameters = [fastinit.Parameter(name, (9,)) for name in ("words", "head", "norm")]
+    >>> meant(parameters, only="head", rows={"w*": 7})
+    ([True, True, False], [NewRows(first=7, initializer='own', scale=1e-05), None, None])
+    """
+    new = [None] * len(parameters) if rows is None else _new_rows(parameters, rows)
+    wanted = [only is None and rows is None] * len(parameters)
+    if only is not None:
+        wanted = _matches(parameters, only, "only")
     unwanted = [False] * len(parameters) if skip is None else _matches(parameters, skip, "skip")
-    found = [one and not other for one, other in zip(wanted, unwanted, strict=True)]
-    if (only is not None or skip is not None) and not any(found):
-        raise ValueError(f"only={shown(only)} and skip={shown(skip)} leave none of {len(parameters)} parameters")
+    found = [(one or some is not None) and not other for one, some, other in zip(wanted, new, unwanted, strict=True)]
+    if not (only is None and skip is None and rows is None) and not any(found):
+        also = "" if rows is None else f", rows={shown(rows)}"
+        raise ValueError(f"only={shown(only)}{also} and skip={shown(skip)} leave none of {len(parameters)} parameters")
+    return found, [some if one else None for one, some in zip(found, new, strict=True)]
+
+
+def _new_rows(parameters: Sequence[Parameter], rows: Any) -> list[NewRows | None]:
+    """What is said of each parameter's rows."""
+    if not isinstance(rows, Mapping):
+        raise TypeError(f"rows must be a mapping of patterns of names to the first new row; got {shown(rows)}")
+    found: list[NewRows | None] = [None] * len(parameters)
+    for pattern, given in rows.items():
+        if not isinstance(pattern, str):
+            raise TypeError(f"rows must be a mapping of patterns of names, got {shown(pattern)} for one")
+        new = given if isinstance(given, NewRows) else NewRows(given)
+        for number, matches in enumerate(_matches(parameters, pattern, "rows")):
+            if matches and found[number] not in (None, new):
+                name = parameters[number].name
+                raise ValueError(f"rows say two things of {name!r}: {shown(found[number])} and {shown(new)}")
+            found[number] = new if matches else found[number]
     return found
 
 

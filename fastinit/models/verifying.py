@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fastinit.comparing import Comparison
+from fastinit.buffers import Buffer
+from fastinit.comparing import Comparison, compare_buffer
 from fastinit.models.records import Entry, Record
 from fastinit.models.rules import Parameter
+from fastinit.rows import NewRows, compare_rows, uncompared
+from fastinit.shards import Shard
 
-__all__ = ["VERDICTS", "Verification", "Verified", "judged", "judged_kept", "verify_each"]
+__all__ = ["VERDICTS", "Verification", "Verified", "judged", "judged_kept", "judged_memory", "verify_each"]
 
 VERDICTS: Final = {
     "equal": "every bit is as recorded",
@@ -117,6 +120,40 @@ class Verification:
         others = [(row.name, row.verdict, row.detail) for row in self.rows if not row.is_sound]
         widths = [max(map(len, column)) for column in zip(*others, strict=True)]
         return "\n".join([head, *("  ".join(map(str.ljust, row, widths)).rstrip() for row in others)])
+
+
+def judged_memory(
+    entry: Entry, buffer: Buffer, shard: Shard | None = None, *, num_threads: int | None = None
+) -> Verified:
+    """What became of the memory of a tensor: compared with what its entry says, of new rows these alone.
+
+    Parameters
+    ----------
+    entry : Entry
+        Of the record.
+    buffer : Buffer
+        The memory.
+    shard : Shard, optional
+        The elements of the global tensor that it holds; by default all.
+    num_threads : int, optional
+        At most this many threads.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinit
+    >>> from fastinit.extending import buffer_of
+    >>> (entry,) = fastinit.assigned([fastinit.Parameter("up.bias", (9,), layer="Linear")], "auto", seed=0)
+    >>> judged_memory(entry, buffer_of(np.zeros(9, np.float32), None)).verdict
+    'equal'
+    """
+    rows = entry.initializer
+    if not isinstance(rows, NewRows):
+        found = compare_buffer(buffer, rows, entry.key, shard, drawn_in=entry.dtype, num_threads=num_threads)
+    elif reason := uncompared(buffer, rows, shard, entry.dtype):
+        return Verified(entry.name, "kept", reason)
+    else:
+        found = compare_rows(buffer, rows, entry.key, shard, drawn_in=entry.dtype, num_threads=num_threads)
+    return judged(entry, buffer.dtype.name, found)
 
 
 def judged(entry: Entry, dtype: str, found: Comparison) -> Verified:

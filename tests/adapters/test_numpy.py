@@ -68,6 +68,7 @@ def test_every_initializer_is_here_and_every_function_is_tested():
         fastinit.Painted,
         fastinit.Replayed,
         fastinit.Keep,
+        fastinit.NewRows,
     )
     classes = {item for item in public if isinstance(item, type) and issubclass(item, bases)} - {*bases, *composed}
     assert classes == {type(initializer) for _, initializer, _ in CASES.values()}

@@ -72,6 +72,8 @@ INITIALIZERS = [
     Painted(Normal(), (Box((0, 1), (2, 3), Uniform(), 1), Box((0, 0), (1, 4), Normal(), key=Key(5))), 2, Key(4)),
     Replayed('{"framework": "none", "shape": [3, 4], "operators": ["log"], "draws": 1}', (None, Key(7))),
     Keep(),
+    fastinit.NewRows(2, "mean_covariance", 0.5),
+    fastinit.NewRows(1, ZeroRow(Normal(), 0)),
 ]
 
 
@@ -140,7 +142,7 @@ def test_bad_configs(config, message):
 
 
 def test_initializers_of_other_people_have_no_config():
-    class Own(fastinit.Initializer):
+    class Own(fastinit.ElementwiseInitializer):
         pass
 
     for initializer in (Own(), ZeroRow(Own(), 0)):

@@ -30,7 +30,7 @@ HEART = [
     {"targets", "shards", "initializers"},
     {"filling"},
     {"householder", "composites", "comparing"},
-    {"structured", "programs"},
+    {"structured", "programs", "rows"},
     {"folding"},
     {"presets"},
 ]

@@ -12,6 +12,7 @@ import fastinit
 from fastinit import Rule
 from fastinit.adapters.keras import initialize, replay
 from fastinit.adapters.keras.layers import activation_after
+from fastinit.adapters.keras.tensors import memory_of
 from fastinit.models.rules import UnmatchedParameter
 
 
@@ -299,3 +300,37 @@ def test_parts_of_models_keep_everything_else():
         assert (array(variable) == (expected[variable.path] if meant else 7)).all(), variable.path
     with pytest.raises(ValueError, match=r"only='hed\*' matches no parameter"):
         initialize(model, only="hed*")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("way", ["own", "mean", "mean_covariance", fastinit.Normal(0.0, 0.02)], ids=str)
+def test_new_rows_of_a_larger_vocabulary(way, dtype):
+    def made(size):
+        words = layers.Embedding(size, 6, name="words", dtype=dtype)
+        return keras.Sequential([keras.Input((9,)), words, layers.Dense(3, name="head")], name="net")
+
+    old, model, whole = made(20), made(27), made(27)
+    initialize(old, seed=1)
+    initialize(whole, seed=3)
+    before = {variable.path: array(variable) for variable in model.variables}
+    rows = array(old.get_layer("words").embeddings)
+    words = model.get_layer("words").embeddings
+    words.assign(np.concatenate([rows, np.full((7, 6), 7)]))
+    expected = memory_of(words).copy()
+    record = initialize(model, seed=3, rows={"*words/embeddings": fastinit.NewRows(20, way)})
+    assert [entry.name for entry in record] == ["net/words/embeddings"]
+    found = array(words)
+    assert (found[:20] == rows).all()
+    for variable in model.variables:
+        if variable is not words:
+            assert (array(variable) == before[variable.path]).all(), variable.path
+    if way == "own":
+        assert (found == np.concatenate([rows, array(whole.get_layer("words").embeddings)[20:]])).all()
+    else:  # as the core gives them
+        expected = expected.view({"float32": np.uint32, "bfloat16": np.uint16}[dtype]).reshape(27, 6)
+        key = fastinit.Key(3).fold_in("net/words/embeddings")
+        fastinit.fill_rows(expected, fastinit.NewRows(20, way), key, dtype=dtype)
+        assert (memory_of(words) == expected.reshape(-1).view(np.uint8)).all()
+    words.assign(np.full((27, 6), np.inf))
+    with pytest.raises(ValueError, match=r"'net/words/embeddings': the mean of the 20 old rows is not finite"):
+        initialize(model, rows={"*words/embeddings": fastinit.NewRows(20, "mean")})

@@ -1,6 +1,7 @@
 """keyed: init code that runs late gives the bytes of deferred() and materialize()."""
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -265,8 +266,59 @@ def test_an_exception_takes_back_what_was_replaced():
         del model.bias
         raise KeyError("stop")
     assert model.weight is weight and model.bias is bias
-    with pytest.raises(DeferralError, match="'weight' was given another shape or dtype"), keyed(model):
-        model.weight.data = model.weight.data.double()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            lambda model: model.half(),
+            DeferralError,
+            r"'weight' .* another dtype .* torch.float16 in the place of torch.fl",
+        ),
+        (lambda model: model.to(torch.bfloat16), DeferralError, "convert the model before keyed"),
+        (
+            lambda model: setattr(model.weight, "data", model.weight.data.double()),
+            DeferralError,
+            "'weight' was given another dtype .* convert the model before keyed",
+        ),
+        (
+            lambda model: setattr(model.bias, "data", torch.zeros(3)),
+            DeferralError,
+            r"'bias' was given another shape .* \(3,\) in the place of \(8,\): put a new Parameter in its place",
+        ),
+        (
+            nn.utils.parametrizations.weight_norm,
+            ValueError,
+            "'weight' is parametrized: parametrize it after the init code",
+        ),
+    ],
+    ids=["half", "to", "data", "shape", "parametrized"],
+)
+def test_what_is_refused_inside_says_what_to_do(change, error, message):
+    model = nn.Linear(8, 8)
+    weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
+    parameters = model.weight, model.bias
+    with pytest.raises(error, match=message), keyed(model):
+        model.reset_parameters()
+        change(model)
+    assert torch.equal(parameters[0], weight) and torch.equal(parameters[1], bias)
+
+
+def test_what_another_thread_writes_is_lost_and_said():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3), nn.Linear(3, 3))
+    before = [tensor.detach().clone() for tensor in model.parameters()]
+    with keyed(model) as drawn:
+        model[0].reset_parameters()
+        thread = threading.Thread(target=model[1].reset_parameters)
+        thread.start()
+        thread.join()
+    assert drawn.check() == (
+        "written in another thread, where keyed() does not see it, and lost: 1.weight, 1.bias",
+        "never written: 2.weight, 2.bias",
+    )
+    changed = [not torch.equal(tensor, old) for tensor, old in zip(model.parameters(), before, strict=True)]
+    assert changed == [True, True, False, False, False, False]
 
 
 def test_values_in_other_layouts_are_read_and_values_that_are_elsewhere_refused():

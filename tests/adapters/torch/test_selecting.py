@@ -1,6 +1,7 @@
 """Parts of models: what is not named keeps its bytes, and what is named has those of the whole."""
 
 import copy
+import math
 
 import pytest
 
@@ -8,7 +9,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch import nn  # noqa: E402
 
 import fastinit  # noqa: E402
-from fastinit.adapters.torch import deferred, initialize_, materialize, verify  # noqa: E402
+from fastinit.adapters.torch import deferred, fill_, initialize_, materialize, verify  # noqa: E402
 
 
 class Model(nn.Module):
@@ -102,11 +103,16 @@ def test_lora_beside_a_trained_base():
     with deferred():
         model = peft.get_peft_model(base, peft.LoraConfig(target_modules=["head"], r=2))
     assert all(tensor.is_meta == ("lora" in name) for name, tensor in model.named_parameters())
-    materialize(model, seed=4, only="*lora*")
+    record = materialize(model, seed=4, only="*lora*")
     for name, tensor in before.items():
         found = model.get_base_model().state_dict()
         assert torch.equal(found.get(name, found.get(name.replace("head.", "head.base_layer."))), tensor), name
     assert all(not tensor.any() for name, tensor in model.named_parameters() if "lora_B" in name)
+    (name,) = (entry.name for entry in record if "lora_A" in entry.name)
+    bound = 1 / math.sqrt(8)  # of PEFT's kaiming_uniform_(a=sqrt(5)), for 8 inputs
+    given = fill_(torch.empty(2, 8), fastinit.Uniform(-bound, bound), fastinit.Key(4).fold_in(name))
+    torch.testing.assert_close(model.get_parameter(name), nn.Parameter(given), rtol=1e-6, atol=0)
+    assert verify(record, model)[name].verdict == "equal"
 
 
 def test_what_means_nothing_is_said_before_anything_is_written():
