@@ -14,6 +14,7 @@ warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
 models      `recipe_for`, `planned`, `program_keys`, `Keyed`, `with_origins`, `check_entry`, `read_record`,
             `recorded_entries`, `compare_digests`, `judged`: entries of records
+names       `Rename`, `renaming`, `check_prefixes`, `renamed_program`: what a part of a model calls otherwise
 explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
             `is_random`, `finished`, `of_elements`, `painted`, `renumbered`, `box_of`: what an author's steps fold into
@@ -68,9 +69,10 @@ from fastinit.folding import (
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.explaining import Explanation, explained
-from fastinit.models.keying import Keyed, program_keys, with_origins
+from fastinit.models.keying import Keyed, program_keys, renamed_program, with_origins
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.recipes import recipe_for
+from fastinit.models.renaming import Rename, check_prefixes, renaming
 from fastinit.models.rules import GATES
 from fastinit.models.verifying import judged
 from fastinit.notices import Notices
@@ -97,6 +99,7 @@ __all__ = [
     "Measured",
     "Notices",
     "Ranges",
+    "Rename",
     "Shard",
     "UnitVariance",
     "Unscalable",
@@ -109,6 +112,7 @@ __all__ = [
     "check_entry",
     "check_fill",
     "check_finite",
+    "check_prefixes",
     "checked_initializer",
     "checked_key",
     "checked_shape",
@@ -151,6 +155,8 @@ __all__ = [
     "recipe_for",
     "recorded_entries",
     "remembered",
+    "renamed_program",
+    "renaming",
     "renumbered",
     "row_major_strides",
     "runs_graphs",

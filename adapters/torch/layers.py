@@ -24,13 +24,23 @@ from fastinit.adapters.torch.internals import (
     FLAT_MARK,
     PROGRAMS,
     is_flattened,
+    own_buffers,
     own_modules,
     own_parameters,
     programs_of,
     transposed_linear,
 )
 from fastinit.adapters.torch.tensors import Kind
-from fastinit.extending import GATES, PRELU_SLOPE, WRAPPER_COMPONENTS, Shard
+from fastinit.extending import (
+    GATES,
+    PRELU_SLOPE,
+    WRAPPER_COMPONENTS,
+    Rename,
+    Shard,
+    check_prefixes,
+    renamed_program,
+    renaming,
+)
 
 if TYPE_CHECKING:
     from fastinit.adapters.torch.shards import Piece
@@ -71,6 +81,8 @@ class Place(NamedTuple):
         What a piece of a flat parameter (FSDP's first version) holds; None of any other tensor.
     kind : Kind
         The kind of the tensor, once the place has been checked.
+    names : tuple of str
+        Its canonical names in this model, which a caller may have renamed for `parameter`.
     """
 
     parameter: Parameter
@@ -79,6 +91,7 @@ class Place(NamedTuple):
     parametrizations: parametrize.ParametrizationList | None = None
     shard: Shard | None = None
     kind: Kind = Kind.FOREIGN
+    names: tuple[str, ...] = ()
 
 
 # Spellings without underscores: of strings, of functions, and of classes without "Activation" at their end.
@@ -470,26 +483,28 @@ def _geometry(module: nn.Module, role: str, transposed: type[nn.Module] | None) 
     return {"layout": "IO"} if transposed is not None and isinstance(module, transposed) else {}
 
 
-def parameters(model: nn.Module) -> list[Place]:
+def parameters(model: nn.Module, rename: Rename | None = None) -> list[Place]:
     """Every parameter of a model once, under its first canonical name, with what a rule sees of it.
 
     Names are those of ``named_parameters`` without what wrappers add (:func:`fastinit.canonical_name`); shapes are
     global, so a sharded model gives the facts of the whole one. A parametrized weight appears as the weight
     (``"layer.weight"``), its originals do not. Of a tensor with several names the later ones are its `other_names`, and
     it is ``tied`` unless every layer that shares it is an embedding. What ``fully_shard`` has gathered is let go first.
+    `rename` gives the names of the definition, see :func:`fastinit.extending.renaming`.
 
     Raises
     ------
     TypeError
         If the model is not a module.
     ValueError
-        Two different tensors under one canonical name, or parameters of lazy modules, whose shapes are not known yet.
+        Two different tensors under one canonical name, or parameters of lazy modules, whose shapes are not known yet; a
+        `rename` that joins two tensors, buffers included, or has a prefix that matches no name.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     _reshard(model)
     found: dict[Hashable, Place] = {}
-    holders: dict[str, Hashable] = {}
+    holders, naming = _Holders(rename is not None), renaming(rename)
     lazy: list[str] = []
     flattened, transposed = _flattened(model), transposed_linear()
     for prefix, _, module, following in _visited(model, "", "", None):
@@ -498,14 +513,14 @@ def parameters(model: nn.Module) -> list[Place]:
         programs = vars(module).get(PROGRAMS, {})
         shapes = {role: shape for role, _, shape, *_ in own}
         for role, tensor, shape, identity, chain, shard, requires_grad in own:
-            name = canonical_name(prefix + role)
+            before = canonical_name(prefix + role)
+            name = naming(before)
             if isinstance(tensor, nn.parameter.UninitializedParameter):
-                lazy.append(name)
+                lazy.append(before)
                 continue
-            if holders.setdefault(name, identity) != identity:
-                raise ValueError(f"two parameters have the canonical name {name!r}: values could not tell them apart")
+            holders.see(name, before, identity)
             if identity in found:
-                found[identity] = _shared(found[identity], name, module, role)
+                found[identity] = _shared(found[identity], name, before, module, role)
                 continue
             facts: dict[str, Any] = {}
             if following is not None:
@@ -515,16 +530,55 @@ def parameters(model: nn.Module) -> list[Place]:
                 facts["weight_shape"] = shapes.get(
                     role.replace("bias", "weight"), shapes.get(role.removesuffix("_bias"))
                 )
-            facts |= {"layer": layer, "program": programs.get(role), "frozen": not requires_grad}
+            program = renamed_program(programs.get(role), before, name, naming)
+            facts |= {"layer": layer, "program": program, "frozen": not requires_grad}
             parameter = Parameter(name=name, shape=shape, types=types, role=role, **facts)
-            found[identity] = Place(parameter, tensor, ((module, role),), chain, shard)
+            found[identity] = Place(parameter, tensor, ((module, role),), chain, shard, names=(before,))
+        if rename is not None:
+            for role, identity in _beside(module, programs):
+                before = canonical_name(prefix + role)
+                holders.see(naming(before), before, identity)
     if lazy:
         raise ValueError(f"lazy modules have no shapes yet: run a forward pass first, for {', '.join(lazy)}")
+    check_prefixes(rename, holders.names)
     return list(found.values())
 
 
-def _shared(place: Place, name: str, module: nn.Module, role: str) -> Place:
+class _Holders:
+    """Which tensor has each name; two of one name are refused."""
+
+    def __init__(self, is_renamed: bool) -> None:
+        self._found: dict[str, tuple[Hashable, str]] = {}
+        self._is_renamed = is_renamed
+        self.names: list[str] = []
+        """The names before they were changed."""
+
+    def see(self, name: str, before: str, identity: Hashable) -> None:
+        """A tensor of this name, which is called `before` in the model."""
+        self.names.append(before)
+        other, others = self._found.setdefault(name, (identity, before))
+        if other == identity:
+            return
+        if self._is_renamed:
+            raise ValueError(f"rename joins two tensors under one name: {others!r} and {before!r} become {name!r}")
+        raise ValueError(f"two parameters have the canonical name {name!r}: values could not tell them apart")
+
+
+def _beside(module: nn.Module, programs: Iterable[str]) -> Iterator[tuple[str, Hashable]]:
+    """What else of a module has a name that values may follow from: buffers, and tensors with programs."""
+    own, buffers = own_parameters(module), own_buffers(module)
+    for role, buffer in buffers.items():
+        if buffer is not None:
+            yield role, id(buffer)
+    for role in programs:
+        if role not in own and role not in buffers:
+            yield role, (id(module), role)
+
+
+def _shared(place: Place, name: str, before: str, module: nn.Module, role: str) -> Place:
     """The place of a tensor that turned up under another name."""
+    if before not in place.names:
+        place = place._replace(names=(*place.names, before))
     names = (place.parameter.name, *place.parameter.other_names)
     if name in names:
         return place

@@ -24,6 +24,7 @@ from fastinit.adapters.torch.internals import singular_vectors
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
 from fastinit.adapters.torch.tensors import DTYPES, Kind, checked_kinds, fill_part, kind_of, write
 from fastinit.extending import (
+    Rename,
     compare_digests,
     in_stream_environment,
     planned,
@@ -48,6 +49,7 @@ def initialize_(
     frozen: bool = False,
     only: Selection | None = None,
     skip: Selection | None = None,
+    rename: Rename | None = None,
     digests: bool = True,
     num_threads: int | None = None,
 ) -> Record:
@@ -79,6 +81,10 @@ def initialize_(
     only, skip : str, sequence of str, callable or None
         The parameters that are meant, see :func:`fastinit.selected`: patterns of canonical names, or a function of a
         :class:`fastinit.Parameter`. Everything else keeps its bytes, buffers too, and needs no rule.
+    rename : callable, mapping of str to str, or None
+        The names of the definition, the whole model, for those that this model has: a function of a canonical name, or
+        dotted prefixes and what replaces them, the longest that matches first. Keys, the record, `only` and `skip` go
+        by the new names.
     digests : bool
         Whether the record holds digests of the bytes, for :func:`replay` to compare.
     num_threads : int, optional
@@ -95,8 +101,8 @@ def initialize_(
     ------
     UnmatchedParameter, ValueError, TypeError
         Parameters that no rule matches, an initializer that its shape or dtype cannot take, contradictory rules, two
-        tensors under one canonical name, a parametrization that cannot be assigned to, lazy or meta parameters. Each
-        names the parameter; nothing has been written.
+        tensors under one canonical name, also where `rename` joins them, a parametrization that cannot be assigned to,
+        lazy or meta parameters. Each names the parameter; nothing has been written.
 
     Notes
     -----
@@ -114,7 +120,7 @@ def initialize_(
     >>> print(f"{record['0.weight'].std:.4f}")  # sqrt(2 / 64)
     0.1768
     """
-    places = parameters(model)
+    places = parameters(model, rename)
     chosen = recipe_for(recipe, [place.parameter for place in places])
     _refuse_meta(places)
     asked = selected([place.parameter for place in places], only, skip)
@@ -123,12 +129,18 @@ def initialize_(
     filled = [fill_place(place, entry, digests, num_threads) for place, entry, is_asked in pairs if is_asked]
     kept = kept_modules(places, entries) if all(asked) else untouched_modules(model, places, entries)
     reset_norms(model, kept)
-    remake_buffers(model, [place.parameter for place in places], seed, kept)
+    remake_buffers(model, [place.parameter for place in places], seed, kept, rename)
     return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
 
 
 @in_stream_environment
-def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_threads: int | None = None) -> Record:
+def replay(
+    record: Record | str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    rename: Rename | None = None,
+    num_threads: int | None = None,
+) -> Record:
     """Fills a model as a record says, and compares the bytes with the record's digests.
 
     Parameters
@@ -137,6 +149,8 @@ def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_thr
         A record, its JSON, or the path of a file that holds it.
     model : torch.nn.Module
         With the parameters that the record names, of the same shapes and dtypes, in any order.
+    rename : callable, mapping of str to str, or None
+        The record's names for those that this model has, as in :func:`initialize_`.
     num_threads : int, optional
         At most so many threads.
 
@@ -164,7 +178,7 @@ def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_thr
     True
     """
     given = read_record(record)
-    places = parameters(model)
+    places = parameters(model, rename)
     _refuse_meta(places)
     dtypes = [DTYPES.get(place.tensor.dtype, str(place.tensor.dtype)) for place in places]
     entries = recorded_entries(given, [place.parameter for place in places], dtypes)

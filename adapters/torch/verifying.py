@@ -15,14 +15,18 @@ from fastinit import Entry, Keep, Record, Verification, Verified
 from fastinit.adapters.torch.histories import View
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of, local_part, memory_of
-from fastinit.extending import compare_buffer, in_stream_environment, judged, read_record
+from fastinit.extending import Rename, compare_buffer, in_stream_environment, judged, read_record
 
 __all__ = ["verify"]
 
 
 @in_stream_environment
 def verify(
-    record: Record | str | os.PathLike[str], model: nn.Module, *, num_threads: int | None = None
+    record: Record | str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    rename: Rename | None = None,
+    num_threads: int | None = None,
 ) -> Verification:
     """Compares every parameter of a model with what its record says it was filled with. Nothing is written.
 
@@ -35,6 +39,8 @@ def verify(
         A record, its JSON, or the path of a file that holds it.
     model : torch.nn.Module
         With memory, sharded or not, in any dtype that fastinit fills.
+    rename : callable, mapping of str to str, or None
+        The record's names for those that this model has, as in :func:`~fastinit.adapters.torch.initialize_`.
     num_threads : int, optional
         At most so many threads.
 
@@ -67,7 +73,7 @@ def verify(
     1.weight  trained  by 0.01 of their size
     """
     given = read_record(record)
-    places = {place.parameter.name: place for place in parameters(model)}
+    places = {place.parameter.name: place for place in parameters(model, rename)}
     others = {name: place for place in places.values() for name in place.parameter.other_names}
     rows = []
     for entry in given:
