@@ -24,17 +24,23 @@ __all__ = ["Source", "StateDict", "sources_of", "state_dict"]
 
 
 class Source(NamedTuple):
-    """Where a tensor of a state dict comes from: an entry that fills it, or a tensor that is there."""
+    """Where a tensor of a state dict comes from: an entry that fills it, or a tensor that is there.
+
+    `shard` says which part of the entry's tensor it is, where it is one; `shape` is its own.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     entry: Entry | None
     tensor: Tensor | None
+    shard: Shard | None = None
 
     def write(self, out: Tensor, offsets: Sequence[int]) -> None:
         """Gives memory the elements of the slice that begins at these offsets."""
         if self.entry is not None:
-            fill_part(out, self.entry.initializer, self.entry.key, Shard.of(tuple(out.shape), self.shape, offsets))
+            shard = Shard.of(tuple(out.shape), self.shape, offsets)
+            shard = shard if self.shard is None else shard.within(self.shard)
+            fill_part(out, self.entry.initializer, self.entry.key, shard)
             return
         assert self.tensor is not None
         box = tuple(slice(first, first + extent) for first, extent in zip(offsets, out.shape, strict=True))
@@ -75,7 +81,10 @@ def sources_of(
             kept = isinstance(entry.initializer, Keep)
             if kept and place.tensor.is_meta:
                 raise ValueError(f"{name!r} is to be kept, and is on the meta device, without values")
-            source = Source(entry.shape, wanted, None if kept else entry, place.tensor.detach() if kept else None)
+            shard = None if place.is_flat else place.shard
+            shape = entry.shape if shard is None else tuple(place.tensor.shape)
+            values = place.tensor.detach() if kept else None
+            source = Source(shape, wanted, None if kept else entry, values, shard)
         elif not isinstance(tensor, Tensor):
             raise ValueError(f"{name!r} of the state dict is {shown(tensor)}: only tensors are computed")
         elif id(tensor) in drawn:

@@ -230,7 +230,7 @@ def _refuse(places: Sequence[Place]) -> None:
         name = place.parameter.name
         if place.tensor.is_meta:
             raise ValueError(f"{name!r} is on the meta device, without memory: call to_empty() first, or materialize()")
-        if place.shard is not None:
+        if place.is_flat:
             raise ValueError(f"{name!r} is in a flat parameter of FSDP's first version: initialize the model before it")
         if place.parametrizations is not None:
             raise ValueError(f"{name!r} is parametrized: initialize it before, or build it inside deferred()")
@@ -250,7 +250,8 @@ class _Stand(NamedTuple):
 def _stand_in(tape: Tape, place: Place) -> _Stand:
     """A parameter of the global shape on the tape, in which whatever is in the host's memory can be read."""
     tensor, shape = place.tensor, place.parameter.shape
-    storage = tensor.untyped_storage() if kind_of(tensor) is Kind.PLAIN else None
+    is_here = kind_of(tensor) is Kind.PLAIN and place.shard is None
+    storage = tensor.untyped_storage() if is_here else None
     if storage is not None and View.of(tensor).is_whole(storage.nbytes()):
         data = torch.empty_strided(shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
     else:
@@ -302,7 +303,7 @@ def _refuse_changes(places: Sequence[Place], stands: Sequence[_Stand]) -> None:
             raise DeferralError(f"{name!r} was given another shape or dtype inside keyed(). No parameter was written")
         module, role = place.owners[0]
         is_there = own_parameters(module).get(role) is inside
-        if kind_of(stand.tensor) is Kind.DISTRIBUTED and not is_there:
+        if (kind_of(stand.tensor) is Kind.DISTRIBUTED or place.shard is not None) and not is_there:
             raise DeferralError(f"{name!r} is sharded, and was replaced inside keyed(). No parameter was written")
 
 

@@ -30,6 +30,7 @@ from fastinit.adapters.torch.internals import (
     programs_of,
     transposed_linear,
 )
+from fastinit.adapters.torch.slices import marked_slices
 from fastinit.adapters.torch.tensors import Kind
 from fastinit.extending import (
     GATES,
@@ -78,7 +79,8 @@ class Place(NamedTuple):
     parametrizations : ParametrizationList or None
         Through which the weight is assigned.
     shard : Shard or None
-        What a piece of a flat parameter (FSDP's first version) holds; None of any other tensor.
+        What a piece of a flat parameter (FSDP's first version) holds, or a tensor that is marked as a slice; None of
+        any other tensor.
     kind : Kind
         The kind of the tensor, once the place has been checked.
     names : tuple of str
@@ -92,6 +94,11 @@ class Place(NamedTuple):
     shard: Shard | None = None
     kind: Kind = Kind.FOREIGN
     names: tuple[str, ...] = ()
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it is a piece of a flat parameter."""
+        return self.shard is not None and self.shard.start is not None
 
 
 # Spellings without underscores: of strings, of functions, and of classes without "Activation" at their end.
@@ -389,7 +396,7 @@ class _Own(NamedTuple):
     requires_grad: bool = True
 
 
-def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]]) -> Iterator[_Own]:
+def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]], slices: dict[int, Shard]) -> Iterator[_Own]:
     for role, (piece, identity) in flat.items():
         shape = tuple(piece.shape)
         shard = Shard(shape, None, piece.start)
@@ -400,7 +407,9 @@ def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]]) -> Iterator
             if tensor is not None and role not in flat and not getattr(tensor, FLAT_MARK, False):
                 lazy = isinstance(tensor, nn.parameter.UninitializedParameter)
                 shape = () if lazy else tuple(tensor.shape)
-                yield _Own(role, tensor, shape, id(tensor), requires_grad=tensor.requires_grad)
+                part = slices.get(id(tensor))
+                shape = shape if part is None or part.shape is None else part.shape
+                yield _Own(role, tensor, shape, id(tensor), shard=part, requires_grad=tensor.requires_grad)
     if parametrize.is_parametrized(module):
         for role, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
             if programs_of(chain):
@@ -507,11 +516,13 @@ def parameters(model: nn.Module, rename: Rename | None = None) -> list[Place]:
     holders, naming = _Holders(rename is not None), renaming(rename)
     lazy: list[str] = []
     flattened, transposed = _flattened(model), transposed_linear()
+    slices = marked_slices(model, flattened)
     for prefix, _, module, following in _visited(model, "", "", None):
-        own = list(_own(module, flattened.get(id(module), {})))
+        own = list(_own(module, flattened.get(id(module), {}), slices))
         types, layer = (_types(module), _layer(module, transposed)) if own else ((), "")
         programs = vars(module).get(PROGRAMS, {})
         shapes = {role: shape for role, _, shape, *_ in own}
+        sliced = {one.role for one in own if id(one.tensor) in slices and not slices[id(one.tensor)].is_whole}
         for role, tensor, shape, identity, chain, shard, requires_grad in own:
             before = canonical_name(prefix + role)
             name = naming(before)
@@ -526,10 +537,15 @@ def parameters(model: nn.Module, rename: Rename | None = None) -> list[Place]:
             if following is not None:
                 facts = {"activation": following.name, "negative_slope": following.negative_slope}
             facts |= _geometry(module, role, transposed)
+            facts["sliced"] = role in sliced
+            if facts.get("zero_row") is not None:
+                facts["zero_row"] = _global_row(facts["zero_row"], shard)
             if "bias" in role:
-                facts["weight_shape"] = shapes.get(
-                    role.replace("bias", "weight"), shapes.get(role.removesuffix("_bias"))
+                weight = next(
+                    (one for one in (role.replace("bias", "weight"), role.removesuffix("_bias")) if one in shapes), ""
                 )
+                facts["weight_shape"] = shapes.get(weight)
+                facts["sliced"] |= weight in sliced
             program = renamed_program(programs.get(role), before, name, naming)
             facts |= {"layer": layer, "program": program, "frozen": not requires_grad}
             parameter = Parameter(name=name, shape=shape, types=types, role=role, **facts)
@@ -542,6 +558,11 @@ def parameters(model: nn.Module, rename: Rename | None = None) -> list[Place]:
         raise ValueError(f"lazy modules have no shapes yet: run a forward pass first, for {', '.join(lazy)}")
     check_prefixes(rename, holders.names)
     return list(found.values())
+
+
+def _global_row(row: int | None, shard: Shard | None) -> int | None:
+    """A row of the table that a module holds, counted in the whole one."""
+    return row if row is None or shard is None or shard.ranges is None else shard.global_index(0, row)
 
 
 class _Holders:
@@ -587,5 +608,6 @@ def _shared(place: Place, name: str, before: str, module: nn.Module, role: str) 
     zero_row = place.parameter.zero_row
     if zero_row is None and role == "weight":  # one layer's padding row is a row of all that share the tensor
         zero_row = getattr(module, "padding_idx", None) if isinstance(module, _EMBEDDINGS) else None
+        zero_row = _global_row(zero_row, place.shard)
     parameter = replace(place.parameter, tied=tied, zero_row=zero_row, other_names=(*names[1:], name))
     return place._replace(parameter=parameter, owners=owners)

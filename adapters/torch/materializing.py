@@ -132,7 +132,7 @@ def materialize(
     if not places:
         which = "no parameter" if all(asked) else "none of the parameters that are meant"
         raise ValueError(f"{which} is on the meta device: initialize_() fills a model that has memory")
-    flat = next((place.parameter.name for place in places if place.shard is not None), None)
+    flat = next((place.parameter.name for place in places if place.is_flat), None)
     if flat:
         raise ValueError(
             f"{flat!r} is in a flat parameter on the meta device: give FSDP a param_init_fn, or fully_shard"

@@ -108,7 +108,7 @@ def _verified(entry: Entry, place: Place | None, num_threads: int | None) -> Ver
             tensor = place.parametrizations()
     tensor = tensor.detach()
     if kind_of(tensor) is Kind.DISTRIBUTED:
-        tensor, shard = local_part(tensor)
+        tensor, shard = local_part(tensor, shard)
         if shard is None:
             tensor = tensor[:0]
     if tensor.is_meta:
