@@ -522,7 +522,7 @@ def parameters(model: nn.Module, rename: Rename | None = None) -> list[Place]:
         types, layer = (_types(module), _layer(module, transposed)) if own else ((), "")
         programs = vars(module).get(PROGRAMS, {})
         shapes = {role: shape for role, _, shape, *_ in own}
-        sliced = {one.role for one in own if id(one.tensor) in slices and not slices[id(one.tensor)].is_whole}
+        sliced = {one.role for one in own if id(one.tensor) in slices}
         for role, tensor, shape, identity, chain, shard, requires_grad in own:
             before = canonical_name(prefix + role)
             name = naming(before)

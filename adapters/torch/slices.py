@@ -93,7 +93,7 @@ def mark_slice(
 
 
 def marked_slices(model: nn.Module, flattened: Mapping[int, Container[str]]) -> dict[int, Shard]:
-    """What the marked parameters of a model hold, by the identity of the tensor.
+    """What the marked parameters of a model hold, by the identity of the tensor, but for those that are the whole.
 
     `flattened` are the names of those that are in flat parameters, by the identity of the module.
 
@@ -129,7 +129,7 @@ def marked_slices(model: nn.Module, flattened: Mapping[int, Container[str]]) -> 
             other, others = found.setdefault(id(tensor), (name, shard))
             if others != shard:
                 raise ValueError(f"{other!r} and {name!r} are one tensor, marked as two different slices")
-    return {identity: shard for identity, (_, shard) in found.items()}
+    return {identity: shard for identity, (_, shard) in found.items() if not shard.is_whole}
 
 
 def _shard(tensor: torch.Tensor, name: str, given: Any) -> Shard:

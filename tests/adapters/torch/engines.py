@@ -142,12 +142,11 @@ class Transformer(nn.Module):
                 module.reset_parameters()
 
 
-def gathered(models):
-    """The whole model's tensors of what each rank's model holds."""
-    first, found = models[0], {}
-    for name, tensor in first.named_parameters():
+def gathered(model, states):
+    """The whole model's parameters, of what each rank holds, by name."""
+    found = {}
+    for name, tensor in states[0].items():
         path, _, role = name.rpartition(".")
-        parts = [model.get_parameter(name).detach() for model in models]
-        owner = first.get_submodule(path)
-        found[name] = owner.gathered(parts, role) if hasattr(owner, "gathered") else tensor.detach()
+        owner = model.get_submodule(path)
+        found[name] = owner.gathered([state[name] for state in states], role) if hasattr(owner, "gathered") else tensor
     return found

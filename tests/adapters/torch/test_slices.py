@@ -41,8 +41,12 @@ def one_process():
     return model, materialize(model, seed=3)
 
 
+def held(model):
+    return {name: tensor.detach() for name, tensor in model.named_parameters()}
+
+
 def same(models, expected):
-    found = gathered(models)
+    found = gathered(models[0], [held(model) for model in models])
     for name, tensor in expected.named_parameters():
         assert found[name].shape == tensor.shape and torch.equal(found[name], tensor), name
 
@@ -190,7 +194,7 @@ def test_a_stage_of_slices():
             record = materialize(stage, seed=3, rename={"layers.0": "layers.1"})
             assert verify(record, stage, rename={"layers.0": "layers.1"}).is_sound
             stages.append(stage)
-        for name, tensor in gathered(stages).items():
+        for name, tensor in gathered(stages[0], [held(stage) for stage in stages]).items():
             assert torch.equal(tensor, expected.get_parameter(name.replace("layers.0", "layers.1"))), name
 
 
@@ -228,6 +232,9 @@ def test_an_empty_slice_and_a_slice_of_everything():
     mark_slice(everything, "weight", (6, 4))
     record = initialize_(everything, "auto", seed=3)
     assert torch.equal(everything.weight, whole.weight) and record["weight"].digest
+    with torch.no_grad(), keyed(everything):
+        everything.weight.mul_(2)  # which this process has in full
+    assert torch.equal(everything.weight, whole.weight * 2)
 
 
 # What a constructor says of a slice
