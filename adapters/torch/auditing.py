@@ -139,7 +139,8 @@ def _held(place: Place, repeated: set[int], normed: dict[int, bool], digests: bo
         tensor = tensor.to_local()
     tensor = tensor.cpu().contiguous()
     bytes_of = None
-    if digests and tensor.numel() == math.prod(place.parameter.shape):
+    is_in_order = place.shard is None or place.is_flat
+    if digests and is_in_order and tensor.numel() == math.prod(place.parameter.shape):
         bytes_of = digest(tensor.reshape(-1).view(torch.uint8).numpy())
     return Held(
         place.parameter,

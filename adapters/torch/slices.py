@@ -58,9 +58,10 @@ def mark_slice(
 
     Notes
     -----
-    It is kept with the module, in the attribute ``fastinit_slices``, which an engine may as well set by itself:
-    ``self.fastinit_slices = {"weight": ((4096, 1024), (512 * rank, 0))}``; with ranges, the value is
-    ``(global_shape, None, ranges)``. A slice that ``fully_shard`` then shards is a part of a part.
+    It is kept with the module, in the attribute ``fastinit_slices``, which an engine may as well set by itself, or make
+    a property: ``self.fastinit_slices = {"weight": ((4096, 1024), (512 * rank, 0))}``; with ranges, the value is
+    ``(global_shape, None, ranges)``. A slice that ``fully_shard`` then shards is a part of a part. State dicts, and
+    what :class:`~fastinit.adapters.torch.InitReader` computes for one, have the slice under its name.
 
     Of a constructor under :func:`~fastinit.adapters.torch.deferred`, which sees the slice only, draws and constants are
     those of the whole; what depends on the shape otherwise (orthogonal matrices, parts, computed tables) is refused by
@@ -89,7 +90,7 @@ def mark_slice(
         raise ValueError(f"{type(module).__name__} has no parameter {shown(name)} of its own that could be a slice")
     if not isinstance(tensor, nn.parameter.UninitializedParameter):
         _shard(tensor, name, given)
-    vars(module)[ATTRIBUTE] = {**vars(module).get(ATTRIBUTE, {}), name: given}
+    vars(module)[ATTRIBUTE] = {**(_marks(module) or {}), name: given}
 
 
 def marked_slices(model: nn.Module, flattened: Mapping[int, Container[str]]) -> dict[int, Shard]:
@@ -104,7 +105,7 @@ def marked_slices(model: nn.Module, flattened: Mapping[int, Container[str]]) -> 
     """
     found: dict[int, tuple[str, Shard]] = {}
     for prefix, module in model.named_modules():
-        marks = vars(module).get(ATTRIBUTE)
+        marks = _marks(module)
         if not marks:
             continue
         if not isinstance(marks, dict):
@@ -130,6 +131,12 @@ def marked_slices(model: nn.Module, flattened: Mapping[int, Container[str]]) -> 
             if others != shard:
                 raise ValueError(f"{other!r} and {name!r} are one tensor, marked as two different slices")
     return {identity: shard for identity, (_, shard) in found.items() if not shard.is_whole}
+
+
+def _marks(module: nn.Module) -> Any:
+    """What a module says, or its class; wrappers that pass on what the module in them has say nothing."""
+    own = vars(module).get(ATTRIBUTE)
+    return getattr(module, ATTRIBUTE) if own is None and hasattr(type(module), ATTRIBUTE) else own
 
 
 def _shard(tensor: torch.Tensor, name: str, given: Any) -> Shard:

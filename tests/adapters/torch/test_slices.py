@@ -129,9 +129,9 @@ def test_recipes_see_the_whole(recipe, ranks, dtype):
         return model
 
     whole = make(0, 1)
-    record = initialize_(whole, recipe, seed=3)
+    record = initialize_(whole, recipe, seed=3, digests=True)
     parts = [make(rank, ranks) for rank in range(ranks)]
-    records = [initialize_(part, recipe, seed=3) for part in parts]
+    records = [initialize_(part, recipe, seed=3, digests=True) for part in parts]
     for number, axis in ((0, 0), (1, 0), (3, 1)):
         assert torch.equal(torch.cat([part[number].weight for part in parts], axis), whole[number].weight)
     assert torch.equal(torch.cat([part[1].bias for part in parts]), whole[1].bias)
@@ -155,12 +155,13 @@ def test_a_padding_row_is_counted_in_the_whole_table():
 
 def test_ranges_that_hold_everything_in_another_order_have_no_digest():
     whole, mine = nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False)
-    record = initialize_(whole, "auto", seed=3)
+    record = initialize_(whole, "auto", seed=3, digests=True)
     order = [range(0, 2), range(4, 6), range(2, 4)]
     mark_slice(mine, "weight", (6, 4), ranges=[order, [range(4)]])
-    (entry,) = initialize_(mine, "auto", seed=3)
+    (entry,) = initialize_(mine, "auto", seed=3, digests=True)
     assert torch.equal(mine.weight, whole.weight[[0, 1, 4, 5, 2, 3]]) and entry.digest is None
     replay(record, mine)
+    assert record["weight"].digest and not audit(mine, record=record).findings
 
 
 def test_marks_survive_what_replaces_parameters():
@@ -226,11 +227,11 @@ def test_an_empty_slice_and_a_slice_of_everything():
     none.weight = nn.Parameter(torch.empty(0, 4))
     mark_slice(none, "weight", (6, 4), (6, 0))
     recipe = fastinit.Recipe((fastinit.Rule("*", "*", fastinit.Normal()),))
-    (entry,) = initialize_(none, recipe)
+    (entry,) = initialize_(none, recipe, digests=True)
     assert entry.shape == (6, 4) and entry.digest is None and verify(fastinit.Record((entry,), 0, "r", "0"), none)
     everything = nn.Linear(4, 6)
     mark_slice(everything, "weight", (6, 4))
-    record = initialize_(everything, "auto", seed=3)
+    record = initialize_(everything, "auto", seed=3, digests=True)
     assert torch.equal(everything.weight, whole.weight) and record["weight"].digest
     with torch.no_grad(), keyed(everything):
         everything.weight.mul_(2)  # which this process has in full
@@ -423,6 +424,22 @@ def test_marks_of_what_is_no_parameter_are_refused():
     without = nn.Linear(4, 4, bias=False)
     without.fastinit_slices = {"weight": ((8, 4), (4, 0)), "bias": ((8,), (4,))}  # one rule for all layers
     assert initialize_(without, "auto")["weight"].shape == (8, 4)
+
+
+def test_a_class_may_say_it_for_its_modules():
+    class Rows(nn.Linear):
+        rank = 3
+
+        @property
+        def fastinit_slices(self):
+            return {"weight": ((4 * self.out_features, self.in_features), (self.rank * self.out_features, 0))}
+
+    whole, mine = nn.Linear(4, 16), Rows(4, 4)
+    initialize_(whole, "auto")
+    initialize_(mine, "auto")
+    assert torch.equal(mine.weight, whole.weight[12:])
+    mark_slice(mine, "bias", (16,), (12,))  # which leaves what the class says
+    assert [entry.shape for entry in initialize_(mine, "auto")] == [(16, 4), (16,)]
 
 
 def test_one_tensor_is_one_slice():
