@@ -104,6 +104,8 @@ def marked_slices(model: nn.Module, flattened: Mapping[int, Container[str]]) -> 
         Naming the parameter: a mark that does not fit it, or of none that the module has; two that differ.
     """
     found: dict[int, tuple[str, Shard]] = {}
+    if not any(map(_marks, model.modules())):
+        return {}
     for prefix, module in model.named_modules():
         marks = _marks(module)
         if not marks:

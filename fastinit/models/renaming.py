@@ -47,7 +47,7 @@ def renaming(rename: Rename | None) -> Callable[[str], str]:
     """
     change: Callable[[str], str]
     if rename is None:
-        return canonical_name
+        return str
     if isinstance(rename, Mapping):
         table = dict(rename)
         for one in (*table, *table.values()):
