@@ -28,6 +28,7 @@ from fastinit.checks import one_of, sequence_of, shown
 from fastinit.exact import in_stream_environment
 from fastinit.initializers import ElementwiseInitializer, Initializer, expected_std
 from fastinit.keys import Key
+from fastinit.models.configs import brief
 from fastinit.models.distributions import is_drawn, same_distribution
 from fastinit.models.keying import program_keys
 from fastinit.models.layers import TORCH_LAYERS, default_of, is_linear_map, is_table, row_of, suited
@@ -119,7 +120,7 @@ def check_slice(parameter: Parameter) -> None:
     >>> check_slice(fastinit.Parameter("up.weight", (64, 32), program=program, sliced=True))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: the constructor's code made it for its slice of shape (16, 32), by Orthogonal(...), ...
+    ValueError: the constructor's code made it for its slice of shape (16, 32), by Orthogonal(), ...
     """
     program = parameter.program
     if program is None or not parameter.sliced:
@@ -127,12 +128,12 @@ def check_slice(parameter: Parameter) -> None:
     if program.shape != parameter.shape and not _is_by_elements(program.initializer):
         slice_ = "its slice" if program.shape is None else f"its slice of shape {program.shape}"
         raise ValueError(
-            f"the constructor's code made it for {slice_}, by {shown(program.initializer)}, which says nothing of the "
+            f"the constructor's code made it for {slice_}, by {brief(program.initializer)}, which says nothing of the "
             "whole: call init code that sees the whole inside keyed(), or give it a rule"
         )
     if program.is_drawn and not program.chosen and default_of(parameter) is not None and not is_default(parameter):
         raise ValueError(
-            f"its layer drew it by {shown(program.initializer)}, with the fans of a slice of the weight, not of the "
+            f"its layer drew it by {brief(program.initializer)}, with the fans of a slice of the weight, not of the "
             "whole: call init code that sees the whole inside keyed(), or give it a rule"
         )
 

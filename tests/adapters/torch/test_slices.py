@@ -478,3 +478,23 @@ def test_scaling_by_data_is_for_the_whole():
     with pytest.raises(ValueError, match=r"'0\.weight' is sharded"):
         lsuv_(model, torch.randn(8, 4))
     assert audit(RowParallelLinear(64, 32, 0, 2, nn.init.xavier_normal_)) is not None
+
+
+@pytest.mark.ranks(2)
+def test_slices_in_flat_parameters_are_refused(rank, world):
+    """FSDP's first version knows the slice only; fully_shard keeps what the module says."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    for original in (False, True):
+        model = nn.Sequential(ColumnParallelLinear(4, 8, rank, world, normal(0.02)))
+        sharded = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=original)
+        before = [parameter.detach().clone() for parameter in sharded.parameters()]
+        try:
+            initialize_(sharded, "torch")
+            yield "not refused"
+        except ValueError as error:
+            if "'0.weight' is in a flat parameter of FSDP's first version, and marked as a slice" not in str(error):
+                yield str(error)
+        for parameter, values in zip(sharded.parameters(), before, strict=True):
+            if not torch.equal(parameter, values):
+                yield "written"
