@@ -223,6 +223,40 @@ def test_transformers_stages():
         assert not list(differences(model, rename, expected))
 
 
+def test_buffers_that_transformers_own_code_draws():
+    """On the meta device, where no program says what they are: by the key of the layer's name in the whole model."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+    class Noisy(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 3)
+            self.register_buffer("noise", torch.empty(5))
+
+    class Model(transformers.PreTrainedModel):
+        config_class = transformers.PretrainedConfig
+
+        def __init__(self, configuration):
+            super().__init__(configuration)
+            self.layers = nn.ModuleList(Noisy() for _ in range(4))
+            self.post_init()
+
+        def _init_weights(self, module):
+            if isinstance(module, Noisy):
+                nn.init.normal_(module.noise)
+
+    def make():
+        with torch.device("meta"):
+            return Model(transformers.PretrainedConfig())
+
+    expected, stage = make(), make()
+    materialize(expected, "torch", seed=3)
+    stage.layers = stage.layers[2:]
+    rename = {"layers.0": "layers.2", "layers.1": "layers.3"}
+    materialize(stage, "torch", seed=3, rename=rename)
+    assert not list(differences(stage, rename, expected))
+    assert not torch.equal(expected.layers[0].noise, expected.layers[2].noise)
+
+
 DOORS = {
     "initialize_": lambda model, rename: initialize_(model, "torch", rename=rename),
     "keyed": lambda model, rename: keyed(model, rename=rename).__enter__(),
