@@ -16,6 +16,7 @@ facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in commo
 models      `recipe_for`, `meant`, `planned`, `program_keys`, `Keyed`, `with_origins`, `check_entry`, `read_record`,
             `recorded_entries`, `compare_digests`: entries of records
 verifying   `judged_memory`, `judged_kept`, `verify_each`: what became of tensors
+names       `Rename`, `renaming`, `check_prefixes`, `renamed_program`: what a part of a model calls otherwise
 explaining  `explained`, `Explanation`: what the recipes would do
 programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
             `is_random`, `finished`, `of_elements`, `painted`, `renumbered`, `box_of`: what an author's steps fold into
@@ -70,9 +71,10 @@ from fastinit.folding import (
 from fastinit.initializers import checked_initializer, plan
 from fastinit.keys import WRAPPER_COMPONENTS, checked_key
 from fastinit.models.explaining import Explanation, explained
-from fastinit.models.keying import Keyed, program_keys, with_origins
+from fastinit.models.keying import Keyed, program_keys, renamed_program, with_origins
 from fastinit.models.planning import check_entry, compare_digests, planned, read_record, recorded_entries
 from fastinit.models.recipes import recipe_for
+from fastinit.models.renaming import Rename, check_prefixes, renaming
 from fastinit.models.rules import GATES
 from fastinit.models.selecting import meant
 from fastinit.models.verifying import judged_kept, judged_memory, verify_each
@@ -101,6 +103,7 @@ __all__ = [
     "Measured",
     "Notices",
     "Ranges",
+    "Rename",
     "Shard",
     "UnitVariance",
     "Unscalable",
@@ -113,6 +116,7 @@ __all__ = [
     "check_entry",
     "check_fill",
     "check_finite",
+    "check_prefixes",
     "check_rows",
     "checked_initializer",
     "checked_key",
@@ -160,6 +164,8 @@ __all__ = [
     "recipe_for",
     "recorded_entries",
     "remembered",
+    "renamed_program",
+    "renaming",
     "renumbered",
     "row_major_strides",
     "runs_graphs",

@@ -446,6 +446,8 @@ class Program:
         chose, also where the layer would do the same.
     stream_version : int
         The version of the stream that its draws are meant to come from.
+    shape : tuple of int, optional
+        The shape of the tensor that the code saw; None if unknown.
 
     Raises
     ------
@@ -467,9 +469,12 @@ class Program:
     uninitialized: bool = False
     chosen: bool = False
     stream_version: int = STREAM_VERSION
+    shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         checked_inner(self.initializer)
+        if self.shape is not None:
+            object.__setattr__(self, "shape", checked_shape(self.shape))
         for what in ("draws", "operators"):
             given = sequence_of(str, f"{what} of a program must be a sequence of str", getattr(self, what))
             object.__setattr__(self, what, given)

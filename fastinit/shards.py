@@ -303,6 +303,54 @@ class Shard(NamedTuple):
             raise ValueError(f"a tensor of shape {found.shape} has more than 2**63 elements")
         return found
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the tensor, in its order."""
+        if self.shape is None or self.ranges is None:
+            return False
+        return all(
+            joined(pieces) == list(filter(None, [range(extent)]))
+            for extent, pieces in zip(self.shape, self.ranges, strict=True)
+        )
+
+    def within(self, outer: Shard) -> Shard:
+        """What a part of a part holds of the whole tensor: `self` is a part of what `outer` holds. Both have ranges.
+
+        Examples
+        --------
+        >>> rows = Shard.of((4, 6), global_shape=(16, 6), ranges=[[range(0, 2), range(8, 10)], [range(6)]])
+        >>> Shard.of((2, 6), global_shape=(4, 6), offsets=(1, 0)).within(rows).ranges
+        ((range(1, 9, 7),), (range(0, 6),))
+        """
+        assert self.ranges is not None and outer.ranges is not None
+        chosen = zip(self.ranges, outer.ranges, strict=True)
+        return Shard(
+            outer.shape,
+            tuple(tuple(joined([one for part in inner for one in _at(pieces, part)])) for inner, pieces in chosen),
+        )
+
+    def global_index(self, axis: int, position: int) -> int | None:
+        """The global index at a position of a local axis; None where that is not so long.
+
+        Examples
+        --------
+        >>> Shard.of((4, 6), global_shape=(16, 6), offsets=(8, 0)).global_index(0, 3)
+        11
+        """
+        assert self.ranges is not None
+        found = next((one for one in _at(self.ranges[axis], range(position, position + 1))), None)
+        return None if found is None else found[0]
+
+
+def _at(pieces: Sequence[range], positions: range) -> Iterator[range]:
+    """The indices at some positions of ranges one after the other."""
+    begin = 0
+    for held in pieces:
+        _, inside = _overlap(positions, begin, begin + len(held))
+        if inside:
+            yield held[inside.start - begin : inside.stop - begin : inside.step]
+        begin += len(held)
+
 
 def lattices(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
     """What to fill: lattices of elements, and where in the buffer each begins, in bytes.

@@ -37,6 +37,7 @@ LONGEST = (
     "adapters/test_jax.py",
     "benchmarks/test_bench_suite.py",
     "adapters/numba/test_devices.py",
+    "adapters/torch/test_one_definition.py",
     "adapters/torch/test_materializing_sharded.py",
     "adapters/test_framework_law.py",
     "statistics/test_distributions.py",

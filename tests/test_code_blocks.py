@@ -1,5 +1,9 @@
-"""The documents: every block of Python runs as it is pasted, in a process of its own, and every command exists."""
+"""The documents: every block of Python runs as it is pasted, in a process of its own, and every command exists.
 
+A block of text right below one of Python is what that prints.
+"""
+
+import itertools
 import os
 import re
 import shlex
@@ -39,6 +43,23 @@ BLOCKS = {
     f"{document.relative_to(ROOT).as_posix()}:{line}": program
     for document in DOCUMENTS
     for line, program in blocks(document.read_text()).items()
+}
+
+
+def printed(text):
+    """What blocks of Python print, where a document shows it: by the line that the block begins at."""
+    found = list(FENCE.finditer(text))
+    return {
+        text.count("\n", 0, block.start(3)) + 1: output[3]
+        for block, output in itertools.pairwise(found)
+        if (block[2], output[2]) == ("python", "text") and not text[block.end() : output.start()].strip()
+    }
+
+
+PRINTED = {
+    f"{document.relative_to(ROOT).as_posix()}:{line}": output
+    for document in DOCUMENTS
+    for line, output in printed(document.read_text()).items()
 }
 
 
@@ -92,6 +113,7 @@ def test_a_block_runs_as_it_is_pasted(place, pasted):
     done = pasted[place].result()
     assert done.returncode == 0, f"{place}\n{done.stdout}{done.stderr}"
     assert "Warning" not in done.stderr, f"{place}\n{done.stderr}"
+    assert done.stdout == PRINTED.get(place, done.stdout), place
 
 
 def test_every_block_of_python_was_found():
@@ -121,6 +143,7 @@ def test_the_check_of_blocks_can_fail(paste):
     )
     (first, good), (second, bad) = blocks(text).items()
     assert (first, second) == (4, 13)
+    assert printed(text) == {4: "1 / 0\n"} and len(PRINTED) >= 7 and set(PRINTED) <= set(BLOCKS)
     assert paste(good).returncode == 0
     failed = paste(bad)
     assert failed.returncode == 1 and "NameError: name 'weight' is not defined" in failed.stderr

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import fastinit
 from fastinit import Key, structured
 from fastinit.dtypes import DTYPES
+from fastinit.shards import Shard
 
 KEY = Key(0).fold_in("shards")
 NAMES = [
@@ -350,6 +351,43 @@ def test_what_leaves_the_tensor_is_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         fastinit.fill(out, fastinit.Normal(), KEY, **options)
     assert (out == 7.0).all()
+
+
+@st.composite
+def held(draw, size):
+    """Some of the indices below `size`, each once, as ranges in any order."""
+    pieces, begin = [], 0
+    while begin < size:
+        count, step = draw(st.integers(0, size - begin)), draw(st.integers(1, 3))
+        piece = range(begin, min(size, begin + count), step)
+        begin += max(1, count)
+        if draw(st.booleans()):
+            pieces.append(piece)
+    return draw(st.permutations(pieces))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_part_of_a_part_is_a_part_of_the_whole(data):
+    shape = tuple(data.draw(st.lists(st.integers(0, 20), min_size=1, max_size=3)))
+    local, shards = shape, []
+    for _ in range(2):
+        ranges = [data.draw(held(size)) for size in local]
+        inner = tuple(sum(map(len, pieces)) for pieces in ranges)
+        shards.append(Shard.of(inner, local, ranges=ranges))
+        local = inner
+    outer, inner = shards
+    whole = np.arange(math.prod(shape)).reshape(shape)
+
+    def cut(array, shard):
+        return array[np.ix_(*([index for piece in pieces for index in piece] for pieces in shard.ranges))]
+
+    expected = cut(cut(whole, outer), inner)
+    assert (cut(whole, inner.within(outer)) == expected).all() and expected.shape == local
+    indices = [[index for piece in pieces for index in piece] for pieces in outer.ranges]
+    for axis, own in enumerate(indices):
+        assert [outer.global_index(axis, number) for number in range(len(own) + 1)] == [*own, None]
+    assert outer.is_whole == (indices == [list(range(size)) for size in shape])
 
 
 # Prefixes

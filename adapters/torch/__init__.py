@@ -14,6 +14,7 @@ InitReader       the same for ``torch.distributed.checkpoint.load``: each rank c
 verify           which parameters still hold what a record says, and what became of the others
 audit            what is wrong with a model's parameters, and where its signal breaks
 lsuv_            layer-sequential unit variance: scales weights by what a batch shows
+mark_slice       says of which larger tensor a parameter is a slice, and which one
 fill_            one tensor, DTensor or shard with a fastinit initializer and key
 ===============  =======================================================================================
 
@@ -41,6 +42,7 @@ from fastinit.adapters.torch.keying import Drawn, keyed
 from fastinit.adapters.torch.materializing import materialize
 from fastinit.adapters.torch.models import initialize_, replay
 from fastinit.adapters.torch.patching import patched
+from fastinit.adapters.torch.slices import mark_slice
 from fastinit.adapters.torch.tape import DeferralError
 from fastinit.adapters.torch.tensors import fill_
 from fastinit.adapters.torch.verifying import verify
@@ -61,6 +63,7 @@ __all__ = [
     "initialize_",
     "keyed",
     "lsuv_",
+    "mark_slice",
     "materialize",
     "patched",
     "replay",

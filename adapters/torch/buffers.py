@@ -32,7 +32,7 @@ from fastinit.adapters.torch.internals import (
     programs_of,
 )
 from fastinit.adapters.torch.replaying import equal, rebuilt
-from fastinit.extending import Keyed, program_keys
+from fastinit.extending import Keyed, Rename, program_keys, renamed_program, renaming
 
 __all__ = [
     "attributes_of",
@@ -94,11 +94,15 @@ def _is(one: Any, other: Any) -> bool:
 
 
 def restore_buffers(
-    model: nn.Module, device: torch.device, key: Key, hook: Callable[[nn.Module], object] | None = None
+    model: nn.Module,
+    device: torch.device,
+    key: Key,
+    hook: Callable[[nn.Module], object] | None = None,
+    rename: Rename | None = None,
 ) -> None:
     """Gives the buffers that are on the meta device memory and values, but for those that follow from the parameters.
 
-    `hook` is called with the model first.
+    `hook` is called with the model first. `rename` gives the names that random ones are drawn by.
 
     Raises
     ------
@@ -108,6 +112,7 @@ def restore_buffers(
     if hook is not None:
         hook(model)
     _call_init_weights(model, device)
+    naming = renaming(rename)
     lost: list[str] = []
     before: list[tuple[nn.Module, dict[str, torch.Tensor]]] = []
     try:
@@ -121,7 +126,8 @@ def restore_buffers(
                 continue
             if trained is not None:
                 before.append((module, meta))
-                name = canonical_name(prefix + "buffers")
+                outer = naming(canonical_name(prefix + next(iter(meta)))).rpartition(".")[0]
+                name = f"{outer}.buffers" if outer else "buffers"
                 _restore_by_transformers(trained, module, meta, device, key.fold_in(name))
             lost += [prefix + name for name in meta if trained is None or _is_unset(own_buffers(module)[name])]
         if lost:
@@ -150,7 +156,11 @@ def _call_init_weights(model: nn.Module, device: torch.device) -> None:
 
 
 def remake_buffers(
-    model: nn.Module, parameters: list[Parameter], seed: int | str, kept: Container[nn.Module] = ()
+    model: nn.Module,
+    parameters: list[Parameter],
+    seed: int | str,
+    kept: Container[nn.Module] = (),
+    rename: Rename | None = None,
 ) -> None:
     """Buffers as their programs say: those that are drawn, and those that have lost their values.
 
@@ -159,10 +169,11 @@ def remake_buffers(
     So are the tensors that modules hold as plain attributes, where they are drawn.
 
     A buffer has lost its values if it is on the meta device, or if it has other memory than it was constructed in, and
-    other values. `parameters` are the model's, whose draws they may share; those of `kept` modules stay.
+    other values. `parameters` are the model's, whose draws they may share; those of `kept` modules stay. `rename` gives
+    the names that they are drawn by.
     """
     with torch.no_grad():
-        for module, role, buffer, keyed in keyed_buffers(model, parameters, seed, kept):
+        for module, role, buffer, keyed in keyed_buffers(model, parameters, seed, kept, rename):
             if not is_made_again(module, role, buffer):
                 continue
             values = rebuilt(keyed.initializer, buffer, keyed.key)
@@ -182,11 +193,16 @@ def is_made_again(module: nn.Module, role: str, buffer: Tensor) -> bool:
 
 
 def keyed_buffers(
-    model: nn.Module, parameters: list[Parameter], seed: int | str, kept: Container[nn.Module] = ()
+    model: nn.Module,
+    parameters: list[Parameter],
+    seed: int | str,
+    kept: Container[nn.Module] = (),
+    rename: Rename | None = None,
 ) -> list[tuple[nn.Module, str, Tensor, Keyed]]:
     """The buffers and attributes that have programs, each with the module that holds it, its role there, and its key.
 
-    `parameters` are the model's, whose draws they may share; those of `kept` modules are left out.
+    `parameters` are the model's, whose draws they may share; those of `kept` modules are left out. `rename` gives the
+    names that they are drawn by.
     """
     buffers = [
         (canonical_name(f"{prefix}.{role}" if prefix else role), module, role, buffer)
@@ -196,12 +212,13 @@ def keyed_buffers(
     ]
     if not buffers:
         return []
-    described = [
-        Parameter(name, tuple(buffer.shape), program=programs_of(module)[role])
-        for name, module, role, buffer in buffers
-    ]
+    naming = renaming(rename)
+    described = []
+    for name, module, role, buffer in buffers:
+        program = renamed_program(programs_of(module)[role], name, naming(name), naming)
+        described.append(Parameter(naming(name), tuple(buffer.shape), program=program))
     keyed = program_keys([*parameters, *described], seed)
-    return [(module, role, buffer, keyed[name]) for name, module, role, buffer in buffers]
+    return [(module, role, buffer, keyed[naming(name)]) for name, module, role, buffer in buffers]
 
 
 def _attributes_with_programs(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -18,23 +18,29 @@ from fastinit.adapters.torch.layers import parameters
 from fastinit.adapters.torch.models import planned_places
 from fastinit.adapters.torch.replaying import rebuilt
 from fastinit.adapters.torch.tensors import DTYPES, fill_part
-from fastinit.extending import Shard, in_stream_environment, recipe_for, shown
+from fastinit.extending import Rename, Shard, in_stream_environment, recipe_for, shown
 
 __all__ = ["Source", "StateDict", "sources_of", "state_dict"]
 
 
 class Source(NamedTuple):
-    """Where a tensor of a state dict comes from: an entry that fills it, or a tensor that is there."""
+    """Where a tensor of a state dict comes from: an entry that fills it, or a tensor that is there.
+
+    `shard` says which part of the entry's tensor it is, where it is one; `shape` is its own.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     entry: Entry | None
     tensor: Tensor | None
+    shard: Shard | None = None
 
     def write(self, out: Tensor, offsets: Sequence[int]) -> None:
         """Gives memory the elements of the slice that begins at these offsets."""
         if self.entry is not None:
-            fill_part(out, self.entry.initializer, self.entry.key, Shard.of(tuple(out.shape), self.shape, offsets))
+            shard = Shard.of(tuple(out.shape), self.shape, offsets)
+            shard = shard if self.shard is None else shard.within(self.shard)
+            fill_part(out, self.entry.initializer, self.entry.key, shard)
             return
         assert self.tensor is not None
         box = tuple(slice(first, first + extent) for first, extent in zip(offsets, out.shape, strict=True))
@@ -43,21 +49,27 @@ class Source(NamedTuple):
 
 
 def sources_of(
-    model: nn.Module, recipe: str | Recipe | None, seed: int | str, dtype: torch.dtype | None
+    model: nn.Module,
+    recipe: str | Recipe | None,
+    seed: int | str,
+    dtype: torch.dtype | None,
+    rename: Rename | None = None,
 ) -> dict[str, Source]:
-    """Where each tensor of a model's state dict comes from."""
+    """Where each tensor of a model's state dict comes from, by the names that it has there."""
     if dtype is not None and dtype not in DTYPES:
         raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}")
-    places = parameters(model)
+    places = parameters(model, rename)
     chosen = recipe_for(recipe, [place.parameter for place in places])
     places, entries = planned_places(places, chosen, seed, dtype, in_memory=False)
     known = {}
     for place, entry in zip(places, entries, strict=True):
-        for name in (entry.name, *entry.other_names):
+        for name in place.names:
             known[name] = place, entry
     drawn = {
         id(buffer): rebuilt(keyed.initializer, buffer, keyed.key)
-        for module, role, buffer, keyed in keyed_buffers(model, [place.parameter for place in places], seed)
+        for module, role, buffer, keyed in keyed_buffers(
+            model, [place.parameter for place in places], seed, rename=rename
+        )
         if is_made_again(module, role, buffer)
     }
     found: dict[str, Source] = {}
@@ -69,7 +81,10 @@ def sources_of(
             kept = isinstance(entry.initializer, Keep)
             if kept and place.tensor.is_meta:
                 raise ValueError(f"{name!r} is to be kept, and is on the meta device, without values")
-            source = Source(entry.shape, wanted, None if kept else entry, place.tensor.detach() if kept else None)
+            shard = None if place.is_flat else place.shard
+            shape = entry.shape if shard is None else tuple(place.tensor.shape)
+            values = place.tensor.detach() if kept else None
+            source = Source(shape, wanted, None if kept else entry, values, shard)
         elif not isinstance(tensor, Tensor):
             raise ValueError(f"{name!r} of the state dict is {shown(tensor)}: only tensors are computed")
         elif id(tensor) in drawn:
@@ -182,6 +197,7 @@ def state_dict(
     seed: int | str = 0,
     *,
     dtype: torch.dtype | None = None,
+    rename: Rename | None = None,
 ) -> StateDict:
     """The state dict that a model would have once it is materialized: a mapping that computes what it is asked for.
 
@@ -189,14 +205,15 @@ def state_dict(
     ----------
     model : torch.nn.Module
         On the meta device, as :func:`~fastinit.adapters.torch.deferred` leaves it. It stays as it is.
-    recipe, seed, dtype
+    recipe, seed, dtype, rename
         As in :func:`~fastinit.adapters.torch.materialize`.
 
     Returns
     -------
     StateDict
-        By the names of ``model.state_dict()``. Each tensor is computed when it is asked for, and ``slice()`` computes a
-        box of it alone, with the bytes of the whole; structured and replayed tensors are computed whole for that.
+        By the names of ``model.state_dict()``, whatever `rename` says. Each tensor is computed when it is asked for,
+        and ``slice()`` computes a box of it alone, with the bytes of the whole; structured and replayed tensors are
+        computed whole for that.
 
     Raises
     ------
@@ -214,4 +231,4 @@ def state_dict(
     >>> torch.equal(weight, model.weight)
     True
     """
-    return StateDict(sources_of(model, recipe, seed, dtype))
+    return StateDict(sources_of(model, recipe, seed, dtype, rename))

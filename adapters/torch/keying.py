@@ -8,7 +8,7 @@ print(drawn.record)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from fastinit.adapters.torch.replaying import rebuilt
 from fastinit.adapters.torch.tape import DeferralError, Tape
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.adapters.torch.translating import program_of
-from fastinit.extending import in_stream_environment, program_keys, with_origins
+from fastinit.extending import Rename, in_stream_environment, program_keys, renaming, with_origins
 
 __all__ = ["Drawn", "keyed"]
 
@@ -134,7 +134,12 @@ class _Ledger(Tape):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def keyed(
-    model: nn.Module, seed: int | str = 0, *, digests: bool = False, num_threads: int | None = None
+    model: nn.Module,
+    seed: int | str = 0,
+    *,
+    rename: Rename | None = None,
+    digests: bool = False,
+    num_threads: int | None = None,
 ) -> Iterator[Drawn]:
     """Inside, init code draws by names: each parameter that it fills gets the bytes of deferred() and materialize().
 
@@ -149,6 +154,9 @@ def keyed(
         Those that the code adds, or puts in the place of others, are drawn by their names, too.
     seed : int or str
         Of all keys.
+    rename : callable, mapping of str to str, or None
+        The names of the definition for those that this model has, as in
+        :func:`~fastinit.adapters.torch.initialize_`.
     digests : bool
         As in :func:`~fastinit.adapters.torch.initialize_`.
     num_threads : int, optional
@@ -162,8 +170,8 @@ def keyed(
     Raises
     ------
     ValueError
-        If two tensors have one canonical name; for parameters on the meta device, in flat parameters, or parametrized,
-        by name.
+        If two tensors have one canonical name, also where `rename` joins them; for parameters on the meta device, in
+        flat parameters, or parametrized, by name.
     DeferralError
         Where the code reads a value that is drawn, or reads, or writes only a part of, a tensor of which this process
         has no whole; where it gives a parameter another shape or dtype, or replaces one that is sharded; also inside
@@ -192,8 +200,9 @@ def keyed(
     """
     if is_deferring():
         raise DeferralError("keyed() inside deferred() or another keyed(): one of them records what is drawn")
-    places = _places(model)
+    places = _places(model, rename)
     _refuse(places)
+    naming = renaming(rename)
     tape, drawn = _Ledger(), Drawn()
     try:
         with ExitStack() as stack:
@@ -205,17 +214,17 @@ def keyed(
             yield drawn
         with not_deferring():
             own = {id(stand.tensor): stand for stand in stands}
-            places = _places(model)
+            places = _places(model, None if rename is None else naming)
             _refuse(places)
             stands = [own.get(id(place.tensor)) or _Stand(place.tensor, place.tensor, None) for place in places]
-            _finish(model, tape, drawn, places, stands, seed, digests, num_threads)
+            _finish(model, tape, drawn, places, stands, seed, naming, digests, num_threads)
     finally:
         tape.forget()
 
 
-def _places(model: nn.Module) -> list[Place]:
+def _places(model: nn.Module, rename: Rename | None) -> list[Place]:
     """The parameters that fastinit fills; complex numbers and integers get what the code writes, as buffers do."""
-    return [place for place in parameters(model) if place.tensor.dtype in DTYPES]
+    return [place for place in parameters(model, rename) if place.tensor.dtype in DTYPES]
 
 
 def _refuse(places: Sequence[Place]) -> None:
@@ -223,7 +232,7 @@ def _refuse(places: Sequence[Place]) -> None:
         name = place.parameter.name
         if place.tensor.is_meta:
             raise ValueError(f"{name!r} is on the meta device, without memory: call to_empty() first, or materialize()")
-        if place.shard is not None:
+        if place.is_flat:
             raise ValueError(f"{name!r} is in a flat parameter of FSDP's first version: initialize the model before it")
         if place.parametrizations is not None:
             raise ValueError(
@@ -246,7 +255,8 @@ class _Stand(NamedTuple):
 def _stand_in(tape: Tape, place: Place) -> _Stand:
     """A parameter of the global shape on the tape, in which whatever is in the host's memory can be read."""
     tensor, shape = place.tensor, place.parameter.shape
-    storage = tensor.untyped_storage() if kind_of(tensor) is Kind.PLAIN else None
+    is_here = kind_of(tensor) is Kind.PLAIN and place.shard is None
+    storage = tensor.untyped_storage() if is_here else None
     if storage is not None and View.of(tensor).is_whole(storage.nbytes()):
         data = torch.empty_strided(shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
     else:
@@ -306,7 +316,7 @@ def _refuse_changes(places: Sequence[Place], stands: Sequence[_Stand]) -> None:
             )
         module, role = place.owners[0]
         is_there = own_parameters(module).get(role) is inside
-        if kind_of(stand.tensor) is Kind.DISTRIBUTED and not is_there:
+        if (kind_of(stand.tensor) is Kind.DISTRIBUTED or place.shard is not None) and not is_there:
             raise DeferralError(f"{name!r} is sharded, and was replaced inside keyed(). No parameter was written")
 
 
@@ -318,6 +328,7 @@ def _finish(
     places: Sequence[Place],
     stands: Sequence[_Stand],
     seed: int | str,
+    naming: Callable[[str], str],
     digests: bool,
     num_threads: int | None,
 ) -> None:
@@ -333,7 +344,7 @@ def _finish(
                 "of which this process does not hold all: fill it whole first. No parameter has been written"
             )
         programs[place.parameter.name] = program
-    drawn_buffers = list(_drawn_buffers(model, tape))
+    drawn_buffers = list(_drawn_buffers(model, tape, naming))
     shared = shared_draws(programs.values(), [state for _, _, state in drawn_buffers])
     for place, stand, memory in zip(places, stands, memories, strict=True):
         if (name := place.parameter.name) in programs and not shared.isdisjoint(programs[name].draws):
@@ -345,7 +356,7 @@ def _finish(
         if not (program := program_of(state, View.of(tensor), shared)).uninitialized
     }
     found = {**programs, **{name: program for name, (_, program) in buffers.items()}}
-    named = with_origins({name: found[name] for name in _names(model) if name in found})
+    named = with_origins({name: found[name] for name in map(naming, _names(model)) if name in found})
     programs = {name: named[name] for name in programs}
     described = [
         place._replace(parameter=replace(place.parameter, program=programs.get(place.parameter.name)))
@@ -384,7 +395,7 @@ def _is_given(state: State) -> bool:
     return isinstance(state, (Data, Empty))
 
 
-def _drawn_buffers(model: nn.Module, tape: Tape) -> Iterator[tuple[str, Tensor, State]]:
+def _drawn_buffers(model: nn.Module, tape: Tape, naming: Callable[[str], str]) -> Iterator[tuple[str, Tensor, State]]:
     """Buffers, and tensors that modules hold as attributes, that follow from draws: they may share a parameter's."""
     seen: set[int] = set()
     for prefix, module in model.named_modules():
@@ -402,7 +413,7 @@ def _drawn_buffers(model: nn.Module, tape: Tape) -> Iterator[tuple[str, Tensor, 
             if first_draw(memory.state) is None or not View.of(tensor).is_whole(memory.nbytes):
                 continue
             seen.add(id(memory))
-            yield canonical_name(f"{prefix}.{role}" if prefix else role), tensor, memory.state
+            yield naming(canonical_name(f"{prefix}.{role}" if prefix else role)), tensor, memory.state
 
 
 def _complaints(

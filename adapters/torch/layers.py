@@ -24,13 +24,24 @@ from fastinit.adapters.torch.internals import (
     FLAT_MARK,
     PROGRAMS,
     is_flattened,
+    own_buffers,
     own_modules,
     own_parameters,
     programs_of,
     transposed_linear,
 )
+from fastinit.adapters.torch.slices import marked_slices
 from fastinit.adapters.torch.tensors import Kind
-from fastinit.extending import GATES, PRELU_SLOPE, WRAPPER_COMPONENTS, Shard
+from fastinit.extending import (
+    GATES,
+    PRELU_SLOPE,
+    WRAPPER_COMPONENTS,
+    Rename,
+    Shard,
+    check_prefixes,
+    renamed_program,
+    renaming,
+)
 
 if TYPE_CHECKING:
     from fastinit.adapters.torch.shards import Piece
@@ -68,9 +79,12 @@ class Place(NamedTuple):
     parametrizations : ParametrizationList or None
         Through which the weight is assigned.
     shard : Shard or None
-        What a piece of a flat parameter (FSDP's first version) holds; None of any other tensor.
+        What a piece of a flat parameter (FSDP's first version) holds, or a tensor that is marked as a slice; None of
+        any other tensor.
     kind : Kind
         The kind of the tensor, once the place has been checked.
+    names : tuple of str
+        Its canonical names in this model, which a caller may have renamed for `parameter`.
     """
 
     parameter: Parameter
@@ -79,6 +93,12 @@ class Place(NamedTuple):
     parametrizations: parametrize.ParametrizationList | None = None
     shard: Shard | None = None
     kind: Kind = Kind.FOREIGN
+    names: tuple[str, ...] = ()
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it is a piece of a flat parameter."""
+        return self.shard is not None and self.shard.start is not None
 
 
 # Spellings without underscores: of strings, of functions, and of classes without "Activation" at their end.
@@ -376,7 +396,7 @@ class _Own(NamedTuple):
     requires_grad: bool = True
 
 
-def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]]) -> Iterator[_Own]:
+def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]], slices: dict[int, Shard]) -> Iterator[_Own]:
     for role, (piece, identity) in flat.items():
         shape = tuple(piece.shape)
         shard = Shard(shape, None, piece.start)
@@ -387,7 +407,9 @@ def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]]) -> Iterator
             if tensor is not None and role not in flat and not getattr(tensor, FLAT_MARK, False):
                 lazy = isinstance(tensor, nn.parameter.UninitializedParameter)
                 shape = () if lazy else tuple(tensor.shape)
-                yield _Own(role, tensor, shape, id(tensor), requires_grad=tensor.requires_grad)
+                part = slices.get(id(tensor))
+                shape = shape if part is None or part.shape is None else part.shape
+                yield _Own(role, tensor, shape, id(tensor), shard=part, requires_grad=tensor.requires_grad)
     if parametrize.is_parametrized(module):
         for role, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
             if programs_of(chain):
@@ -470,61 +492,114 @@ def _geometry(module: nn.Module, role: str, transposed: type[nn.Module] | None) 
     return {"layout": "IO"} if transposed is not None and isinstance(module, transposed) else {}
 
 
-def parameters(model: nn.Module) -> list[Place]:
+def parameters(model: nn.Module, rename: Rename | None = None) -> list[Place]:
     """Every parameter of a model once, under its first canonical name, with what a rule sees of it.
 
     Names are those of ``named_parameters`` without what wrappers add (:func:`fastinit.canonical_name`); shapes are
     global, so a sharded model gives the facts of the whole one. A parametrized weight appears as the weight
     (``"layer.weight"``), its originals do not. Of a tensor with several names the later ones are its `other_names`, and
     it is ``tied`` unless every layer that shares it is an embedding. What ``fully_shard`` has gathered is let go first.
+    `rename` gives the names of the definition, see :func:`fastinit.extending.renaming`.
 
     Raises
     ------
     TypeError
         If the model is not a module.
     ValueError
-        Two different tensors under one canonical name, or parameters of lazy modules, whose shapes are not known yet.
+        Two different tensors under one canonical name, or parameters of lazy modules, whose shapes are not known yet; a
+        `rename` that joins two tensors, buffers included, or has a prefix that matches no name.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     _reshard(model)
     found: dict[Hashable, Place] = {}
-    holders: dict[str, Hashable] = {}
+    holders, naming = _Holders(rename is not None), renaming(rename)
     lazy: list[str] = []
     flattened, transposed = _flattened(model), transposed_linear()
+    slices = marked_slices(model, flattened)
     for prefix, _, module, following in _visited(model, "", "", None):
-        own = list(_own(module, flattened.get(id(module), {})))
+        own = list(_own(module, flattened.get(id(module), {}), slices))
         types, layer = (_types(module), _layer(module, transposed)) if own else ((), "")
         programs = vars(module).get(PROGRAMS, {})
         shapes = {role: shape for role, _, shape, *_ in own}
+        sliced = {one.role for one in own if id(one.tensor) in slices}
         for role, tensor, shape, identity, chain, shard, requires_grad in own:
-            name = canonical_name(prefix + role)
+            before = canonical_name(prefix + role)
+            name = naming(before)
             if isinstance(tensor, nn.parameter.UninitializedParameter):
-                lazy.append(name)
+                lazy.append(before)
                 continue
-            if holders.setdefault(name, identity) != identity:
-                raise ValueError(f"two parameters have the canonical name {name!r}: values could not tell them apart")
+            holders.see(name, before, identity)
             if identity in found:
-                found[identity] = _shared(found[identity], name, module, role)
+                found[identity] = _shared(found[identity], name, before, module, role)
                 continue
             facts: dict[str, Any] = {}
             if following is not None:
                 facts = {"activation": following.name, "negative_slope": following.negative_slope}
             facts |= _geometry(module, role, transposed)
+            facts["sliced"] = role in sliced
+            if facts.get("zero_row") is not None:
+                facts["zero_row"] = _global_row(facts["zero_row"], shard)
             if "bias" in role:
-                facts["weight_shape"] = shapes.get(
-                    role.replace("bias", "weight"), shapes.get(role.removesuffix("_bias"))
+                weight = next(
+                    (one for one in (role.replace("bias", "weight"), role.removesuffix("_bias")) if one in shapes), ""
                 )
-            facts |= {"layer": layer, "program": programs.get(role), "frozen": not requires_grad}
+                facts["weight_shape"] = shapes.get(weight)
+                facts["sliced"] |= weight in sliced
+            program = renamed_program(programs.get(role), before, name, naming)
+            facts |= {"layer": layer, "program": program, "frozen": not requires_grad}
             parameter = Parameter(name=name, shape=shape, types=types, role=role, **facts)
-            found[identity] = Place(parameter, tensor, ((module, role),), chain, shard)
+            found[identity] = Place(parameter, tensor, ((module, role),), chain, shard, names=(before,))
+        if rename is not None:
+            for role, identity in _beside(module, programs):
+                before = canonical_name(prefix + role)
+                holders.see(naming(before), before, identity)
     if lazy:
         raise ValueError(f"lazy modules have no shapes yet: run a forward pass first, for {', '.join(lazy)}")
+    check_prefixes(rename, holders.names)
     return list(found.values())
 
 
-def _shared(place: Place, name: str, module: nn.Module, role: str) -> Place:
+def _global_row(row: int | None, shard: Shard | None) -> int | None:
+    """A row of the table that a module holds, counted in the whole one."""
+    return row if row is None or shard is None or shard.ranges is None else shard.global_index(0, row)
+
+
+class _Holders:
+    """Which tensor has each name; two of one name are refused."""
+
+    def __init__(self, is_renamed: bool) -> None:
+        self._found: dict[str, tuple[Hashable, str]] = {}
+        self._is_renamed = is_renamed
+        self.names: list[str] = []
+        """The names before they were changed."""
+
+    def see(self, name: str, before: str, identity: Hashable) -> None:
+        """A tensor of this name, which is called `before` in the model."""
+        self.names.append(before)
+        other, others = self._found.setdefault(name, (identity, before))
+        if other == identity:
+            return
+        if self._is_renamed:
+            raise ValueError(f"rename joins two tensors under one name: {others!r} and {before!r} become {name!r}")
+        raise ValueError(f"two parameters have the canonical name {name!r}: values could not tell them apart")
+
+
+def _beside(module: nn.Module, programs: Iterable[str]) -> Iterator[tuple[str, Hashable]]:
+    """What else of a module has a name that values may follow from: buffers, and tensors with programs."""
+    own, buffers = own_parameters(module), own_buffers(module)
+    for role, buffer in buffers.items():
+        if buffer is not None:
+            yield role, id(buffer)
+    for role in programs:
+        if role not in own and role not in buffers:
+            yield role, (id(module), role)
+
+
+def _shared(place: Place, name: str, before: str, module: nn.Module, role: str) -> Place:
     """The place of a tensor that turned up under another name."""
+    if before not in place.names:
+        place = place._replace(names=(*place.names, before))
     names = (place.parameter.name, *place.parameter.other_names)
     if name in names:
         return place
@@ -533,5 +608,6 @@ def _shared(place: Place, name: str, module: nn.Module, role: str) -> Place:
     zero_row = place.parameter.zero_row
     if zero_row is None and role == "weight":  # one layer's padding row is a row of all that share the tensor
         zero_row = getattr(module, "padding_idx", None) if isinstance(module, _EMBEDDINGS) else None
+        zero_row = _global_row(zero_row, place.shard)
     parameter = replace(place.parameter, tied=tied, zero_row=zero_row, other_names=(*names[1:], name))
     return place._replace(parameter=parameter, owners=owners)

@@ -22,7 +22,7 @@ from fastinit.adapters.torch.internals import apply, carry_hooks, own_parameters
 from fastinit.adapters.torch.layers import Place, originals, parameters
 from fastinit.adapters.torch.models import fill_place, planned_places, untouched_modules
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
-from fastinit.extending import at_least, in_stream_environment, recipe_for, shown
+from fastinit.extending import Rename, at_least, in_stream_environment, recipe_for, shown
 
 __all__ = ["materialize"]
 
@@ -40,6 +40,7 @@ def materialize(
     frozen: bool = False,
     only: Selection | None = None,
     skip: Selection | None = None,
+    rename: Rename | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     buffers: Callable[[nn.Module], object] | None = None,
@@ -65,6 +66,8 @@ def materialize(
         As there; without memory, to stay as it is means what the model's own code does, where it is known.
     only, skip
         As there. What is not meant stays on the meta device.
+    rename
+        As there.
     dtype : torch.dtype, optional
         Of the floating-point parameters; by default the one that each has. Running statistics of norms follow it, other
         buffers keep theirs.
@@ -123,13 +126,13 @@ def materialize(
         recipe = recipe_named(recipe)
     if where.type == "meta":
         raise ValueError("device is where the parameters get memory, and the meta device has none")
-    everything = parameters(model)
+    everything = parameters(model, rename)
     asked = selected([place.parameter for place in everything], only, skip)
     places = [place for place, is_asked in zip(everything, asked, strict=True) if place.tensor.is_meta and is_asked]
     if not places:
         which = "no parameter" if all(asked) else "none of the parameters that are meant"
         raise ValueError(f"{which} is on the meta device: initialize_() fills a model that has memory")
-    flat = next((place.parameter.name for place in places if place.shard is not None), None)
+    flat = next((place.parameter.name for place in places if place.is_flat), None)
     if flat:
         raise ValueError(
             f"{flat!r} is in a flat parameter on the meta device: give FSDP a param_init_fn, or fully_shard"
@@ -138,7 +141,7 @@ def materialize(
     places, entries = planned_places(places, chosen, seed, dtype, unmatched=unmatched, frozen=frozen, in_memory=False)
     sizes = list(map(_size, places, entries))
     with _progress(sum(sizes), progress) as advance:
-        restore_buffers(model, where, Key(seed), buffers)
+        restore_buffers(model, where, Key(seed), buffers, rename)
         stay = {id(place.tensor) for place, is_asked in zip(everything, asked, strict=True) if not is_asked}
         _allocate(model, where, dtype, stay)
         filled = []
@@ -147,7 +150,7 @@ def materialize(
             advance(size)
     kept = set() if all(asked) else untouched_modules(model, places, entries)
     reset_norms(model, kept)
-    remake_buffers(model, [place.parameter for place in everything], seed, kept)
+    remake_buffers(model, [place.parameter for place in everything], seed, kept, rename)
     return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
 
 

@@ -33,6 +33,7 @@ from fastinit.adapters.torch.tensors import (
     write_rows,
 )
 from fastinit.extending import (
+    Rename,
     compare_digests,
     in_stream_environment,
     meant,
@@ -59,6 +60,7 @@ def initialize_(
     only: Selection | None = None,
     skip: Selection | None = None,
     rows: Mapping[str, int | NewRows] | None = None,
+    rename: Rename | None = None,
     digests: bool = False,
     num_threads: int | None = None,
 ) -> Record:
@@ -96,6 +98,10 @@ def initialize_(
         recipe gives these rows of the whole tensor. They are meant beside those of `only`, and without it alone. Their
         mean can only be asked for where this process holds all rows. Of frozen parameters they are filled too, unless
         the recipe is to say by what.
+    rename : callable, mapping of str to str, or None
+        The names of the definition, the whole model, for those that this model has: a function of a canonical name, or
+        dotted prefixes and what replaces them, the longest that matches first. Keys, the record, `only`, `skip` and
+        `rows` go by the new names.
     digests : bool
         Whether the record holds digests of the bytes too, for :func:`replay` to compare and for other programs. They
         take longer than the fill, and :func:`~fastinit.adapters.torch.verify` needs none.
@@ -113,8 +119,8 @@ def initialize_(
     ------
     UnmatchedParameter, ValueError, TypeError
         Parameters that no rule matches, an initializer that its shape or dtype cannot take, contradictory rules, two
-        tensors under one canonical name, a parametrization that cannot be assigned to, lazy or meta parameters. Each
-        names the parameter; nothing has been written.
+        tensors under one canonical name, also where `rename` joins them, a parametrization that cannot be assigned to,
+        lazy or meta parameters. Each names the parameter; nothing has been written.
 
     Notes
     -----
@@ -132,7 +138,7 @@ def initialize_(
     >>> print(f"{record['0.weight'].std:.4f}")  # sqrt(2 / 64)
     0.1768
     """
-    places = parameters(model)
+    places = parameters(model, rename)
     chosen = recipe_for(recipe, [place.parameter for place in places])
     _refuse_meta(places)
     asked, new = meant([place.parameter for place in places], only, skip, rows)
@@ -141,12 +147,18 @@ def initialize_(
     filled = [fill_place(place, entry, digests, num_threads) for place, entry, is_asked in pairs if is_asked]
     kept = kept_modules(places, entries) if all(asked) else untouched_modules(model, places, entries)
     reset_norms(model, kept)
-    remake_buffers(model, [place.parameter for place in places], seed, kept)
+    remake_buffers(model, [place.parameter for place in places], seed, kept, rename)
     return Record(tuple(filled), seed, chosen.name, fastinit.__version__)
 
 
 @in_stream_environment
-def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_threads: int | None = None) -> Record:
+def replay(
+    record: Record | str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    rename: Rename | None = None,
+    num_threads: int | None = None,
+) -> Record:
     """Fills a model as a record says, and compares the bytes with the record's digests, if it has any.
 
     Parameters
@@ -155,6 +167,8 @@ def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_thr
         A record, its JSON, or the path of a file that holds it.
     model : torch.nn.Module
         With the parameters that the record names, of the same shapes and dtypes, in any order.
+    rename : callable, mapping of str to str, or None
+        The record's names for those that this model has, as in :func:`initialize_`.
     num_threads : int, optional
         At most so many threads.
 
@@ -182,7 +196,7 @@ def replay(record: Record | str | os.PathLike[str], model: nn.Module, *, num_thr
     True
     """
     given = read_record(record)
-    places = parameters(model)
+    places = parameters(model, rename)
     _refuse_meta(places)
     dtypes = [DTYPES.get(place.tensor.dtype, str(place.tensor.dtype)) for place in places]
     entries = recorded_entries(given, [place.parameter for place in places], dtypes)
@@ -269,7 +283,7 @@ def fill_place(place: Place, entry: Entry, digests: bool, num_threads: int | Non
         made = _assign(place, entry, num_threads)
     else:
         made = write(place.kind, place.tensor, entry.initializer, entry.key, place.shard, num_threads)
-    return replace(entry, digest=_digest(made, entry.shape, num_threads) if digests else None)
+    return replace(entry, digest=_digest(place, made, num_threads) if digests else None)
 
 
 def _assign(place: Place, entry: Entry, num_threads: int | None) -> torch.Tensor:
@@ -313,14 +327,16 @@ def _estimate_again(
 
 def digest_of(place: Place, num_threads: int | None) -> str | None:
     """The digest of what a parameter is now; None if all of it is not here."""
-    return _digest(_value(place), place.parameter.shape, num_threads)
+    return _digest(place, _value(place), num_threads)
 
 
-def _digest(tensor: torch.Tensor, shape: tuple[int, ...], num_threads: int | None) -> str | None:
+def _digest(place: Place, tensor: torch.Tensor, num_threads: int | None) -> str | None:
+    if place.shard is not None and not place.is_flat:
+        return None  # a slice may have all elements in another order
     tensor = tensor.detach()
     if kind_of(tensor) is Kind.DISTRIBUTED:
         tensor = tensor.to_local()  # type: ignore[attr-defined]
-    if tensor.is_meta or tensor.numel() != math.prod(shape):
+    if tensor.is_meta or tensor.numel() != math.prod(place.parameter.shape):
         return None
     memory = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return digest(memory, num_threads=num_threads)

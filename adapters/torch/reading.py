@@ -22,7 +22,7 @@ from torch.futures import Future
 from fastinit import Recipe
 from fastinit.adapters.torch.checkpoints import sources_of
 from fastinit.adapters.torch.tensors import DTYPES
-from fastinit.extending import in_stream_environment
+from fastinit.extending import Rename, in_stream_environment
 
 __all__ = ["InitReader"]
 
@@ -37,10 +37,11 @@ class InitReader(StorageReader):
     model : torch.nn.Module
         Built under :func:`~fastinit.adapters.torch.deferred`: it says what each tensor is. It may be the one whose
         state is loaded, sharded and with memory by then, or another on the meta device.
-    recipe, seed
+    recipe, seed, rename
         As in :func:`~fastinit.adapters.torch.materialize`.
     prefix : str
-        What stands before the model's names in the state that is loaded: ``"model."`` for ``{"model": ...}``.
+        What stands before the model's names in the state that is loaded: ``"model."`` for ``{"model": ...}``. The state
+        has the names of the model, whatever `rename` says.
 
     Raises
     ------
@@ -66,9 +67,15 @@ class InitReader(StorageReader):
     """
 
     def __init__(
-        self, model: nn.Module, recipe: str | Recipe | None = None, seed: int | str = 0, *, prefix: str = ""
+        self,
+        model: nn.Module,
+        recipe: str | Recipe | None = None,
+        seed: int | str = 0,
+        *,
+        prefix: str = "",
+        rename: Rename | None = None,
     ) -> None:
-        found = sources_of(model, recipe, seed, None)
+        found = sources_of(model, recipe, seed, None, rename)
         self._sources = {prefix + name: source for name, source in found.items()}
 
     @classmethod

@@ -124,14 +124,20 @@ def checked_kinds(tensors: Sequence[tuple[str, Tensor]]) -> list[Kind]:
     return kinds
 
 
-def local_part(tensor: Tensor) -> tuple[Tensor, Shard | None]:
-    """This rank's part of a DTensor, and what it holds; None if the rank is not in the mesh."""
+def local_part(tensor: Tensor, outer: Shard | None = None) -> tuple[Tensor, Shard | None]:
+    """This rank's part of a DTensor, and what it holds; None if the rank is not in the mesh.
+
+    `outer` says which part of a larger tensor the DTensor is, where it is one.
+    """
     from fastinit.adapters.torch.shards import local_ranges
 
     ranges = local_ranges(tensor)  # type: ignore[arg-type]
     with torch.no_grad():
         local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
-    return local, None if ranges is None else Shard(tuple(tensor.shape), ranges)
+    if ranges is None:
+        return local, None
+    found = Shard(tuple(tensor.shape), ranges)
+    return local, found if outer is None else found.within(outer)
 
 
 # Keys that a generator gives
@@ -302,7 +308,8 @@ def write(
 ) -> Tensor:
     """Fills a tensor of a kind that :func:`kind_of` told.
 
-    `shard` says what it holds, unless it is whole or distributed. Raises what :func:`fill_` raises.
+    `shard` says what it holds, unless it is whole; of a DTensor, which part of a larger tensor that is. Raises what
+    :func:`fill_` raises.
     """
     if is_recorded() and kind is not FOREIGN:
         if shard is None and is_recordable(kind, tensor, initializer):
@@ -316,7 +323,7 @@ def write(
             return _fill_at_once(tensor, tensor.numel(), sampling, key.words, threads)
         fill_buffer(memory_of(tensor), initializer, key, shard, num_threads=num_threads)
     elif kind is DISTRIBUTED:
-        local, part = local_part(tensor)
+        local, part = local_part(tensor, shard)
         if part is None or local.is_meta:  # this rank is not in the mesh
             return tensor
         write(kind_of(local), local, initializer, key, part, num_threads)
@@ -341,7 +348,7 @@ def write(
 def check_new_rows(kind: Kind, tensor: Tensor, rows: NewRows, shard: Shard | None = None) -> None:
     """Raises what :func:`write_rows` would raise of the values, before anything is written."""
     if kind is DISTRIBUTED:
-        tensor, shard = local_part(tensor)
+        tensor, shard = local_part(tensor, shard)
         if shard is None:  # this rank is not in the mesh
             return
     if rows.reads_rows:
@@ -353,7 +360,7 @@ def write_rows(
 ) -> Tensor:
     """Fills the new rows of a tensor of a kind that :func:`kind_of` told; the old ones keep every bit."""
     if kind is DISTRIBUTED:
-        local, part = local_part(tensor)
+        local, part = local_part(tensor, shard)
         if part is not None:
             write_rows(kind_of(local), local, rows, key, part, num_threads)
     elif kind is DEVICE:

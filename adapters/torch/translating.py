@@ -100,7 +100,8 @@ def program_of(state: State, view: View, shared: Container[str] = ()) -> Program
         draws = [call for call in calls if call.identity is not None]
         identities = tuple(call.identity for call in draws if call.identity is not None)
         chosen = any(call.chosen for call in draws)
-        return Program(Replayed(graph_of(state, view, draws)), identities, operators=names, chosen=chosen)
+        replayed = Replayed(graph_of(state, view, draws))
+        return Program(replayed, identities, operators=names, chosen=chosen, shape=view.shape)
     leaves = [found.base, *(part.leaf for part in found.parts)]
     drawing = sorted({leaf.call.number: leaf.call for leaf in leaves if leaf.call is not None}.items())
     number_of = {number: draw for draw, (number, _) in enumerate(drawing)}
@@ -126,6 +127,7 @@ def program_of(state: State, view: View, shared: Container[str] = ()) -> Program
         operators=names,
         uninitialized=found.unwritten and not covered,
         chosen=any(drawing[number][1].chosen for number in left),
+        shape=view.shape,
     )
 
 

@@ -15,14 +15,18 @@ from fastinit.adapters.torch.histories import View
 from fastinit.adapters.torch.layers import Place, evaluating, parameters
 from fastinit.adapters.torch.models import digest_of
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of, local_part, memory_of
-from fastinit.extending import in_stream_environment, judged_kept, judged_memory, read_record, verify_each
+from fastinit.extending import Rename, in_stream_environment, judged_kept, judged_memory, read_record, verify_each
 
 __all__ = ["compared", "verify"]
 
 
 @in_stream_environment
 def verify(
-    record: Record | str | os.PathLike[str], model: nn.Module, *, num_threads: int | None = None
+    record: Record | str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    rename: Rename | None = None,
+    num_threads: int | None = None,
 ) -> Verification:
     """Compares every parameter of a model with what its record says it was filled with. Nothing is written.
 
@@ -35,6 +39,8 @@ def verify(
         A record, its JSON, or the path of a file that holds it.
     model : torch.nn.Module
         With memory, sharded or not, in any dtype that fastinit fills.
+    rename : callable, mapping of str to str, or None
+        The record's names for those that this model has, as in :func:`~fastinit.adapters.torch.initialize_`.
     num_threads : int, optional
         At most so many threads.
 
@@ -66,7 +72,7 @@ def verify(
     4 tensors: 3 equal, 1 trained
     1.weight  trained  by 0.01 of their size
     """
-    places = parameters(model)
+    places = parameters(model, rename)
     found = [place.parameter for place in places]
     return verify_each(read_record(record), found, lambda entry, number: compared(places[number], entry, num_threads))
 
@@ -81,7 +87,7 @@ def compared(place: Place, entry: Entry, num_threads: int | None = None) -> Veri
             tensor = place.parametrizations()
     tensor = tensor.detach()
     if kind_of(tensor) is Kind.DISTRIBUTED:
-        tensor, shard = local_part(tensor)
+        tensor, shard = local_part(tensor, shard)
         if shard is None:
             tensor = tensor[:0]
     if tensor.is_meta:

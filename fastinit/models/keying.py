@@ -14,7 +14,7 @@ whose source was cut off (a pipeline stage has only some of the layers) knows it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from fastinit.models.rules import Parameter
 from fastinit.programs import Program, Replayed, draw_key, rekeyed
 from fastinit.sampling import STREAM_VERSION
 
-__all__ = ["Keyed", "program_keys", "with_origins"]
+__all__ = ["Keyed", "program_keys", "renamed_program", "with_origins"]
 
 
 class Keyed(NamedTuple):
@@ -133,6 +133,36 @@ def with_origins(programs: Mapping[str, Program]) -> dict[str, Program]:
     return found
 
 
+def renamed_program(program: Program | None, before: str, after: str, rename: Callable[[str], str]) -> Program | None:
+    """The program of a tensor that has another name in the definition, where its source may have another, too.
+
+    A copy knows its source by a name of the model that the code made. That is the definition, of which this model is a
+    part; or where the copy is called otherwise there, it is this model.
+
+    Parameters
+    ----------
+    program : Program or None
+        The tensor's.
+    before, after : str
+        Its name in the model, and in the definition.
+    rename : callable
+        From the former to the latter, see :func:`fastinit.extending.renaming`.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> program = fastinit.Program(fastinit.Normal(), ("a draw",), origin=("layers.9.up", "layers.0.up"))
+    >>> renamed_program(program, "layers.1.up", "layers.9.up", str.upper).origin
+    ('layers.9.up', 'layers.0.up')
+    >>> renamed_program(program, "layers.9.up", "blocks.9.up", lambda name: name.replace("layers", "blocks")).origin
+    ('blocks.9.up', 'blocks.0.up')
+    """
+    if program is None or program.origin is None or _source(after, program) is not None:
+        return program
+    source = _source(before, program)
+    return program if source is None else replace(program, origin=(after, rename(source)))
+
+
 def _owners(programs: Mapping[str, Program]) -> dict[str, tuple[str, int]]:
     """The parameter that each draw belongs to, and which of its draws it is."""
     owners: dict[str, tuple[str, int]] = {}
@@ -141,18 +171,18 @@ def _owners(programs: Mapping[str, Program]) -> dict[str, tuple[str, int]]:
     for name, program in ordered:
         for number, draw in enumerate(program.draws):
             if draw not in owners:
-                owners[draw] = (_source(name, program), number)
+                owners[draw] = (_source(name, program) or name, number)
     return owners
 
 
-def _source(name: str, program: Program) -> str:
-    """The name by which a parameter draws: its own, or that of its source, which may have been cut off."""
+def _source(name: str, program: Program) -> str | None:
+    """The name by which a copy draws, that of its source, which may have been cut off; None of what is no copy."""
     if program.origin is None:
-        return name
+        return None
     own, source = program.origin
     if f".{name}".endswith(f".{own}"):  # as it was, or within a larger model
         return name.removesuffix(own) + source
     outside = own.removesuffix(name)  # or a part of it was taken out, with the source or without it
     if f".{own}".endswith(f".{name}") and source.startswith(outside):
         return source.removeprefix(outside)
-    return name
+    return None

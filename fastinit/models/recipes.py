@@ -26,15 +26,16 @@ from typing import Final
 from fastinit import checks
 from fastinit.checks import one_of, sequence_of, shown
 from fastinit.exact import in_stream_environment
-from fastinit.initializers import expected_std
+from fastinit.initializers import ElementwiseInitializer, Initializer, expected_std
 from fastinit.keys import Key
+from fastinit.models.configs import brief
 from fastinit.models.distributions import is_drawn, same_distribution
 from fastinit.models.keying import program_keys
 from fastinit.models.layers import TORCH_LAYERS, default_of, is_linear_map, is_table, row_of, suited
 from fastinit.models.records import Entry
 from fastinit.models.rules import Chosen, Parameter, Recipe, Rule, UnmatchedParameter
 from fastinit.models.rules import unmatched as unmatched_error
-from fastinit.programs import Keep
+from fastinit.programs import Keep, Painted
 
 __all__ = [
     "AUTO",
@@ -47,6 +48,7 @@ __all__ = [
     "Rule",
     "UnmatchedParameter",
     "assigned",
+    "check_slice",
     "choice",
     "is_default",
     "recipe_for",
@@ -99,6 +101,48 @@ def is_default(parameter: Parameter) -> bool:
         if default is not None and same_distribution(parameter.program.initializer, default, parameter.shape):
             return True
     return False
+
+
+def check_slice(parameter: Parameter) -> None:
+    """Raises ValueError where a program that was made for a slice of a tensor says nothing of the whole.
+
+    Draws and constants by elements do: they are those of the whole, with its fans where fans scale them.
+
+    Parameters
+    ----------
+    parameter : Parameter
+        With its program.
+
+    Examples
+    --------
+    >>> import fastinit
+    >>> program = fastinit.Program(fastinit.Orthogonal(), ("a draw",), shape=(16, 32))
+    >>> check_slice(fastinit.Parameter("up.weight", (64, 32), program=program, sliced=True))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: the constructor's code made it for its slice of shape (16, 32), by Orthogonal(), ...
+    """
+    program = parameter.program
+    if program is None or not parameter.sliced:
+        return
+    if program.shape != parameter.shape and not _is_by_elements(program.initializer):
+        slice_ = "its slice" if program.shape is None else f"its slice of shape {program.shape}"
+        raise ValueError(
+            f"the constructor's code made it for {slice_}, by {brief(program.initializer)}, which says nothing of the "
+            "whole: call init code that sees the whole inside keyed(), or give it a rule"
+        )
+    if program.is_drawn and not program.chosen and default_of(parameter) is not None and not is_default(parameter):
+        raise ValueError(
+            f"its layer drew it by {brief(program.initializer)}, with the fans of a slice of the weight, not of the "
+            "whole: call init code that sees the whole inside keyed(), or give it a rule"
+        )
+
+
+def _is_by_elements(initializer: Initializer) -> bool:
+    """Whether each value follows from its place alone, and not from the tensor's shape."""
+    if isinstance(initializer, Painted) and not initializer.boxes:  # a draw with a key of its own
+        return _is_by_elements(initializer.initializer)
+    return isinstance(initializer, ElementwiseInitializer)
 
 
 def _auto(parameter: Parameter) -> Chosen | None:
@@ -288,6 +332,7 @@ def assigned(
                 found = _program(parameter) or found
             own_key = key.fold_in(parameter.name)
             if parameter.program is not None and found.initializer is parameter.program.initializer:
+                check_slice(parameter)
                 own_key, filled, copied = programs[parameter.name]
                 found = Chosen(filled, found.title if copied is None else f"the author's own: a copy of {copied}")
             std, fans = expected_std(found.initializer, parameter.shape), parameter.fans

@@ -90,6 +90,8 @@ class Parameter:
     beside_tied : bool
         Whether it is an embedding as wide as one that is tied to the output head: the two may be added, so they share
         a scale. :func:`fastinit.assigned` finds out.
+    sliced : bool
+        Whether the author's code saw only a slice of it, or of its layer's weight, as tensor-parallel layers do.
 
     Examples
     --------
@@ -118,6 +120,7 @@ class Parameter:
     program: Program | None = None
     frozen: bool = False
     beside_tied: bool = False
+    sliced: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -136,7 +139,7 @@ class Parameter:
                 raise TypeError(f"{what} of a parameter has the wrong type: {shown(getattr(self, what))}")
             if isinstance(getattr(self, what), str):
                 object.__setattr__(self, what, text(getattr(self, what)))
-        for what in ("transposed", "tied", "frozen", "beside_tied"):
+        for what in ("transposed", "tied", "frozen", "beside_tied", "sliced"):
             if not isinstance(getattr(self, what), bool):
                 raise TypeError(f"{what} of a parameter must be a bool, got {shown(getattr(self, what))}")
         object.__setattr__(self, "role", self.role or self.name.rpartition(".")[2])

@@ -39,7 +39,7 @@ FLOORS = [
     {"advice.activations"},
     {"advice.gains"},
     {"advice.recommending"},
-    {"models.rules", "models.configs", "models.digests"},
+    {"models.rules", "models.configs", "models.digests", "models.renaming"},
     {"models.records", "models.selecting"},
     {"models.distributions", "models.layers", "models.keying", "models.verifying"},
     {"models.recipes"},

@@ -1,12 +1,14 @@
 """Tests on several ranks: ``@pytest.mark.ranks(2, 4)`` runs a test in a group of 2 real gloo processes, and of 4.
 
-Larger groups are for `make test-long`.
+Larger groups are for `make test-long`. With ``@pytest.mark.parametrize("door", DOORS)``, of one argument each, it is a
+test for each combination.
 
 Such a test is a generator ``test(rank, world)`` that every rank runs. It yields complaints, and none where all is well:
 a rank that raised would leave the others waiting. The tests of a file share their groups, which take seconds to start.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -28,7 +30,15 @@ def pytest_pycollect_makeitem(collector, name, obj):
     worlds = [mark.args for mark in getattr(obj, "pytestmark", []) if mark.name == "ranks"]
     if not worlds:
         return None
-    return [OnRanks.from_parent(collector, name=f"{name}[{world}]", test=name, world=world) for world in worlds[0]]
+    marks = [mark.args for mark in obj.pytestmark if mark.name == "parametrize"]
+    found = []
+    for world in worlds[0]:
+        for chosen in itertools.product(*(range(len(values)) for _, values in marks)):
+            label = "-".join([*(str(values[one]) for (_, values), one in zip(marks, chosen, strict=True)), str(world)])
+            arguments = {argument: one for (argument, _), one in zip(marks, chosen, strict=True)}
+            made = OnRanks.from_parent(collector, name=f"{name}[{label}]", test=name, world=world, arguments=arguments)
+            found.append(made)
+    return found
 
 
 class Complaints(Exception):
@@ -38,9 +48,9 @@ class Complaints(Exception):
 class OnRanks(pytest.Item):
     """A test on a number of ranks."""
 
-    def __init__(self, *, test, world, **options):
+    def __init__(self, *, test, world, arguments, **options):
         super().__init__(**options)
-        self.test, self.world = test, world
+        self.test, self.world, self.arguments = test, world, arguments
         if world > LARGE:
             self.add_marker("long")
 
@@ -55,10 +65,10 @@ class OnRanks(pytest.Item):
             plan = {}
             for item in self.session.items:
                 if isinstance(item, OnRanks) and item.path == self.path:
-                    plan.setdefault(item.world, []).append(item.test)
+                    plan.setdefault(item.world, {})[item.name] = item.test, item.arguments
             known[self.path] = outcomes(self.path, plan)
         found, printed = known[self.path]
-        if complaints := found[self.world, self.test]:
+        if complaints := found[self.world, self.name]:
             raise Complaints("\n".join([*complaints, *printed.splitlines()]))
 
     def repr_failure(self, excinfo):

@@ -1,9 +1,13 @@
-"""The program that conftest.py starts: ``python ranks.py FILE FOLDER '{"2": ["test_name"]}'``.
+"""The program that conftest.py starts: ``python ranks.py FILE FOLDER PLAN``.
+
+The plan is JSON: for each size of a group, of each test by its label the function's name, and which of the values of
+each parametrized argument it is called with: ``{"2": {"test_it[b-2]": ["test_it", {"letter": 1}]}}``.
 
 It loads the file once, then forks each group of ranks in turn, and each rank writes its complaints into the folder. A
 process in which a test raises an exception ends, and with it the group.
 """
 
+import functools
 import json
 import os
 import runpy
@@ -34,13 +38,23 @@ def _run(rank, world, folder, tests):
     dist.destroy_process_group()
 
 
+def _called(test, given):
+    """A test with the arguments that it is parametrized by."""
+    values = dict(mark.args for mark in getattr(test, "pytestmark", ()) if mark.name == "parametrize")
+    return functools.partial(test, **{argument: values[argument][number] for argument, number in given.items()})
+
+
 def main(file, folder, plan):
     """The program: a group that fails does not keep the next from running."""
     import torch.multiprocessing as processes
 
     found = runpy.run_path(file)  # with all that the tests import, before the fork
     for world, names in json.loads(plan).items():
-        arguments = (int(world), Path(folder), {name: found[name] for name in names})
+        arguments = (
+            int(world),
+            Path(folder),
+            {label: _called(found[name], given) for label, (name, given) in names.items()},
+        )
         try:
             processes.start_processes(_run, arguments, nprocs=int(world), start_method="fork")
         except Exception:

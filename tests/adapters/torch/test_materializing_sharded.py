@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Partial  # noqa: E402
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module  # noqa: E402
 
 import fastinit  # noqa: E402
-from fastinit.adapters.torch import InitReader, deferred, keyed, materialize, verify  # noqa: E402
+from fastinit.adapters.torch import InitReader, deferred, materialize, verify  # noqa: E402
 from fastinit.adapters.torch.models import initialize_, replay  # noqa: E402
 
 
@@ -147,64 +147,11 @@ def test_the_authors_own_on_any_number_of_processes(rank, world):
                     yield f"{name}: the record gives {tensor}, not {expected.get_parameter(name)}"
 
 
-class Late(nn.Module):
-    """Whose init code can run again, once it has its memory."""
-
-    def __init__(self):
-        super().__init__()
-        self.words = nn.Embedding(13, 6, padding_idx=3)
-        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(6, 7), nn.RMSNorm(7), nn.Linear(7, 6)) for _ in range(2))
-        self.steps = nn.Parameter(torch.empty(11))
-        self.packed = nn.Parameter(torch.empty(9, 6))
-        self.register_buffer("frequencies", torch.empty(4))
-        self.init_weights()
-
-    def init_weights(self):
-        nn.init.normal_(self.words.weight, std=0.02)
-        nn.init.zeros_(self.words.weight[3])
-        for layer in self.layers:
-            nn.init.trunc_normal_(layer[0].weight, std=0.02)
-            nn.init.orthogonal_(layer[2].weight)
-            layer[1].reset_parameters()
-            for linear in (layer[0], layer[2]):
-                nn.init.zeros_(linear.bias)
-        with torch.no_grad():
-            self.steps.copy_(torch.exp(torch.rand(11) * 2 - 1))
-            for part in self.packed.chunk(3):
-                nn.init.xavier_uniform_(part)
-            self.frequencies.copy_(10000 ** (-torch.arange(0, 8, 2) / 8))
-
-
-@pytest.mark.ranks(2, 4)
-def test_init_code_that_runs_on_shards(rank, world):
-    """One rank after another, so that nothing can communicate."""
-    for axes in ((world,), (2, world // 2)):
-        mesh = init_device_mesh("cpu", axes, mesh_dim_names=("replicate", "shard")[-len(axes) :])
-        for dtype in (torch.float32, torch.bfloat16):
-            with deferred():
-                expected = Late().to(dtype)
-            materialize(expected, seed=5)
-            with torch.device("meta"):
-                model = Late().to(dtype)
-            for layer in model.layers:
-                fully_shard(layer, mesh=mesh)
-            fully_shard(model, mesh=mesh)
-            model.to_empty(device="cpu")
-            torch.manual_seed(rank)
-            for turn in range(world):
-                if turn == rank:
-                    with keyed(model, seed=5) as drawn:
-                        model.init_weights()
-                dist.barrier()
-            yield from drawn.check()
-            yield from different(model, expected)
-
-
 @pytest.mark.ranks(2, 4)
 def test_a_checkpoint_that_is_computed(rank, world):
     """By one rank after another: if loading communicated, the one whose turn it is would wait for ever."""
     mesh = init_device_mesh("cpu", (world,))
-    for make in (Authors, Late, llama):
+    for make in (Authors, llama):
         with deferred():
             model, source, expected = make(), make(), make()
         materialize(expected, seed=5)
