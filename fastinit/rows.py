@@ -492,9 +492,15 @@ def _sums(
         within, first = (new.stop, old.number), (new.start, place)
         fill(draws, Normal(), normals, global_shape=within, offsets=first, num_threads=num_threads)
         np.multiply(np.subtract(block, mean, out=block), powers, out=block)
-        sums += np.rint(np.multiply(draws, 2.0**DRAW_BITS, dtype=np.float64)) @ np.rint(block, out=block)
+        sums += _exact_product(np.rint(np.multiply(draws, 2.0**DRAW_BITS, dtype=np.float64)), np.rint(block, out=block))
         place += len(block)
     return sums
+
+
+def _exact_product(draws: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """The product of matrices of integers whose sums are below 2^53: in any order, fused or not, it is the same."""
+    found: np.ndarray = draws @ distances
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -162,6 +162,21 @@ def test_the_bytes_of_the_stream_do_not_change(dtype):
     assert hashlib.sha256(out[5000:]).hexdigest()[:32] == golden[dtype]
 
 
+def test_no_sum_of_integers_leaves_float64(monkeypatch):
+    """The largest factors that there can be, of one sign: the bounds of which the module's text speaks."""
+    seen = []
+    product = fastinit.rows._exact_product
+    monkeypatch.setattr(
+        fastinit.rows, "_exact_product", lambda *pair: seen.append([abs(one).max() for one in pair]) or product(*pair)
+    )
+    out = table(BLOCK, 3, 2, "float64").view(np.float64)
+    out[0, 0] = 1e300
+    fill_rows(out, NewRows(BLOCK, "mean_covariance", 1.0), KEY)
+    ((draws, distances),) = seen
+    assert draws < 8 * 2**13 and 2**23 <= distances <= 2**24
+    assert BLOCK * 8 * 2**13 * 2**24 < 2**53  # a normal in float32 is below 8
+
+
 DIGEST = """
 import hashlib, numpy as np, fastinit
 table = fastinit.fill(np.empty((9000, 70), np.float32), fastinit.Normal(0.1), fastinit.Key(3))
