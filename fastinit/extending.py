@@ -9,7 +9,8 @@ samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for ada
 shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of the global tensor a buffer holds
 filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `compare_buffer`, `for_each`: who writes them
 exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
-checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
+checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give;
+            `changed`: a value with other fields, which need no check
 warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
 models      `recipe_for`, `planned`, `program_keys`, `Keyed`, `with_origins`, `check_entry`, `read_record`,
@@ -46,7 +47,7 @@ from fastinit.audits.measuring import (
 from fastinit.audits.scales import is_linear_map
 from fastinit.audits.values import Held
 from fastinit.buffers import NATIVE, Buffer, buffer_of, new_memory, row_major_strides
-from fastinit.checks import at_least, checked_shape, shown
+from fastinit.checks import at_least, changed, checked_shape, shown
 from fastinit.comparing import compare_buffer
 from fastinit.dtypes import DTYPES, DType, dtype_named
 from fastinit.exact import in_stream_environment, remembered
@@ -105,6 +106,7 @@ __all__ = [
     "box_of",
     "buffer_of",
     "called",
+    "changed",
     "check_distinct",
     "check_entry",
     "check_fill",

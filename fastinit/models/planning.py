@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
+from fastinit.checks import changed
 from fastinit.dtypes import DTYPES
 from fastinit.models.recipes import Recipe, assigned
 from fastinit.models.records import Entry, Record
@@ -55,7 +55,7 @@ def planned(
     'bfloat16'
     """
     found = assigned(parameters, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory, asked=asked)
-    entries = [replace(entry, dtype=dtype) for entry, dtype in zip(found, dtypes, strict=True)]
+    entries = [changed(entry, dtype=dtype) for entry, dtype in zip(found, dtypes, strict=True)]
     for entry in entries:
         check_entry(entry)
     return entries

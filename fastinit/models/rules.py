@@ -128,14 +128,12 @@ class Parameter:
         object.__setattr__(self, "types", sequence_of(str, "types of a parameter must be a sequence of str", types))
         names = sequence_of(str, "other_names of a parameter must be a sequence of str", self.other_names)
         object.__setattr__(self, "other_names", names)
-        for what, kinds in (
-            *(("role", str), ("layer", str), ("layout", (str, Axes, NONE))),
-            *(("activation", (str, NONE)), ("program", (Program, NONE))),
-        ):
-            if not isinstance(getattr(self, what), kinds):
-                raise TypeError(f"{what} of a parameter has the wrong type: {shown(getattr(self, what))}")
-            if isinstance(getattr(self, what), str):
-                object.__setattr__(self, what, text(getattr(self, what)))
+        for what, kinds in _KINDS:
+            value = getattr(self, what)
+            if not isinstance(value, kinds):
+                raise TypeError(f"{what} of a parameter has the wrong type: {shown(value)}")
+            if type(value) is not str and isinstance(value, str):
+                object.__setattr__(self, what, text(value))
         for what in ("transposed", "tied", "frozen", "beside_tied"):
             if not isinstance(getattr(self, what), bool):
                 raise TypeError(f"{what} of a parameter must be a bool, got {shown(getattr(self, what))}")
@@ -169,6 +167,13 @@ class Parameter:
         if self.layout is None or len(self.shape) < 2:
             return None
         return fans(self.shape, **self.geometry)
+
+
+_KINDS: Final = (
+    *(("role", str), ("layer", str), ("layout", (str, Axes, NONE))),
+    *(("activation", (str, NONE)), ("program", (Program, NONE))),
+)
+"""What some fields of a parameter are, by their names."""
 
 
 class Chosen(NamedTuple):
