@@ -23,13 +23,12 @@ from torch.nn.modules.module import (
 )
 
 from fastinit import Key, Program, Replayed, canonical_name
-from fastinit.adapters.torch.buffers import attributes_of, exchanged
+from fastinit.adapters.torch.buffers import attributes_of, exchanged, holding
 from fastinit.adapters.torch.histories import Data, State, View, calls_of, first_draw
 from fastinit.adapters.torch.internals import (
     carry_hooks,
     has_memory_of_its_own,
     is_initialized,
-    is_table,
     keep_program,
     mark_as_constructed,
     own_buffers,
@@ -320,6 +319,6 @@ def settle_rest(tape: Tape, modules: Iterable[nn.Module], given_up: Container[in
                 own_buffers(module)[role] = values
                 if role in programs_of(module):
                     mark_as_constructed(values)
-        for name, value in list(vars(module).items()):
-            if not is_table(module, value) and (new := exchanged(value, known)) is not value:
+        for name, value in holding(module):
+            if (new := exchanged(value, known)) is not value:
                 vars(module)[name] = new

@@ -7,11 +7,11 @@ print(drawn.record)
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +22,22 @@ from fastinit.adapters.torch.buffers import attributes_of
 from fastinit.adapters.torch.deferring import settle_rest, shared_draws, verified
 from fastinit.adapters.torch.drawing import drawing_from
 from fastinit.adapters.torch.histories import Call, Data, Empty, Output, State, View, Written, calls_of, first_draw
-from fastinit.adapters.torch.internals import address_of, has_memory_of_its_own, own_buffers, own_parameters
+from fastinit.adapters.torch.internals import (
+    address_of,
+    has_memory_of_its_own,
+    own_buffers,
+    own_modules,
+    own_parameters,
+)
 from fastinit.adapters.torch.layers import Place, parameters
 from fastinit.adapters.torch.models import fill_place, planned_places
 from fastinit.adapters.torch.patching import patched
 from fastinit.adapters.torch.recording import deferring, is_deferring, not_deferring
 from fastinit.adapters.torch.replaying import rebuilt
-from fastinit.adapters.torch.tape import DeferralError, Tape
+from fastinit.adapters.torch.tape import DeferralError, Tape, new_memory
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.adapters.torch.translating import program_of
-from fastinit.extending import in_stream_environment, program_keys, with_origins
+from fastinit.extending import changed, in_stream_environment, program_keys, with_origins
 
 __all__ = ["Drawn", "keyed"]
 
@@ -74,6 +80,9 @@ class Drawn:
         ('never written: bias',)
         """
         return self.complaints
+
+
+_HOST: Final = torch.device("cpu")
 
 
 class _Absent(Empty):
@@ -192,20 +201,22 @@ def keyed(
         raise DeferralError("keyed() inside deferred() or another keyed(): one of them records what is drawn")
     places = _places(model)
     _refuse(places)
-    tape, drawn = _Ledger(), Drawn()
+    tape, drawn, before = _Ledger(), Drawn(), _structure(model)
     try:
+        stands = [_stand_in(tape, place) for place in places]
         with ExitStack() as stack:
+            # outside the tape, which need not see what this looks at
+            stack.enter_context(_exchanged(model, places, stands))
             stack.enter_context(deferring())
             stack.enter_context(patched())
             stack.enter_context(tape)
-            stands = [_stand_in(tape, place) for place in places]
-            stack.enter_context(_exchanged(model, places, stands))
             yield drawn
         with not_deferring():
-            own = {id(stand.tensor): stand for stand in stands}
-            places = _places(model)
-            _refuse(places)
-            stands = [own.get(id(place.tensor)) or _Stand(place.tensor, place.tensor, None) for place in places]
+            if _structure(model) != before:
+                own = {id(stand.tensor): stand for stand in stands}
+                places = _places(model)
+                _refuse(places)
+                stands = [own.get(id(place.tensor)) or _Stand(place.tensor, place.tensor, None) for place in places]
             _finish(model, tape, drawn, places, stands, seed, digests, num_threads)
     finally:
         tape.forget()
@@ -214,6 +225,15 @@ def keyed(
 def _places(model: nn.Module) -> list[Place]:
     """The parameters that fastinit fills; complex numbers and integers get what the code writes, as buffers do."""
     return [place for place in parameters(model) if place.tensor.dtype in DTYPES]
+
+
+def _structure(model: nn.Module) -> list[tuple[Any, ...]]:
+    """Which modules and parameters are where: while it stays the same, so do names and places."""
+    tables = [(module, own_modules(module), own_parameters(module)) for module in model.modules()]
+    return [
+        (id(module), *children, *map(id, children.values()), *own, *map(id, own.values()))
+        for module, children, own in tables
+    ]
 
 
 def _refuse(places: Sequence[Place]) -> None:
@@ -243,15 +263,18 @@ def _stand_in(tape: Tape, place: Place) -> _Stand:
     tensor, shape = place.tensor, place.parameter.shape
     storage = tensor.untyped_storage() if kind_of(tensor) is Kind.PLAIN else None
     if storage is not None and View.of(tensor).is_whole(storage.nbytes()):
-        data = torch.empty_strided(shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+        like = tensor
     else:
-        data, storage = torch.empty(shape, dtype=tensor.dtype, device="cpu"), None
+        like, storage = torch.empty(shape, dtype=tensor.dtype, device="meta"), None
+    data = new_memory(like, _HOST)
     stand = nn.Parameter(data, requires_grad=tensor.requires_grad)
     vars(stand).update(vars(tensor))
-    memory = tape.memory_of(data)
-    if memory is not None and data.numel():
-        memory.now(_Absent(memory.nbytes) if storage is None else Data(storage), False)
-    return _Stand(tensor, stand, None if memory is None else memory.state)
+    if not math.prod(shape):
+        state: State = Empty(0)
+    else:
+        state = _Absent(data.untyped_storage().nbytes()) if storage is None else Data(storage)
+    tape.take(data, state)
+    return _Stand(tensor, stand, state)
 
 
 @contextmanager
@@ -335,7 +358,7 @@ def _finish(
     named = with_origins({name: found[name] for name in _names(model) if name in found})
     programs = {name: named[name] for name in programs}
     described = [
-        place._replace(parameter=replace(place.parameter, program=programs.get(place.parameter.name)))
+        place._replace(parameter=changed(place.parameter, program=programs.get(place.parameter.name)))
         for place in places
     ]
     asked = [place.parameter.name in programs for place in places]
@@ -347,7 +370,7 @@ def _finish(
         entries = tuple(fill_place(place, entry, digests, num_threads) for place, entry, one in pairs if one)
     drawn.record = Record(entries, seed, OWN.name, fastinit.__version__)
     others = [Parameter(name, tuple(tensor.shape), program=named[name]) for name, (tensor, _) in buffers.items()]
-    keys = program_keys([*(place.parameter for place in described), *others], seed)
+    keys = program_keys([*(place.parameter for place in described), *others], seed) if others else {}
     for name, (tensor, _) in buffers.items():
         with torch.no_grad():
             tensor.copy_(rebuilt(keys[name].initializer, tensor, keys[name].key))

@@ -24,6 +24,7 @@ from fastinit.adapters.torch.internals import singular_vectors
 from fastinit.adapters.torch.layers import Place, evaluating, originals, parameters
 from fastinit.adapters.torch.tensors import DTYPES, Kind, checked_kinds, fill_part, kind_of, write
 from fastinit.extending import (
+    changed,
     compare_digests,
     in_stream_environment,
     planned,
@@ -238,7 +239,8 @@ def fill_place(place: Place, entry: Entry, digests: bool, num_threads: int | Non
         made = _assign(place, entry, num_threads)
     else:
         made = write(place.kind, place.tensor, entry.initializer, entry.key, place.shard, num_threads)
-    return replace(entry, digest=_digest(made, entry.shape, num_threads) if digests else None)
+    digest_made = _digest(made, entry.shape, num_threads) if digests else None
+    return entry if digest_made == entry.digest else changed(entry, digest=digest_made)
 
 
 def _assign(place: Place, entry: Entry, num_threads: int | None) -> torch.Tensor:

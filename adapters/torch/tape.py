@@ -49,7 +49,7 @@ from fastinit.adapters.torch.internals import (
 )
 from fastinit.adapters.torch.replaying import evaluated
 
-__all__ = ["DeferralError", "Tape"]
+__all__ = ["DeferralError", "Tape", "new_memory"]
 
 # Inputs of no more elements do not make large results, but for what no constructor does.
 SMALL: Final = 2**14
@@ -145,6 +145,10 @@ class Tape(DispatchMode):
             state = Empty(storage.nbytes()) if tensor.is_meta else Data(storage)
             memory = self._memories[address_of(storage)] = _Memory(storage, state, born)
         return memory
+
+    def take(self, tensor: Tensor, state: State) -> None:
+        """Follows a tensor that was made before, as one in this state whose memory has still to get its values."""
+        self._born_empty(tensor).now(state, False)
 
     def _made(self, tensor: Tensor, source: Output, holds: bool) -> None:
         """A tensor that a call gave, in a storage of its own."""
@@ -248,9 +252,10 @@ class Tape(DispatchMode):
                     self._made(output, Output(call, number), holds=True)
         return result
 
-    def _born_empty(self, tensor: Tensor) -> None:
+    def _born_empty(self, tensor: Tensor) -> _Memory:
         storage = tensor.untyped_storage()
-        self._memories[address_of(storage)] = _Memory(storage, Empty(storage.nbytes()), True)
+        memory = self._memories[address_of(storage)] = _Memory(storage, Empty(storage.nbytes()), True)
+        return memory
 
     def _write_late(self, call: Call, written: list[Tensor]) -> Any:
         self._wrote(call, written, holds=False)
