@@ -99,7 +99,7 @@ def deferred() -> Iterator[None]:
             stack.callback(inside.clear)
             for register in (register_module_parameter_registration_hook, register_module_module_registration_hook):
                 stack.callback(register(see).remove)
-            stack.enter_context(deferring())
+            stack.enter_context(deferring(tape.fill))
             stack.enter_context(patched())
             stack.enter_context(tape)
             yield

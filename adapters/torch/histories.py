@@ -7,7 +7,7 @@ So the state of a parameter's storage is its whole history, and holds no tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -37,6 +37,7 @@ __all__ = [
     "mapped",
     "operators_of",
     "signature_of",
+    "tensors_in",
 ]
 
 
@@ -60,8 +61,8 @@ class View(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> View:
         """The view that a tensor is."""
-        signs = tensor.is_conj(), tensor.is_neg()
-        return cls(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype, *signs)
+        shape, strides, offset = tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+        return cls(shape, strides, offset, tensor.dtype, tensor.is_conj(), tensor.is_neg())
 
     def within(self, storage: torch.UntypedStorage) -> Tensor:
         """The tensor of a storage."""
@@ -154,7 +155,7 @@ class Read(NamedTuple):
 class Call:
     """One call of an operator."""
 
-    __slots__ = ("args", "chosen", "default", "function", "identity", "kwargs", "number")
+    __slots__ = ("_reads", "args", "chosen", "default", "function", "identity", "kwargs", "number")
 
     def __init__(
         self, function: Any, args: Any, kwargs: Any, number: int, identity: str | None, chosen: bool = False
@@ -167,6 +168,7 @@ class Call:
         """Whether it draws, and the author's own code called it, not that of a layer of torch.nn."""
         self.default = torch.get_default_dtype()
         """The dtype of what names none, as it was when this was called."""
+        self._reads: tuple[Read, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -180,9 +182,11 @@ class Call:
         place = places_of(self.function).get(name)
         return self.args[place] if place is not None and place < len(self.args) else otherwise
 
-    def reads(self) -> Iterator[Read]:
+    def reads(self) -> tuple[Read, ...]:
         """The tensors among its arguments."""
-        return (one for one in flattened((self.args, self.kwargs)) if isinstance(one, Read))
+        if self._reads is None:
+            self._reads = tuple(one for one in flattened((self.args, self.kwargs)) if isinstance(one, Read))
+        return self._reads
 
 
 class Output(NamedTuple):
@@ -202,6 +206,19 @@ def flattened(value: Any) -> Iterator[Any]:
             yield from flattened(one)
     else:
         yield value
+
+
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among values, those in lists, tuples and mappings, too."""
+    found: list[Tensor] = []
+    for one in values:
+        if isinstance(one, Tensor):
+            found.append(one)
+        elif isinstance(one, (list, tuple)):
+            found += tensors_in(one)
+        elif isinstance(one, dict):
+            found += tensors_in(one.values())
+    return found
 
 
 def mapped(function: Callable[[Any], Any], value: Any) -> Any:
@@ -265,6 +282,8 @@ class Signature(NamedTuple):
 
     def arguments_written(self, args: Any, kwargs: Any) -> list[Any]:
         """The arguments that are written, those of lists too."""
+        if not self.written:
+            return []
         given = [args[one] if isinstance(one, int) else kwargs.get(one) for one in self.written]
         return [one for one in flattened(given) if one is not None]
 

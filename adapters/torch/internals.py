@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode
 
 from fastinit import Program
 
@@ -61,6 +61,7 @@ __all__ = [
     "is_fake",
     "is_flattened",
     "is_initialized",
+    "is_innermost",
     "is_pretrained",
     "is_table",
     "is_traced",
@@ -92,6 +93,7 @@ __all__ = [
     "transposed_linear",
     "uncompiled",
     "untraced",
+    "without_function_modes",
     "without_modes",
 ]
 
@@ -267,6 +269,15 @@ def without_modes() -> AbstractContextManager[Any]:
     """Inside, no dispatch mode sees what runs. Without it a tape would record what computes the values on it."""
     context: AbstractContextManager[Any] = _disable_current_modes()
     return context
+
+
+without_function_modes: Final[Callable[[], AbstractContextManager[None]]] = torch._C.DisableTorchFunction
+"""Inside, no function mode sees what is called. Without it each look at a tensor on a tape is a call of Python's."""
+
+
+def is_innermost(mode: TorchDispatchMode) -> bool:
+    """Whether a dispatch mode is the next to see an operator. Without it a tape would not know of others within it."""
+    return _get_current_dispatch_mode() is mode
 
 
 def schema_of(operator: Any) -> Any:

@@ -207,7 +207,7 @@ def keyed(
         with ExitStack() as stack:
             # outside the tape, which need not see what this looks at
             stack.enter_context(_exchanged(model, places, stands))
-            stack.enter_context(deferring())
+            stack.enter_context(deferring(tape.fill))
             stack.enter_context(patched())
             stack.enter_context(tape)
             yield drawn

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastinit import Key
+from fastinit import Initializer, Key
+from fastinit.adapters.torch.drawing import REFUSALS
 from fastinit.adapters.torch.histories import (
     Call,
     Data,
@@ -37,17 +38,23 @@ from fastinit.adapters.torch.histories import (
     flattened,
     mapped,
     signature_of,
+    tensors_in,
 )
 from fastinit.adapters.torch.internals import (
     DispatchMode,
     StorageReference,
     address_of,
     has_memory_of_its_own,
+    is_innermost,
+    is_traced,
     returned_by,
     storage_behind,
+    without_function_modes,
     without_modes,
 )
+from fastinit.adapters.torch.recording import encoded
 from fastinit.adapters.torch.replaying import evaluated
+from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 
 __all__ = ["DeferralError", "Tape", "new_memory"]
 
@@ -166,7 +173,7 @@ class Tape(DispatchMode):
         self._calls += 1
         if self._calls % 4096 == 0:
             self._memories = {key: one for key, one in self._memories.items() if not one.reference.expired()}
-        tensors = [one for one in flattened((args, kwargs)) if isinstance(one, Tensor)]
+        tensors = tensors_in((args, kwargs))
         if not all(map(has_memory_of_its_own, tensors)):
             for tensor in filter(has_memory_of_its_own, tensors):
                 self.settle(tensor)
@@ -185,6 +192,22 @@ class Tape(DispatchMode):
             return func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
         return self._recorded(func, signature, args, kwargs, tensors)
 
+    def fill(self, tensor: Tensor, initializer: Initializer) -> bool:
+        """Records what fastinit fills by the key of a name, without an operator; whether that was possible."""
+        if not is_innermost(self) or is_traced():
+            return False
+        with without_function_modes():
+            kind = kind_of(tensor)
+            if not (kind is Kind.PLAIN or (kind is Kind.UNREAL and tensor.is_meta)) or not tensor.numel():
+                return False
+            try:
+                initializer.check(tuple(tensor.shape), DTYPES[tensor.dtype])
+            except REFUSALS:
+                return False
+            operator = torch.ops.fastinit.fill_.default
+            self._recorded(operator, signature_of(operator), (tensor, encoded(initializer), []), {}, [tensor])
+        return True
+
     def _drawn_by_authors(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What a generator of the author's own gives are the author's numbers, as a table would be."""
         result = func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
@@ -200,17 +223,16 @@ class Tape(DispatchMode):
         unread = {id(one) for one in written} if signature.overwrites else set()
         if unread and any(id(one) not in unread and _same_storage(one, written) for one in tensors):
             unread = set()
-        memories = [self._known(tensor) for tensor in tensors]
+        found = [(id(tensor), self._known(tensor), View.of(tensor)) for tensor in tensors]
         late = signature.draws or any(
-            memory.is_late and (id(tensor) not in unread or not View.of(tensor).is_whole(memory.nbytes))
-            for tensor, memory in zip(tensors, memories, strict=True)
+            memory.is_late and (which not in unread or not view.is_whole(memory.nbytes))
+            for which, memory, view in found
         )
         number = next(self._counter)
+        reads = {which: Read(None if which in unread else memory.state, view) for which, memory, view in found}
 
         def frozen(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            return Read(None if id(value) in unread else self._known(value).state, View.of(value))
+            return reads[id(value)] if isinstance(value, Tensor) else value
 
         identity = f"{self.identity}:{number}" if signature.draws and _draws(func, args) else None
         chosen = identity is not None and not _is_within_a_layer()
@@ -238,11 +260,12 @@ class Tape(DispatchMode):
             if memory.data is not None and address_of(memory.data.storage) == address_of(tensor):
                 # calls that were recorded read what was there
                 memory.data.storage = memory.data.storage.clone()  # type: ignore[no-untyped-call]
-        result = call.function(*mapped(self._valued_but(written), args), **mapped(self._valued_but(written), kwargs))
+        valued = self._valued_but(written)
+        result = call.function(*mapped(valued, args), **mapped(valued, kwargs))
         if written:
             self._wrote(call, written, holds=True)
             return result
-        known = {address_of(one) for one in flattened((args, kwargs)) if isinstance(one, Tensor)}
+        known = {address_of(one) for one in tensors_in((args, kwargs))}
         outputs = [result] if isinstance(result, Tensor) else list(result or ())
         for number, output in enumerate(outputs):
             if isinstance(output, Tensor) and has_memory_of_its_own(output) and address_of(output) not in known:

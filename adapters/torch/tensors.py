@@ -17,7 +17,7 @@ from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
 from fastinit.adapters.torch.drawing import REFUSALS, Made, by_torch, given_key, notices
 from fastinit.adapters.torch.internals import increment_version, is_fake, is_transformed, is_watched, shape_of
 from fastinit.adapters.torch.parametrized import tell_if_lost
-from fastinit.adapters.torch.recording import implement, is_deferring, is_recorded, record
+from fastinit.adapters.torch.recording import implement, is_deferring, is_recorded, record, recorded_at_once
 from fastinit.extending import DTYPES as FORMATS
 from fastinit.extending import (
     Buffer,
@@ -189,6 +189,9 @@ def draw(
     fastinit fills what is plain and usual, and torch all else. Where the initializer's parameters do not fit, nothing
     has been drawn from the generator.
     """
+    by_a_name = is_deferring() and key is None and generator is None  # or by what is given
+    if by_a_name and not isinstance(initializer, str) and recorded_at_once(tensor, initializer):
+        return tensor
     kind, given = kind_of(tensor), None if key is None else given_key(key, generator)
     if isinstance(initializer, str):
         return by_torch(tensor, given, generator, initializer, original, arguments)

@@ -36,6 +36,7 @@ from fastinit.extending import (
     disjoint,
     finished,
     inverse_erf,
+    is_random,
     of_elements,
     over,
     painted,
@@ -101,6 +102,11 @@ def program_of(state: State, view: View, shared: Container[str] = ()) -> Program
         identities = tuple(call.identity for call in draws if call.identity is not None)
         chosen = any(call.chosen for call in draws)
         return Program(Replayed(graph_of(state, view, draws)), identities, operators=names, chosen=chosen)
+    only, call, key = found.base
+    if not (found.parts or found.unwritten or key or isinstance(only, Painted)):  # one fill, as mostly
+        if call is None or not is_random(initializer := finished(only)):
+            return Program(finished(only), operators=names)
+        return Program(initializer, (call.identity or "",), operators=names, chosen=call.chosen)
     leaves = [found.base, *(part.leaf for part in found.parts)]
     drawing = sorted({leaf.call.number: leaf.call for leaf in leaves if leaf.call is not None}.items())
     number_of = {number: draw for draw, (number, _) in enumerate(drawing)}
@@ -112,7 +118,7 @@ def program_of(state: State, view: View, shared: Container[str] = ()) -> Program
     draw, key = numbered(found.base)
     base = finished(found.base.found)
     if key is not None or (boxes and draw):
-        initializer: Initializer = Painted(base, tuple(boxes), draw, key)
+        initializer = Painted(base, tuple(boxes), draw, key)
     else:
         initializer, draw = painted(base, boxes, view.shape, draw)
         if draw:
@@ -305,6 +311,8 @@ def _where(view: View, part: View) -> tuple[tuple[int, ...], tuple[int, ...], bo
     """The box of a view that another is; `_NOWHERE` if they share no element, None where it is neither."""
     if not view.size or not part.size:
         return _NOWHERE
+    if view == part and not view.repeats:
+        return (0,) * len(view.shape), view.shape, True
     if view[3:] == part[3:] and not (view.repeats or part.repeats):
         found = box_of(view.shape, view.strides, part.shape, part.strides, part.offset - view.offset)
         if found is not None:

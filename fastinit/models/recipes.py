@@ -286,10 +286,11 @@ def assigned(
                 lost.append(parameter.name)
             if not in_memory and isinstance(found.initializer, Keep):
                 found = _program(parameter) or found
-            own_key = key.fold_in(parameter.name)
             if parameter.program is not None and found.initializer is parameter.program.initializer:
                 own_key, filled, copied = programs[parameter.name]
                 found = Chosen(filled, found.title if copied is None else f"the author's own: a copy of {copied}")
+            else:
+                own_key = key.fold_in(parameter.name)
             std, fans = expected_std(found.initializer, parameter.shape), parameter.fans
         except ValueError as problem:
             raise ValueError(f"{parameter.name!r} of shape {parameter.shape}: {problem}") from None

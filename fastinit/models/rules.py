@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from fastinit.checks import (
     at_least,
+    changed,
     checked_shape,
     finite_number,
     integer,
@@ -377,7 +378,7 @@ class Recipe:
                 chosen = rule.chosen(parameter)
                 if chosen is not None:
                     self._check_exact(parameter, rule, chosen.initializer, self.rules[position + 1 :])
-                    named = rule if chosen.title == rule.title else replace(rule, title=chosen.title)
+                    named = rule if chosen.title == rule.title else changed(rule, title=chosen.title)
                     return named, chosen.initializer
         return None
 
