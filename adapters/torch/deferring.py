@@ -13,7 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -216,6 +216,9 @@ def _others(tape: Tape, modules: Iterable[nn.Module]) -> list[State]:
     return list(found.values())
 
 
+_ANY_KEY: Final = Key(0)
+
+
 def verified(tape: Tape, tensor: Tensor, state: State, owners: Owners, shared: Container[str] = ()) -> Program:
     """The program of a parameter. Where its memory has values that its program does not give, it is those values.
 
@@ -232,7 +235,7 @@ def verified(tape: Tape, tensor: Tensor, state: State, owners: Owners, shared: C
     memory = tape.memory_of(tensor)
     if program.is_drawn or memory is None or not memory.holds or isinstance(state, Data):
         return program
-    expected = rebuilt(program.initializer, tensor, Key(0))
+    expected = rebuilt(program.initializer, tensor, _ANY_KEY)
     here = tensor.detach()
     if program.uninitialized or equal(expected, here):
         return program

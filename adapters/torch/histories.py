@@ -35,6 +35,7 @@ __all__ = [
     "first_draw",
     "flattened",
     "mapped",
+    "only_call",
     "operators_of",
     "signature_of",
     "tensors_in",
@@ -224,16 +225,26 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
 def mapped(function: Callable[[Any], Any], value: Any) -> Any:
     """The same lists, tuples and mappings with other leaves."""
     if isinstance(value, dict):
-        return {key: mapped(function, one) for key, one in value.items()}
+        return {key: mapped(function, one) for key, one in value.items()} if value else {}
     if isinstance(value, list):
         return [mapped(function, one) for one in value]
     if isinstance(value, tuple) and not isinstance(value, (Read, View, torch.Size)):
-        return tuple(mapped(function, one) for one in value)
+        return tuple([mapped(function, one) for one in value])
     return function(value)
+
+
+def only_call(state: State | None) -> Call | None:
+    """The call that made all of a state, from no other's values; None if there is not just one."""
+    if not isinstance(state, Written) or state.before is not None:
+        return None
+    call = state.source.call
+    return None if any(read.state is not None for read in call.reads()) else call
 
 
 def calls_of(state: State | None) -> list[Call]:
     """Every call that a state follows from, in the order of their time."""
+    if (only := only_call(state)) is not None:  # as of most parameters
+        return [only]
     calls: dict[int, Call] = {}
     seen: set[int] = set()
     left = [state]

@@ -123,11 +123,10 @@ class _Ledger(Tape):  # type: ignore[no-untyped-call]
     def _wrote(self, call: Call, written: list[Tensor], holds: bool) -> None:
         super()._wrote(call, written, holds)
         if call.identity is not None:
-            for tensor in written:
-                memory = self.memory_of(tensor)
+            for address, memory in ((address_of(tensor), self.memory_of(tensor)) for tensor in written):
                 if memory is not None and getattr(memory.state, "before", memory) is None:
-                    self.times[address_of(tensor)] += 1
-                self.drawn_at.append((call, address_of(tensor)))
+                    self.times[address] += 1
+                self.drawn_at.append((call, address))
 
     def _refuse(self, state: State) -> None:
         super()._refuse(state)

@@ -55,6 +55,7 @@ from fastinit.adapters.torch.internals import (
 from fastinit.adapters.torch.recording import encoded
 from fastinit.adapters.torch.replaying import evaluated
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
+from fastinit.extending import is_random
 
 __all__ = ["DeferralError", "Tape", "new_memory"]
 
@@ -204,8 +205,12 @@ class Tape(DispatchMode):
                 initializer.check(tuple(tensor.shape), DTYPES[tensor.dtype])
             except REFUSALS:
                 return False
-            operator = torch.ops.fastinit.fill_.default
-            self._recorded(operator, signature_of(operator), (tensor, encoded(initializer), []), {}, [tensor])
+            number = next(self._counter)
+            identity = f"{self.identity}:{number}" if is_random(initializer) else None
+            args = (Read(None, View.of(tensor)), encoded(initializer), [])
+            chosen = identity is not None and not _is_within_a_layer()
+            call = Call(torch.ops.fastinit.fill_.default, args, {}, number, identity, chosen)
+            self._wrote(call, [tensor], holds=False)
         return True
 
     def _drawn_by_authors(self, func: Any, args: Any, kwargs: Any) -> Any:

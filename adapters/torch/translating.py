@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from fastinit.adapters.torch.histories import (
     calls_of,
     drawn_by,
     fill_of,
+    only_call,
     operators_of,
 )
 from fastinit.adapters.torch.replaying import evaluated, graph_of
@@ -90,6 +92,9 @@ _ZERO: Final = _Leaf(Constant(0.0))
 
 def program_of(state: State, view: View, shared: Container[str] = ()) -> Program:
     """The program of a tensor. Of `shared` draws, which other tensors follow from, each element stays in its place."""
+    at_once = _made_at_once(state, view)
+    if at_once is not None:
+        return at_once
     found = _Folding(shared).form(state, view)
     calls = calls_of(state)
     names = operators_of(calls)
@@ -102,11 +107,6 @@ def program_of(state: State, view: View, shared: Container[str] = ()) -> Program
         identities = tuple(call.identity for call in draws if call.identity is not None)
         chosen = any(call.chosen for call in draws)
         return Program(Replayed(graph_of(state, view, draws)), identities, operators=names, chosen=chosen)
-    only, call, key = found.base
-    if not (found.parts or found.unwritten or key or isinstance(only, Painted)):  # one fill, as mostly
-        if call is None or not is_random(initializer := finished(only)):
-            return Program(finished(only), operators=names)
-        return Program(initializer, (call.identity or "",), operators=names, chosen=call.chosen)
     leaves = [found.base, *(part.leaf for part in found.parts)]
     drawing = sorted({leaf.call.number: leaf.call for leaf in leaves if leaf.call is not None}.items())
     number_of = {number: draw for draw, (number, _) in enumerate(drawing)}
@@ -118,7 +118,7 @@ def program_of(state: State, view: View, shared: Container[str] = ()) -> Program
     draw, key = numbered(found.base)
     base = finished(found.base.found)
     if key is not None or (boxes and draw):
-        initializer = Painted(base, tuple(boxes), draw, key)
+        initializer: Initializer = Painted(base, tuple(boxes), draw, key)
     else:
         initializer, draw = painted(base, boxes, view.shape, draw)
         if draw:
@@ -133,6 +133,32 @@ def program_of(state: State, view: View, shared: Container[str] = ()) -> Program
         uninitialized=found.unwritten and not covered,
         chosen=any(drawing[number][1].chosen for number in left),
     )
+
+
+def _made_at_once(state: State, view: View) -> Program | None:
+    """The program of a tensor that one call draws, or sets to a number, as that of most; None of any other."""
+    call = only_call(state)
+    if call is None or not isinstance(state, Written) or state.view != view or state.source.number:
+        return None
+    if call.identity is None:
+        number = _ONE_NUMBER.get(call.function)
+        return None if number is None else _of_number(number, operators_of([call]))
+    initializer = drawn_by(call)
+    if initializer is None or isinstance(initializer, Painted) or not is_random(initializer):
+        return None
+    return Program(initializer, (call.identity,), operators=operators_of([call]), chosen=call.chosen)
+
+
+_ONE_NUMBER: Final = {
+    torch.ops.aten.zero_.default: 0.0,
+    torch.ops.aten.zeros.default: 0.0,
+    torch.ops.aten.ones.default: 1.0,
+}
+
+
+@lru_cache(maxsize=64)
+def _of_number(number: float, operators: tuple[str, ...]) -> Program:
+    return Program(Constant(number), operators=operators)
 
 
 def _boxes(parts: Sequence[_Part]) -> list[Box]:
