@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from functools import lru_cache
 from itertools import islice
-from operator import index
+from operator import attrgetter, index
 from typing import Any, Final, TypeVar
 
 __all__ = [
@@ -246,7 +247,7 @@ def changed(value: Value, **fields: Any) -> Value:
     Parameters
     ----------
     value : dataclass
-        An instance of a frozen dataclass with slots of its own.
+        An instance of a frozen dataclass with slots of its own and at least two fields.
     **fields
         The values that differ, in the form in which the class keeps them.
 
@@ -256,8 +257,17 @@ def changed(value: Value, **fields: Any) -> Value:
     >>> changed(fastinit.Normal(), std=0.02)
     Normal(mean=0.0, std=0.02)
     """
-    kind = type(value)
-    found = object.__new__(kind)
-    for name in kind.__dataclass_fields__:  # type: ignore[attr-defined]
-        object.__setattr__(found, name, fields[name] if name in fields else getattr(value, name))
+    names, read = _fields_of(type(value))  # type: ignore[arg-type]
+    found = object.__new__(type(value))
+    for name, one in zip(names, read(value), strict=True):
+        object.__setattr__(found, name, one)
+    for name, one in fields.items():
+        object.__setattr__(found, name, one)
     return found
+
+
+@lru_cache
+def _fields_of(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
+    """The names of a dataclass's fields, of which it has several, and what reads them."""
+    names = tuple(kind.__dataclass_fields__)
+    return names, attrgetter(*names)

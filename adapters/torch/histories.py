@@ -85,14 +85,8 @@ class View(NamedTuple):
     @property
     def is_dense(self) -> bool:
         """Whether its elements lie side by side, in whatever order, each once."""
-        reach = 1
-        for stride, extent in sorted(zip(self.strides, self.shape, strict=True)):
-            if extent == 1:
-                continue
-            if stride != reach:
-                return False
-            reach *= extent
-        return True
+        steps = list(zip(self.strides, self.shape, strict=True))
+        return _side_by_side(reversed(steps)) or _side_by_side(sorted(steps))  # as mostly, or in another order
 
     @property
     def repeats(self) -> bool:
@@ -104,6 +98,18 @@ class View(NamedTuple):
                     return True
                 reach += stride * (extent - 1)
         return False
+
+
+def _side_by_side(steps: Iterable[tuple[int, int]]) -> bool:
+    """Whether axes of such strides and extents, the innermost first, leave no gap."""
+    reach = 1
+    for stride, extent in steps:
+        if extent == 1:
+            continue
+        if stride != reach:
+            return False
+        reach *= extent
+    return True
 
 
 class State:
@@ -159,7 +165,14 @@ class Call:
     __slots__ = ("_reads", "args", "chosen", "default", "function", "identity", "kwargs", "number")
 
     def __init__(
-        self, function: Any, args: Any, kwargs: Any, number: int, identity: str | None, chosen: bool = False
+        self,
+        function: Any,
+        args: Any,
+        kwargs: Any,
+        number: int,
+        identity: str | None,
+        chosen: bool = False,
+        reads: tuple[Read, ...] | None = None,
     ) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
         self.number = number
@@ -169,7 +182,7 @@ class Call:
         """Whether it draws, and the author's own code called it, not that of a layer of torch.nn."""
         self.default = torch.get_default_dtype()
         """The dtype of what names none, as it was when this was called."""
-        self._reads: tuple[Read, ...] | None = None
+        self._reads = reads
 
     @property
     def name(self) -> str:

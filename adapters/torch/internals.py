@@ -62,6 +62,7 @@ __all__ = [
     "is_flattened",
     "is_initialized",
     "is_innermost",
+    "is_lazy",
     "is_pretrained",
     "is_table",
     "is_traced",
@@ -304,8 +305,13 @@ def has_memory_of_its_own(tensor: Tensor) -> bool:
         tensor.layout is torch.strided
         and not tensor.is_quantized
         and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
-        and not isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]
+        and not is_lazy(tensor)
     )
+
+
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether a tensor has no shape yet: as the public classes ask, which are asked by code of Python's."""
+    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]
 
 
 # torch.compile

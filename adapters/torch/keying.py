@@ -21,7 +21,18 @@ from fastinit import OWN, Key, Parameter, Program, Record, Replayed, canonical_n
 from fastinit.adapters.torch.buffers import attributes_of
 from fastinit.adapters.torch.deferring import settle_rest, shared_draws, verified
 from fastinit.adapters.torch.drawing import drawing_from
-from fastinit.adapters.torch.histories import Call, Data, Empty, Output, State, View, Written, calls_of, first_draw
+from fastinit.adapters.torch.histories import (
+    Call,
+    Data,
+    Empty,
+    Output,
+    State,
+    View,
+    Written,
+    calls_of,
+    first_draw,
+    only_call,
+)
 from fastinit.adapters.torch.internals import (
     address_of,
     has_memory_of_its_own,
@@ -93,11 +104,12 @@ class _Absent(Empty):
 
 def _is_absent(state: State | None, itself: bool = True) -> bool:
     """Whether values follow from some that are elsewhere: were read, or, of the state `itself`, are perhaps left."""
-    states = [
-        state if itself else None,
-        *(read.state for call in calls_of(state) if _reads(call) for read in call.reads()),
-    ]
-    return any(isinstance(_first(one), _Absent) for one in states)
+    if itself and isinstance(_first(state), _Absent):
+        return True
+    if only_call(state) is not None:
+        return False
+    read = (one.state for call in calls_of(state) if _reads(call) for one in call.reads())
+    return any(isinstance(_first(one), _Absent) for one in read)
 
 
 def _first(state: State | None) -> State | None:
@@ -293,7 +305,7 @@ def _exchanged(model: nn.Module, places: Sequence[Place], stands: Sequence[_Stan
         raise
     finally:
         real = {id(stand.inside): stand.tensor for stand in stands}
-        for module in (*model.modules(), *(module for module, _, _ in held)):
+        for module in {*model.modules(), *(module for module, _, _ in held)}:
             own = own_parameters(module)
             own.update({role: real[id(one)] for role, one in own.items() if id(one) in real})
 
@@ -301,9 +313,10 @@ def _exchanged(model: nn.Module, places: Sequence[Place], stands: Sequence[_Stan
 def _carry(stand: _Stand) -> None:
     """What the code said of a parameter: whether it is trained, and its attributes."""
     said, known = vars(stand.inside), vars(stand.tensor)
-    for name in known.keys() - said.keys():
-        del known[name]
-    known.update(said)
+    if said or known:
+        for name in known.keys() - said.keys():
+            del known[name]
+        known.update(said)
     if stand.tensor.requires_grad != stand.inside.requires_grad:
         stand.tensor.requires_grad_(stand.inside.requires_grad)
 
@@ -315,7 +328,7 @@ def _refuse_changes(places: Sequence[Place], stands: Sequence[_Stand]) -> None:
             raise DeferralError(f"{name!r} was given another shape or dtype inside keyed(). No parameter was written")
         module, role = place.owners[0]
         is_there = own_parameters(module).get(role) is inside
-        if kind_of(stand.tensor) is Kind.DISTRIBUTED and not is_there:
+        if not is_there and kind_of(stand.tensor) is Kind.DISTRIBUTED:
             raise DeferralError(f"{name!r} is sharded, and was replaced inside keyed(). No parameter was written")
 
 
@@ -342,7 +355,8 @@ def _finish(
                 "of which this process does not hold all: fill it whole first. No parameter has been written"
             )
         programs[place.parameter.name] = program
-    drawn_buffers = list(_drawn_buffers(model, tape))
+    modules = [(prefix, module, attributes_of(module)) for prefix, module in model.named_modules()]
+    drawn_buffers = list(_drawn_buffers(modules, tape))
     shared = shared_draws(programs.values(), [state for _, _, state in drawn_buffers])
     for place, stand, memory in zip(places, stands, memories, strict=True):
         if (name := place.parameter.name) in programs and not shared.isdisjoint(programs[name].draws):
@@ -354,7 +368,7 @@ def _finish(
         if not (program := program_of(state, View.of(tensor), shared)).uninitialized
     }
     found = {**programs, **{name: program for name, (_, program) in buffers.items()}}
-    named = with_origins({name: found[name] for name in _names(model) if name in found})
+    named = with_origins({name: found[name] for name in _names(modules) if name in found})
     programs = {name: named[name] for name in programs}
     described = [
         place._replace(parameter=changed(place.parameter, program=programs.get(place.parameter.name)))
@@ -377,14 +391,17 @@ def _finish(
         assert memory is not None
         memory.now(memory.state, True)
     with drawing_from(Key(seed).fold_in("outside the parameters")):
-        settle_rest(tape, list(model.modules()), {id(memory) for memory in memories})
+        settle_rest(tape, [module for _, module, _ in modules], {id(memory) for memory in memories})
 
 
-def _names(model: nn.Module) -> Iterator[str]:
+_Modules = Sequence[tuple[str, nn.Module, list[tuple[str, Tensor]]]]
+"""Modules with their names, and the tensors that they hold as plain attributes."""
+
+
+def _names(modules: _Modules) -> Iterator[str]:
     """Canonical names of all tensors in the order in which deferred() names copies: module by module."""
-    for prefix, module in model.named_modules():
-        attributes = (path for path, _ in attributes_of(module))
-        for role in (*own_parameters(module), *own_buffers(module), *attributes):
+    for prefix, module, attributes in modules:
+        for role in (*own_parameters(module), *own_buffers(module), *(path for path, _ in attributes)):
             yield canonical_name(f"{prefix}.{role}" if prefix else role)
 
 
@@ -393,11 +410,11 @@ def _is_given(state: State) -> bool:
     return isinstance(state, (Data, Empty))
 
 
-def _drawn_buffers(model: nn.Module, tape: Tape) -> Iterator[tuple[str, Tensor, State]]:
+def _drawn_buffers(modules: _Modules, tape: Tape) -> Iterator[tuple[str, Tensor, State]]:
     """Buffers, and tensors that modules hold as attributes, that follow from draws: they may share a parameter's."""
     seen: set[int] = set()
-    for prefix, module in model.named_modules():
-        for role, tensor in (*own_buffers(module).items(), *attributes_of(module)):
+    for prefix, module, attributes in modules:
+        for role, tensor in (*own_buffers(module).items(), *attributes):
             if tensor is None or isinstance(tensor, nn.Parameter) or not has_memory_of_its_own(tensor):
                 continue
             memory = tape.memory_of(tensor)

@@ -24,6 +24,7 @@ from fastinit.adapters.torch.internals import (
     FLAT_MARK,
     PROGRAMS,
     is_flattened,
+    is_lazy,
     own_modules,
     own_parameters,
     programs_of,
@@ -329,15 +330,22 @@ def _layer(module: nn.Module, transposed: type[nn.Module] | None = None) -> str:
     """The class of torch's own layers, or transformers' Conv1D, that a module is an instance of; else empty."""
     if transposed is not None and isinstance(module, transposed):
         return "Conv1D"
-    own = (cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn.modules."))
+    kind: Any = type(module)
+    return _layer_of(kind)
+
+
+@functools.lru_cache
+def _layer_of(kind: type[nn.Module]) -> str:
+    own = (cls.__name__ for cls in kind.__mro__ if cls.__module__.startswith("torch.nn.modules."))
     found = next(own, "")
     return "" if found == "Module" else found
 
 
-def _types(module: nn.Module) -> tuple[str, ...]:
+@functools.lru_cache
+def _types(kind: type[nn.Module]) -> tuple[str, ...]:
     """Class names, most derived first, without those that parametrizing or sharding put in front."""
     added = ("torch.nn.utils.parametrize", "torch.distributed.")
-    return tuple(cls.__name__ for cls in type(module).__mro__[:-1] if not cls.__module__.startswith(added))
+    return tuple(cls.__name__ for cls in kind.__mro__[:-1] if not cls.__module__.startswith(added))
 
 
 @contextmanager
@@ -385,7 +393,7 @@ def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]]) -> Iterator
     if not isinstance(module, parametrize.ParametrizationList) or programs_of(module):
         for role, tensor in own_parameters(module).items():
             if tensor is not None and role not in flat and not getattr(tensor, FLAT_MARK, False):
-                lazy = isinstance(tensor, nn.parameter.UninitializedParameter)
+                lazy = is_lazy(tensor)
                 shape = () if lazy else tuple(tensor.shape)
                 yield _Own(role, tensor, shape, id(tensor), requires_grad=tensor.requires_grad)
     if parametrize.is_parametrized(module):
@@ -494,12 +502,13 @@ def parameters(model: nn.Module) -> list[Place]:
     flattened, transposed = _flattened(model), transposed_linear()
     for prefix, _, module, following in _visited(model, "", "", None):
         own = list(_own(module, flattened.get(id(module), {})))
-        types, layer = (_types(module), _layer(module, transposed)) if own else ((), "")
+        kind: Any = type(module)
+        types, layer = (_types(kind), _layer(module, transposed)) if own else ((), "")
         programs = vars(module).get(PROGRAMS, {})
         shapes = {role: shape for role, _, shape, *_ in own}
         for role, tensor, shape, identity, chain, shard, requires_grad in own:
             name = canonical_name(prefix + role)
-            if isinstance(tensor, nn.parameter.UninitializedParameter):
+            if is_lazy(tensor):
                 lazy.append(name)
                 continue
             if holders.setdefault(name, identity) != identity:

@@ -207,9 +207,10 @@ class Tape(DispatchMode):
                 return False
             number = next(self._counter)
             identity = f"{self.identity}:{number}" if is_random(initializer) else None
-            args = (Read(None, View.of(tensor)), encoded(initializer), [])
+            read = Read(None, View.of(tensor))
+            args: Any = (read, encoded(initializer), [])
             chosen = identity is not None and not _is_within_a_layer()
-            call = Call(torch.ops.fastinit.fill_.default, args, {}, number, identity, chosen)
+            call = Call(torch.ops.fastinit.fill_.default, args, {}, number, identity, chosen, (read,))
             self._wrote(call, [tensor], holds=False)
         return True
 
@@ -241,7 +242,8 @@ class Tape(DispatchMode):
 
         identity = f"{self.identity}:{number}" if signature.draws and _draws(func, args) else None
         chosen = identity is not None and not _is_within_a_layer()
-        call = Call(func, mapped(frozen, args), mapped(frozen, kwargs), number, identity, chosen)
+        read = tuple([reads[id(tensor)] for tensor in tensors])
+        call = Call(func, mapped(frozen, args), mapped(frozen, kwargs), number, identity, chosen, read)
         if written:
             late = late or sum(one.numel() for one in written) > signature.most or any(one.is_meta for one in written)
             if late and _is_known_to_write(written, signature):
@@ -265,8 +267,10 @@ class Tape(DispatchMode):
             if memory.data is not None and address_of(memory.data.storage) == address_of(tensor):
                 # calls that were recorded read what was there
                 memory.data.storage = memory.data.storage.clone()  # type: ignore[no-untyped-call]
-        valued = self._valued_but(written)
-        result = call.function(*mapped(valued, args), **mapped(valued, kwargs))
+        if len(call.reads()) > len(written):
+            valued = self._valued_but(written)
+            args, kwargs = mapped(valued, args), mapped(valued, kwargs)
+        result = call.function(*args, **kwargs)
         if written:
             self._wrote(call, written, holds=True)
             return result

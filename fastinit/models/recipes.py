@@ -327,5 +327,4 @@ def choice(parameter: Parameter, recipe: Recipe, frozen: bool = False) -> Chosen
     """What a recipe does to a parameter, and why; None if it has no answer."""
     if parameter.frozen and parameter.program is None and not frozen:
         return Chosen(Keep(), "frozen: kept")
-    found = recipe.find(parameter)
-    return None if found is None else Chosen(found[1], found[0].title)
+    return recipe.choice(parameter)

@@ -77,7 +77,7 @@ class Entry:
         )
         for what, kinds in _KINDS:
             value = getattr(self, what)
-            if not isinstance(value, kinds) or isinstance(value, bool):
+            if not isinstance(value, kinds) or value is True or value is False:
                 raise TypeError(f"{what} of an entry has the wrong type: {shown(value)}")
             if type(value) is not str and isinstance(value, str):
                 object.__setattr__(self, what, text(value))

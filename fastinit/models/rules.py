@@ -13,15 +13,14 @@ Orthogonal(gain=1.0, column_axis=0)
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import translate
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from fastinit.checks import (
     at_least,
-    changed,
     checked_shape,
     finite_number,
     integer,
@@ -252,10 +251,11 @@ class Rule:
 
     def matches(self, parameter: Parameter) -> bool:
         """Whether its patterns fit a parameter."""
-        types, name = _pattern(self.types), _pattern(self.name)
-        if not (name.match(parameter.name) or name.match(parameter.role)):
-            return False
-        return self.types == "*" or any(types.match(one) for one in parameter.types)
+        if self.name != "*":
+            name = _pattern(self.name)
+            if not (name.match(parameter.name) or name.match(parameter.role)):
+                return False
+        return self.types == "*" or any(map(_pattern(self.types).match, parameter.types))
 
     def chosen(self, parameter: Parameter) -> Chosen | None:
         """What it fills a parameter with that its patterns fit; None if it passes it on.
@@ -373,14 +373,24 @@ class Recipe:
 
     def find(self, parameter: Parameter) -> tuple[Rule, Initializer] | None:
         """As :meth:`match`; None if no rule fills the parameter."""
+        for rule, chosen in self._found(parameter):
+            return (rule if chosen.title == rule.title else replace(rule, title=chosen.title)), chosen.initializer
+        return None
+
+    def choice(self, parameter: Parameter) -> Chosen | None:
+        """What fills a parameter, and why; None if no rule does.
+
+        Raises what :meth:`match` raises, but for that.
+        """
+        return next((chosen for _, chosen in self._found(parameter)), None)
+
+    def _found(self, parameter: Parameter) -> Iterator[tuple[Rule, Chosen]]:
         for position, rule in enumerate(self.rules):
             if rule.matches(parameter):
                 chosen = rule.chosen(parameter)
                 if chosen is not None:
                     self._check_exact(parameter, rule, chosen.initializer, self.rules[position + 1 :])
-                    named = rule if chosen.title == rule.title else changed(rule, title=chosen.title)
-                    return named, chosen.initializer
-        return None
+                    yield rule, chosen
 
     @staticmethod
     def _check_exact(parameter: Parameter, rule: Rule, initializer: Initializer, later: tuple[Rule, ...]) -> None:
