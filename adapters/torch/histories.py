@@ -80,7 +80,7 @@ class View(NamedTuple):
 
     def is_whole(self, nbytes: int) -> bool:
         """Whether it is all of a storage of this size."""
-        return self.offset == 0 and self.size * self.dtype.itemsize == nbytes and self.is_dense
+        return _is_whole(self, nbytes)
 
     @property
     def is_dense(self) -> bool:
@@ -98,6 +98,11 @@ class View(NamedTuple):
                     return True
                 reach += stride * (extent - 1)
         return False
+
+
+@lru_cache(maxsize=4096)
+def _is_whole(view: View, nbytes: int) -> bool:
+    return view.offset == 0 and view.size * view.dtype.itemsize == nbytes and view.is_dense
 
 
 def _side_by_side(steps: Iterable[tuple[int, int]]) -> bool:
@@ -148,7 +153,7 @@ class Written(State):
     __slots__ = ("before", "source", "view")
 
     def __init__(self, nbytes: int, before: State | None, view: View, source: Output) -> None:
-        super().__init__(nbytes)
+        self.nbytes, self.memory = nbytes, None
         self.before, self.view, self.source = before, view, source
 
 
@@ -250,8 +255,10 @@ def only_call(state: State | None) -> Call | None:
     """The call that made all of a state, from no other's values; None if there is not just one."""
     if not isinstance(state, Written) or state.before is not None:
         return None
-    call = state.source.call
-    return None if any(read.state is not None for read in call.reads()) else call
+    for read in state.source.call.reads():
+        if read.state is not None:
+            return None
+    return state.source.call
 
 
 def calls_of(state: State | None) -> list[Call]:

@@ -46,7 +46,6 @@ from fastinit.adapters.torch.internals import (
     address_of,
     has_memory_of_its_own,
     is_innermost,
-    is_traced,
     returned_by,
     storage_behind,
     without_function_modes,
@@ -195,7 +194,7 @@ class Tape(DispatchMode):
 
     def fill(self, tensor: Tensor, initializer: Initializer) -> bool:
         """Records what fastinit fills by the key of a name, without an operator; whether that was possible."""
-        if not is_innermost(self) or is_traced():
+        if not is_innermost(self):
             return False
         with without_function_modes():
             kind = kind_of(tensor)
