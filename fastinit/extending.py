@@ -7,8 +7,9 @@ memory      `Buffer`, `buffer_of`, `new_memory`, `row_major_strides`: where elem
 formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
 samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for adapters that compile it again
 shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of the global tensor a buffer holds
-filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `compare_buffer`, `for_each`: who writes them
-exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
+filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `compare_buffer`, `for_each`: who writes them;
+            `shortcut`: small fills by a framework's generator in one call
+exactness   `in_stream_environment`, `remembered`, `recalled`: values that depend on nothing else
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give;
             `changed`: a value with other fields, which need no check
 warnings    `Notices`: given once, in the caller's line
@@ -50,8 +51,8 @@ from fastinit.buffers import NATIVE, Buffer, buffer_of, new_memory, row_major_st
 from fastinit.checks import at_least, changed, checked_shape, shown
 from fastinit.comparing import compare_buffer
 from fastinit.dtypes import DTYPES, DType, dtype_named
-from fastinit.exact import in_stream_environment, remembered
-from fastinit.filling import check_fill, fill_buffer, fill_memory
+from fastinit.exact import in_stream_environment, recalled, remembered
+from fastinit.filling import check_fill, fill_buffer, fill_memory, shortcut
 from fastinit.folding import (
     InverseErf,
     box_of,
@@ -150,6 +151,7 @@ __all__ = [
     "plus",
     "program_keys",
     "read_record",
+    "recalled",
     "recipe_for",
     "recorded_entries",
     "remembered",
@@ -157,6 +159,7 @@ __all__ = [
     "row_major_strides",
     "runs_graphs",
     "shares",
+    "shortcut",
     "shown",
     "tiles",
     "times",

@@ -40,6 +40,7 @@ __all__ = [
     "MARK",
     "PROGRAMS",
     "SELF_MADE",
+    "WATCHING",
     "DispatchMode",
     "FlatParameter",
     "Flattened",
@@ -125,6 +126,10 @@ _function_mode_at: Final[Callable[[int], Any]] = torch._C._get_function_stack_at
 
 _tracing_state: Final[Callable[[], object]] = torch._C._get_tracing_state
 _set_tracing_state: Final[Callable[[Any], None]] = torch._C._set_tracing_state  # type: ignore[attr-defined]
+
+
+WATCHING: Final = (_dispatch_modes, _function_modes, _tracing_state)
+"""Functions that are all false where no mode and no tracer wants to see an operation."""
 
 
 def is_watched() -> bool:
