@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from decimal import Decimal
 from operator import attrgetter
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -70,6 +70,9 @@ def equal_by_bits(self: Any, other: Any) -> Any:
     return same(read(self), read(other))
 
 
+_ONE_SPELLING: Final = frozenset({bool, int, str, type(None)})
+
+
 def _has_two_spellings(value: Any) -> bool:
     """Whether an equal value of the same type may differ in a bit."""
     if value.__class__ is float:
@@ -101,8 +104,12 @@ def remembered(make: Callable[..., R], maxsize: int = 4096) -> Callable[..., R]:
     recall = functools.lru_cache(maxsize=maxsize, typed=True)(make)
 
     def made(*values: Any, **named: Any) -> R:
-        if any(map(_has_two_spellings, (*values, *named.values()))):
-            return make(*values, **named)
+        for value in values:
+            if value.__class__ not in _ONE_SPELLING and _has_two_spellings(value):
+                return make(*values, **named)
+        for value in named.values():
+            if value.__class__ not in _ONE_SPELLING and _has_two_spellings(value):
+                return make(*values, **named)
         return recall(*values, **named)
 
     return made
