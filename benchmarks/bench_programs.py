@@ -1,10 +1,12 @@
 """Programs: what it costs to record a constructor, and to fill a model as its author wrote it."""
 
 from functools import partial
+from statistics import median
+from time import thread_time
 
 from .bench_torch import adapter
 from .counters import Warm, once, over, runs, unit
-from .side_by_side import optional, torch_on_as_many_threads
+from .side_by_side import optional, torch_on_as_many_threads, without_garbage_collection
 
 
 def deferred(build):
@@ -42,18 +44,21 @@ class Own(Warm):
 
 
 class Late(Warm):
-    """The init code of the same model again, on memory that it has: bare, and inside keyed()."""
+    """The init code of GPT-2, 124 million parameters, again, on memory that it has: bare, and inside keyed()."""
 
     warmup_time = 0.0
 
     @once
     def setup(self):
+        self.prepare(layers=12)
+        self.run = self.keyed
+
+    def prepare(self, layers):
         torch_on_as_many_threads()
         transformers = optional("transformers")
-        self.model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=2))
+        self.model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=layers))
         if not hasattr(adapter(), "keyed"):
             raise NotImplementedError("there is no keyed() yet")
-        self.run = self.keyed
 
     def bare(self):
         """What transformers marks as done is to be done once more."""
@@ -70,6 +75,52 @@ class Late(Warm):
     @unit("times transformers'")
     def track_keyed_over_bare(self):
         return over(self.run, self.bare)
+
+
+class Overhead(Warm):
+    """What keyed() adds where there is next to nothing to fill: two parameters in each of many tiny layers."""
+
+    warmup_time = 0.0
+
+    @once
+    def setup(self):
+        self.prepare(1000)
+        self.run = self.keyed
+
+    def prepare(self, layers):
+        self.torch = torch_on_as_many_threads()
+        self.model = self.torch.nn.ModuleList(self.torch.nn.Linear(4, 4) for _ in range(layers))
+        self.count = 2 * layers
+        if not hasattr(adapter(), "keyed"):
+            raise NotImplementedError("there is no keyed() yet")
+
+    def bare(self):
+        for layer in self.model:
+            self.torch.nn.init.normal_(layer.weight, std=0.02)
+            self.torch.nn.init.zeros_(layer.bias)
+
+    def keyed(self):
+        with adapter().keyed(self.model, seed=0):
+            self.bare()
+
+    time_keyed = runs
+
+    @unit("us per parameter")
+    def track_microseconds_per_parameter(self):
+        inside, bare = map(median, self.seconds(7))
+        return (inside - bare) / self.count * 1e6
+
+    def seconds(self, rounds):
+        """Of the calling thread's processor, inside keyed() and bare, in turn: a busy machine adds nothing to them."""
+        times = ([], [])
+        with without_garbage_collection():
+            for number in range(rounds + 1):
+                for run, own in zip((self.keyed, self.bare), times, strict=True):
+                    begin = thread_time()
+                    run()
+                    if number:
+                        own.append(thread_time() - begin)
+        return times
 
 
 class Deferred(Warm):

@@ -25,7 +25,7 @@ def drop_in(name, library, tensor):
     """A call of torch's function, or of ours of the same name."""
     torch = torch_on_as_many_threads()
     init = torch.nn.init if library == "torch" else adapter().init
-    return partial(getattr(init, name), tensor, **FUNCTIONS[name])
+    return partial(getattr(init, name), tensor, **FUNCTIONS.get(name, {}))
 
 
 class _Function(Warm):

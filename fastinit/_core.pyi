@@ -51,6 +51,29 @@ class Region:
         streamed: bool = False,
     ) -> None: ...
 
+class Recalled:
+    def __init__(self, recall: Callable[..., Any], otherwise: Callable[..., Any]) -> None: ...
+    def __call__(self, *values: Any) -> Any: ...
+
+class Shortcut:
+    def __init__(
+        self,
+        *,
+        kinds: tuple[type, type],
+        exchange: object,
+        watching: tuple[Callable[[], Any], ...],
+        odd: tuple[Callable[[Any], Any], ...],
+        odd_kind: tuple[Callable[[Any], Any], ...],
+        target: Callable[[], int],
+        draw: Callable[..., Any],
+        draw_arguments: tuple[Any, ...],
+        drawn: int,
+        written: Callable[[tuple[Any]], Any],
+        most: int,
+    ) -> None: ...
+    def learn(self, tensor: Any, initializer: object, sampling: Sampling) -> None: ...
+    def fill(self, tensor: Any, initializer: object) -> bool: ...
+
 class Fill:
     def __init__(self, target: int, sampling: Sampling, key_words: tuple[int, ...], region: Region) -> None: ...
     def run(self, position: int, count: int) -> None: ...

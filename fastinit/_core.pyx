@@ -6,8 +6,12 @@ And what Python has no words for: calls in another floating-point environment, a
 
 from numbers import Number
 
+from libc.math cimport signbit
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_Clear
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 cimport numpy as cnp
@@ -169,6 +173,133 @@ def fill_run(int target, Sampling sampling not None, tuple key_words, size_t add
         fastinit_fill(target, &sampling.c, key, &region, 0, count)
 
 
+# DLPack's table of functions for a framework's tensors, as its header lays it out: https://dmlc.github.io/dlpack
+cdef struct dlpack_tensor:
+    void *data
+    int32_t device_type, device
+    int32_t axes
+    uint8_t code, bits
+    uint16_t lanes
+    int64_t *shape
+    int64_t *strides
+    uint64_t byte_offset
+
+cdef struct dlpack_exchange:
+    uint32_t major, minor
+    void *previous
+    void *allocate
+    void *to_managed
+    void *from_managed
+    int (*look)(void *object, dlpack_tensor *found) noexcept
+
+cdef struct dlpack_facts:
+    uint64_t initializer
+    uint64_t format
+    int64_t shape[8]
+
+
+cdef class Shortcut:
+    """All steps of a small fill by bits from a framework's generator in one call: checks, bits, numbers, values.
+
+    It fills what its makers said it may, and what it was taught; of everything else it says that it did not.
+    """
+
+    cdef object kind, other_kind, watching, odd, odd_kind, which, draw, draw_arguments, written
+    cdef dict known
+    cdef dlpack_exchange *exchange
+    cdef const uint64_t *drawn
+    cdef int64_t most
+    cdef int target
+
+    def __init__(self, *, tuple kinds not None, object exchange, tuple watching not None, tuple odd not None,
+                 tuple odd_kind not None, object target, object draw, tuple draw_arguments not None, size_t drawn,
+                 object written, int64_t most):
+        self.kind, self.other_kind = kinds
+        self.watching, self.odd, self.odd_kind = watching, odd, odd_kind
+        self.which, self.draw, self.draw_arguments, self.written = target, draw, draw_arguments, written
+        self.target = -1
+        self.drawn = <const uint64_t *>drawn
+        self.most = most
+        self.known = {}
+        self.exchange = NULL
+        if exchange is not None:
+            self.exchange = <dlpack_exchange *>PyCapsule_GetPointer(exchange, "dlpack_exchange_api")
+            if self.exchange.major != 1 or self.exchange.look == NULL:
+                self.exchange = NULL
+
+    cdef bytes _seen(self, object tensor, object initializer, dlpack_tensor *found, int64_t *size):
+        """What tells this fill from those that need other numbers; None if it is not for here."""
+        cdef dlpack_facts facts
+        cdef int64_t reach = 1
+        cdef int axis
+        if self.exchange == NULL or (type(tensor) is not self.kind and type(tensor) is not self.other_kind):
+            return None
+        if self.exchange.look(<void *>tensor, found) != 0:
+            PyErr_Clear()
+            return None
+        if found.device_type != 1 or found.axes > 8 or found.lanes != 1 or found.data == NULL:
+            return None
+        for axis in range(found.axes - 1, -1, -1):
+            if found.shape[axis] != 1 and found.strides != NULL and found.strides[axis] != reach:
+                return None
+            reach *= found.shape[axis]
+            if reach > self.most:
+                return None
+            facts.shape[axis] = found.shape[axis]
+        if reach == 0:
+            return None
+        size[0] = reach
+        facts.initializer = <uint64_t><void *>initializer
+        facts.format = (<uint64_t>found.axes << 16) | (<uint64_t>found.code << 8) | found.bits
+        return PyBytes_FromStringAndSize(<char *>&facts, 16 + 8 * found.axes)
+
+    def learn(self, tensor, initializer, Sampling sampling not None):
+        """Keeps the numbers that a fill of such a tensor takes."""
+        cdef dlpack_tensor found
+        cdef int64_t size
+        seen = self._seen(tensor, initializer, &found, &size)
+        if seen is not None:
+            if len(self.known) >= 4096:
+                self.known.clear()
+            self.known[seen] = sampling, initializer  # which lives on, so that no other has its address
+
+    def fill(self, tensor, initializer):
+        """Fills a tensor by the next bits of the generator; returns whether it did."""
+        cdef dlpack_tensor found
+        cdef int64_t size
+        cdef Sampling sampling
+        cdef uint32_t[4] key
+        cdef fastinit_region region
+        seen = self._seen(tensor, initializer, &found, &size)
+        numbers = None if seen is None else self.known.get(seen)
+        if numbers is None:
+            return False
+        for ask in <tuple>self.watching:
+            if ask():
+                return False
+        for ask in <tuple>self.odd:
+            if ask(tensor):
+                return False
+        if type(tensor) is self.kind:
+            for ask in <tuple>self.odd_kind:
+                if ask(tensor):
+                    return False
+        if self.target < 0:
+            self.target = self.which()
+        try:
+            self.written((tensor,))
+        except RuntimeError:
+            return False
+        self.draw(*<tuple>self.draw_arguments)
+        sampling = <Sampling>(<tuple>numbers)[0]
+        key[0], key[1], key[2], key[3] = <uint32_t>self.drawn[0], <uint32_t>(self.drawn[0] >> 32), 0, 0
+        region.base, region.start, region.streamed, region.axes = <char *>found.data + found.byte_offset, 0, 0, 1
+        region.extent[0], region.index_stride[0], region.byte_stride[0] = size, 1, found.bits // 8
+        with nogil:
+            fastinit_fill(self.target, &sampling.c, key, &region, 0, size)
+        return True
+
+
 def compare_run(int target, Sampling sampling not None, tuple key_words, size_t address, uint64_t start, uint64_t count,
                 uint64_t itemsize, uint64_t block, size_t scratch, size_t marks):
     """Compares consecutive memory with elements [start, start + count) of the global tensor, by the calling thread.
@@ -193,6 +324,29 @@ def call_in_environment(function, tuple args, dict kwargs):
         return function(*args, **kwargs)
     finally:
         fastinit_leave_environment(saved)
+
+
+cdef class Recalled:
+    """A function that asks one that remembers, where equal arguments of one type are the same, and else another.
+
+    They are where each is a bool, an int, a str, None or a float that is no negative zero.
+    """
+
+    cdef object recall, otherwise
+
+    def __init__(self, recall, otherwise):
+        self.recall, self.otherwise = recall, otherwise
+
+    def __call__(self, *values):
+        cdef double number
+        for value in values:
+            if type(value) is float:
+                number = value
+                if number == 0.0 and signbit(number):
+                    return self.otherwise(*values)
+            elif value is not None and type(value) is not bool and type(value) is not int and type(value) is not str:
+                return self.otherwise(*values)
+        return self.recall(*values)
 
 
 def same(a, b):

@@ -7,10 +7,12 @@ memory      `Buffer`, `buffer_of`, `new_memory`, `row_major_strides`: where elem
 formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
 samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for adapters that compile it again
 shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of the global tensor a buffer holds
-filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `compare_buffer`, `for_each`: who writes them
+filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `compare_buffer`, `for_each`: who writes them;
+            `shortcut`: small fills by a framework's generator in one call
 new rows    `fill_rows_of`, `check_rows`, `compare_rows`: those of a tensor that holds others
-exactness   `in_stream_environment`, `remembered`: values that depend on nothing else
-checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give
+exactness   `in_stream_environment`, `remembered`, `recalled`: values that depend on nothing else
+checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give;
+            `changed`: a value with other fields, which need no check
 warnings    `Notices`: given once, in the caller's line
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
 models      `recipe_for`, `meant`, `planned`, `program_keys`, `Keyed`, `with_origins`, `check_entry`, `read_record`,
@@ -49,11 +51,11 @@ from fastinit.audits.measuring import (
 from fastinit.audits.scales import is_linear_map
 from fastinit.audits.values import Held
 from fastinit.buffers import NATIVE, Buffer, buffer_of, new_memory, row_major_strides
-from fastinit.checks import at_least, checked_shape, shown
+from fastinit.checks import at_least, changed, checked_shape, shown
 from fastinit.comparing import compare_buffer
 from fastinit.dtypes import DTYPES, DType, dtype_named
-from fastinit.exact import in_stream_environment, remembered
-from fastinit.filling import check_fill, fill_buffer, fill_memory
+from fastinit.exact import in_stream_environment, recalled, remembered
+from fastinit.filling import check_fill, fill_buffer, fill_memory, shortcut
 from fastinit.folding import (
     InverseErf,
     box_of,
@@ -112,6 +114,7 @@ __all__ = [
     "box_of",
     "buffer_of",
     "called",
+    "changed",
     "check_distinct",
     "check_entry",
     "check_fill",
@@ -161,6 +164,7 @@ __all__ = [
     "plus",
     "program_keys",
     "read_record",
+    "recalled",
     "recipe_for",
     "recorded_entries",
     "remembered",
@@ -170,6 +174,7 @@ __all__ = [
     "row_major_strides",
     "runs_graphs",
     "shares",
+    "shortcut",
     "shown",
     "tiles",
     "times",

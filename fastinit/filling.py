@@ -25,7 +25,7 @@ from fastinit.keys import Key, checked_key
 from fastinit.shards import LARGEST_INDEX, Lattice, Shard, check_distinct, clipped, lattices, tiles
 from fastinit.threads import default_num_threads, together
 
-__all__ = ["fill", "fill_buffer", "fill_memory", "sample", "words"]
+__all__ = ["fill", "fill_buffer", "fill_memory", "sample", "shortcut", "words"]
 
 # Of each format, NumPy's dtypes of its working format and of its bits: it reads no names while the interpreter ends.
 _NUMPYS = {dtype.name: (np.dtype(dtype.working), np.dtype(dtype.raw)) for dtype in DTYPES.values()}
@@ -107,6 +107,33 @@ def fill_memory(
         _core.advise_huge_pages(address, size * itemsize)
     lattice = Lattice(0, (size,), (1,), (itemsize,))
     _fill_lattice(sampling, words, address, lattice, itemsize, num_threads or default_num_threads(), target)
+
+
+def shortcut(**how: Any) -> _core.Shortcut:
+    """One call for what an adapter does for small tensors, which are many: checks, bits from a generator, the fill.
+
+    It fills tensors of up to 2**18 elements in consecutive memory of the host about which nothing is odd, and only
+    those whose numbers it was taught. Of all others it says that it did not.
+
+    Parameters
+    ----------
+    **how
+        kinds : the two classes of tensors that it fills, exactly;
+        exchange : the capsule of DLPack's table for them, None if there is none;
+        watching : functions of nothing, odd : functions of a tensor, odd_kind : the same for the first class alone,
+        each of them false where the tensor may be filled;
+        draw, draw_arguments : what is called to draw 64 bits, and drawn : their address;
+        written : called with a tuple of the tensor before it is filled; RuntimeError if it may not be.
+
+    Examples
+    --------
+    >>> nothing, bits = (), np.zeros(1, np.int64)
+    >>> kinds, tests = (np.ndarray, np.matrix), {"watching": nothing, "odd": nothing, "odd_kind": nothing}
+    >>> draws = {"draw": id, "draw_arguments": (0,), "drawn": bits.ctypes.data, "written": len}
+    >>> shortcut(kinds=kinds, exchange=None, **tests, **draws).fill(np.zeros(3), "what NumPy has no table for")
+    False
+    """
+    return _core.Shortcut(target=targets.current_index, most=ELEMENTS_PER_THREAD, **how)
 
 
 Out = TypeVar("Out")

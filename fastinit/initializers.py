@@ -299,10 +299,14 @@ def checked_inner(value: Any) -> Initializer:
     return checked_initializer(value)
 
 
+@lru_cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+
+
 def _inner(holder: Any) -> Iterator[Initializer]:
     """The initializers among the fields of one, in the tuples among them, and in what else has fields there."""
-    names: list[str] = [field.name for field in fields(holder)] if is_dataclass(holder) else []
-    for value in (getattr(holder, name) for name in names):
+    for value in map(holder.__getattribute__, _field_names(type(holder))):  # type: ignore[arg-type]
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, Initializer):
                 yield one

@@ -40,6 +40,8 @@ def canonical_name(name: str) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of a parameter must be a str, got {shown(name)}")
+    if "mod" not in name:  # as every such component has it
+        return text(name)
     kept = [component for component in name.split(".") if component not in WRAPPER_COMPONENTS]
     return ".".join(kept) if kept else text(name)
 

@@ -37,6 +37,7 @@ from fastinit.extending import Keyed, Rename, program_keys, renamed_program, ren
 __all__ = [
     "attributes_of",
     "exchanged",
+    "holding",
     "is_made_again",
     "keyed_buffers",
     "remake_buffers",
@@ -83,10 +84,21 @@ def attributes_of(module: nn.Module) -> list[tuple[str, Tensor]]:
         found.append((path, tensor))
         return tensor
 
-    for name, value in vars(module).items():
-        if not is_table(module, value):
-            exchanged(value, see, name)
+    for name, value in holding(module):
+        exchanged(value, see, name)
     return found
+
+
+def holding(module: nn.Module) -> list[tuple[str, Any]]:
+    """The plain attributes of a module that are, or may hold, tensors."""
+    return [
+        (name, value)
+        for name, value in vars(module).items()
+        if (isinstance(value, Tensor) or (type(value) in _HOLDING and value)) and not is_table(module, value)
+    ]
+
+
+_HOLDING: Final = frozenset({list, tuple, dict})
 
 
 def _is(one: Any, other: Any) -> bool:

@@ -13,7 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,12 @@ from torch.nn.modules.module import (
 )
 
 from fastinit import Key, Program, Replayed, canonical_name
-from fastinit.adapters.torch.buffers import attributes_of, exchanged
+from fastinit.adapters.torch.buffers import attributes_of, exchanged, holding
 from fastinit.adapters.torch.histories import Data, State, View, calls_of, first_draw
 from fastinit.adapters.torch.internals import (
     carry_hooks,
     has_memory_of_its_own,
     is_initialized,
-    is_table,
     keep_program,
     mark_as_constructed,
     own_buffers,
@@ -100,7 +99,7 @@ def deferred() -> Iterator[None]:
             stack.callback(inside.clear)
             for register in (register_module_parameter_registration_hook, register_module_module_registration_hook):
                 stack.callback(register(see).remove)
-            stack.enter_context(deferring())
+            stack.enter_context(deferring(tape.fill))
             stack.enter_context(patched())
             stack.enter_context(tape)
             yield
@@ -217,6 +216,9 @@ def _others(tape: Tape, modules: Iterable[nn.Module]) -> list[State]:
     return list(found.values())
 
 
+_ANY_KEY: Final = Key(0)
+
+
 def verified(tape: Tape, tensor: Tensor, state: State, owners: Owners, shared: Container[str] = ()) -> Program:
     """The program of a parameter. Where its memory has values that its program does not give, it is those values.
 
@@ -233,7 +235,7 @@ def verified(tape: Tape, tensor: Tensor, state: State, owners: Owners, shared: C
     memory = tape.memory_of(tensor)
     if program.is_drawn or memory is None or not memory.holds or isinstance(state, Data):
         return program
-    expected = rebuilt(program.initializer, tensor, Key(0))
+    expected = rebuilt(program.initializer, tensor, _ANY_KEY)
     here = tensor.detach()
     if program.uninitialized or equal(expected, here):
         return program
@@ -320,6 +322,6 @@ def settle_rest(tape: Tape, modules: Iterable[nn.Module], given_up: Container[in
                 own_buffers(module)[role] = values
                 if role in programs_of(module):
                     mark_as_constructed(values)
-        for name, value in list(vars(module).items()):
-            if not is_table(module, value) and (new := exchanged(value, known)) is not value:
+        for name, value in holding(module):
+            if (new := exchanged(value, known)) is not value:
                 vars(module)[name] = new

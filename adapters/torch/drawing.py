@@ -17,7 +17,7 @@ from torch import Tensor
 from fastinit import Initializer, Key
 from fastinit.adapters.torch.internals import is_fake
 from fastinit.adapters.torch.recording import is_recorded
-from fastinit.extending import DTYPES, Notices, in_stream_environment, remembered
+from fastinit.extending import DTYPES, Notices, in_stream_environment, recalled
 
 __all__ = ["REFUSALS", "Made", "by_torch", "drawing_from", "factory", "given_key", "notices", "plain_number"]
 
@@ -40,26 +40,21 @@ def factory(make: Callable[..., Made], number: Callable[[Any], Any] = plain_numb
 
     make = in_stream_environment(make)
 
-    @remembered  # True is 1, and not for torch
-    def recalled(*parameters: Any) -> Made:
-        if not all(isinstance(parameter, (int, float, str, NoneType)) for parameter in parameters):
-            raise TypeError  # a tensor is found by its identity, and may have another value then
+    def made(*parameters: Any) -> Made:
         try:
             return make(*parameters)
         except REFUSALS as error:
             return str(error)
 
-    def made(*parameters: Any) -> Made:
-        try:
-            return recalled(*parameters)
-        except TypeError:
-            pass
-        try:
+    def anew(*parameters: Any) -> Made:
+        if all(isinstance(parameter, (int, float, str, NoneType)) for parameter in parameters):
+            return made(*parameters)
+        try:  # a tensor, for one, which is found by its identity, and may have another value then
             return make(*map(number, parameters))
         except REFUSALS as error:
             return str(error)
 
-    return made
+    return recalled(made, anew)  # True is 1, and not for torch
 
 
 def given_key(key: Key | int, generator: torch.Generator | None = None) -> Key:

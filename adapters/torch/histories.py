@@ -7,7 +7,7 @@ So the state of a parameter's storage is its whole history, and holds no tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -35,8 +35,10 @@ __all__ = [
     "first_draw",
     "flattened",
     "mapped",
+    "only_call",
     "operators_of",
     "signature_of",
+    "tensors_in",
 ]
 
 
@@ -60,8 +62,8 @@ class View(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> View:
         """The view that a tensor is."""
-        signs = tensor.is_conj(), tensor.is_neg()
-        return cls(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype, *signs)
+        shape, strides, offset = tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+        return cls(shape, strides, offset, tensor.dtype, tensor.is_conj(), tensor.is_neg())
 
     def within(self, storage: torch.UntypedStorage) -> Tensor:
         """The tensor of a storage."""
@@ -78,19 +80,13 @@ class View(NamedTuple):
 
     def is_whole(self, nbytes: int) -> bool:
         """Whether it is all of a storage of this size."""
-        return self.offset == 0 and self.size * self.dtype.itemsize == nbytes and self.is_dense
+        return _is_whole(self, nbytes)
 
     @property
     def is_dense(self) -> bool:
         """Whether its elements lie side by side, in whatever order, each once."""
-        reach = 1
-        for stride, extent in sorted(zip(self.strides, self.shape, strict=True)):
-            if extent == 1:
-                continue
-            if stride != reach:
-                return False
-            reach *= extent
-        return True
+        steps = list(zip(self.strides, self.shape, strict=True))
+        return _side_by_side(reversed(steps)) or _side_by_side(sorted(steps))  # as mostly, or in another order
 
     @property
     def repeats(self) -> bool:
@@ -102,6 +98,23 @@ class View(NamedTuple):
                     return True
                 reach += stride * (extent - 1)
         return False
+
+
+@lru_cache(maxsize=4096)
+def _is_whole(view: View, nbytes: int) -> bool:
+    return view.offset == 0 and view.size * view.dtype.itemsize == nbytes and view.is_dense
+
+
+def _side_by_side(steps: Iterable[tuple[int, int]]) -> bool:
+    """Whether axes of such strides and extents, the innermost first, leave no gap."""
+    reach = 1
+    for stride, extent in steps:
+        if extent == 1:
+            continue
+        if stride != reach:
+            return False
+        reach *= extent
+    return True
 
 
 class State:
@@ -140,7 +153,7 @@ class Written(State):
     __slots__ = ("before", "source", "view")
 
     def __init__(self, nbytes: int, before: State | None, view: View, source: Output) -> None:
-        super().__init__(nbytes)
+        self.nbytes, self.memory = nbytes, None
         self.before, self.view, self.source = before, view, source
 
 
@@ -154,10 +167,17 @@ class Read(NamedTuple):
 class Call:
     """One call of an operator."""
 
-    __slots__ = ("args", "chosen", "default", "function", "identity", "kwargs", "number")
+    __slots__ = ("_reads", "args", "chosen", "default", "function", "identity", "kwargs", "number")
 
     def __init__(
-        self, function: Any, args: Any, kwargs: Any, number: int, identity: str | None, chosen: bool = False
+        self,
+        function: Any,
+        args: Any,
+        kwargs: Any,
+        number: int,
+        identity: str | None,
+        chosen: bool = False,
+        reads: tuple[Read, ...] | None = None,
     ) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
         self.number = number
@@ -167,6 +187,7 @@ class Call:
         """Whether it draws, and the author's own code called it, not that of a layer of torch.nn."""
         self.default = torch.get_default_dtype()
         """The dtype of what names none, as it was when this was called."""
+        self._reads = reads
 
     @property
     def name(self) -> str:
@@ -180,9 +201,11 @@ class Call:
         place = places_of(self.function).get(name)
         return self.args[place] if place is not None and place < len(self.args) else otherwise
 
-    def reads(self) -> Iterator[Read]:
+    def reads(self) -> tuple[Read, ...]:
         """The tensors among its arguments."""
-        return (one for one in flattened((self.args, self.kwargs)) if isinstance(one, Read))
+        if self._reads is None:
+            self._reads = tuple(one for one in flattened((self.args, self.kwargs)) if isinstance(one, Read))
+        return self._reads
 
 
 class Output(NamedTuple):
@@ -204,19 +227,44 @@ def flattened(value: Any) -> Iterator[Any]:
         yield value
 
 
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among values, those in lists, tuples and mappings, too."""
+    found: list[Tensor] = []
+    for one in values:
+        if isinstance(one, Tensor):
+            found.append(one)
+        elif isinstance(one, (list, tuple)):
+            found += tensors_in(one)
+        elif isinstance(one, dict):
+            found += tensors_in(one.values())
+    return found
+
+
 def mapped(function: Callable[[Any], Any], value: Any) -> Any:
     """The same lists, tuples and mappings with other leaves."""
     if isinstance(value, dict):
-        return {key: mapped(function, one) for key, one in value.items()}
+        return {key: mapped(function, one) for key, one in value.items()} if value else {}
     if isinstance(value, list):
         return [mapped(function, one) for one in value]
     if isinstance(value, tuple) and not isinstance(value, (Read, View, torch.Size)):
-        return tuple(mapped(function, one) for one in value)
+        return tuple([mapped(function, one) for one in value])
     return function(value)
+
+
+def only_call(state: State | None) -> Call | None:
+    """The call that made all of a state, from no other's values; None if there is not just one."""
+    if not isinstance(state, Written) or state.before is not None:
+        return None
+    for read in state.source.call.reads():
+        if read.state is not None:
+            return None
+    return state.source.call
 
 
 def calls_of(state: State | None) -> list[Call]:
     """Every call that a state follows from, in the order of their time."""
+    if (only := only_call(state)) is not None:  # as of most parameters
+        return [only]
     calls: dict[int, Call] = {}
     seen: set[int] = set()
     left = [state]
@@ -265,6 +313,8 @@ class Signature(NamedTuple):
 
     def arguments_written(self, args: Any, kwargs: Any) -> list[Any]:
         """The arguments that are written, those of lists too."""
+        if not self.written:
+            return []
         given = [args[one] if isinstance(one, int) else kwargs.get(one) for one in self.written]
         return [one for one in flattened(given) if one is not None]
 

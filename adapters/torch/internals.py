@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode
 
 from fastinit import Program
 
@@ -40,6 +40,7 @@ __all__ = [
     "MARK",
     "PROGRAMS",
     "SELF_MADE",
+    "WATCHING",
     "DispatchMode",
     "FlatParameter",
     "Flattened",
@@ -61,6 +62,8 @@ __all__ = [
     "is_fake",
     "is_flattened",
     "is_initialized",
+    "is_innermost",
+    "is_lazy",
     "is_pretrained",
     "is_table",
     "is_traced",
@@ -93,6 +96,7 @@ __all__ = [
     "uncompiled",
     "untraced",
     "versions",
+    "without_function_modes",
     "without_modes",
 ]
 
@@ -132,6 +136,10 @@ _function_mode_at: Final[Callable[[int], Any]] = torch._C._get_function_stack_at
 
 _tracing_state: Final[Callable[[], object]] = torch._C._get_tracing_state
 _set_tracing_state: Final[Callable[[Any], None]] = torch._C._set_tracing_state  # type: ignore[attr-defined]
+
+
+WATCHING: Final = (_dispatch_modes, _function_modes, _tracing_state)
+"""Functions that are all false where no mode and no tracer wants to see an operation."""
 
 
 def is_watched() -> bool:
@@ -279,6 +287,15 @@ def without_modes() -> AbstractContextManager[Any]:
     return context
 
 
+without_function_modes: Final[Callable[[], AbstractContextManager[None]]] = torch._C.DisableTorchFunction
+"""Inside, no function mode sees what is called. Without it each look at a tensor on a tape is a call of Python's."""
+
+
+def is_innermost(mode: TorchDispatchMode) -> bool:
+    """Whether a dispatch mode is the next to see an operator. Without it a tape would not know of others within it."""
+    return _get_current_dispatch_mode() is mode
+
+
 def schema_of(operator: Any) -> Any:
     """The names and the types of an operator's arguments, and which of them it writes."""
     return operator._schema
@@ -303,8 +320,13 @@ def has_memory_of_its_own(tensor: Tensor) -> bool:
         tensor.layout is torch.strided
         and not tensor.is_quantized
         and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
-        and not isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]
+        and not is_lazy(tensor)
     )
+
+
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether a tensor has no shape yet: as the public classes ask, which are asked by code of Python's."""
+    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]
 
 
 # torch.compile

@@ -7,11 +7,11 @@ print(drawn.record)
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +21,35 @@ from fastinit import OWN, Key, Parameter, Program, Record, Replayed, canonical_n
 from fastinit.adapters.torch.buffers import attributes_of
 from fastinit.adapters.torch.deferring import settle_rest, shared_draws, verified
 from fastinit.adapters.torch.drawing import drawing_from
-from fastinit.adapters.torch.histories import Call, Data, Empty, Output, State, View, Written, calls_of, first_draw
-from fastinit.adapters.torch.internals import address_of, has_memory_of_its_own, own_buffers, own_parameters, versions
+from fastinit.adapters.torch.histories import (
+    Call,
+    Data,
+    Empty,
+    Output,
+    State,
+    View,
+    Written,
+    calls_of,
+    first_draw,
+    only_call,
+)
+from fastinit.adapters.torch.internals import (
+    address_of,
+    has_memory_of_its_own,
+    own_buffers,
+    own_modules,
+    own_parameters,
+    versions,
+)
 from fastinit.adapters.torch.layers import Place, parameters
 from fastinit.adapters.torch.models import fill_place, planned_places
 from fastinit.adapters.torch.patching import patched
 from fastinit.adapters.torch.recording import deferring, is_deferring, not_deferring
 from fastinit.adapters.torch.replaying import rebuilt
-from fastinit.adapters.torch.tape import DeferralError, Tape
+from fastinit.adapters.torch.tape import DeferralError, Tape, new_memory
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.adapters.torch.translating import program_of
-from fastinit.extending import Rename, in_stream_environment, program_keys, renaming, with_origins
+from fastinit.extending import Rename, changed, in_stream_environment, program_keys, renaming, with_origins
 
 __all__ = ["Drawn", "keyed"]
 
@@ -77,6 +95,9 @@ class Drawn:
         return self.complaints
 
 
+_HOST: Final = torch.device("cpu")
+
+
 class _Absent(Empty):
     """Values that are elsewhere: on other ranks, or on a device."""
 
@@ -85,11 +106,12 @@ class _Absent(Empty):
 
 def _is_absent(state: State | None, itself: bool = True) -> bool:
     """Whether values follow from some that are elsewhere: were read, or, of the state `itself`, are perhaps left."""
-    states = [
-        state if itself else None,
-        *(read.state for call in calls_of(state) if _reads(call) for read in call.reads()),
-    ]
-    return any(isinstance(_first(one), _Absent) for one in states)
+    if itself and isinstance(_first(state), _Absent):
+        return True
+    if only_call(state) is not None:
+        return False
+    read = (one.state for call in calls_of(state) if _reads(call) for one in call.reads())
+    return any(isinstance(_first(one), _Absent) for one in read)
 
 
 def _first(state: State | None) -> State | None:
@@ -115,11 +137,10 @@ class _Ledger(Tape):  # type: ignore[no-untyped-call]
     def _wrote(self, call: Call, written: list[Tensor], holds: bool) -> None:
         super()._wrote(call, written, holds)
         if call.identity is not None:
-            for tensor in written:
-                memory = self.memory_of(tensor)
+            for address, memory in ((address_of(tensor), self.memory_of(tensor)) for tensor in written):
                 if memory is not None and getattr(memory.state, "before", memory) is None:
-                    self.times[address_of(tensor)] += 1
-                self.drawn_at.append((call, address_of(tensor)))
+                    self.times[address] += 1
+                self.drawn_at.append((call, address))
 
     def _refuse(self, state: State) -> None:
         super()._refuse(state)
@@ -203,20 +224,22 @@ def keyed(
     places = _places(model, rename)
     _refuse(places)
     naming = renaming(rename)
-    tape, drawn = _Ledger(), Drawn()
+    tape, drawn, before = _Ledger(), Drawn(), _structure(model)
     try:
+        stands = [_stand_in(tape, place) for place in places]
         with ExitStack() as stack:
-            stack.enter_context(deferring())
+            # outside the tape, which need not see what this looks at
+            stack.enter_context(_exchanged(model, places, stands))
+            stack.enter_context(deferring(tape.fill))
             stack.enter_context(patched())
             stack.enter_context(tape)
-            stands = [_stand_in(tape, place) for place in places]
-            stack.enter_context(_exchanged(model, places, stands))
             yield drawn
         with not_deferring():
-            own = {id(stand.tensor): stand for stand in stands}
-            places = _places(model, None if rename is None else naming)
-            _refuse(places)
-            stands = [own.get(id(place.tensor)) or _Stand(place.tensor, place.tensor, None) for place in places]
+            if _structure(model) != before:
+                own = {id(stand.tensor): stand for stand in stands}
+                places = _places(model, None if rename is None else naming)
+                _refuse(places)
+                stands = [own.get(id(place.tensor)) or _Stand(place.tensor, place.tensor, None) for place in places]
             _finish(model, tape, drawn, places, stands, seed, naming, digests, num_threads)
     finally:
         tape.forget()
@@ -225,6 +248,15 @@ def keyed(
 def _places(model: nn.Module, rename: Rename | None) -> list[Place]:
     """The parameters that fastinit fills; complex numbers and integers get what the code writes, as buffers do."""
     return [place for place in parameters(model, rename) if place.tensor.dtype in DTYPES]
+
+
+def _structure(model: nn.Module) -> list[tuple[Any, ...]]:
+    """Which modules and parameters are where: while it stays the same, so do names and places."""
+    tables = [(module, own_modules(module), own_parameters(module)) for module in model.modules()]
+    return [
+        (id(module), *children, *map(id, children.values()), *own, *map(id, own.values()))
+        for module, children, own in tables
+    ]
 
 
 def _refuse(places: Sequence[Place]) -> None:
@@ -258,15 +290,18 @@ def _stand_in(tape: Tape, place: Place) -> _Stand:
     is_here = kind_of(tensor) is Kind.PLAIN and place.shard is None
     storage = tensor.untyped_storage() if is_here else None
     if storage is not None and View.of(tensor).is_whole(storage.nbytes()):
-        data = torch.empty_strided(shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+        like = tensor
     else:
-        data, storage = torch.empty(shape, dtype=tensor.dtype, device="cpu"), None
+        like, storage = torch.empty(shape, dtype=tensor.dtype, device="meta"), None
+    data = new_memory(like, _HOST)
     stand = nn.Parameter(data, requires_grad=tensor.requires_grad)
     vars(stand).update(vars(tensor))
-    memory = tape.memory_of(data)
-    if memory is not None and data.numel():
-        memory.now(_Absent(memory.nbytes) if storage is None else Data(storage), False)
-    return _Stand(tensor, stand, None if memory is None else memory.state)
+    if not math.prod(shape):
+        state: State = Empty(0)
+    else:
+        state = _Absent(data.untyped_storage().nbytes()) if storage is None else Data(storage)
+    tape.take(data, state)
+    return _Stand(tensor, stand, state)
 
 
 @contextmanager
@@ -286,7 +321,7 @@ def _exchanged(model: nn.Module, places: Sequence[Place], stands: Sequence[_Stan
         raise
     finally:
         real = {id(stand.inside): stand.tensor for stand in stands}
-        for module in (*model.modules(), *(module for module, _, _ in held)):
+        for module in {*model.modules(), *(module for module, _, _ in held)}:
             own = own_parameters(module)
             own.update({role: real[id(one)] for role, one in own.items() if id(one) in real})
 
@@ -294,9 +329,10 @@ def _exchanged(model: nn.Module, places: Sequence[Place], stands: Sequence[_Stan
 def _carry(stand: _Stand) -> None:
     """What the code said of a parameter: whether it is trained, and its attributes."""
     said, known = vars(stand.inside), vars(stand.tensor)
-    for name in known.keys() - said.keys():
-        del known[name]
-    known.update(said)
+    if said or known:
+        for name in known.keys() - said.keys():
+            del known[name]
+        known.update(said)
     if stand.tensor.requires_grad != stand.inside.requires_grad:
         stand.tensor.requires_grad_(stand.inside.requires_grad)
 
@@ -316,7 +352,7 @@ def _refuse_changes(places: Sequence[Place], stands: Sequence[_Stand]) -> None:
             )
         module, role = place.owners[0]
         is_there = own_parameters(module).get(role) is inside
-        if (kind_of(stand.tensor) is Kind.DISTRIBUTED or place.shard is not None) and not is_there:
+        if not is_there and (kind_of(stand.tensor) is Kind.DISTRIBUTED or place.shard is not None):
             raise DeferralError(f"{name!r} is sharded, and was replaced inside keyed(). No parameter was written")
 
 
@@ -344,7 +380,8 @@ def _finish(
                 "of which this process does not hold all: fill it whole first. No parameter has been written"
             )
         programs[place.parameter.name] = program
-    drawn_buffers = list(_drawn_buffers(model, tape, naming))
+    modules = [(prefix, module, attributes_of(module)) for prefix, module in model.named_modules()]
+    drawn_buffers = list(_drawn_buffers(modules, tape, naming))
     shared = shared_draws(programs.values(), [state for _, _, state in drawn_buffers])
     for place, stand, memory in zip(places, stands, memories, strict=True):
         if (name := place.parameter.name) in programs and not shared.isdisjoint(programs[name].draws):
@@ -356,10 +393,10 @@ def _finish(
         if not (program := program_of(state, View.of(tensor), shared)).uninitialized
     }
     found = {**programs, **{name: program for name, (_, program) in buffers.items()}}
-    named = with_origins({name: found[name] for name in map(naming, _names(model)) if name in found})
+    named = with_origins({name: found[name] for name in map(naming, _names(modules)) if name in found})
     programs = {name: named[name] for name in programs}
     described = [
-        place._replace(parameter=replace(place.parameter, program=programs.get(place.parameter.name)))
+        place._replace(parameter=changed(place.parameter, program=programs.get(place.parameter.name)))
         for place in places
     ]
     asked = [place.parameter.name in programs for place in places]
@@ -371,7 +408,7 @@ def _finish(
         entries = tuple(fill_place(place, entry, digests, num_threads) for place, entry, one in pairs if one)
     drawn.record = Record(entries, seed, OWN.name, fastinit.__version__)
     others = [Parameter(name, tuple(tensor.shape), program=named[name]) for name, (tensor, _) in buffers.items()]
-    keys = program_keys([*(place.parameter for place in described), *others], seed)
+    keys = program_keys([*(place.parameter for place in described), *others], seed) if others else {}
     for name, (tensor, _) in buffers.items():
         with torch.no_grad():
             tensor.copy_(rebuilt(keys[name].initializer, tensor, keys[name].key))
@@ -379,14 +416,17 @@ def _finish(
         assert memory is not None
         memory.now(memory.state, True)
     with drawing_from(Key(seed).fold_in("outside the parameters")):
-        settle_rest(tape, list(model.modules()), {id(memory) for memory in memories})
+        settle_rest(tape, [module for _, module, _ in modules], {id(memory) for memory in memories})
 
 
-def _names(model: nn.Module) -> Iterator[str]:
+_Modules = Sequence[tuple[str, nn.Module, list[tuple[str, Tensor]]]]
+"""Modules with their names, and the tensors that they hold as plain attributes."""
+
+
+def _names(modules: _Modules) -> Iterator[str]:
     """Canonical names of all tensors in the order in which deferred() names copies: module by module."""
-    for prefix, module in model.named_modules():
-        attributes = (path for path, _ in attributes_of(module))
-        for role in (*own_parameters(module), *own_buffers(module), *attributes):
+    for prefix, module, attributes in modules:
+        for role in (*own_parameters(module), *own_buffers(module), *(path for path, _ in attributes)):
             yield canonical_name(f"{prefix}.{role}" if prefix else role)
 
 
@@ -395,11 +435,11 @@ def _is_given(state: State) -> bool:
     return isinstance(state, (Data, Empty))
 
 
-def _drawn_buffers(model: nn.Module, tape: Tape, naming: Callable[[str], str]) -> Iterator[tuple[str, Tensor, State]]:
+def _drawn_buffers(modules: _Modules, tape: Tape, naming: Callable[[str], str]) -> Iterator[tuple[str, Tensor, State]]:
     """Buffers, and tensors that modules hold as attributes, that follow from draws: they may share a parameter's."""
     seen: set[int] = set()
-    for prefix, module in model.named_modules():
-        for role, tensor in (*own_buffers(module).items(), *attributes_of(module)):
+    for prefix, module, attributes in modules:
+        for role, tensor in (*own_buffers(module).items(), *attributes):
             if tensor is None or isinstance(tensor, nn.Parameter) or not has_memory_of_its_own(tensor):
                 continue
             memory = tape.memory_of(tensor)

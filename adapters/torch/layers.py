@@ -24,6 +24,7 @@ from fastinit.adapters.torch.internals import (
     FLAT_MARK,
     PROGRAMS,
     is_flattened,
+    is_lazy,
     own_buffers,
     own_modules,
     own_parameters,
@@ -349,15 +350,22 @@ def _layer(module: nn.Module, transposed: type[nn.Module] | None = None) -> str:
     """The class of torch's own layers, or transformers' Conv1D, that a module is an instance of; else empty."""
     if transposed is not None and isinstance(module, transposed):
         return "Conv1D"
-    own = (cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn.modules."))
+    kind: Any = type(module)
+    return _layer_of(kind)
+
+
+@functools.lru_cache
+def _layer_of(kind: type[nn.Module]) -> str:
+    own = (cls.__name__ for cls in kind.__mro__ if cls.__module__.startswith("torch.nn.modules."))
     found = next(own, "")
     return "" if found == "Module" else found
 
 
-def _types(module: nn.Module) -> tuple[str, ...]:
+@functools.lru_cache
+def _types(kind: type[nn.Module]) -> tuple[str, ...]:
     """Class names, most derived first, without those that parametrizing or sharding put in front."""
     added = ("torch.nn.utils.parametrize", "torch.distributed.")
-    return tuple(cls.__name__ for cls in type(module).__mro__[:-1] if not cls.__module__.startswith(added))
+    return tuple(cls.__name__ for cls in kind.__mro__[:-1] if not cls.__module__.startswith(added))
 
 
 @contextmanager
@@ -405,7 +413,7 @@ def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]], slices: dic
     if not isinstance(module, parametrize.ParametrizationList) or programs_of(module):
         for role, tensor in own_parameters(module).items():
             if tensor is not None and role not in flat and not getattr(tensor, FLAT_MARK, False):
-                lazy = isinstance(tensor, nn.parameter.UninitializedParameter)
+                lazy = is_lazy(tensor)
                 shape = () if lazy else tuple(tensor.shape)
                 part = slices.get(id(tensor))
                 shape = shape if part is None or part.shape is None else part.shape
@@ -519,14 +527,15 @@ def parameters(model: nn.Module, rename: Rename | None = None) -> list[Place]:
     slices = marked_slices(model, flattened)
     for prefix, _, module, following in _visited(model, "", "", None):
         own = list(_own(module, flattened.get(id(module), {}), slices))
-        types, layer = (_types(module), _layer(module, transposed)) if own else ((), "")
+        kind: Any = type(module)
+        types, layer = (_types(kind), _layer(module, transposed)) if own else ((), "")
         programs = vars(module).get(PROGRAMS, {})
         shapes = {role: shape for role, _, shape, *_ in own}
         sliced = {one.role for one in own if id(one.tensor) in slices}
         for role, tensor, shape, identity, chain, shard, requires_grad in own:
             before = canonical_name(prefix + role)
             name = naming(before)
-            if isinstance(tensor, nn.parameter.UninitializedParameter):
+            if is_lazy(tensor):
                 lazy.append(before)
                 continue
             holders.see(name, before, identity)

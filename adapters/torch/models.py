@@ -34,6 +34,7 @@ from fastinit.adapters.torch.tensors import (
 )
 from fastinit.extending import (
     Rename,
+    changed,
     compare_digests,
     in_stream_environment,
     meant,
@@ -283,7 +284,8 @@ def fill_place(place: Place, entry: Entry, digests: bool, num_threads: int | Non
         made = _assign(place, entry, num_threads)
     else:
         made = write(place.kind, place.tensor, entry.initializer, entry.key, place.shard, num_threads)
-    return replace(entry, digest=_digest(place, made, num_threads) if digests else None)
+    digest_made = _digest(place, made, num_threads) if digests else None
+    return entry if digest_made == entry.digest else changed(entry, digest=digest_made)
 
 
 def _assign(place: Place, entry: Entry, num_threads: int | None) -> torch.Tensor:

@@ -21,7 +21,18 @@ from torch import Tensor
 from fastinit import Initializer, Key, initializer_config, initializer_from_config
 from fastinit.adapters.torch.internals import constant_result, inlined_as, is_traced, not_traced, torch_init, untraced
 
-__all__ = ["decoded", "deferring", "implement", "is_deferring", "is_recorded", "not_deferring", "record", "traceable"]
+__all__ = [
+    "decoded",
+    "deferring",
+    "encoded",
+    "implement",
+    "is_deferring",
+    "is_recorded",
+    "not_deferring",
+    "record",
+    "recorded_at_once",
+    "traceable",
+]
 
 _Fill = Callable[[Tensor, Initializer, Key | None], None]
 _Function = TypeVar("_Function", bound=Callable[..., Tensor])
@@ -44,6 +55,19 @@ def implement(fill: _Fill) -> _Fill:
     return fill
 
 
+def encoded(initializer: Initializer) -> str:
+    """An initializer as the operator's calls name it."""
+    try:
+        return _encoded(initializer)
+    except TypeError:  # one that has no hash
+        return json.dumps(initializer_config(initializer))
+
+
+@lru_cache(maxsize=256)
+def _encoded(initializer: Initializer) -> str:
+    return json.dumps(initializer_config(initializer))
+
+
 @lru_cache(maxsize=256)
 def decoded(initializer: str) -> Initializer:
     """The initializer that a call of the operator names."""
@@ -54,38 +78,49 @@ def decoded(initializer: str) -> Initializer:
 _asked: ContextVar[list[tuple[str, tuple[int, ...]]] | None] = ContextVar("fastinit.adapters.torch.asked", default=None)
 
 
-# Whether a tape records in this context.
-_deferring: Final[ContextVar[bool]] = ContextVar("fastinit.adapters.torch.deferring", default=False)
+_Recorder = Callable[[Tensor, Initializer], bool]
+
+# What a tape that records in this context does with a fill, see recorded_at_once(); None where no tape records.
+_recorder: Final[ContextVar[_Recorder | None]] = ContextVar("fastinit.adapters.torch.deferring", default=None)
 
 
 @contextmanager
-def deferring(on: bool = True) -> Iterator[None]:
-    """Inside, fills become operators that a tape sees, or again do not."""
-    token = _deferring.set(on)
+def deferring(recorder: _Recorder | None) -> Iterator[None]:
+    """Inside, fills become operators that a tape sees, or, without a recorder, again do not."""
+    token = _recorder.set(recorder)
     try:
         yield
     finally:
-        _deferring.reset(token)
+        _recorder.reset(token)
 
 
 def not_deferring() -> AbstractContextManager[None]:
     """Inside, tensors are filled although a tape records outside."""
-    return deferring(False)
+    return deferring(None)
 
 
 def is_deferring() -> bool:
     """Whether a tape records in this context."""
-    return _deferring.get()
+    return _recorder.get() is not None
+
+
+def recorded_at_once(tensor: Tensor, initializer: Initializer) -> bool:
+    """Whether a fill, by a key that follows from a name, went to the tape without torch's operator in between.
+
+    Calling an operator takes torch and its modes longer than all else that is done for a small parameter.
+    """
+    recorder = _recorder.get()
+    return recorder is not None and recorder(tensor, initializer)
 
 
 def is_recorded() -> bool:
     """Whether a fill in this context becomes an operator: of a graph, or on the tape of a deferred model."""
-    return is_traced() or _deferring.get() or _asked.get() is not None
+    return is_traced() or is_deferring() or _asked.get() is not None
 
 
 def record(tensor: Tensor, initializer: Initializer, key: Key | None) -> Tensor:
     """Fills a tensor by the operator, so that the graph in the making records it."""
-    text, words = json.dumps(initializer_config(initializer)), [] if key is None else list(key.words)
+    text, words = encoded(initializer), [] if key is None else list(key.words)
     answers = _asked.get()
     if answers is not None:
         answers.append((text, tuple(words)))

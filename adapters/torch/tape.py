@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastinit import Key
+from fastinit import Initializer, Key
+from fastinit.adapters.torch.drawing import REFUSALS
 from fastinit.adapters.torch.histories import (
     Call,
     Data,
@@ -37,19 +38,25 @@ from fastinit.adapters.torch.histories import (
     flattened,
     mapped,
     signature_of,
+    tensors_in,
 )
 from fastinit.adapters.torch.internals import (
     DispatchMode,
     StorageReference,
     address_of,
     has_memory_of_its_own,
+    is_innermost,
     returned_by,
     storage_behind,
+    without_function_modes,
     without_modes,
 )
+from fastinit.adapters.torch.recording import encoded
 from fastinit.adapters.torch.replaying import evaluated
+from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
+from fastinit.extending import is_random
 
-__all__ = ["DeferralError", "Tape"]
+__all__ = ["DeferralError", "Tape", "new_memory"]
 
 # Inputs of no more elements do not make large results, but for what no constructor does.
 SMALL: Final = 2**14
@@ -146,6 +153,10 @@ class Tape(DispatchMode):
             memory = self._memories[address_of(storage)] = _Memory(storage, state, born)
         return memory
 
+    def take(self, tensor: Tensor, state: State) -> None:
+        """Follows a tensor that was made before, as one in this state whose memory has still to get its values."""
+        self._born_empty(tensor).now(state, False)
+
     def _made(self, tensor: Tensor, source: Output, holds: bool) -> None:
         """A tensor that a call gave, in a storage of its own."""
         storage, view = tensor.untyped_storage(), View.of(tensor)
@@ -162,7 +173,7 @@ class Tape(DispatchMode):
         self._calls += 1
         if self._calls % 4096 == 0:
             self._memories = {key: one for key, one in self._memories.items() if not one.reference.expired()}
-        tensors = [one for one in flattened((args, kwargs)) if isinstance(one, Tensor)]
+        tensors = tensors_in((args, kwargs))
         if not all(map(has_memory_of_its_own, tensors)):
             for tensor in filter(has_memory_of_its_own, tensors):
                 self.settle(tensor)
@@ -181,6 +192,27 @@ class Tape(DispatchMode):
             return func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
         return self._recorded(func, signature, args, kwargs, tensors)
 
+    def fill(self, tensor: Tensor, initializer: Initializer) -> bool:
+        """Records what fastinit fills by the key of a name, without an operator; whether that was possible."""
+        if not is_innermost(self):
+            return False
+        with without_function_modes():
+            kind = kind_of(tensor)
+            if not (kind is Kind.PLAIN or (kind is Kind.UNREAL and tensor.is_meta)) or not tensor.numel():
+                return False
+            try:
+                initializer.check(tuple(tensor.shape), DTYPES[tensor.dtype])
+            except REFUSALS:
+                return False
+            number = next(self._counter)
+            identity = f"{self.identity}:{number}" if is_random(initializer) else None
+            read = Read(None, View.of(tensor))
+            args: Any = (read, encoded(initializer), [])
+            chosen = identity is not None and not _is_within_a_layer()
+            call = Call(torch.ops.fastinit.fill_.default, args, {}, number, identity, chosen, (read,))
+            self._wrote(call, [tensor], holds=False)
+        return True
+
     def _drawn_by_authors(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What a generator of the author's own gives are the author's numbers, as a table would be."""
         result = func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
@@ -196,21 +228,21 @@ class Tape(DispatchMode):
         unread = {id(one) for one in written} if signature.overwrites else set()
         if unread and any(id(one) not in unread and _same_storage(one, written) for one in tensors):
             unread = set()
-        memories = [self._known(tensor) for tensor in tensors]
+        found = [(id(tensor), self._known(tensor), View.of(tensor)) for tensor in tensors]
         late = signature.draws or any(
-            memory.is_late and (id(tensor) not in unread or not View.of(tensor).is_whole(memory.nbytes))
-            for tensor, memory in zip(tensors, memories, strict=True)
+            memory.is_late and (which not in unread or not view.is_whole(memory.nbytes))
+            for which, memory, view in found
         )
         number = next(self._counter)
+        reads = {which: Read(None if which in unread else memory.state, view) for which, memory, view in found}
 
         def frozen(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            return Read(None if id(value) in unread else self._known(value).state, View.of(value))
+            return reads[id(value)] if isinstance(value, Tensor) else value
 
         identity = f"{self.identity}:{number}" if signature.draws and _draws(func, args) else None
         chosen = identity is not None and not _is_within_a_layer()
-        call = Call(func, mapped(frozen, args), mapped(frozen, kwargs), number, identity, chosen)
+        read = tuple([reads[id(tensor)] for tensor in tensors])
+        call = Call(func, mapped(frozen, args), mapped(frozen, kwargs), number, identity, chosen, read)
         if written:
             late = late or sum(one.numel() for one in written) > signature.most or any(one.is_meta for one in written)
             if late and _is_known_to_write(written, signature):
@@ -234,11 +266,14 @@ class Tape(DispatchMode):
             if memory.data is not None and address_of(memory.data.storage) == address_of(tensor):
                 # calls that were recorded read what was there
                 memory.data.storage = memory.data.storage.clone()  # type: ignore[no-untyped-call]
-        result = call.function(*mapped(self._valued_but(written), args), **mapped(self._valued_but(written), kwargs))
+        if len(call.reads()) > len(written):
+            valued = self._valued_but(written)
+            args, kwargs = mapped(valued, args), mapped(valued, kwargs)
+        result = call.function(*args, **kwargs)
         if written:
             self._wrote(call, written, holds=True)
             return result
-        known = {address_of(one) for one in flattened((args, kwargs)) if isinstance(one, Tensor)}
+        known = {address_of(one) for one in tensors_in((args, kwargs))}
         outputs = [result] if isinstance(result, Tensor) else list(result or ())
         for number, output in enumerate(outputs):
             if isinstance(output, Tensor) and has_memory_of_its_own(output) and address_of(output) not in known:
@@ -248,9 +283,10 @@ class Tape(DispatchMode):
                     self._made(output, Output(call, number), holds=True)
         return result
 
-    def _born_empty(self, tensor: Tensor) -> None:
+    def _born_empty(self, tensor: Tensor) -> _Memory:
         storage = tensor.untyped_storage()
-        self._memories[address_of(storage)] = _Memory(storage, Empty(storage.nbytes()), True)
+        memory = self._memories[address_of(storage)] = _Memory(storage, Empty(storage.nbytes()), True)
+        return memory
 
     def _write_late(self, call: Call, written: list[Tensor]) -> Any:
         self._wrote(call, written, holds=False)

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from enum import Enum
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -15,9 +16,9 @@ from torch import Tensor
 from fastinit import ElementwiseInitializer, Initializer, Key, NewRows
 from fastinit.adapters.torch.devices import fill_on_device, fills_on_device
 from fastinit.adapters.torch.drawing import REFUSALS, Made, by_torch, given_key, notices
-from fastinit.adapters.torch.internals import increment_version, is_fake, is_transformed, is_watched, shape_of
+from fastinit.adapters.torch.internals import WATCHING, increment_version, is_fake, is_transformed, is_watched, shape_of
 from fastinit.adapters.torch.parametrized import tell_if_lost
-from fastinit.adapters.torch.recording import implement, is_deferring, is_recorded, record
+from fastinit.adapters.torch.recording import implement, is_deferring, is_recorded, record, recorded_at_once
 from fastinit.extending import DTYPES as FORMATS
 from fastinit.extending import (
     Buffer,
@@ -31,6 +32,7 @@ from fastinit.extending import (
     fill_memory,
     fill_rows_of,
     plan,
+    shortcut,
     shown,
 )
 
@@ -47,6 +49,7 @@ __all__ = [
     "kind_of",
     "not_a_tensor",
     "place",
+    "shortcut_of_this_thread",
     "write",
     "write_rows",
 ]
@@ -144,16 +147,32 @@ def local_part(tensor: Tensor, outer: Shard | None = None) -> tuple[Tensor, Shar
 
 
 class _Scratch(threading.local):
-    """A place to draw 64 bits into, for each thread, and the two words that they are."""
+    """A place to draw 64 bits into, for each thread, the two words that they are, and the shortcut that draws there."""
 
     def __init__(self) -> None:
         with torch.device("cpu"), torch.inference_mode(False):
             self.bits = torch.empty(1, dtype=torch.int64)
         low_word_first = self.bits.numpy().view(np.uint32)[:: 1 if sys.byteorder == "little" else -1]
         self.words = low_word_first.data
+        self.shortcut = shortcut(
+            kinds=(Tensor, torch.nn.Parameter),
+            exchange=getattr(Tensor, "__dlpack_c_exchange_api__", None),  # of torch 2.10 and later
+            watching=WATCHING,
+            odd=(Tensor.is_neg, Tensor.is_inference),  # what a transform wraps has no memory
+            odd_kind=(attrgetter("requires_grad"),),  # a Parameter is not computed, so that nothing is lost
+            draw=self.bits.random_,
+            draw_arguments=(-(2**63), None),
+            drawn=self.bits.data_ptr(),
+            written=increment_version,
+        )
 
 
 _scratch = _Scratch()
+
+
+def shortcut_of_this_thread() -> Any:
+    """What fills small tensors by the generator of the host in one call, see :func:`fastinit.extending.shortcut`."""
+    return _scratch.shortcut
 
 
 def _drawn_words(tensor: Tensor, generator: torch.Generator | None) -> tuple[int, int, int, int]:
@@ -199,6 +218,11 @@ def draw(
     fastinit fills what is plain and usual, and torch all else. Where the initializer's parameters do not fit, nothing
     has been drawn from the generator.
     """
+    if key is None and generator is None and _scratch.shortcut.fill(tensor, initializer):
+        return tensor
+    by_a_name = is_deferring() and key is None and generator is None  # or by what is given
+    if by_a_name and not isinstance(initializer, str) and recorded_at_once(tensor, initializer):
+        return tensor
     kind, given = kind_of(tensor), None if key is None else given_key(key, generator)
     if isinstance(initializer, str):
         return by_torch(tensor, given, generator, initializer, original, arguments)
@@ -219,6 +243,7 @@ def draw(
             return record(tensor, initializer, given)
         if size and given is None and isinstance(initializer, ElementwiseInitializer) and tensor.is_contiguous():
             sampling = plan(initializer, tensor.shape, DTYPES[tensor.dtype])
+            _scratch.shortcut.learn(tensor, initializer, sampling)
             return _fill_at_once(tensor, size, sampling, _drawn_words(tensor, generator))
         if given is None and kind is not DISTRIBUTED:
             initializer.check(tuple(tensor.shape), DTYPES[tensor.dtype])  # or the generator stays as it is

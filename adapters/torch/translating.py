@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from fastinit.adapters.torch.histories import (
     calls_of,
     drawn_by,
     fill_of,
+    only_call,
     operators_of,
 )
 from fastinit.adapters.torch.replaying import evaluated, graph_of
@@ -36,6 +38,7 @@ from fastinit.extending import (
     disjoint,
     finished,
     inverse_erf,
+    is_random,
     of_elements,
     over,
     painted,
@@ -89,6 +92,9 @@ _ZERO: Final = _Leaf(Constant(0.0))
 
 def program_of(state: State, view: View, shared: Container[str] = ()) -> Program:
     """The program of a tensor. Of `shared` draws, which other tensors follow from, each element stays in its place."""
+    at_once = _made_at_once(state, view)
+    if at_once is not None:
+        return at_once
     found = _Folding(shared).form(state, view)
     calls = calls_of(state)
     names = operators_of(calls)
@@ -129,6 +135,32 @@ def program_of(state: State, view: View, shared: Container[str] = ()) -> Program
         chosen=any(drawing[number][1].chosen for number in left),
         shape=view.shape,
     )
+
+
+def _made_at_once(state: State, view: View) -> Program | None:
+    """The program of a tensor that one call draws, or sets to a number, as that of most; None of any other."""
+    call = only_call(state)
+    if call is None or not isinstance(state, Written) or state.view != view or state.source.number:
+        return None
+    if call.identity is None:
+        number = _ONE_NUMBER.get(call.function)
+        return None if number is None else _of_number(number, operators_of([call]))
+    initializer = drawn_by(call)
+    if initializer is None or isinstance(initializer, Painted) or not is_random(initializer):
+        return None
+    return Program(initializer, (call.identity,), operators=operators_of([call]), chosen=call.chosen)
+
+
+_ONE_NUMBER: Final = {
+    torch.ops.aten.zero_.default: 0.0,
+    torch.ops.aten.zeros.default: 0.0,
+    torch.ops.aten.ones.default: 1.0,
+}
+
+
+@lru_cache(maxsize=64)
+def _of_number(number: float, operators: tuple[str, ...]) -> Program:
+    return Program(Constant(number), operators=operators)
 
 
 def _boxes(parts: Sequence[_Part]) -> list[Box]:
@@ -311,6 +343,8 @@ def _where(view: View, part: View) -> tuple[tuple[int, ...], tuple[int, ...], bo
     """The box of a view that another is; `_NOWHERE` if they share no element, None where it is neither."""
     if not view.size or not part.size:
         return _NOWHERE
+    if view == part and not view.repeats:
+        return (0,) * len(view.shape), view.shape, True
     if view[3:] == part[3:] and not (view.repeats or part.repeats):
         found = box_of(view.shape, view.strides, part.shape, part.strides, part.offset - view.offset)
         if found is not None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import fastinit
 
-from . import adapters, fills, peers
+from . import adapters, fills, peers, programs
 from .lab import Lab, Result
 from .peers import JOBS, PEERS
 from .report import Bar, under
@@ -37,7 +37,8 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PJRT_NPROC": str(fastinit.default_num_thr
 ENVIRONMENTS = {name: {"KERAS_BACKEND": name, **QUIET} for name in BACKENDS}
 
 BARS, WARM, FRESH = "The last factor", "Warm memory", "Fresh memory"
-TORCH, NUMBA, CUDA = "PyTorch adapter", "Numba adapter", "CUDA device"
+TORCH, PROGRAMS = "PyTorch adapter", "Programs"
+NUMBA, CUDA = "Numba adapter", "CUDA device"
 KERAS, JAX = "Keras adapter, fresh memory", "JAX adapter, fresh memory"
 #: The processor whose floors the table gives, as race.json names it.
 FLOORS = "family 6, model 207"
@@ -60,6 +61,7 @@ threads, orthogonal, shard, small, gpt2 = map(
     ways, (fills.two_threads, fills.orthogonal, fills.column_shard, fills.small_fill, adapters.gpt2_xl)
 )
 own = ways(adapters.gpt2_xl_own)
+eighth, memory_of_an_eighth = map(ways, (programs.eighth, programs.memory_of_an_eighth))
 drop_in, small_drop_in, mesh = map(ways, (adapters.drop_in, adapters.small_drop_in, adapters.shards_of_a_mesh))
 keras_class, jax, numba, cuda = map(
     ways, (adapters.keras_class, adapters.jax_factory, adapters.numba_fill, adapters.on_device)
@@ -175,6 +177,26 @@ ROWS = (
         ),
         Row("a shard's memory beyond its own: one of 2^18", under(1024), adapters.memory_of_a_shard, unit="KiB"),
     ),
+    *rows(
+        PROGRAMS,
+        Row("transformers' init_weights of GPT-2 inside keyed(), warm, against the bare call", Bar(5), programs.late),
+        Row("what keyed() adds per parameter, of 2000 of 4x4 and 4", under(60), programs.overhead, unit="us"),
+        Row("initialize_ of GPT-2 without digests, warm, against the sum of its fills", Bar(0.8), programs.initialized),
+        Row("verify of GPT-2 against the sum of its fills", Bar(0.8), programs.verified),
+        *(
+            Row(f"InitReader of 1/8 of GPT-2 XL in {dtype} against 1/8 of the fill", under(1.3), eighth(dtype=dtype))
+            for dtype in ("float32", "bfloat16")
+        ),
+        *(
+            Row(f"its memory beyond the shard: {dtype}", under(64), memory_of_an_eighth(dtype=dtype), unit="MiB")
+            for dtype in ("float32", "bfloat16")
+        ),
+        *(
+            Row(f"a call of init.{name} on 16x16 against torch's", Bar(least), small_drop_in(name=name, n=16))
+            # the last is torch's own function, so 1 but for noise
+            for name, least in (("xavier_uniform_", 1.5), ("normal_", 1.5), ("zeros_", 0.95))
+        ),
+    ),
     *(
         Row(f"Keras on {backend}: {what}", bar, partial(measure, backend=backend), section=KERAS, process=backend)
         for backend in BACKENDS
@@ -237,4 +259,4 @@ ROWS = (
     ),
 )
 RACE = (BARS, *JOBS)
-FIGURES = (WARM, FRESH, TORCH, KERAS, JAX, NUMBA, CUDA)
+FIGURES = (WARM, FRESH, TORCH, PROGRAMS, KERAS, JAX, NUMBA, CUDA)

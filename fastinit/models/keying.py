@@ -86,6 +86,9 @@ def program_keys(parameters: Iterable[Parameter], seed: int | str) -> dict[str, 
     keyed: dict[str, Keyed] = {}
     for name, program in found.items():
         own = root.fold_in(name)
+        if all(owners[draw] == (name, number) for number, draw in enumerate(program.draws)):  # as mostly
+            keyed[name] = Keyed(own, program.initializer, None)
+            continue
         keys: list[Key | None] = []
         sources: list[tuple[str, int]] = []
         for number, draw in enumerate(program.draws):

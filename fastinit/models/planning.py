@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
+from fastinit.checks import changed
 from fastinit.dtypes import DTYPES
 from fastinit.models.recipes import Recipe, assigned
 from fastinit.models.records import Entry, Record
@@ -64,7 +64,7 @@ def planned(
     open_ = [one and (some is None or some.is_open) for one, some in zip(everything, new, strict=True)]
     found = assigned(parameters, recipe, seed, unmatched, frozen=frozen, in_memory=in_memory, asked=open_)
     found = [entry if some is None else _with_rows(entry, some) for entry, some in zip(found, new, strict=True)]
-    entries = [replace(entry, dtype=dtype) for entry, dtype in zip(found, dtypes, strict=True)]
+    entries = [changed(entry, dtype=dtype) for entry, dtype in zip(found, dtypes, strict=True)]
     for entry in entries:
         if isinstance(entry.initializer, NewRows) and not in_memory:
             raise ValueError(f"{entry.name!r} has no values, and so no old rows to keep: fill all of it")

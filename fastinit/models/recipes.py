@@ -330,11 +330,12 @@ def assigned(
                 lost.append(parameter.name)
             if not in_memory and isinstance(found.initializer, Keep):
                 found = _program(parameter) or found
-            own_key = key.fold_in(parameter.name)
             if parameter.program is not None and found.initializer is parameter.program.initializer:
                 check_slice(parameter)
                 own_key, filled, copied = programs[parameter.name]
                 found = Chosen(filled, found.title if copied is None else f"the author's own: a copy of {copied}")
+            else:
+                own_key = key.fold_in(parameter.name)
             std, fans = expected_std(found.initializer, parameter.shape), parameter.fans
         except ValueError as problem:
             raise ValueError(f"{parameter.name!r} of shape {parameter.shape}: {problem}") from None
@@ -371,5 +372,4 @@ def choice(parameter: Parameter, recipe: Recipe, frozen: bool = False) -> Chosen
     """What a recipe does to a parameter, and why; None if it has no answer."""
     if parameter.frozen and parameter.program is None and not frozen:
         return Chosen(Keep(), "frozen: kept")
-    found = recipe.find(parameter)
-    return None if found is None else Chosen(found[1], found[0].title)
+    return recipe.choice(parameter)

@@ -75,18 +75,22 @@ class Entry:
         object.__setattr__(
             self, "other_names", sequence_of(str, "other_names must be a sequence of str", self.other_names)
         )
-        for what, kinds in (
-            *(("name", str), ("rule", str), ("initializer", Initializer), ("key", Key), ("fans", (Fans, NONE))),
-            *(("std", (float, int, NONE)), ("dtype", (str, NONE)), ("digest", (str, NONE))),
-        ):
+        for what, kinds in _KINDS:
             value = getattr(self, what)
-            if not isinstance(value, kinds) or isinstance(value, bool):
+            if not isinstance(value, kinds) or value is True or value is False:
                 raise TypeError(f"{what} of an entry has the wrong type: {shown(value)}")
-            if isinstance(value, str):
+            if type(value) is not str and isinstance(value, str):
                 object.__setattr__(self, what, text(value))
         object.__setattr__(self, "shape", checked_shape(self.shape))
         if self.std is not None:
             object.__setattr__(self, "std", any_number(self.std, "std"))
+
+
+_KINDS: Final = (
+    *(("name", str), ("rule", str), ("initializer", Initializer), ("key", Key), ("fans", (Fans, NONE))),
+    *(("std", (float, int, NONE)), ("dtype", (str, NONE)), ("digest", (str, NONE))),
+)
+"""What the fields of an entry are, by their names."""
 
 
 class _Places:

@@ -13,7 +13,7 @@ Orthogonal(gain=1.0, column_axis=0)
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
 from functools import lru_cache
@@ -131,14 +131,12 @@ class Parameter:
         object.__setattr__(self, "types", sequence_of(str, "types of a parameter must be a sequence of str", types))
         names = sequence_of(str, "other_names of a parameter must be a sequence of str", self.other_names)
         object.__setattr__(self, "other_names", names)
-        for what, kinds in (
-            *(("role", str), ("layer", str), ("layout", (str, Axes, NONE))),
-            *(("activation", (str, NONE)), ("program", (Program, NONE))),
-        ):
-            if not isinstance(getattr(self, what), kinds):
-                raise TypeError(f"{what} of a parameter has the wrong type: {shown(getattr(self, what))}")
-            if isinstance(getattr(self, what), str):
-                object.__setattr__(self, what, text(getattr(self, what)))
+        for what, kinds in _KINDS:
+            value = getattr(self, what)
+            if not isinstance(value, kinds):
+                raise TypeError(f"{what} of a parameter has the wrong type: {shown(value)}")
+            if type(value) is not str and isinstance(value, str):
+                object.__setattr__(self, what, text(value))
         for what in ("transposed", "tied", "frozen", "beside_tied", "sliced"):
             if not isinstance(getattr(self, what), bool):
                 raise TypeError(f"{what} of a parameter must be a bool, got {shown(getattr(self, what))}")
@@ -172,6 +170,13 @@ class Parameter:
         if self.layout is None or len(self.shape) < 2:
             return None
         return fans(self.shape, **self.geometry)
+
+
+_KINDS: Final = (
+    *(("role", str), ("layer", str), ("layout", (str, Axes, NONE))),
+    *(("activation", (str, NONE)), ("program", (Program, NONE))),
+)
+"""What some fields of a parameter are, by their names."""
 
 
 class Chosen(NamedTuple):
@@ -249,10 +254,11 @@ class Rule:
 
     def matches(self, parameter: Parameter) -> bool:
         """Whether its patterns fit a parameter."""
-        types, name = _pattern(self.types), _pattern(self.name)
-        if not (name.match(parameter.name) or name.match(parameter.role)):
-            return False
-        return self.types == "*" or any(types.match(one) for one in parameter.types)
+        if self.name != "*":
+            name = _pattern(self.name)
+            if not (name.match(parameter.name) or name.match(parameter.role)):
+                return False
+        return self.types == "*" or any(map(_pattern(self.types).match, parameter.types))
 
     def chosen(self, parameter: Parameter) -> Chosen | None:
         """What it fills a parameter with that its patterns fit; None if it passes it on.
@@ -370,14 +376,24 @@ class Recipe:
 
     def find(self, parameter: Parameter) -> tuple[Rule, Initializer] | None:
         """As :meth:`match`; None if no rule fills the parameter."""
+        for rule, chosen in self._found(parameter):
+            return (rule if chosen.title == rule.title else replace(rule, title=chosen.title)), chosen.initializer
+        return None
+
+    def choice(self, parameter: Parameter) -> Chosen | None:
+        """What fills a parameter, and why; None if no rule does.
+
+        Raises what :meth:`match` raises, but for that.
+        """
+        return next((chosen for _, chosen in self._found(parameter)), None)
+
+    def _found(self, parameter: Parameter) -> Iterator[tuple[Rule, Chosen]]:
         for position, rule in enumerate(self.rules):
             if rule.matches(parameter):
                 chosen = rule.chosen(parameter)
                 if chosen is not None:
                     self._check_exact(parameter, rule, chosen.initializer, self.rules[position + 1 :])
-                    named = rule if chosen.title == rule.title else replace(rule, title=chosen.title)
-                    return named, chosen.initializer
-        return None
+                    yield rule, chosen
 
     @staticmethod
     def _check_exact(parameter: Parameter, rule: Rule, initializer: Initializer, later: tuple[Rule, ...]) -> None:

@@ -145,6 +145,14 @@ def test_what_a_flat_parameter_says():
     assert internals.FLAT_MARK == "_is_flat_param" and not internals.is_flattened(torch.nn.Linear(2, 2))
 
 
+class _Counting(torch.overrides.TorchFunctionMode):
+    calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
 def test_storages_and_operators():
     tensor = torch.ones(3)
     reference = internals.StorageReference(tensor.untyped_storage())
@@ -165,6 +173,7 @@ def test_storages_and_operators():
     assert internals.has_memory_of_its_own(torch.nn.Linear(2, 2).weight)
     assert not internals.has_memory_of_its_own(torch.ones(2).to_sparse())
     assert not internals.has_memory_of_its_own(torch.nn.LazyLinear(2).weight)
+    assert internals.is_lazy(torch.nn.LazyLinear(2).weight) and not internals.is_lazy(torch.nn.Linear(2, 2).weight)
     kept, other = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.empty(2, device="meta"))
     held = [kept]
     assert internals.swapped(kept, other) and held[0].is_meta and not other.is_meta
@@ -172,6 +181,13 @@ def test_storages_and_operators():
     assert internals.swapped(kept, other) and not kept.is_meta and reference() is kept
     with torch._subclasses.FakeTensorMode(), internals.without_modes():
         assert torch.ones(2).tolist() == [1.0, 1.0]
+    with torch._subclasses.FakeTensorMode() as outer:
+        assert internals.is_innermost(outer)
+        with torch._subclasses.FakeTensorMode() as inner:
+            assert internals.is_innermost(inner) and not internals.is_innermost(outer)
+    with _Counting() as seen, internals.without_function_modes():
+        torch.ones(2).add(1).reshape(2)
+    assert seen.calls == 0
     layer, zeros = torch.nn.Linear(2, 2), Program(Zeros())
     internals.keep_program(layer, "weight", zeros)
     internals.keep_program(layer, "bias", zeros)

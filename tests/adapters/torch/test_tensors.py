@@ -11,7 +11,14 @@ import fastinit  # noqa: E402
 from fastinit import Key  # noqa: E402
 from fastinit.adapters.torch import fill_  # noqa: E402
 from fastinit.adapters.torch.internals import is_watched  # noqa: E402
-from fastinit.adapters.torch.tensors import DTYPES, Kind, drawn_key, kind_of  # noqa: E402
+from fastinit.adapters.torch.tensors import (  # noqa: E402
+    DTYPES,
+    Kind,
+    draw,
+    drawn_key,
+    kind_of,
+    shortcut_of_this_thread,
+)
 from fastinit.dtypes import DTYPES as FORMATS  # noqa: E402
 
 KEY = Key(0).fold_in("tensors")
@@ -253,3 +260,99 @@ def test_threads_draw_different_keys():
 def test_tensors_without_memory_are_no_excuse():
     with pytest.raises(TypeError, match="initializer must be an Initializer"):
         fill_(torch.empty(3, device="meta"), 5, Key(0))
+
+
+@pytest.mark.parametrize("dtype", list(DTYPES), ids=str)
+@pytest.mark.parametrize("shape", [(), (1,), (16, 16), (3, 1, 5, 2), (2, 1, 1, 1, 1, 1, 1, 1, 3)], ids=str)
+def test_small_fills_are_the_same_again(dtype, shape):
+    """The first fill of a shape goes the long way, the second the short one: the same bytes, the same generator."""
+    initializer = fastinit.Normal(0.125, 0.5 + len(shape))
+    for make in (torch.zeros, lambda *given, **named: torch.nn.Parameter(torch.zeros(*given, **named))):
+        found, left = [], []
+        for _ in range(3):
+            torch.manual_seed(5)
+            tensor = make(shape, dtype=dtype)
+            before = tensor._version
+            assert draw(tensor, None, None, initializer, torch.nn.init.normal_) is tensor
+            assert tensor._version == before + 1
+            found.append(tensor.detach().clone())
+            left.append(torch.get_rng_state())
+        expected = fill_(torch.zeros(shape, dtype=dtype), initializer, _next_key(5))
+        for one, state in zip(found, left, strict=True):
+            assert torch.equal(_bits(one), _bits(expected))
+            assert torch.equal(state, left[0])
+
+
+def _bits(tensor):
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _next_key(seed):
+    torch.manual_seed(seed)
+    return drawn_key(torch.empty(1))
+
+
+def _odd_tensors():
+    with torch.inference_mode():
+        inferred = torch.empty(4, 4)
+    freed = torch.empty(4, 4)
+    freed.untyped_storage().resize_(0)
+    return {
+        "negative": torch._neg_view(torch.empty(4, 4)),
+        "transposed": torch.empty(4, 4).T,
+        "strided": torch.empty(4, 8)[:, ::2],
+        "expanded": torch.empty(4, 1).expand(4, 4),
+        "computed": torch.empty(4, 4, requires_grad=True) * 1,
+        "of inference mode": inferred,
+        "freed": freed,
+        "meta": torch.empty(4, 4, device="meta"),
+        "sparse": torch.eye(4).to_sparse(),
+        "empty": torch.empty(0, 4),
+        "of integers": torch.empty(4, 4, dtype=torch.int32),
+        "a subclass": torch.empty(4, 4).as_subclass(type("Own", (torch.Tensor,), {})),
+        "no tensor": np.zeros((4, 4), np.float32),
+    }
+
+
+@pytest.mark.parametrize("kind", _odd_tensors())
+def test_the_short_way_leaves_what_is_odd_alone(kind):
+    initializer, tensor = fastinit.Normal(0.0, 0.375), _odd_tensors()[kind]
+    short = shortcut_of_this_thread()
+    draw(torch.empty(4, 4), None, None, initializer, torch.nn.init.normal_)
+    assert short.fill(torch.empty(4, 4), initializer)
+    state = torch.get_rng_state()
+    assert not short.fill(tensor, initializer)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
+def test_the_short_way_is_closed_while_somebody_watches():
+    initializer, tensor = fastinit.Normal(0.0, 0.375), torch.empty(4, 4)
+    short = shortcut_of_this_thread()
+    draw(tensor, None, None, initializer, torch.nn.init.normal_)
+    for mode in (torch.overrides.BaseTorchFunctionMode(), torch._subclasses.FakeTensorMode(), torch.device("cpu")):
+        with mode:
+            assert not short.fill(tensor, initializer)
+    seen = []
+    for transform in (torch.func.vmap, torch.func.functionalize):
+        transform(lambda one: (seen.append(short.fill(one, initializer)), one)[1])(torch.empty(2, 4, 4))
+    torch.func.grad(lambda one: (seen.append(short.fill(one, initializer)), one.sum())[1])(torch.empty(4, 4))
+    traced = lambda one: (seen.append(short.fill(tensor, initializer)), one * 2)[1]  # noqa: E731
+    torch.jit.trace(traced, torch.ones(2), check_trace=False)
+    assert seen and not any(seen)
+    assert short.fill(tensor, initializer)
+
+
+def test_each_thread_has_a_short_way():
+    found = []
+    initializer = fastinit.Normal(0.0, 0.375)
+
+    def run():
+        for _ in range(2):
+            found.append(draw(torch.empty(4, 4), None, None, initializer, torch.nn.init.normal_))
+
+    for _ in range(2):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert all(not torch.equal(one, other) for one in found for other in found if one is not other)
