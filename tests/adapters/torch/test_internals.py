@@ -185,6 +185,9 @@ def test_storages_and_operators():
         assert internals.is_innermost(outer)
         with torch._subclasses.FakeTensorMode() as inner:
             assert internals.is_innermost(inner) and not internals.is_innermost(outer)
+    assert not any(one() for one in internals.WATCHING)
+    with outer:
+        assert any(one() for one in internals.WATCHING)
     with _Counting() as seen, internals.without_function_modes():
         torch.ones(2).add(1).reshape(2)
     assert seen.calls == 0
