@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from fastinit.checks import changed
 from fastinit.dtypes import DTYPES
