@@ -144,11 +144,12 @@ def _made_at_once(state: State, view: View) -> Program | None:
         return None
     if call.identity is None:
         number = _ONE_NUMBER.get(call.function)
-        return None if number is None else _of_number(number, operators_of([call]))
+        return None if number is None else _of_number(number, operators_of([call]), view.shape)
     initializer = drawn_by(call)
     if initializer is None or isinstance(initializer, Painted) or not is_random(initializer):
         return None
-    return Program(initializer, (call.identity,), operators=operators_of([call]), chosen=call.chosen)
+    operators = operators_of([call])
+    return Program(initializer, (call.identity,), operators=operators, chosen=call.chosen, shape=view.shape)
 
 
 _ONE_NUMBER: Final = {
@@ -159,8 +160,8 @@ _ONE_NUMBER: Final = {
 
 
 @lru_cache(maxsize=64)
-def _of_number(number: float, operators: tuple[str, ...]) -> Program:
-    return Program(Constant(number), operators=operators)
+def _of_number(number: float, operators: tuple[str, ...], shape: tuple[int, ...]) -> Program:
+    return Program(Constant(number), operators=operators, shape=shape)
 
 
 def _boxes(parts: Sequence[_Part]) -> list[Box]:
