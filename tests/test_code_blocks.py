@@ -22,6 +22,8 @@ FENCE = re.compile(r"^(`{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILI
 # What a block may import that is not everywhere, by the name of the package.
 PACKAGES = ("torch", "transformers", "keras", "jax", "flax", "optax", "numba", "tensorflow", "mlxtend", "sklearn")
 AT_ONCE = 2
+# Documents whose blocks start processes of their own, or train for longer: run by `make test-long`.
+LONG = ("docs/tutorials/keras-image.md", "docs/tutorials/fsdp2.md", "docs/how-to/another-mesh.md")
 
 
 def blocks(text, language="python"):
@@ -59,6 +61,8 @@ def paste(tmp_path_factory):
             "PYTHONFAULTHANDLER": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+        if "from numba import cuda" in program:
+            quiet["NUMBA_ENABLE_CUDASIM"] = "1"
         return subprocess.run(
             [sys.executable, "pasted.py"],
             cwd=folder,
@@ -87,7 +91,9 @@ def pasted(paste, request):
         }
 
 
-@pytest.mark.parametrize("place", BLOCKS)
+@pytest.mark.parametrize(
+    "place", [pytest.param(place, marks=[pytest.mark.long] * place.startswith(LONG)) for place in BLOCKS]
+)
 def test_a_block_runs_as_it_is_pasted(place, pasted):
     if place not in pasted:
         pytest.skip(f"needs {', '.join(sorted(imported(BLOCKS[place])))}")
@@ -108,6 +114,7 @@ def test_every_block_of_python_was_found():
     assert languages <= {"python", "text"}
     assert sum(place.startswith("README.md") for place in BLOCKS) == 2
     assert len(BLOCKS) > 30
+    assert all((ROOT / name).exists() for name in LONG)
 
 
 def test_the_readme_is_short():
