@@ -140,6 +140,8 @@ def backward_gain(activation: str | Activation, **parameters: float) -> float:
     **parameters : float
         Of the activation, as in :func:`gain`.
 
+    Examples
+    --------
     >>> round(backward_gain("relu") ** 2, 6), round(backward_gain("tanh"), 5)
     (2.0, 1.46741)
     """

@@ -44,7 +44,10 @@ def planned(
     unmatched, frozen, in_memory, asked
         As in :func:`fastinit.assigned`.
 
-    Raises what :func:`fastinit.assigned` and :func:`check_entry` raise.
+    Raises
+    ------
+    TypeError, ValueError, UnmatchedParameter
+        As :func:`fastinit.assigned` and :func:`check_entry`.
 
     Examples
     --------

@@ -177,7 +177,10 @@ def recipe_for(recipe: str | Recipe | None, parameters: Iterable[Parameter]) -> 
     parameters : iterable of Parameter
         Those of the model.
 
-    Raises what :func:`recipe_named` raises.
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`recipe_named`.
 
     Examples
     --------
