@@ -164,6 +164,11 @@ DTYPES: Final = {
 def dtype_named(name: object) -> DType:
     """The format called `name`: a str, or anything whose ``name`` is one (a ``numpy.dtype``).
 
+    Parameters
+    ----------
+    name : object
+        The format's name, or what has one.
+
     Raises
     ------
     TypeError

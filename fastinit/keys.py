@@ -33,10 +33,20 @@ def canonical_name(name: str) -> str:
     ``DataParallel`` and ``DistributedDataParallel`` add ``module``, ``torch.compile`` adds ``_orig_mod``, FSDP and
     activation checkpointing add their own; a model keeps its weights whichever of them it is wrapped in.
 
+    Parameters
+    ----------
+    name : str
+        The name as the wrapped model has it.
+
+    Raises
+    ------
+    TypeError
+        For anything but a str.
+
+    Examples
+    --------
     >>> canonical_name("module.encoder._orig_mod.weight")
     'encoder.weight'
-
-    Raises TypeError for anything but a str.
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of a parameter must be a str, got {shown(name)}")
@@ -243,7 +253,17 @@ class Keys(Sequence[Key]):
 
 
 def checked_key(key: Any) -> Key:
-    """A key. Raises TypeError for anything else, integer seeds among them.
+    """The key itself, where it is one.
+
+    Parameters
+    ----------
+    key : object
+        What a caller gave.
+
+    Raises
+    ------
+    TypeError
+        For anything but a Key, integer seeds among them.
 
     Examples
     --------

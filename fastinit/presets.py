@@ -56,6 +56,11 @@ class Preset(NamedTuple):
     takes_slope : bool
         Whether `negative_slope` divides the scale by 1 + negative_slope^2, for leaky rectifiers.
 
+    Raises
+    ------
+    TypeError, ValueError
+        When it is called: for a `negative_slope` where the row takes none, or arguments out of range.
+
     Examples
     --------
     >>> import fastinit

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,7 +63,13 @@ def preset_form(
 
 def of_class(own: Callable[..., Any]) -> str:
     """The docstring of the factory of a class of fastinit."""
-    return f"{inspect.getdoc(own)}\n\nFor JAX, `dtype` is the default dtype of the arrays; JAX's own if None."
+    first, *sections = re.split(r"^(?=\w+\n-{4,}\n)", (inspect.getdoc(own) or "") + "\n", flags=re.MULTILINE)
+    parameters = "Parameters\n----------\n"
+    if sections and sections[0].startswith(parameters):
+        parameters = sections.pop(0).rstrip() + "\n"
+    dtype = "dtype : dtype, optional\n    Default dtype of the arrays; JAX's own if None.\n"
+    returns = "Returns\n-------\njax.nn.initializers.Initializer\n    ``init(key, shape, dtype, out_sharding)``.\n"
+    return "\n".join([first.rstrip() + "\n", parameters + dtype, returns, "".join(sections)]).rstrip()
 
 
 def class_form(own: Callable[..., Any]) -> inspect.Signature:

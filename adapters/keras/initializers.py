@@ -608,6 +608,11 @@ class ICNR(Random, RandomInitializer):
         Which of the two varies more slowly on the last axis: "subpixel" is that of TensorFlow's depth_to_space.
     seed : int, SeedGenerator, Key or None
 
+    Raises
+    ------
+    ValueError
+        If `factor` or `order` is out of range, or the initializer is none of this module.
+
     Examples
     --------
     >>> from fastinit.adapters.keras import initializers

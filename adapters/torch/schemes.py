@@ -171,7 +171,7 @@ def variance_scaling_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Of at least two axes, (out, in, ...).
+        (out, in, ...), of at least two axes. Filled in place and returned.
     scale : float
         Multiplies the variance, in (0, inf).
     mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
@@ -441,7 +441,7 @@ def delta_orthogonal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        (out, in, ...) with one to three spatial axes and out >= in.
+        (out, in, ...) with one to three spatial axes and out >= in. Filled in place and returned.
     gain : float
         Multiplies the matrix.
     generator, key
@@ -481,7 +481,7 @@ def icnr_(
     Parameters
     ----------
     tensor : torch.Tensor
-        (out, in, ...) with d of one to three spatial axes; factor^d must divide out.
+        (out, in, ...) with d of one to three spatial axes; factor^d must divide out. Filled in place and returned.
     factor : int
         The PixelShuffle's upscale_factor.
     initializer : Initializer, optional

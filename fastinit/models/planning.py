@@ -65,7 +65,17 @@ def planned(
 
 
 def check_entry(entry: Entry) -> None:
-    """Raises the error that filling as the entry says would raise, naming the parameter; writes nothing.
+    """Checks that filling as the entry says will succeed; writes nothing.
+
+    Parameters
+    ----------
+    entry : Entry
+        What is to be filled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What filling would raise, with the parameter's name.
 
     Examples
     --------
@@ -92,7 +102,15 @@ def check_entry(entry: Entry) -> None:
 def read_record(record: Record | str | os.PathLike[str]) -> Record:
     """A record, from its JSON or from the path of a file that holds it.
 
-    Raises TypeError for anything else, and what :meth:`fastinit.Record.from_json` raises.
+    Parameters
+    ----------
+    record : Record, str or path
+        The record, its JSON, or where it is.
+
+    Raises
+    ------
+    TypeError, ValueError, OSError
+        For anything else; what :meth:`fastinit.Record.from_json` raises; where the file cannot be read.
 
     Examples
     --------

@@ -147,6 +147,11 @@ RECIPES: Final = {recipe.name: recipe for recipe in (OWN, AUTO, FANS, TORCH)}
 def recipe_named(recipe: str | Recipe) -> Recipe:
     """A recipe by its name; a Recipe is itself.
 
+    Parameters
+    ----------
+    recipe : str or Recipe
+        "own", "auto", "fans" or "torch".
+
     Raises
     ------
     TypeError, ValueError

@@ -91,6 +91,13 @@ class Parameter:
         Whether it is an embedding as wide as one that is tied to the output head: the two may be added, so they share
         a scale. :func:`fastinit.assigned` finds out.
 
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ValueError
+        If the shape, the layout or a count makes no sense.
+
     Examples
     --------
     >>> import fastinit
@@ -207,6 +214,11 @@ class Rule:
     title : str
         What the record calls the rule; its patterns by default.
 
+    Raises
+    ------
+    TypeError
+        If a pattern or the title is no str, or `initializer` neither an initializer nor callable.
+
     Examples
     --------
     >>> import fastinit
@@ -316,6 +328,8 @@ class Recipe:
 
     Raises
     ------
+    TypeError
+        If `rules` holds anything but rules, or `name` is no str.
     ValueError
         If two rules have the same patterns and different initializers, so that the second would never be asked.
 

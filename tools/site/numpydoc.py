@@ -17,8 +17,22 @@ def markdown(text: str, link: Callable[[str], str]) -> str:
     """A docstring for a page. `link(target)` gives the Markdown of a reference to a name."""
     text = ROLE.sub(lambda role: link(role[1]), text)
     first, *sections = SECTION.split("\n" + text)
-    notes = (prose(one) if one.startswith("Notes\n") else one for one in sections)
-    return "".join([prose(first), *notes]).strip("\n")
+    for number, section in enumerate(sections):
+        if section.startswith("Notes\n"):
+            sections[number] = prose(section)
+        elif section.startswith(("Parameters\n", "Attributes\n")):
+            sections[number] = apart(section)
+    return "".join([prose(first), *sections]).strip("\n")
+
+
+def apart(section: str) -> str:
+    """Parameters that share an explanation, one by one: griffe would give all of them the first one's default."""
+    made: list[str] = []
+    for part in re.split(r"(?<=\n)(?=[\w*])", section):
+        head, _, text = part.partition("\n")
+        names, colon, kind = head.partition(" : ")
+        made += [f"{name}{colon}{kind}\n{text}" for name in names.split(", ")] if text.startswith("    ") else [part]
+    return "".join(made)
 
 
 def prose(text: str) -> str:

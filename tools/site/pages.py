@@ -25,6 +25,7 @@ PROJECT = {
 }
 # Tables of thousands of rows: they are read where they stand, and would be most of the search's index.
 UNSEARCHED = ("zoo.md", "zoo-keras.md", "race.md", "race-zen3.md", "stream-v1-coefficients.md")
+ALONE = ("index.md", "start.md")  # without others beside them
 LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")
 SUMMARIES: dict[str, tuple[str, str]] = {}
 
@@ -56,6 +57,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     uri = page.file.src_uri
     if uri in UNSEARCHED:
         page.meta["search"] = {"exclude": True}
+    if uri in ALONE:
+        page.meta["hide"] = ["navigation"]
     SUMMARIES[page.file.dest_uri] = summary(markdown)
     sources = {page: document for document, page in PROJECT.items()}
     here = Path(sources.get(uri, f"docs/{uri}")).parent
