@@ -34,7 +34,8 @@ def test_a_docstring_becomes_markdown(text, expected):
 
 
 def test_parameters_that_share_an_explanation_stand_apart():
-    text = "Fills.\n\nParameters\n----------\nlow, high : float\n    Of the interval.\n*rest\n    More.\n\nExamples\n--------\n>>> 1\n1"
+    text = "Fills.\n\nParameters\n----------\nlow, high : float\n    Of the interval.\n*rest\n    More.\n\n"
+    text += "Examples\n--------\n>>> 1\n1"
     found = markdown(text, link)
     assert "low : float\n    Of the interval.\nhigh : float\n    Of the interval.\n*rest\n    More.\n" in found
     assert found.endswith("Examples\n--------\n>>> 1\n1")  # griffe takes examples as they are
