@@ -30,9 +30,21 @@ LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")
 SUMMARIES: dict[str, tuple[str, str]] = {}
 
 
+def on_startup(**_: Any) -> None:
+    """Copies the sources before mkdocstrings looks for its paths."""
+    copy_sources()
+
+
 def on_config(config: Any) -> Any:
+    """Copies the sources again: `make docs-serve` builds anew at every change."""
+    copy_sources()
+    return config
+
+
+def copy_sources() -> None:
     """Copies the package's sources to where they are when it is installed, for griffe to read."""
-    sys.path.insert(0, str(ROOT))  # for tools.site.reference
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # for tools.site.reference
     listed = subprocess.run(
         [sys.executable, ROOT / "tools/list_sources.py"], capture_output=True, text=True, check=True
     )
@@ -42,7 +54,6 @@ def on_config(config: Any) -> Any:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, place)
     (SOURCES / "fastinit/adapters/__init__.py").touch()  # a namespace when it is installed, which griffe passes over
-    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
