@@ -159,6 +159,7 @@ DTYPES: Final = {
         DType("float8_e5m2", 5, 1, 2, -14, 57344.0),
     )
 }
+"""The formats that fastinit writes, by name."""
 
 
 def dtype_named(name: object) -> DType:

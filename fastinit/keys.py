@@ -20,8 +20,8 @@ __all__ = ["Key", "Keys", "canonical_name", "checked_key"]
 
 KeyData = SupportsIndex | str | bytes
 
-# Wrappers put these components into the name of a parameter and take nothing from its identity.
 WRAPPER_COMPONENTS: Final = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""Components of a parameter's name that wrappers add; :func:`canonical_name` leaves them out."""
 
 
 WORDS: Final = struct.Struct("<4I")

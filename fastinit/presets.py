@@ -130,6 +130,7 @@ PRESETS: Final = {
         Preset("torch_default_uniform", 1.0 / 3.0, "fan_in", "uniform", TORCH),
     )
 }
+"""The named schemes by name: rows of one table, each callable."""
 ALIASES: Final = {
     **{name.replace("glorot", "xavier"): name for name in PRESETS if name.startswith("glorot")},
     **{name.replace("he_", "kaiming_"): name for name in PRESETS if name.startswith("he_")},

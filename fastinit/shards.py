@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 Ranges = tuple[tuple[range, ...], ...]
+"""For each axis of the global tensor the ranges of indices that a buffer holds."""
 Box = tuple[range, ...]
 
 LARGEST_INDEX = 2**63

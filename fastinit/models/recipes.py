@@ -142,6 +142,7 @@ TORCH: Final = Recipe((Rule("*", "*", _torch, "torch's layer"),), "torch")
 """
 
 RECIPES: Final = {recipe.name: recipe for recipe in (OWN, AUTO, FANS, TORCH)}
+"""The recipes by name: "own", "auto", "fans", "torch"."""
 
 
 def recipe_named(recipe: str | Recipe) -> Recipe:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import re
 from pathlib import Path
 
@@ -56,6 +57,26 @@ def without_entry(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_has_an_entry(module):
     assert not without_entry(module)
+
+
+def unexplained_constants(module):
+    """Public constants whose assignment is not followed by a string that explains them."""
+    body = ast.parse((ROOT / MODULES[module]).read_text("utf-8")).body
+    imports = [node for node in body if isinstance(node, ast.ImportFrom)]
+    places = {alias.asname or alias.name: node.module for node in imports for alias in node.names}
+    for name in filter(lambda name: name[0].isupper(), public(module)):  # lower case: functions that code makes
+        path = ROOT / f"{places.get(name, module).replace('.', '/')}.py"
+        body = ast.parse(path.read_text("utf-8")).body if path.exists() else []
+        for node, after in itertools.pairwise([*body, ast.Pass()]):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            is_it = name in [getattr(target, "id", None) for target in targets]
+            if is_it and not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)):
+                yield name
+
+
+@pytest.mark.parametrize("module", ["fastinit", "fastinit.extending"])
+def test_every_constant_is_explained(module):
+    assert not list(unexplained_constants(module))
 
 
 def test_every_entry_is_a_public_name():

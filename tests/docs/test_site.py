@@ -134,6 +134,15 @@ def test_the_page_follows_the_system_and_has_a_switch(browser, address, scheme):
     context.close()
 
 
+def test_every_entry_of_the_reference_is_rendered():
+    if not (SITE / "reference").exists():
+        pytest.skip("needs the site: make docs")
+    for page in (ROOT / "docs/reference").glob("*.md"):
+        made = (SITE / "reference" / page.with_suffix(".html").name).read_text("utf-8")
+        names = re.findall(r"^::: (\S+)$", page.read_text("utf-8"), re.MULTILINE)
+        assert [name for name in names if f'id="{name}"' not in made] == [], page.name
+
+
 def test_llms_txt_lists_every_page():
     if not (SITE / "llms.txt").exists():
         pytest.skip("needs the site: make docs")
