@@ -1,16 +1,18 @@
 """Docstrings as Markdown: what the reference shows of the reStructuredText that they are written in."""
 
+import importlib.util
 import inspect
-import sys
 from pathlib import Path
 
 import pytest
 
 import fastinit
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # tools/ is no part of the package
-
-from tools.site.numpydoc import markdown
+SOURCE = Path(__file__).parents[2] / "tools/site/numpydoc.py"
+FOUND = importlib.util.spec_from_file_location("numpydoc_of_the_site", SOURCE)
+numpydoc = importlib.util.module_from_spec(FOUND)
+FOUND.loader.exec_module(numpydoc)
+markdown = numpydoc.markdown
 
 
 def link(target):
