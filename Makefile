@@ -18,7 +18,7 @@ ONE_EACH := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BASE ?= main
 NOISE ?= 1.1
 
-.PHONY: demo test test-long test-zoo own-table examples bench bench-compare race dashboard figures rehearsal lint wheel clean help
+.PHONY: demo test test-long test-zoo docs docs-serve docs-test own-table examples bench bench-compare race dashboard figures rehearsal lint wheel clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -65,6 +65,15 @@ figures: $(VENV)/.test  ## the rows that the race leaves out: fresh memory, adap
 rehearsal: $(VENV)/.test  ## a few of 16,384 ranks that would initialize Llama-3.1-405B
 	$(BIN)/python -m tools.rehearsal
 
+docs: $(VENV)/.docs  ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file tools/site/mkdocs.yml
+
+docs-serve: $(VENV)/.docs  ## the same on http://127.0.0.1:8000, built anew at every change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --config-file tools/site/mkdocs.yml --watch fastinit --watch adapters
+
+docs-test: $(VENV)/.test docs  ## opens every page of the site in Chromium, at two widths
+	$(BIN)/pytest -m long tests/docs
+
 lint: $(VENV)/.test  ## style of Python and of C, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -99,6 +108,10 @@ $(VENV)/.test: $(SOURCES) tests/requirements.txt tests/zoo/requirements.txt | $(
 	@$(BIN)/python -m compileall -q -j 0 -x '/(transformers/models|diffusers|sympy|tests?)/' $(VENV)/lib >/dev/null 2>&1 || true
 	@$(LINK_CORE)
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.docs: $(VENV)/.demo docs/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
 
 # Peers that nobody else needs; one that has no build for this machine is skipped.
 $(VENV)/.race: $(VENV)/.test

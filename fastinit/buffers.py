@@ -107,6 +107,13 @@ def new_memory(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
 
     Its dtype is the format's `storage`.
 
+    Parameters
+    ----------
+    shape : tuple of int
+        The tensor's.
+    dtype : DType
+        The format.
+
     Examples
     --------
     >>> from fastinit.extending import dtype_named

@@ -159,10 +159,16 @@ DTYPES: Final = {
         DType("float8_e5m2", 5, 1, 2, -14, 57344.0),
     )
 }
+"""The formats that fastinit writes, by name."""
 
 
 def dtype_named(name: object) -> DType:
     """The format called `name`: a str, or anything whose ``name`` is one (a ``numpy.dtype``).
+
+    Parameters
+    ----------
+    name : object
+        The format's name, or what has one.
 
     Raises
     ------

@@ -31,6 +31,13 @@ def in_stream_environment(function: Callable[P, R]) -> Callable[P, R]:
     The caller's environment is restored when it returns or raises. Calls may be nested. What the function starts in
     other threads runs in theirs.
 
+    Parameters
+    ----------
+    function : callable
+        What is to be run so.
+
+    Examples
+    --------
     >>> @in_stream_environment
     ... def third():
     ...     return 1.0 / float("3")

@@ -59,6 +59,13 @@ class InverseErf:
 
     The authors of truncated normals clamp to the bounds in the end, which says better what they are.
 
+    Parameters
+    ----------
+    low, high : float
+        The interval of the uniform draw.
+    factor, offset : float
+        What the result is multiplied by, and what is added then.
+
     Examples
     --------
     >>> InverseErf(-1.0, 1.0, factor=2.0, offset=1.0).finished()

@@ -506,6 +506,8 @@ class TruncatedNormal(ElementwiseInitializer):
 
     Raises
     ------
+    TypeError
+        If an argument is not a number, or `correct_variance` not a bool.
     ValueError
         If low >= high or either is NaN, if std or mean is not finite or std < 0, or if absolute bounds are too narrow
         for the standard deviation that `correct_variance` asks for; when filling, if the interval holds no value of the
@@ -617,6 +619,8 @@ class VarianceScaling(ElementwiseInitializer):
 
     Raises
     ------
+    TypeError
+        If an argument has the wrong type.
     ValueError
         If an argument is out of range; when filling, if the shape does not fit the layout.
 

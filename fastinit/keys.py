@@ -20,8 +20,8 @@ __all__ = ["Key", "Keys", "canonical_name", "checked_key"]
 
 KeyData = SupportsIndex | str | bytes
 
-# Wrappers put these components into the name of a parameter and take nothing from its identity.
 WRAPPER_COMPONENTS: Final = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""Components of a parameter's name that wrappers add; :func:`canonical_name` leaves them out."""
 
 
 WORDS: Final = struct.Struct("<4I")
@@ -33,10 +33,20 @@ def canonical_name(name: str) -> str:
     ``DataParallel`` and ``DistributedDataParallel`` add ``module``, ``torch.compile`` adds ``_orig_mod``, FSDP and
     activation checkpointing add their own; a model keeps its weights whichever of them it is wrapped in.
 
+    Parameters
+    ----------
+    name : str
+        The name as the wrapped model has it.
+
+    Raises
+    ------
+    TypeError
+        For anything but a str.
+
+    Examples
+    --------
     >>> canonical_name("module.encoder._orig_mod.weight")
     'encoder.weight'
-
-    Raises TypeError for anything but a str.
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of a parameter must be a str, got {shown(name)}")
@@ -245,7 +255,17 @@ class Keys(Sequence[Key]):
 
 
 def checked_key(key: Any) -> Key:
-    """A key. Raises TypeError for anything else, integer seeds among them.
+    """The key itself, where it is one.
+
+    Parameters
+    ----------
+    key : object
+        What a caller gave.
+
+    Raises
+    ------
+    TypeError
+        For anything but a Key, integer seeds among them.
 
     Examples
     --------

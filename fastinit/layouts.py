@@ -50,6 +50,13 @@ MOST_BITS = MOST_AXES * BITS  # of a product of sizes
 class Fans:
     """Exact fans of one weight: ints, save a ``fan_in`` that a stride makes fractional (`fractions.Fraction`).
 
+    Parameters
+    ----------
+    fan_in, fan_out : int or Fraction
+        Inputs of one output, and outputs of one input.
+    receptive_field_size : int
+        The product of the spatial axes.
+
     Raises
     ------
     TypeError, ValueError

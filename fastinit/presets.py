@@ -56,6 +56,11 @@ class Preset(NamedTuple):
     takes_slope : bool
         Whether `negative_slope` divides the scale by 1 + negative_slope^2, for leaky rectifiers.
 
+    Raises
+    ------
+    TypeError, ValueError
+        When it is called: for a `negative_slope` where the row takes none, or arguments out of range.
+
     Examples
     --------
     >>> import fastinit
@@ -125,6 +130,7 @@ PRESETS: Final = {
         Preset("torch_default_uniform", 1.0 / 3.0, "fan_in", "uniform", TORCH),
     )
 }
+"""The named schemes by name: rows of one table, each callable."""
 ALIASES: Final = {
     **{name.replace("glorot", "xavier"): name for name in PRESETS if name.startswith("glorot")},
     **{name.replace("he_", "kaiming_"): name for name in PRESETS if name.startswith("he_")},

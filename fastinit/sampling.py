@@ -29,6 +29,7 @@ KINDS: Final = {
         *("uniform_symmetric_64", "uniform_64", "normal_64", "truncated_64", "truncated_tail_64"),
     )
 }
+"""The samplers of the core by their number: names as in stream v1."""
 """The name of each of the core's samplers, by its number in ``kernels/fastinit.h``."""
 
 # A window of the unit interval with fewer different arguments of the 32-bit sampler is drawn from 64 bits.

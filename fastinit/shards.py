@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 Ranges = tuple[tuple[range, ...], ...]
+"""For each axis of the global tensor the ranges of indices that a buffer holds."""
 Box = tuple[range, ...]
 
 LARGEST_INDEX = 2**63
@@ -224,6 +225,11 @@ def _section(ranges: Sequence[range], begin: int, end: int) -> Iterator[range]:
 def joined(ranges: Sequence[range]) -> list[range]:
     """The same indices in fewer ranges.
 
+    Parameters
+    ----------
+    ranges : sequence of range
+        One after another.
+
     Examples
     --------
     >>> joined([range(0, 2), range(2, 5), range(7, 9)])
@@ -245,6 +251,15 @@ class Shard(NamedTuple):
     """The elements of a global tensor that a buffer holds: those of the ranges, or of the flattened tensor from start.
 
     A shard is built once, where a caller says what a buffer holds (:meth:`of`), and travels as one value.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The global tensor's.
+    ranges : tuple, optional
+        For each axis the ranges of indices that the buffer holds, one after another.
+    start : int, optional
+        Instead of ranges: the first element of the flattened tensor.
 
     Examples
     --------
@@ -354,6 +369,13 @@ def _at(pieces: Sequence[range], positions: range) -> Iterator[range]:
 
 def lattices(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
     """What to fill: lattices of elements, and where in the buffer each begins, in bytes.
+
+    Parameters
+    ----------
+    buffer : Buffer
+        The memory.
+    shard : Shard
+        The elements that it holds.
 
     Examples
     --------
@@ -495,7 +517,17 @@ def tiled(lattice: Lattice, itemsize: int) -> list[tuple[int, Lattice]]:
 
 
 def check_distinct(buffer: Buffer) -> None:
-    """Raises BufferError if two elements of a buffer share memory.
+    """Refuses a buffer of which two elements share memory.
+
+    Parameters
+    ----------
+    buffer : Buffer
+        The memory.
+
+    Raises
+    ------
+    BufferError
+        If two of its elements share memory.
 
     Examples
     --------

@@ -199,6 +199,15 @@ def for_each(count: int, task: Callable[[int], None], num_threads: int) -> None:
     An exception in any task, or Ctrl-C in the caller's thread, ends the work after the tasks that have begun, and is
     raised here.
 
+    Parameters
+    ----------
+    count : int
+        How many tasks there are.
+    task : callable
+        Called with each number, in any order.
+    num_threads : int, >= 1
+        At most this many threads.
+
     Examples
     --------
     >>> squares = [0] * 5

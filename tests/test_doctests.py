@@ -1,11 +1,13 @@
 """The examples in the docstrings of every public module run as they are written."""
 
+import ast
 import doctest
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import re
+import textwrap
 import types
 from pathlib import Path
 
@@ -71,8 +73,30 @@ def test_other_adapters(framework, run_python):
 # What help() shows of a public name
 
 
+def section(text, *titles):
+    """Whether a docstring has a section of numpydoc."""
+    return any(re.search(rf"^{title}\n-{{{len(title)}}}$", text, re.MULTILINE) for title in titles)
+
+
+def raised(value):
+    """The errors that the code of a function, or of a class where it is made and called, raises itself."""
+    parts = [value]
+    if isinstance(value, type):
+        made = ("__init__", "__new__", "__post_init__", "__call__", "check")
+        parts = [vars(value)[name] for name in made if name in vars(value)]
+    for part in map(inspect.unwrap, parts):
+        try:
+            program = ast.parse(textwrap.dedent(inspect.getsource(part)))
+        except (OSError, TypeError):  # made by code, as the __init__ of a dataclass is
+            continue
+        for node in ast.walk(program):
+            error = node.exc.func if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) else None
+            if isinstance(error, ast.Name) and error.id[0].isupper():
+                yield error.id
+
+
 def unexplained(module):
-    """What the docstrings of a module's public names lack: an example, or a word about a parameter."""
+    """What the docstrings of a module's public names lack: an example, parameters, errors, what is returned."""
     for name in module.__all__:
         value = getattr(module, name)
         # a framework's own names and deprecated aliases are explained by the framework
@@ -87,6 +111,17 @@ def unexplained(module):
                 continue
             if not re.search(rf"\b{parameter.name}\b", text):
                 yield f"{module.__name__}.{name} says nothing of {parameter.name}"
+            elif not section(text, "Parameters", "Attributes"):
+                yield f"{module.__name__}.{name} has no section for {parameter.name}"
+        for error in sorted(set(raised(value))):
+            if error not in text:
+                yield f"{module.__name__}.{name} says nothing of {error}"
+        # a summary such as "The gain of ..." says what is returned; one that begins with a verb does not
+        returns = None if isinstance(value, type) else inspect.signature(value).return_annotation
+        verb = re.match(r"[A-Z][a-z]+s\b(?<!Programs)", text)
+        silent = not section(text, "Returns", "Yields") and not re.search(r"\breturn(s|ed)\b", text)
+        if verb and silent and returns not in (None, "None", inspect.Signature.empty):
+            yield f"{module.__name__}.{name} says nothing of what it returns"
 
 
 @pytest.mark.parametrize(
@@ -119,14 +154,18 @@ def test_every_example_of_a_public_name_is_run():
 
 
 def test_the_check_of_explanations_can_fail():
-    def silent(shape, gain):
+    def silent(shape, gain) -> int:
         """Fills a `shape`."""
+        raise ValueError(gain)
 
     silent.__module__ = "fastinit.silent"
     module = types.SimpleNamespace(__name__="fastinit.silent", __all__=["silent"], silent=silent)
     assert list(unexplained(module)) == [
         "fastinit.silent.silent has no example",
+        "fastinit.silent.silent has no section for shape",
         "fastinit.silent.silent says nothing of gain",
+        "fastinit.silent.silent says nothing of ValueError",
+        "fastinit.silent.silent says nothing of what it returns",
     ]
 
 

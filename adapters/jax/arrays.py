@@ -55,6 +55,11 @@ def filled(
     own : callable, optional
         JAX's own initializer.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no key, a batch of keys, and a shape that the initializer refuses.
+
     Examples
     --------
     >>> import jax

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -21,6 +20,7 @@ from jax.nn.initializers import variance_scaling as jax_variance_scaling
 
 import fastinit
 from fastinit import Axes
+from fastinit.adapters.jax import docstrings
 from fastinit.adapters.jax.arrays import filled, is_symbolic, scaled, shape_of
 from fastinit.adapters.jax.internals import is_traced
 from fastinit.adapters.jax.own import EXPORTED, by_jax, refusal_of_jax
@@ -374,23 +374,7 @@ def _of_preset(name: str, preset: str) -> OfPreset:
     """The factory of a row of fastinit's presets: what :func:`variance_scaling` takes after the distribution."""
     row = fastinit.PRESETS[preset]
     make = functools.partial(variance_scaling, row.scale, row.mode, row.distribution)
-    fan = {"fan_in": 512, "fan_avg": 384}[row.mode]
-    summary = f"""Var(W) = {row.scale:g} / {row.mode}, distribution {row.distribution}. {row.source}.
-
-    Parameters
-    ----------
-    in_axis, out_axis, batch_axis, dtype, groups, transposed, stride, blocks
-        As in :func:`variance_scaling`, whose errors are raised too.
-
-    Examples
-    --------
-    >>> import jax
-    >>> from fastinit.adapters import jax as initializers
-    >>> kernel = initializers.{name}()(jax.random.key(0), (512, 256))
-    >>> print(f"{{kernel.std():.2f}}")
-    {math.sqrt(row.scale / fan):.2f}
-    """
-    return _factory(name, make, inspect.signature(make).parameters.values(), summary)
+    return _factory(name, make, inspect.signature(make).parameters.values(), docstrings.of_preset(name, preset))
 
 
 def _of_class(name: str, own: Callable[..., fastinit.Initializer]) -> Callable[..., Initializer]:
@@ -399,9 +383,8 @@ def _of_class(name: str, own: Callable[..., fastinit.Initializer]) -> Callable[.
     def make(*given: Any, dtype: Any = None, **named: Any) -> Initializer:
         return initializer(own(*given, **named), dtype)
 
-    parameters = [*inspect.signature(own).parameters.values(), inspect.signature(make).parameters["dtype"]]
-    summary = f"{inspect.getdoc(own)}\n\nFor JAX, `dtype` is the default dtype of the arrays; JAX's own if None."
-    return _factory(name, make, parameters, summary)
+    parameters = docstrings.class_form(own).parameters.values()
+    return _factory(name, make, parameters, docstrings.of_class(own))
 
 
 # JAX's *_normal are truncated

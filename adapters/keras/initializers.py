@@ -608,6 +608,11 @@ class ICNR(Random, RandomInitializer):
         Which of the two varies more slowly on the last axis: "subpixel" is that of TensorFlow's depth_to_space.
     seed : int, SeedGenerator, Key or None
 
+    Raises
+    ------
+    ValueError
+        If `factor` or `order` is out of range, or the initializer is none of this module.
+
     Examples
     --------
     >>> from fastinit.adapters.keras import initializers
@@ -687,7 +692,15 @@ def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> An
     custom_objects : dict, optional
         Names of further classes.
 
-    Raises ValueError for a configuration of another version of the stream, and what Keras raises.
+    Returns
+    -------
+    keras.initializers.Initializer
+        What the configuration describes.
+
+    Raises
+    ------
+    ValueError
+        For a configuration of another version of the stream, and where Keras raises it.
 
     Examples
     --------
@@ -706,7 +719,15 @@ def get(identifier: Any) -> Any:
     identifier : str, dict, class, callable or None
         What stands for the initializer.
 
-    Raises ValueError for anything else.
+    Returns
+    -------
+    keras.initializers.Initializer
+        An instance.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
 
     Examples
     --------

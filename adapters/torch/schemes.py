@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -171,7 +171,7 @@ def variance_scaling_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Of at least two axes, (out, in, ...).
+        (out, in, ...), of at least two axes. Filled in place and returned.
     scale : float
         Multiplies the variance, in (0, inf).
     mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
@@ -213,39 +213,31 @@ def _variance_scaling(scale: float, mode: str, distribution: str) -> VarianceSca
     return VarianceScaling(scale, mode, distribution, LAYOUT)
 
 
-class OfLecun(Protocol):
-    """The form of LeCun's functions."""
+def _lecun(
+    tensor: Tensor,
+    distribution: str,
+    generator: torch.Generator | None,
+    key: Key | int | None,
+    groups: int,
+    transposed: bool,
+    stride: int | Iterable[int],
+) -> Tensor:
+    _check_tensor(tensor)
+    initializer = _variance_scaling(1.0, "fan_in", distribution)
+    return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, _by_torch, initializer))
 
-    def __call__(
-        self,
-        tensor: Tensor,
-        generator: torch.Generator | None = None,
-        *,
-        key: Key | int | None = None,
-        groups: int = 1,
-        transposed: bool = False,
-        stride: int | Iterable[int] = 1,
-    ) -> Tensor: ...
 
-
-def _lecun(name: str, distribution: str, how: str) -> OfLecun:
-    def function(
-        tensor: Tensor,
-        generator: torch.Generator | None = None,
-        *,
-        key: Key | int | None = None,
-        groups: int = 1,
-        transposed: bool = False,
-        stride: int | Iterable[int] = 1,
-    ) -> Tensor:
-        _check_tensor(tensor)
-        initializer = _variance_scaling(1.0, "fan_in", distribution)
-        return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, _by_torch, initializer))
-
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"""Fills a weight (out, in, ...) of variance 1 / fan_in, {how}.
-
-    Raises ValueError for a shape of fewer than two axes.
+@traceable
+def lecun_uniform_(
+    tensor: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Iterable[int] = 1,
+) -> Tensor:
+    """Fills a weight (out, in, ...) of variance 1 / fan_in, uniform on +-sqrt(3 / fan_in).
 
     Y. LeCun et al., "Efficient BackProp", 1998; G. Klambauer et al., "Self-normalizing neural networks", 2017.
 
@@ -258,22 +250,98 @@ def _lecun(name: str, distribution: str, how: str) -> OfLecun:
     groups, transposed, stride
         Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
 
+    Raises
+    ------
+    ValueError
+        For a shape of fewer than two axes.
+
     Examples
     --------
     >>> import torch
     >>> from fastinit.adapters.torch import init
-    >>> weight = init.{name}(torch.empty(512, 256), key=0)
-    >>> print(f"{{weight.std():.2f}}")  # sqrt(1 / 256)
+    >>> weight = init.lecun_uniform_(torch.empty(512, 256), key=0)
+    >>> print(f"{weight.std():.2f}")  # sqrt(1 / 256)
     0.06
     """
-    return traceable(function)
+    return _lecun(tensor, "uniform", generator, key, groups, transposed, stride)
 
 
-lecun_uniform_ = _lecun("lecun_uniform_", "uniform", "uniform on +-sqrt(3 / fan_in)")
-lecun_normal_ = _lecun("lecun_normal_", "normal", "normal and untruncated")
-lecun_truncated_normal_ = _lecun(
-    "lecun_truncated_normal_", "truncated_normal", "normal and cut at +-2 of its own standard deviations"
-)
+@traceable
+def lecun_normal_(
+    tensor: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Iterable[int] = 1,
+) -> Tensor:
+    """Fills a weight (out, in, ...) of variance 1 / fan_in, normal and untruncated.
+
+    Y. LeCun et al., "Efficient BackProp", 1998; G. Klambauer et al., "Self-normalizing neural networks", 2017.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of at least two axes.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+    groups, transposed, stride
+        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+
+    Raises
+    ------
+    ValueError
+        For a shape of fewer than two axes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastinit.adapters.torch import init
+    >>> weight = init.lecun_normal_(torch.empty(512, 256), key=0)
+    >>> print(f"{weight.std():.2f}")  # sqrt(1 / 256)
+    0.06
+    """
+    return _lecun(tensor, "normal", generator, key, groups, transposed, stride)
+
+
+@traceable
+def lecun_truncated_normal_(
+    tensor: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    stride: int | Iterable[int] = 1,
+) -> Tensor:
+    """Fills a weight (out, in, ...) of variance 1 / fan_in, normal and cut at +-2 of its own standard deviations.
+
+    Y. LeCun et al., "Efficient BackProp", 1998; G. Klambauer et al., "Self-normalizing neural networks", 2017.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Filled in place and returned; of at least two axes.
+    generator, key
+        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+    groups, transposed, stride
+        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+
+    Raises
+    ------
+    ValueError
+        For a shape of fewer than two axes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastinit.adapters.torch import init
+    >>> weight = init.lecun_truncated_normal_(torch.empty(512, 256), key=0)
+    >>> print(f"{weight.std():.2f}")  # sqrt(1 / 256)
+    0.06
+    """
+    return _lecun(tensor, "truncated_normal", generator, key, groups, transposed, stride)
 
 
 @traceable
@@ -373,7 +441,7 @@ def delta_orthogonal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        (out, in, ...) with one to three spatial axes and out >= in.
+        (out, in, ...) with one to three spatial axes and out >= in. Filled in place and returned.
     gain : float
         Multiplies the matrix.
     generator, key
@@ -413,7 +481,7 @@ def icnr_(
     Parameters
     ----------
     tensor : torch.Tensor
-        (out, in, ...) with d of one to three spatial axes; factor^d must divide out.
+        (out, in, ...) with d of one to three spatial axes; factor^d must divide out. Filled in place and returned.
     factor : int
         The PixelShuffle's upscale_factor.
     initializer : Initializer, optional

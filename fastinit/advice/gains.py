@@ -130,8 +130,7 @@ def gain(activation: str | Activation, **parameters: float) -> float:
 def backward_gain(activation: str | Activation, **parameters: float) -> float:
     """The factor for the standard deviation of weights that keeps the size of gradients: 1 / sqrt(E[f'(z)^2]).
 
-    For a rectifier it is sqrt(2), as forward; for tanh, whose slope falls off, it is more than forward. Parameters and
-    errors are those of :func:`gain`.
+    For a rectifier it is sqrt(2), as forward; for tanh, whose slope falls off, it is more than forward.
 
     Parameters
     ----------
@@ -140,6 +139,13 @@ def backward_gain(activation: str | Activation, **parameters: float) -> float:
     **parameters : float
         Of the activation, as in :func:`gain`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`gain`; ValueError also for a function that computes in float32, which is too coarse for a slope.
+
+    Examples
+    --------
     >>> round(backward_gain("relu") ** 2, 6), round(backward_gain("tanh"), 5)
     (2.0, 1.46741)
     """

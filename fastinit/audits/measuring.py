@@ -199,7 +199,14 @@ def is_closed(
 
 
 def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
-    """A call with what the gradients say; both arrays as in :func:`measured`.
+    """A call with what the gradients say.
+
+    Parameters
+    ----------
+    call : Measured
+        What :func:`measured` gave of the values.
+    values, gradients : numpy.ndarray
+        The layer's output and its gradient, of one shape, as in :func:`measured`.
 
     Examples
     --------
@@ -218,6 +225,11 @@ def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
 
 def numbered(calls: Iterable[Measured]) -> list[Measured]:
     """The calls, with numbers in the names of those of one layer after its first.
+
+    Parameters
+    ----------
+    calls : iterable of Measured
+        In the order in which the layers ran.
 
     Examples
     --------
@@ -238,6 +250,13 @@ def noise(shape: tuple[int, ...], number: int) -> Array:
     """Standard normal float32: what the output of this number is multiplied by, before it is summed and differentiated.
 
     The same every time.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The output's.
+    number : int
+        Which output of the model it is.
 
     Examples
     --------
@@ -270,7 +289,17 @@ def shares(sizes: Iterable[float]) -> tuple[list[float], float]:
 
 
 def check_finite(batch: Iterable[Array]) -> None:
-    """Raises ValueError if an array of floating-point numbers is not finite.
+    """Refuses a batch with floating-point numbers that are not finite.
+
+    Parameters
+    ----------
+    batch : iterable of numpy.ndarray
+        Arrays of other dtypes pass.
+
+    Raises
+    ------
+    ValueError
+        If one is not finite.
 
     Examples
     --------
@@ -289,6 +318,11 @@ def check_finite(batch: Iterable[Array]) -> None:
 @contextmanager
 def called(model: str) -> Iterator[None]:
     """Where a model of this name is called.
+
+    Parameters
+    ----------
+    model : str
+        The model's name, for messages.
 
     Raises
     ------
@@ -339,6 +373,11 @@ class UnitVariance:
         By how much a variance may differ from 1.
     rounds : int, >= 1
         How often a weight is scaled at most.
+
+    Raises
+    ------
+    ValueError
+        If `tolerance` or `rounds` is out of range.
 
     Examples
     --------

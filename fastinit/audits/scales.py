@@ -56,6 +56,11 @@ def by_layer(parameter: Parameter, recipe: Recipe = AUTO) -> tuple[Any, float | 
 def is_linear_map(parameter: Parameter) -> bool:
     """Whether a parameter is the weight of a layer of the framework's that is a linear map.
 
+    Parameters
+    ----------
+    parameter : Parameter
+        What a rule sees of it.
+
     Examples
     --------
     >>> import fastinit

@@ -108,6 +108,11 @@ def _fraction(numerator: Any, denominator: Any) -> Fraction:
 def initializer_config(initializer: Initializer) -> dict[str, Any]:
     """An initializer as a dict for JSON: ``{"class": "Normal", "mean": 0.0, "std": 0.02}``.
 
+    Parameters
+    ----------
+    initializer : Initializer
+        One of the library, composites and programs included.
+
     Raises
     ------
     TypeError

@@ -49,8 +49,11 @@ def planned(
     rows : sequence of NewRows or None, optional
         Of which parameters new rows alone are meant; only where they are ``"own"`` the recipe is asked.
 
-    Raises what :func:`fastinit.assigned` and :func:`check_entry` raise; ValueError where the recipe keeps a parameter
-    whose rows are meant, or new rows are meant of a tensor without values.
+    Raises
+    ------
+    TypeError, ValueError, UnmatchedParameter
+        As :func:`fastinit.assigned` and :func:`check_entry`; ValueError also where the recipe keeps a parameter whose
+        rows are meant, or new rows are meant of a tensor without values.
 
     Examples
     --------
@@ -88,7 +91,17 @@ def _with_rows(entry: Entry, rows: NewRows) -> Entry:
 
 
 def check_entry(entry: Entry) -> None:
-    """Raises the error that filling as the entry says would raise, naming the parameter; writes nothing.
+    """Checks that filling as the entry says will succeed; writes nothing.
+
+    Parameters
+    ----------
+    entry : Entry
+        What is to be filled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What filling would raise, with the parameter's name.
 
     Examples
     --------
@@ -115,7 +128,15 @@ def check_entry(entry: Entry) -> None:
 def read_record(record: Record | str | os.PathLike[str]) -> Record:
     """A record, from its JSON or from the path of a file that holds it.
 
-    Raises TypeError for anything else, and what :meth:`fastinit.Record.from_json` raises.
+    Parameters
+    ----------
+    record : Record, str or path
+        The record, its JSON, or where it is.
+
+    Raises
+    ------
+    TypeError, ValueError, OSError
+        For anything else; what :meth:`fastinit.Record.from_json` raises; where the file cannot be read.
 
     Examples
     --------

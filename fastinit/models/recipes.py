@@ -186,10 +186,16 @@ TORCH: Final = Recipe((Rule("*", "*", _torch, "torch's layer"),), "torch")
 """
 
 RECIPES: Final = {recipe.name: recipe for recipe in (OWN, AUTO, FANS, TORCH)}
+"""The recipes by name: "own", "auto", "fans", "torch"."""
 
 
 def recipe_named(recipe: str | Recipe) -> Recipe:
     """A recipe by its name; a Recipe is itself.
+
+    Parameters
+    ----------
+    recipe : str or Recipe
+        "own", "auto", "fans" or "torch".
 
     Raises
     ------
@@ -221,7 +227,10 @@ def recipe_for(recipe: str | Recipe | None, parameters: Iterable[Parameter]) -> 
     parameters : iterable of Parameter
         Those of the model.
 
-    Raises what :func:`recipe_named` raises.
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`recipe_named`.
 
     Examples
     --------

@@ -51,6 +51,11 @@ class Entry:
     other_names : tuple of str
         The canonical names, after the first, under which the model has the same tensor.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, or a name, a shape or a standard deviation makes no sense.
+
     Examples
     --------
     >>> import fastinit

@@ -48,6 +48,7 @@ GATES: Final = {
     "LSTMCell": 4,
     "ConvLSTMCell": 4,
 }
+"""How many gates the weight of a recurrent layer packs, by the class of the layer."""
 """Gates of a recurrent layer, by its class in torch or in Keras: equal blocks packed along one axis."""
 
 
@@ -92,6 +93,13 @@ class Parameter:
         a scale. :func:`fastinit.assigned` finds out.
     sliced : bool
         Whether the author's code saw only a slice of it, or of its layer's weight, as tensor-parallel layers do.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ValueError
+        If the shape, the layout or a count makes no sense.
 
     Examples
     --------
@@ -215,6 +223,11 @@ class Rule:
     title : str
         What the record calls the rule; its patterns by default.
 
+    Raises
+    ------
+    TypeError
+        If a pattern or the title is no str, or `initializer` neither an initializer nor callable.
+
     Examples
     --------
     >>> import fastinit
@@ -325,6 +338,8 @@ class Recipe:
 
     Raises
     ------
+    TypeError
+        If `rules` holds anything but rules, or `name` is no str.
     ValueError
         If two rules have the same patterns and different initializers, so that the second would never be asked.
 
