@@ -265,7 +265,7 @@ def fill_buffer(
 
 
 def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
-    """Raises what filling a buffer would raise, before a byte is written.
+    """Checks that filling a buffer will succeed, before a byte is written.
 
     Parameters
     ----------
@@ -275,6 +275,12 @@ def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
         What it is to be filled with.
     shard : Shard
         The elements of the global tensor that it holds.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`fastinit.fill`; TypeError also for an initializer that reads the tensor, such as
+        :class:`fastinit.NewRows`.
 
     Examples
     --------

@@ -268,6 +268,11 @@ def compare_rows(
     drawn_in : str, optional
         As in :func:`fastinit.extending.compare_buffer`.
 
+    Returns
+    -------
+    Comparison
+        Of the new rows alone, counted in the whole memory.
+
     Raises
     ------
     ValueError

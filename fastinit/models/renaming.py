@@ -78,7 +78,19 @@ def renaming(rename: Rename | None) -> Callable[[str], str]:
 
 
 def check_prefixes(rename: Rename | None, names: Iterable[str]) -> None:
-    """Raises ValueError if a prefix of a mapping matches none of a model's canonical names.
+    """Checks that each prefix of a mapping matches one of a model's canonical names.
+
+    Parameters
+    ----------
+    rename : callable, mapping of str to str, or None
+        As in :func:`renaming`; functions and None are not checked.
+    names : iterable of str
+        The model's canonical names.
+
+    Raises
+    ------
+    ValueError
+        If a prefix matches no name.
 
     Examples
     --------
