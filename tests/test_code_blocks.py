@@ -3,8 +3,11 @@
 A block of text right below one of Python is what that prints.
 """
 
+import functools
+import importlib.util
 import itertools
 import os
+import queue
 import re
 import shlex
 import subprocess
@@ -26,6 +29,8 @@ FENCE = re.compile(r"^(`{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILI
 # What a block may import that is not everywhere, by the name of the package.
 PACKAGES = ("torch", "transformers", "keras", "jax", "flax", "optax", "numba", "tensorflow", "mlxtend", "sklearn")
 AT_ONCE = 2
+# What most blocks import, which takes longer than they do: imported once for all of them.
+HEAVY = ("torch", "transformers.modeling_utils", "torch.distributed.fsdp", "torch.distributed.checkpoint")
 # Documents whose blocks start processes of their own, or train for longer: run by `make test-long`.
 LONG = ("docs/tutorials/keras-image.md", "docs/tutorials/fsdp2.md", "docs/how-to/another-mesh.md")
 
@@ -39,6 +44,12 @@ def imported(program):
     """The packages of frameworks that a program imports, itself or by an adapter."""
     lines = re.findall(r"^(?:import|from) (?:fastinit\.adapters(?:\.| import ))?(\w+)", program, re.MULTILINE)
     return set(lines) & set(PACKAGES)
+
+
+@functools.cache
+def missing():
+    """The packages that are not here."""
+    return {name for name in PACKAGES if importlib.util.find_spec(name) is None}
 
 
 BLOCKS = {
@@ -65,50 +76,77 @@ PRINTED = {
 }
 
 
+def environment(folder):
+    """What blocks run in: Keras's quickest backend, nothing fetched, nothing written in the user's home."""
+    given = {name: value for name, value in os.environ.items() if not name.startswith(("FASTINIT_", "PYTHON"))}
+    return given | {
+        **{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "FASTINIT_NUM_THREADS": "2"},
+        **{"KERAS_BACKEND": "jax", "KERAS_HOME": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        **{"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu", "PYTHONFAULTHANDLER": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+    }
+
+
+class Pasting:
+    """A process that has imported packages, and forks one for each block: see pasting.py."""
+
+    def __init__(self, folder, packages):
+        command = [sys.executable, str(Path(__file__).with_name("pasting.py")), *packages]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, cwd=folder, env=environment(folder), **pipes)
+
+    def run(self, folder):
+        """What the block in a folder gave."""
+        print(folder, file=self.process.stdin, flush=True)
+        code = self.process.stdout.readline()
+        output = [(folder / name).read_text() for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess("pasted.py", int(code), *output)
+
+    def end(self):
+        """Waits for it."""
+        self.process.communicate()
+
+
 @pytest.fixture(scope="module")
 def paste(tmp_path_factory):
     """paste(program): what running it in a new file in an empty folder gives."""
+    at_rest = queue.SimpleQueue()  # processes that have imported torch, which most blocks need
 
     def run(program):
         folder = tmp_path_factory.mktemp("pasted")
         (folder / "pasted.py").write_text(program)
-        given = {name: value for name, value in os.environ.items() if not name.startswith(("FASTINIT_", "PYTHON"))}
-        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "FASTINIT_NUM_THREADS": "2"}
-        # Keras's quickest backend, nothing fetched, and nothing written in the home of whoever runs the tests
-        keras = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        quiet = {
-            "HF_HUB_OFFLINE": "1",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONFAULTHANDLER": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        if "from numba import cuda" in program:
-            quiet["NUMBA_ENABLE_CUDASIM"] = "1"
+        if hasattr(os, "fork") and imported(program) <= {"torch", "transformers"} and "torch" in imported(program):
+            try:
+                process = at_rest.get_nowait()
+            except queue.Empty:
+                process = Pasting(folder, [name for name in HEAVY if name.partition(".")[0] not in missing()])
+            done = process.run(folder)
+            at_rest.put(process)
+            return done
+        simulated = {"NUMBA_ENABLE_CUDASIM": "1"} if "from numba import cuda" in program else {}
         return subprocess.run(
             [sys.executable, "pasted.py"],
             cwd=folder,
-            env=given | one_thread | keras | quiet,
+            env=environment(folder) | simulated,
             capture_output=True,
             text=True,
             timeout=240,
             check=False,
         )
 
-    return run
+    yield run
+    while not at_rest.empty():
+        at_rest.get().end()
 
 
 @pytest.fixture(scope="module")
 def pasted(paste, request):
     """What each block gave that is asked for: all are started at once, and few run at a time."""
-    import importlib.util
-
-    missing = {name for name in PACKAGES if importlib.util.find_spec(name) is None}
     asked = {item.callspec.params.get("place") for item in request.session.items if hasattr(item, "callspec")}
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {
             place: pool.submit(paste, program)
             for place, program in BLOCKS.items()
-            if place in asked and not imported(program) & missing
+            if place in asked and not imported(program) & missing()
         }
 
 
@@ -159,8 +197,14 @@ def test_the_check_of_blocks_can_fail(paste):
     assert (first, second) == (4, 13)
     assert printed(text) == {4: "1 / 0\n"} and len(PRINTED) >= 7 and set(PRINTED) <= set(BLOCKS)
     assert paste(good).returncode == 0
-    failed = paste(bad)
-    assert failed.returncode == 1 and "NameError: name 'weight' is not defined" in failed.stderr
+    failures = [paste(bad)]
+    if "torch" not in missing():
+        forked = "import torch\nprint(torch.ones(2).sum().item())\n"
+        done = paste(forked)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "2.0\n", "")
+        failures.append(paste(forked + bad))
+    for failed in failures:
+        assert failed.returncode == 1 and "NameError: name 'weight' is not defined" in failed.stderr
 
 
 # Commands: indented lines, as the documents write them

@@ -1,7 +1,7 @@
 """Tests on several ranks: ``@pytest.mark.ranks(2, 4)`` runs a test in a group of 2 real gloo processes, and of 4.
 
-Larger groups are for `make test-long`. With ``@pytest.mark.parametrize("door", DOORS)``, of one argument each, it is a
-test for each combination.
+The largest group of at most 4 is for `make test`, the others are for `make test-long`. With
+``@pytest.mark.parametrize("door", DOORS)``, of one argument each, it is a test for each combination.
 
 Such a test is a generator ``test(rank, world)`` that every rank runs. It yields complaints, and none where all is well:
 a rank that raised would leave the others waiting. The tests of a file share their groups, which take seconds to start.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-LARGE = 4
+USUAL = 4
 SECONDS = 300  # the hard limit of all groups of a file
 INHERITED = ("MASTER_", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PYTHONPATH", "PYTHONWARNINGS")
 OUTCOMES = pytest.StashKey[dict]()
@@ -32,11 +32,14 @@ def pytest_pycollect_makeitem(collector, name, obj):
         return None
     marks = [mark.args for mark in obj.pytestmark if mark.name == "parametrize"]
     found = []
+    usual = max((world for world in worlds[0] if world <= USUAL), default=None)
     for world in worlds[0]:
         for chosen in itertools.product(*(range(len(values)) for _, values in marks)):
             label = "-".join([*(str(values[one]) for (_, values), one in zip(marks, chosen, strict=True)), str(world)])
             arguments = {argument: one for (argument, _), one in zip(marks, chosen, strict=True)}
             made = OnRanks.from_parent(collector, name=f"{name}[{label}]", test=name, world=world, arguments=arguments)
+            if world != usual:
+                made.add_marker("long")
             found.append(made)
     return found
 
@@ -51,8 +54,6 @@ class OnRanks(pytest.Item):
     def __init__(self, *, test, world, arguments, **options):
         super().__init__(**options)
         self.test, self.world, self.arguments = test, world, arguments
-        if world > LARGE:
-            self.add_marker("long")
 
     def runtest(self):
         """Runs this file's groups, unless another test has done so."""
