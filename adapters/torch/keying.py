@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import fastinit
 from fastinit import OWN, Key, Parameter, Program, Record, Replayed, canonical_name
-from fastinit.adapters.torch.buffers import attributes_of
+from fastinit.adapters.torch.buffers import attributes_of, exchanged, holding
 from fastinit.adapters.torch.deferring import settle_rest, shared_draws, verified
 from fastinit.adapters.torch.drawing import drawing_from
 from fastinit.adapters.torch.histories import (
@@ -35,6 +35,7 @@ from fastinit.adapters.torch.histories import (
 )
 from fastinit.adapters.torch.internals import (
     address_of,
+    carry_hooks,
     has_memory_of_its_own,
     own_buffers,
     own_modules,
@@ -297,6 +298,7 @@ def _stand_in(tape: Tape, place: Place) -> _Stand:
     data = new_memory(like, _HOST)
     stand = nn.Parameter(data, requires_grad=tensor.requires_grad)
     vars(stand).update(vars(tensor))
+    carry_hooks(tensor, stand)
     if not math.prod(shape):
         state: State = Empty(0)
     else:
@@ -325,10 +327,13 @@ def _exchanged(model: nn.Module, places: Sequence[Place], stands: Sequence[_Stan
         for module in {*model.modules(), *(module for module, _, _ in held)}:
             own = own_parameters(module)
             own.update({role: real[id(one)] for role, one in own.items() if id(one) in real})
+            for name, value in holding(module):  # and lists of them, as an RNN's flat weights
+                if (new := exchanged(value, lambda _, one: real.get(id(one), one))) is not value:
+                    vars(module)[name] = new
 
 
 def _carry(stand: _Stand) -> None:
-    """What the code said of a parameter: whether it is trained, and its attributes."""
+    """What the code said of a parameter: whether it is trained, its attributes, and its hooks."""
     said, known = vars(stand.inside), vars(stand.tensor)
     if said or known:
         for name in known.keys() - said.keys():
@@ -336,6 +341,7 @@ def _carry(stand: _Stand) -> None:
         known.update(said)
     if stand.tensor.requires_grad != stand.inside.requires_grad:
         stand.tensor.requires_grad_(stand.inside.requires_grad)
+    carry_hooks(stand.inside, stand.tensor)
 
 
 def _refuse_changes(places: Sequence[Place], stands: Sequence[_Stand]) -> None:

@@ -145,7 +145,7 @@ def test_values_that_were_there_stay_in_what_was_computed_from_them(rows):
 def test_what_was_taken_from_the_model_before_is_not_written(seen):
     model = nn.Linear(8, 8)
     taken, before = seen(model.weight), model.weight.detach().clone()
-    with pytest.raises(DeferralError, match="'weight' was written through a reference .* before keyed"), keyed(model):
+    with pytest.raises(DeferralError, match=r"'weight' was written through a reference .* before keyed"), keyed(model):
         nn.init.zeros_(model.bias)
         nn.init.normal_(taken)
     assert torch.equal(model.weight, before) and not (model.bias == 0).all()
@@ -161,6 +161,38 @@ def test_ties_and_attributes_and_flags_stay():
         assert not model.steps.requires_grad
         model.init_weights()
     assert model.head.weight is model.words.weight and model.steps.mark == "kept"
+
+
+def test_what_the_code_keeps_is_the_parameter():
+    """Lists of parameters that are made inside hold those that last, also after an exception."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 4))
+    weight, bias = model[0].weight, model[0].bias
+    with keyed(model):
+        for layer in model:
+            layer.reset_parameters()
+        model.float()
+        model.decayed, model.groups = [model[0].weight], {"rest": (model[0].bias, "no decay")}
+    assert model.decayed[0] is model[0].weight is weight and model.groups == {"rest": (bias, "no decay")}
+    held = [getattr(model[1], name) for name in model[1]._flat_weights_names]
+    assert list(map(id, model[1]._flat_weights)) == list(map(id, held))
+    with pytest.raises(KeyError), keyed(model):
+        model.decayed = [model[0].bias]
+        raise KeyError("stop")
+    assert model.decayed[0] is bias
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_that_the_code_registers_stay(register):
+    model, calls = nn.Linear(4, 4), []
+    getattr(model.weight, register)(lambda _: calls.append("before"))
+    with keyed(model):
+        model.reset_parameters()
+        getattr(model.weight, register)(lambda _: calls.append("inside"))
+        handle = getattr(model.bias, register)(lambda _: calls.append("removed"))
+        getattr(model.bias, register)(lambda _: calls.append("bias"))
+    handle.remove()
+    model(torch.ones(4)).sum().backward()
+    assert sorted(calls) == ["before", "bias", "inside"]
 
 
 def test_an_exception_inside_leaves_every_byte():
