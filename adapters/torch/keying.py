@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import fastinit
 from fastinit import OWN, Key, Parameter, Program, Record, Replayed, canonical_name
-from fastinit.adapters.torch.buffers import attributes_of
+from fastinit.adapters.torch.buffers import attributes_of, exchanged, holding
 from fastinit.adapters.torch.deferring import settle_rest, shared_draws, verified
 from fastinit.adapters.torch.drawing import drawing_from
 from fastinit.adapters.torch.histories import (
@@ -35,6 +35,7 @@ from fastinit.adapters.torch.histories import (
 )
 from fastinit.adapters.torch.internals import (
     address_of,
+    carry_hooks,
     has_memory_of_its_own,
     own_buffers,
     own_modules,
@@ -196,7 +197,8 @@ def keyed(
     DeferralError
         Where the code reads a value that is drawn, or reads, or writes only a part of, a tensor of which this process
         has no whole; where it gives a parameter another shape or dtype, or replaces one that is sharded; also inside
-        :func:`~fastinit.adapters.torch.deferred` or another keyed(). After it, as after any exception inside, no
+        :func:`~fastinit.adapters.torch.deferred` or another keyed(), and where it writes to a parameter through a
+        reference from before. After it, as after any exception inside, no
         parameter has been written.
 
     Notes
@@ -296,6 +298,7 @@ def _stand_in(tape: Tape, place: Place) -> _Stand:
     data = new_memory(like, _HOST)
     stand = nn.Parameter(data, requires_grad=tensor.requires_grad)
     vars(stand).update(vars(tensor))
+    carry_hooks(tensor, stand)
     if not math.prod(shape):
         state: State = Empty(0)
     else:
@@ -324,10 +327,13 @@ def _exchanged(model: nn.Module, places: Sequence[Place], stands: Sequence[_Stan
         for module in {*model.modules(), *(module for module, _, _ in held)}:
             own = own_parameters(module)
             own.update({role: real[id(one)] for role, one in own.items() if id(one) in real})
+            for name, value in holding(module):  # and lists of them, as an RNN's flat weights
+                if (new := exchanged(value, lambda _, one: real.get(id(one), one))) is not value:
+                    vars(module)[name] = new
 
 
 def _carry(stand: _Stand) -> None:
-    """What the code said of a parameter: whether it is trained, and its attributes."""
+    """What the code said of a parameter: whether it is trained, its attributes, and its hooks."""
     said, known = vars(stand.inside), vars(stand.tensor)
     if said or known:
         for name in known.keys() - said.keys():
@@ -335,6 +341,7 @@ def _carry(stand: _Stand) -> None:
         known.update(said)
     if stand.tensor.requires_grad != stand.inside.requires_grad:
         stand.tensor.requires_grad_(stand.inside.requires_grad)
+    carry_hooks(stand.inside, stand.tensor)
 
 
 def _refuse_changes(places: Sequence[Place], stands: Sequence[_Stand]) -> None:
@@ -356,6 +363,19 @@ def _refuse_changes(places: Sequence[Place], stands: Sequence[_Stand]) -> None:
             raise DeferralError(f"{name!r} is sharded, and was replaced inside keyed(). No parameter was written")
 
 
+def _refuse_aliases(tape: Tape, places: Sequence[Place], stands: Sequence[_Stand]) -> None:
+    """Refuses what was written to the parameters themselves, which the code had before it was inside."""
+    for place, stand in zip(places, stands, strict=True):
+        if stand.inside is stand.tensor or kind_of(stand.tensor) is not Kind.PLAIN:
+            continue
+        memory = tape.memory_of(stand.tensor)
+        if memory is not None and isinstance(memory.state, Written):
+            raise DeferralError(
+                f"{place.parameter.name!r} was written through a reference to it, or a view of it, that was made "
+                "before keyed(): take it from the model inside"
+            )
+
+
 @in_stream_environment
 def _finish(
     model: nn.Module,
@@ -368,6 +388,7 @@ def _finish(
     digests: bool,
     num_threads: int | None,
 ) -> None:
+    _refuse_aliases(tape, places, stands)
     programs: dict[str, Program] = {}
     memories = [tape.memory_of(stand.inside) for stand in stands]
     for place, stand, memory in zip(places, stands, memories, strict=True):
@@ -393,7 +414,8 @@ def _finish(
         if not (program := program_of(state, View.of(tensor), shared)).uninitialized
     }
     found = {**programs, **{name: program for name, (_, program) in buffers.items()}}
-    named = with_origins({name: found[name] for name in map(naming, _names(modules)) if name in found})
+    # attributes come last, as in deferred(): none of them is what a parameter is a copy of
+    named = found | with_origins({name: found[name] for name in map(naming, _names(modules)) if name in found})
     programs = {name: named[name] for name in programs}
     described = [
         place._replace(parameter=changed(place.parameter, program=programs.get(place.parameter.name)))
@@ -401,14 +423,10 @@ def _finish(
     ]
     asked = [place.parameter.name in programs for place in places]
     drawn.complaints = tuple(_complaints(tape, places, stands, programs))
-    entries: tuple[fastinit.Entry, ...] = ()
-    if any(asked):
-        checked, planned = planned_places(described, OWN, seed, frozen=True, asked=asked)
-        pairs = zip(checked, planned, asked, strict=True)
-        entries = tuple(fill_place(place, entry, digests, num_threads) for place, entry, one in pairs if one)
-    drawn.record = Record(entries, seed, OWN.name, fastinit.__version__)
+    checked, planned = planned_places(described, OWN, seed, frozen=True, asked=asked) if any(asked) else ([], [])
     others = [Parameter(name, tuple(tensor.shape), program=named[name]) for name, (tensor, _) in buffers.items()]
     keys = program_keys([*(place.parameter for place in described), *others], seed) if others else {}
+    # before the parameters, whose values of before they may hold
     for name, (tensor, _) in buffers.items():
         with torch.no_grad():
             tensor.copy_(rebuilt(keys[name].initializer, tensor, keys[name].key))
@@ -417,6 +435,9 @@ def _finish(
         memory.now(memory.state, True)
     with drawing_from(Key(seed).fold_in("outside the parameters")):
         settle_rest(tape, [module for _, module, _ in modules], {id(memory) for memory in memories})
+    pairs = zip(checked, planned, asked, strict=True) if any(asked) else ()
+    entries = tuple(fill_place(place, entry, digests, num_threads) for place, entry, one in pairs if one)
+    drawn.record = Record(entries, seed, OWN.name, fastinit.__version__)
 
 
 _Modules = Sequence[tuple[str, nn.Module, list[tuple[str, Tensor]]]]
@@ -424,9 +445,9 @@ _Modules = Sequence[tuple[str, nn.Module, list[tuple[str, Tensor]]]]
 
 
 def _names(modules: _Modules) -> Iterator[str]:
-    """Canonical names of all tensors in the order in which deferred() names copies: module by module."""
-    for prefix, module, attributes in modules:
-        for role in (*own_parameters(module), *own_buffers(module), *(path for path, _ in attributes)):
+    """Canonical names of parameters and buffers in the order in which deferred() names copies: module by module."""
+    for prefix, module, _ in modules:
+        for role in (*own_parameters(module), *own_buffers(module)):
             yield canonical_name(f"{prefix}.{role}" if prefix else role)
 
 

@@ -86,7 +86,7 @@ class DeferralError(RuntimeError):
 class _Memory:
     """What the tape knows of one storage."""
 
-    __slots__ = ("__weakref__", "born", "data", "holds", "is_meta", "nbytes", "reference", "state")
+    __slots__ = ("__weakref__", "born", "data", "holds", "is_meta", "is_read", "nbytes", "reference", "state")
 
     def __init__(self, storage: torch.UntypedStorage, state: State, born: bool) -> None:
         self.reference = StorageReference(storage)
@@ -95,6 +95,8 @@ class _Memory:
         self.born = born
         """Whether it was made while the tape ran."""
         self.data = state if isinstance(state, Data) else None
+        self.is_read = False
+        """Whether a call that was recorded reads it."""
         self.now(state, not self.is_meta)
 
     def now(self, state: State, holds: bool) -> None:
@@ -226,15 +228,18 @@ class Tape(DispatchMode):
     def _recorded(self, func: Any, signature: Signature, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
         written = signature.arguments_written(args, kwargs)
         unread = {id(one) for one in written} if signature.overwrites else set()
-        if unread and any(id(one) not in unread and _same_storage(one, written) for one in tensors):
-            unread = set()
+        if unread and sum(_same_storage(one, written) for one in tensors) > len(written):
+            unread = set()  # what is overwritten is read, too, as where a tied weight is copied into itself
         found = [(id(tensor), self._known(tensor), View.of(tensor)) for tensor in tensors]
         late = signature.draws or any(
             memory.is_late and (which not in unread or not view.is_whole(memory.nbytes))
             for which, memory, view in found
         )
         number = next(self._counter)
-        reads = {which: Read(None if which in unread else memory.state, view) for which, memory, view in found}
+        reads = {}
+        for which, memory, view in found:
+            memory.is_read |= which not in unread
+            reads[which] = Read(None if which in unread else memory.state, view)
 
         def frozen(value: Any) -> Any:
             return reads[id(value)] if isinstance(value, Tensor) else value
@@ -263,9 +268,7 @@ class Tape(DispatchMode):
             memory = self._known(tensor)
             if memory.is_late and not (signature.overwrites and View.of(tensor).is_whole(memory.nbytes)):
                 self.settle(tensor)
-            if memory.data is not None and address_of(memory.data.storage) == address_of(tensor):
-                # calls that were recorded read what was there
-                memory.data.storage = memory.data.storage.clone()  # type: ignore[no-untyped-call]
+            self._spare(memory, tensor)
         if len(call.reads()) > len(written):
             valued = self._valued_but(written)
             args, kwargs = mapped(valued, args), mapped(valued, kwargs)
@@ -283,12 +286,22 @@ class Tape(DispatchMode):
                     self._made(output, Output(call, number), holds=True)
         return result
 
+    @staticmethod
+    def _spare(memory: _Memory, tensor: Tensor) -> None:
+        """Keeps what memory from elsewhere holds before it is written: calls that were recorded read it."""
+        if memory.data is not None and address_of(memory.data.storage) == address_of(tensor):
+            memory.data.storage = memory.data.storage.clone()  # type: ignore[no-untyped-call]
+
     def _born_empty(self, tensor: Tensor) -> _Memory:
         storage = tensor.untyped_storage()
         memory = self._memories[address_of(storage)] = _Memory(storage, Empty(storage.nbytes()), True)
         return memory
 
     def _write_late(self, call: Call, written: list[Tensor]) -> Any:
+        for tensor in written:
+            memory = self._known(tensor)
+            if memory.is_read:
+                self._spare(memory, tensor)
         self._wrote(call, written, holds=False)
         results = written[: returned_by(call.function)]
         return None if not results else results[0] if len(results) == 1 else tuple(results)

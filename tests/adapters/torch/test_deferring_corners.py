@@ -310,3 +310,31 @@ def test_a_transposed_copy_is_the_transpose():
     assert torch.equal(model.decoder.weight, weight) and torch.equal(model.scaled, weight * 2)
     assert torch.equal(model.first, weight)
     assert isinstance(record["alone"].initializer, fastinit.Normal)  # nobody can tell in which order it was drawn
+
+
+def test_what_is_copied_into_itself_stays():
+    class Tied(nn.Module):
+        """A head that is tied to its table, and then made equal to it."""
+
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(8, 4), nn.Linear(4, 8, bias=False)
+            self.head.weight = self.table.weight
+            with torch.no_grad():
+                self.head.weight.copy_(self.table.weight)
+
+    with deferred():
+        model = Tied()
+    assert isinstance(materialize(model, seed=3)["table.weight"].initializer, fastinit.Normal)
+    with deferred():
+        alone = nn.ModuleDict({"table": nn.Embedding(8, 4)})
+    materialize(alone, seed=3)
+    assert torch.equal(model.head.weight, alone["table"].weight)
+
+
+def test_what_was_read_before_it_was_drawn_over_stays():
+    with deferred():
+        numbers = torch.tensor([1.0, 2.0, 3.0])
+        nearly = torch.zeros(3).uniform_(0, 1e-9) + numbers
+        numbers.normal_()
+    assert nearly.tolist() == [1, 2, 3] and numbers.tolist() != [1, 2, 3]

@@ -120,6 +120,37 @@ def test_values_that_were_there_can_be_read():
     assert {entry.name for entry in drawn.record} == {"1.weight", "0.bias"}
 
 
+@pytest.mark.parametrize("rows", [3, 3000], ids=["small", "large"])
+def test_values_that_were_there_stay_in_what_was_computed_from_them(rows):
+    """Copies that were made before the parameter or the buffer was drawn hold what it was before."""
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.full((rows, 1500), 2.0))
+    for name, value in (("mean", 5.0), ("old", 0.0), ("old_mean", 0.0)):
+        model.register_buffer(name, torch.full((rows, 1500), value))
+    with keyed(model, seed=3), torch.no_grad():
+        model.old.copy_(model.weight)
+        model.kept, local = model.weight.detach().clone(), model.weight * 3
+        nearly = torch.zeros_like(model.mean).uniform_(0, 1e-9) + model.mean
+        model.old_mean.copy_(model.mean)
+        nn.init.normal_(model.weight)
+        model.mean.normal_()
+    for found, value in ((model.old, 2), (model.kept, 2), (local, 6), (nearly, 5), (model.old_mean, 5)):
+        assert (found == value).all()
+    for name, tensor in (("weight", model.weight), ("mean", model.mean)):
+        drawn = fastinit.fill(np.empty((rows, 1500), np.float32), fastinit.Normal(), fastinit.Key(3).fold_in(name))
+        assert np.array_equal(tensor.detach().numpy(), drawn)
+
+
+@pytest.mark.parametrize("seen", [lambda weight: weight, lambda weight: weight.detach()[2:]], ids=["itself", "a view"])
+def test_what_was_taken_from_the_model_before_is_not_written(seen):
+    model = nn.Linear(8, 8)
+    taken, before = seen(model.weight), model.weight.detach().clone()
+    with pytest.raises(DeferralError, match=r"'weight' was written through a reference .* before keyed"), keyed(model):
+        nn.init.zeros_(model.bias)
+        nn.init.normal_(taken)
+    assert torch.equal(model.weight, before) and not (model.bias == 0).all()
+
+
 def test_ties_and_attributes_and_flags_stay():
     model = Titan()
     model.head.weight = model.words.weight
@@ -130,6 +161,38 @@ def test_ties_and_attributes_and_flags_stay():
         assert not model.steps.requires_grad
         model.init_weights()
     assert model.head.weight is model.words.weight and model.steps.mark == "kept"
+
+
+def test_what_the_code_keeps_is_the_parameter():
+    """Lists of parameters that are made inside hold those that last, also after an exception."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 4))
+    weight, bias = model[0].weight, model[0].bias
+    with keyed(model):
+        for layer in model:
+            layer.reset_parameters()
+        model.float()
+        model.decayed, model.groups = [model[0].weight], {"rest": (model[0].bias, "no decay")}
+    assert model.decayed[0] is model[0].weight is weight and model.groups == {"rest": (bias, "no decay")}
+    held = [getattr(model[1], name) for name in model[1]._flat_weights_names]
+    assert list(map(id, model[1]._flat_weights)) == list(map(id, held))
+    with pytest.raises(KeyError), keyed(model):
+        model.decayed = [model[0].bias]
+        raise KeyError("stop")
+    assert model.decayed[0] is bias
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_that_the_code_registers_stay(register):
+    model, calls = nn.Linear(4, 4), []
+    getattr(model.weight, register)(lambda _: calls.append("before"))
+    with keyed(model):
+        model.reset_parameters()
+        getattr(model.weight, register)(lambda _: calls.append("inside"))
+        handle = getattr(model.bias, register)(lambda _: calls.append("removed"))
+        getattr(model.bias, register)(lambda _: calls.append("bias"))
+    handle.remove()
+    model(torch.ones(4)).sum().backward()
+    assert sorted(calls) == ["before", "bias", "inside"]
 
 
 def test_an_exception_inside_leaves_every_byte():
@@ -221,6 +284,26 @@ def _buffered(model):
     model.again = model[0].weight.detach().clone()
 
 
+def _made_of_linear():
+    with deferred():
+        return nn.Sequential(nn.Linear(8, 8))
+
+
+def _remembered(model):
+    for layer in model:
+        layer.reset_parameters()
+    model.first = [model[1].weight.detach().clone(), {"bias": model[0].bias.detach().clone()}]
+
+
+def _into_itself(model):
+    """A copy between tied weights."""
+    for layer in model:
+        layer.reset_parameters()
+    model[1].weight = model[0].weight
+    with torch.no_grad():
+        model[1].weight.copy_(model[0].weight)
+
+
 def _transposed(model):
     with torch.no_grad():
         nn.init.normal_(model[0].weight)
@@ -230,7 +313,10 @@ def _transposed(model):
             nn.init.zeros_(layer.bias)
 
 
-@pytest.mark.parametrize("init", [_transposed, _replaced, _removed, _added, _tied, _said, _swapped, _buffered])
+@pytest.mark.parametrize(
+    "init",
+    [_transposed, _replaced, _removed, _added, _tied, _said, _swapped, _buffered, _remembered, _into_itself],
+)
 def test_what_the_code_changes_is_as_deferred_has_it(init):
     def make():
         model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
@@ -252,6 +338,11 @@ def test_what_the_code_changes_is_as_deferred_has_it(init):
         assert torch.equal(found, tensor), name
     if init is _transposed:
         assert torch.equal(late[1].weight, late[0].weight.t() * 2) and torch.equal(late.table, late[0].weight.t())
+    if init is _remembered:
+        for remembered in (late.first, model.first):
+            assert torch.equal(remembered[0], late[1].weight) and torch.equal(remembered[1]["bias"], late[0].bias)
+    if init is _into_itself:
+        assert drawn.record["0.weight"].initializer == materialize(_made_of_linear(), seed=3)["0.weight"].initializer
     if init is _buffered:
         assert torch.equal(late.again, late[0].weight)
     assert verify(drawn.record, late).is_sound
