@@ -18,7 +18,7 @@ ONE_EACH := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BASE ?= main
 NOISE ?= 1.1
 
-.PHONY: demo test test-long test-zoo docs docs-serve docs-test own-table examples bench bench-compare race dashboard figures rehearsal lint wheel release-check clean help
+.PHONY: demo test test-long test-zoo docs docs-serve docs-test test-versions own-table examples bench bench-compare race dashboard figures rehearsal lint wheel release-check clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -36,6 +36,9 @@ test-zoo: $(VENV)/.test  ## every model of timm, transformers and Keras's librar
 	@mkdir -p build
 	$(BIN)/python tests/zoo/survey.py --json build/zoo.json --markdown docs/zoo.md
 	$(BIN)/python tests/zoo/survey_keras.py --json build/zoo-keras.json --markdown docs/zoo-keras.md
+
+test-versions: $(BIN)/python  ## the core on NumPy 1.26 and on every Python that is here, each in an environment of its own
+	$(BIN)/python -m tools.versions
 
 own-table: $(VENV)/.test  ## twelve small models trained as their authors initialize them, and by recipe; in twenty minutes
 	$(BIN)/python -m tools.own_training
