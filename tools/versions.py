@@ -1,4 +1,4 @@
-"""Runs tests on other versions of what fastinit stands on: `make test-versions`; `python -m tools.versions oldest` runs one row.
+"""Runs tests on other versions of what fastinit stands on; `python -m tools.versions oldest` runs one row.
 
 Each row below is an environment of its own in `build/versions/`, with the package built for its Python, and files of
 tests that must pass there. A row whose Python is not on this machine is skipped and says so.
