@@ -78,7 +78,7 @@ def wheel_problems(path: Path) -> Iterator[str]:
         if metadata[field] != value:
             yield f"METADATA: {field} is {metadata[field]!r}, expected {value!r}"
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
-    if [re.match(r"[\w-]+", line)[0] for line in required] != ["numpy"]:  # type: ignore[index]
+    if [re.match(r"[\w-]+", line)[0] for line in required] != ["numpy"]:
         yield f"METADATA: NumPy alone should be required, found {required}"
     tags = message_from_string(found[f"{about}WHEEL"].decode()).get_all("Tag", [])
     if any(tag.endswith("-none-any") for tag in tags) or not tags:
@@ -94,7 +94,7 @@ def wheel_problems(path: Path) -> Iterator[str]:
 def archive_problems(archive: Path) -> Iterator[str]:
     """Everything that is wrong with a source archive, a sentence each."""
     with tarfile.open(archive) as file:
-        found = {member.name: file.extractfile(member).read() for member in file if member.isfile()}  # type: ignore[union-attr]
+        found = {member.name: file.extractfile(member).read() for member in file if member.isfile()}
     top = f"fastinit_weights-{version()}/"
     for name in sorted(found):
         if not name.startswith(top):
