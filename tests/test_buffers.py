@@ -147,8 +147,9 @@ def test_scalars_and_empty_arrays(filled, raw, storage, dtype, reference_fill):
 
 
 def test_many_axes(filled):
-    shape = (1,) * 20 + (2,) * 6 + (1,) * 30 + (3,) + (1,) * 7
-    assert len(shape) == 64
+    most = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32  # axes of one of NumPy's arrays
+    shape = (1,) * 10 + (2,) * 6 + (1,) * (most - 24) + (3,) + (1,) * 7
+    assert len(shape) == most
     whole = filled((2,) * 6 + (3,), NORMAL, KEY)
     assert filled(shape, NORMAL, KEY).tobytes() == whole.tobytes()
     backwards = np.zeros(shape, np.float32, order="F")

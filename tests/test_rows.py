@@ -268,8 +268,8 @@ def test_new_rows_are_compared_and_old_ones_are_not(way, dtype):
     out = fill_rows(table(29, 11, 6, dtype), rows, KEY, dtype=dtype)
     found = compare_rows(buffer_of(out, dtype), rows, KEY)
     assert found.is_equal and found.size == 66
-    out[30, 2] ^= 1
-    out[39, 5] ^= 1
+    out[30:31, 2] ^= 1  # slices: a single uint64 of NumPy 1 has no exclusive or with an int
+    out[39:40, 5] ^= 1
     found = compare_rows(buffer_of(out, dtype), rows, KEY)
     assert (found.different, found.first, found.last) == (2, 30 * 6 + 2, 39 * 6 + 5) and found.change > 0
     if not isinstance(way, str):

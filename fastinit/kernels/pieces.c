@@ -1,6 +1,12 @@
 /* One fill for any number of threads: whoever comes takes the next piece, as long as there is one. */
 #include "fastinit.h"
+
+#if defined(_WIN32)
+__declspec(dllimport) int __stdcall SwitchToThread(void);
+#define sched_yield SwitchToThread
+#else
 #include <sched.h>
+#endif
 
 /* Pieces become smaller towards the end, so that all threads end together; each is some whole stretches of every target, which
  * begin and end with no small batch then. */
