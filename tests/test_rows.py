@@ -185,13 +185,23 @@ print(hashlib.sha256(table).hexdigest())
 """
 
 
+# A product without fastinit: on some processors NumPy 2.5.5 dies in it, with the kernels of OpenBLAS for Haswell.
+PRODUCT = "import numpy as np; a = np.ones((1000, 64)); b = np.ones((1000, 70)); a.T @ a, b.T @ b, b.T @ a"
+
+
 def test_the_bytes_do_not_depend_on_how_numpy_multiplies(run_python):
     """OpenBLAS with kernels for other processors, with and without fused operations, on one thread and on three."""
     out = fill(np.empty((9000, 70), np.float32), Normal(0.1), Key(3))
     own = hashlib.sha256(fill_rows(out, NewRows(8200, "mean_covariance", 0.5), Key(4))).hexdigest()
+    compared = 0
     for core, threads in (("Prescott", "1"), ("Sandybridge", "3"), ("Haswell", "2")):
-        done = run_python(DIGEST, OPENBLAS_CORETYPE=core, OPENBLAS_NUM_THREADS=threads)
+        blas = {"OPENBLAS_CORETYPE": core, "OPENBLAS_NUM_THREADS": threads}
+        done = run_python(DIGEST, **blas)
+        if done.returncode < 0 and run_python(PRODUCT, **blas).returncode < 0:
+            continue
         assert done.stdout.strip() == own, (core, done.stderr)
+        compared += 1
+    assert compared >= 2
 
 
 @pytest.mark.parametrize("mean", [0.0, 50.0])
