@@ -435,9 +435,32 @@ def _finish(
         memory.now(memory.state, True)
     with drawing_from(Key(seed).fold_in("outside the parameters")):
         settle_rest(tape, [module for _, module, _ in modules], {id(memory) for memory in memories})
+    _give_views(model, stands)
     pairs = zip(checked, planned, asked, strict=True) if any(asked) else ()
     entries = tuple(fill_place(place, entry, digests, num_threads) for place, entry, one in pairs if one)
     drawn.record = Record(entries, seed, OWN.name, fastinit.__version__)
+
+
+def _give_views(model: nn.Module, stands: Sequence[_Stand]) -> None:
+    """Buffers and attributes that the code left as views of a parameter are views of the one that lasts."""
+    lasting = {
+        address_of(stand.inside): stand.tensor.untyped_storage()
+        for stand in stands
+        if isinstance(stand.state, Data) and View.of(stand.inside) == View.of(stand.tensor)
+    }
+
+    def view(_: str, one: Tensor) -> Tensor:
+        if isinstance(one, nn.Parameter) or not has_memory_of_its_own(one):
+            return one
+        storage = lasting.get(address_of(one))
+        return one if storage is None else View.of(one).within(storage)
+
+    for module in model.modules():
+        own = own_buffers(module)
+        own.update({role: view(role, one) for role, one in own.items() if one is not None})
+        for name, value in holding(module):
+            if (new := exchanged(value, view)) is not value:
+                vars(module)[name] = new
 
 
 _Modules = Sequence[tuple[str, nn.Module, list[tuple[str, Tensor]]]]
