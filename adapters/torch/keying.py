@@ -50,7 +50,7 @@ from fastinit.adapters.torch.replaying import rebuilt
 from fastinit.adapters.torch.tape import DeferralError, Tape, new_memory
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.adapters.torch.translating import program_of
-from fastinit.extending import Rename, changed, in_stream_environment, program_keys, renaming, with_origins
+from fastinit.extending import Rename, at_least, changed, in_stream_environment, program_keys, renaming, with_origins
 
 __all__ = ["Drawn", "keyed"]
 
@@ -193,7 +193,8 @@ def keyed(
     ------
     ValueError
         If two tensors have one canonical name, also where `rename` joins them; for parameters on the meta device, in
-        flat parameters, or parametrized, by name.
+        flat parameters, or parametrized, by name; for num_threads below 1. With TypeError for what is no seed, before
+        the code inside has run.
     DeferralError
         Where the code reads a value that is drawn, or reads, or writes only a part of, a tensor of which this process
         has no whole; where it gives a parameter another shape or dtype, or replaces one that is sharded; also inside
@@ -223,6 +224,9 @@ def keyed(
     """
     if is_deferring():
         raise DeferralError("keyed() inside deferred() or another keyed(): one of them records what is drawn")
+    Key(seed)  # or it raises, before the code has run
+    if num_threads is not None:
+        at_least(1, "num_threads", num_threads)
     places = _places(model, rename)
     _refuse(places)
     naming = renaming(rename)

@@ -194,6 +194,15 @@ def test_views_that_the_code_keeps_are_of_the_parameter():
     assert not model.rows[0].any() and not model.transposed.any() and (model.kept == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("how", "error"), [({"seed": 1.5}, TypeError), ({"num_threads": 0}, ValueError), ({"num_threads": "2"}, TypeError)]
+)
+def test_bad_arguments_are_refused_before_the_code_runs(how, error):
+    (argument,) = how
+    with pytest.raises(error, match=argument), keyed(nn.Linear(4, 4), **how):
+        pytest.fail("the code inside ran")
+
+
 @pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
 def test_hooks_that_the_code_registers_stay(register):
     model, calls = nn.Linear(4, 4), []
