@@ -447,17 +447,15 @@ def _finish(
 
 def _give_views(model: nn.Module, stands: Sequence[_Stand]) -> None:
     """Buffers and attributes that the code left as views of a parameter are views of the one that lasts."""
-    lasting = {
-        address_of(stand.inside): stand.tensor.untyped_storage()
-        for stand in stands
-        if isinstance(stand.state, Data) and View.of(stand.inside) == View.of(stand.tensor)
-    }
+    own_memory = {address_of(stand.inside): stand for stand in stands if isinstance(stand.state, Data)}
 
     def view(_: str, one: Tensor) -> Tensor:
         if isinstance(one, nn.Parameter) or not has_memory_of_its_own(one):
             return one
-        storage = lasting.get(address_of(one))
-        return one if storage is None else View.of(one).within(storage)
+        stand = own_memory.get(address_of(one))
+        if stand is None or View.of(stand.inside) != View.of(stand.tensor):
+            return one
+        return View.of(one).within(stand.tensor.untyped_storage())
 
     for module in model.modules():
         own = own_buffers(module)
