@@ -50,7 +50,7 @@ from fastinit.adapters.torch.replaying import rebuilt
 from fastinit.adapters.torch.tape import DeferralError, Tape, new_memory
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
 from fastinit.adapters.torch.translating import program_of
-from fastinit.extending import Rename, changed, in_stream_environment, program_keys, renaming, with_origins
+from fastinit.extending import Rename, at_least, changed, in_stream_environment, program_keys, renaming, with_origins
 
 __all__ = ["Drawn", "keyed"]
 
@@ -193,7 +193,8 @@ def keyed(
     ------
     ValueError
         If two tensors have one canonical name, also where `rename` joins them; for parameters on the meta device, in
-        flat parameters, or parametrized, by name.
+        flat parameters, or parametrized, by name; for num_threads below 1. With TypeError for what is no seed, before
+        the code inside has run.
     DeferralError
         Where the code reads a value that is drawn, or reads, or writes only a part of, a tensor of which this process
         has no whole; where it gives a parameter another shape or dtype, or replaces one that is sharded; also inside
@@ -223,6 +224,9 @@ def keyed(
     """
     if is_deferring():
         raise DeferralError("keyed() inside deferred() or another keyed(): one of them records what is drawn")
+    Key(seed)  # or it raises, before the code has run
+    if num_threads is not None:
+        at_least(1, "num_threads", num_threads)
     places = _places(model, rename)
     _refuse(places)
     naming = renaming(rename)
@@ -435,9 +439,30 @@ def _finish(
         memory.now(memory.state, True)
     with drawing_from(Key(seed).fold_in("outside the parameters")):
         settle_rest(tape, [module for _, module, _ in modules], {id(memory) for memory in memories})
+    _give_views(model, stands)
     pairs = zip(checked, planned, asked, strict=True) if any(asked) else ()
     entries = tuple(fill_place(place, entry, digests, num_threads) for place, entry, one in pairs if one)
     drawn.record = Record(entries, seed, OWN.name, fastinit.__version__)
+
+
+def _give_views(model: nn.Module, stands: Sequence[_Stand]) -> None:
+    """Buffers and attributes that the code left as views of a parameter are views of the one that lasts."""
+    own_memory = {address_of(stand.inside): stand for stand in stands if isinstance(stand.state, Data)}
+
+    def view(_: str, one: Tensor) -> Tensor:
+        if isinstance(one, nn.Parameter) or not has_memory_of_its_own(one):
+            return one
+        stand = own_memory.get(address_of(one))
+        if stand is None or View.of(stand.inside) != View.of(stand.tensor):
+            return one
+        return View.of(one).within(stand.tensor.untyped_storage())
+
+    for module in model.modules():
+        own = own_buffers(module)
+        own.update({role: view(role, one) for role, one in own.items() if one is not None})
+        for name, value in holding(module):
+            if (new := exchanged(value, view)) is not value:
+                vars(module)[name] = new
 
 
 _Modules = Sequence[tuple[str, nn.Module, list[tuple[str, Tensor]]]]

@@ -181,6 +181,28 @@ def test_what_the_code_keeps_is_the_parameter():
     assert model.decayed[0] is bias
 
 
+def test_views_that_the_code_keeps_are_of_the_parameter():
+    model = nn.Linear(4, 4)
+    with keyed(model) as drawn:
+        nn.init.normal_(model.weight)
+        model.rows, model.kept = [model.weight.detach()[:2]], model.bias.data[1:]
+        model.register_buffer("transposed", model.weight.detach().t())
+    assert drawn.check() == ("never written: bias",)
+    assert torch.equal(model.rows[0], model.weight[:2]) and torch.equal(model.transposed, model.weight.t())
+    nn.init.zeros_(model.weight)
+    nn.init.ones_(model.bias)
+    assert not model.rows[0].any() and not model.transposed.any() and (model.kept == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("how", "error"), [({"seed": 1.5}, TypeError), ({"num_threads": 0}, ValueError), ({"num_threads": "2"}, TypeError)]
+)
+def test_bad_arguments_are_refused_before_the_code_runs(how, error):
+    (argument,) = how
+    with pytest.raises(error, match=argument), keyed(nn.Linear(4, 4), **how):
+        pytest.fail("the code inside ran")
+
+
 @pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
 def test_hooks_that_the_code_registers_stay(register):
     model, calls = nn.Linear(4, 4), []
