@@ -393,25 +393,45 @@ def _finish(
     num_threads: int | None,
 ) -> None:
     _refuse_aliases(tape, places, stands)
-    programs: dict[str, Program] = {}
-    memories = [tape.memory_of(stand.inside) for stand in stands]
-    for place, stand, memory in zip(places, stands, memories, strict=True):
-        if memory is None or memory.state is stand.state or (stand.state is None and _is_given(memory.state)):
-            continue
-        program = verified(tape, stand.inside, memory.state, list(place.owners))
-        if program.uninitialized or _is_absent(memory.state, isinstance(program.initializer, Replayed)):
-            raise DeferralError(
-                f"only a part of {place.parameter.name!r} was written, or what was is computed from another parameter, "
-                "of which this process does not hold all: fill it whole first. No parameter has been written"
-            )
-        programs[place.parameter.name] = program
     modules = [(prefix, module, attributes_of(module)) for prefix, module in model.named_modules()]
+    programs, buffers = _recorded(tape, places, stands, modules, naming)
+    described = [
+        place._replace(parameter=changed(place.parameter, program=programs.get(place.parameter.name)))
+        for place in places
+    ]
+    asked = [place.parameter.name in programs for place in places]
+    drawn.complaints = tuple(_complaints(tape, places, stands, programs))
+    checked, planned = planned_places(described, OWN, seed, frozen=True, asked=asked) if any(asked) else ([], [])
+    # before the parameters, whose values of before they may hold
+    _give_buffers(tape, [place.parameter for place in described], buffers, seed)
+    with drawing_from(Key(seed).fold_in("outside the parameters")):
+        own = {id(tape.memory_of(stand.inside)) for stand in stands}
+        settle_rest(tape, [module for _, module, _ in modules], own)
+    _give_views(model, stands)
+    pairs = zip(checked, planned, asked, strict=True) if any(asked) else ()
+    entries = tuple(fill_place(place, entry, digests, num_threads) for place, entry, one in pairs if one)
+    drawn.record = Record(entries, seed, OWN.name, fastinit.__version__)
+
+
+_Buffers = dict[str, tuple[Tensor, Program]]
+"""Buffers, and tensors that modules hold as attributes, that follow from draws, by their names."""
+
+
+def _recorded(
+    tape: _Ledger,
+    places: Sequence[Place],
+    stands: Sequence[_Stand],
+    modules: _Modules,
+    naming: Callable[[str], str],
+) -> tuple[dict[str, Program], _Buffers]:
+    """The programs of the parameters that were written, by name, and of buffers that are drawn."""
+    states = _written(tape, places, stands)
+    programs = {name: _whole_program(tape, place, stand, state) for name, (place, stand, state) in states.items()}
     drawn_buffers = list(_drawn_buffers(modules, tape, naming))
     shared = shared_draws(programs.values(), [state for _, _, state in drawn_buffers])
-    for place, stand, memory in zip(places, stands, memories, strict=True):
-        if (name := place.parameter.name) in programs and not shared.isdisjoint(programs[name].draws):
-            assert memory is not None
-            programs[name] = verified(tape, stand.inside, memory.state, list(place.owners), shared)
+    for name, (place, stand, state) in states.items():
+        if not shared.isdisjoint(programs[name].draws):
+            programs[name] = verified(tape, stand.inside, state, list(place.owners), shared)
     buffers = {
         name: (tensor, program)
         for name, tensor, state in drawn_buffers
@@ -420,29 +440,43 @@ def _finish(
     found = {**programs, **{name: program for name, (_, program) in buffers.items()}}
     # attributes come last, as in deferred(): none of them is what a parameter is a copy of
     named = found | with_origins({name: found[name] for name in map(naming, _names(modules)) if name in found})
-    programs = {name: named[name] for name in programs}
-    described = [
-        place._replace(parameter=changed(place.parameter, program=programs.get(place.parameter.name)))
-        for place in places
-    ]
-    asked = [place.parameter.name in programs for place in places]
-    drawn.complaints = tuple(_complaints(tape, places, stands, programs))
-    checked, planned = planned_places(described, OWN, seed, frozen=True, asked=asked) if any(asked) else ([], [])
-    others = [Parameter(name, tuple(tensor.shape), program=named[name]) for name, (tensor, _) in buffers.items()]
-    keys = program_keys([*(place.parameter for place in described), *others], seed) if others else {}
-    # before the parameters, whose values of before they may hold
+    return {name: named[name] for name in programs}, {name: (one, named[name]) for name, (one, _) in buffers.items()}
+
+
+def _written(
+    tape: _Ledger, places: Sequence[Place], stands: Sequence[_Stand]
+) -> dict[str, tuple[Place, _Stand, State]]:
+    """The parameters that the code wrote, by name, and what they hold."""
+    found = {}
+    for place, stand in zip(places, stands, strict=True):
+        memory = tape.memory_of(stand.inside)
+        if memory is None or memory.state is stand.state or (stand.state is None and _is_given(memory.state)):
+            continue
+        found[place.parameter.name] = place, stand, memory.state
+    return found
+
+
+def _whole_program(tape: _Ledger, place: Place, stand: _Stand, state: State) -> Program:
+    """The program of a parameter, refused where it needs values that are elsewhere."""
+    program = verified(tape, stand.inside, state, list(place.owners))
+    if program.uninitialized or _is_absent(state, isinstance(program.initializer, Replayed)):
+        raise DeferralError(
+            f"only a part of {place.parameter.name!r} was written, or what was is computed from another parameter, "
+            "of which this process does not hold all: fill it whole first. No parameter has been written"
+        )
+    return program
+
+
+def _give_buffers(tape: _Ledger, parameters: Sequence[Parameter], buffers: _Buffers, seed: int | str) -> None:
+    """Buffers that are drawn get their values, by their names."""
+    others = [Parameter(name, tuple(tensor.shape), program=program) for name, (tensor, program) in buffers.items()]
+    keys = program_keys([*parameters, *others], seed) if others else {}
     for name, (tensor, _) in buffers.items():
         with torch.no_grad():
             tensor.copy_(rebuilt(keys[name].initializer, tensor, keys[name].key))
         memory = tape.memory_of(tensor)
         assert memory is not None
         memory.now(memory.state, True)
-    with drawing_from(Key(seed).fold_in("outside the parameters")):
-        settle_rest(tape, [module for _, module, _ in modules], {id(memory) for memory in memories})
-    _give_views(model, stands)
-    pairs = zip(checked, planned, asked, strict=True) if any(asked) else ()
-    entries = tuple(fill_place(place, entry, digests, num_threads) for place, entry, one in pairs if one)
-    drawn.record = Record(entries, seed, OWN.name, fastinit.__version__)
 
 
 def _give_views(model: nn.Module, stands: Sequence[_Stand]) -> None:
