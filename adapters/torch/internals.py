@@ -37,6 +37,7 @@ calculate_correct_fan: Final = torch_init._calculate_correct_fan
 
 __all__ = [
     "FLAT_MARK",
+    "LAZY",
     "MARK",
     "PROGRAMS",
     "SELF_MADE",
@@ -63,7 +64,6 @@ __all__ = [
     "is_flattened",
     "is_initialized",
     "is_innermost",
-    "is_lazy",
     "is_pretrained",
     "is_table",
     "is_traced",
@@ -320,13 +320,12 @@ def has_memory_of_its_own(tensor: Tensor) -> bool:
         tensor.layout is torch.strided
         and not tensor.is_quantized
         and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
-        and not is_lazy(tensor)
+        and not isinstance(tensor, LAZY)
     )
 
 
-def is_lazy(tensor: Tensor) -> bool:
-    """Whether a tensor has no shape yet: as the public classes ask, which are asked by code of Python's."""
-    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]
+LAZY: Final[type] = nn.parameter.UninitializedTensorMixin  # type: ignore[attr-defined]
+"""The class of tensors that have no shape yet. Asking a public one of its kind runs code of Python's, each time."""
 
 
 # torch.compile

@@ -22,9 +22,9 @@ from torch.nn.utils import parametrize
 from fastinit import Parameter, canonical_name
 from fastinit.adapters.torch.internals import (
     FLAT_MARK,
+    LAZY,
     PROGRAMS,
     is_flattened,
-    is_lazy,
     own_buffers,
     own_modules,
     own_parameters,
@@ -413,7 +413,7 @@ def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]], slices: dic
     if not isinstance(module, parametrize.ParametrizationList) or programs_of(module):
         for role, tensor in own_parameters(module).items():
             if tensor is not None and role not in flat and not getattr(tensor, FLAT_MARK, False):
-                lazy = is_lazy(tensor)
+                lazy = isinstance(tensor, LAZY)
                 shape = () if lazy else tuple(tensor.shape)
                 part = slices.get(id(tensor))
                 shape = shape if part is None or part.shape is None else part.shape
@@ -535,7 +535,7 @@ def parameters(model: nn.Module, rename: Rename | None = None) -> list[Place]:
         for role, tensor, shape, identity, chain, shard, requires_grad in own:
             before = canonical_name(prefix + role)
             name = naming(before)
-            if is_lazy(tensor):
+            if isinstance(tensor, LAZY):
                 lazy.append(before)
                 continue
             holders.see(name, before, identity)

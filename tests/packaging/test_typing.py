@@ -33,8 +33,8 @@ def test_the_package_is_strictly_typed(tmp_path):
 
 # What Cython adds to a module, and what it does not tell: the parameters of __init__, and that a class has a layout.
 CYTHON = r"""
-fastinit\._core\.(__reduce_cython__|__setstate_cython__|__test__)
-fastinit\._core\.(Sampling|Region|Fill)(\.__init__)?
+fastinit\._core\.(\w+\.)?(__reduce_cython__|__setstate_cython__|__test__)
+fastinit\._core\.(Sampling|Region|Fill|Shortcut|Recalled)(\.__init__)?
 """
 
 
@@ -56,14 +56,16 @@ def test_the_parameters_that_cython_does_not_tell():
     def parameters(text, name):
         inside = re.search(rf"class {name}\b.*?def __init__\((.*?)\)(?: -> None)?:", text, re.DOTALL)[1]
         inside = inside.replace(" not None", "")
+        while "[" in inside:  # types, the innermost first
+            inside = re.sub(r"\[[^][]*\]", "", inside)
         names = [re.split(r"[:=]", part)[0].split()[-1] for part in inside.split(",") if part.strip()]
         return [name for name in names if name not in ("self", "*")]
 
     binding, stubs = ((ROOT / "fastinit" / name).read_text() for name in ("_core.pyx", "_core.pyi"))
-    for name in ("Sampling", "Region", "Fill"):
+    for name, least in (("Sampling", 4), ("Region", 4), ("Fill", 4), ("Shortcut", 11), ("Recalled", 2)):
         wanted = parameters(binding, name)
-        assert wanted == parameters(re.sub(r"\[[^]]*\]", "", stubs), name)
-        assert len(wanted) > 3
+        assert wanted == parameters(stubs, name)
+        assert len(wanted) >= least
 
 
 USER = """
