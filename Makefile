@@ -26,7 +26,7 @@ help:  ## this list
 demo: $(VENV)/.demo  ## initialize a published model's parameters and show what was done
 	@$(BIN)/python examples/demo.py --model $(MODEL) --dtype $(DTYPE) --seed $(SEED)
 
-test: $(VENV)/.test  ## the whole suite, in some eleven minutes with the installation
+test: $(VENV)/.test  ## the whole suite, in some twelve minutes with the installation
 	$(ONE_EACH) $(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.test  ## the long batteries: other architectures, builds, statistics
