@@ -199,8 +199,7 @@ def keyed(
         Where the code reads a value that is drawn, or reads, or writes only a part of, a tensor of which this process
         has no whole; where it gives a parameter another shape or dtype, or replaces one that is sharded; also inside
         :func:`~fastinit.adapters.torch.deferred` or another keyed(), and where it writes to a parameter through a
-        reference from before. After it, as after any exception inside, no
-        parameter has been written.
+        reference from before. After it, as after any exception inside, no parameter has been written.
 
     Notes
     -----

@@ -48,7 +48,6 @@ GATES: Final = {
     "LSTMCell": 4,
     "ConvLSTMCell": 4,
 }
-"""How many gates the weight of a recurrent layer packs, by the class of the layer."""
 """Gates of a recurrent layer, by its class in torch or in Keras: equal blocks packed along one axis."""
 
 
