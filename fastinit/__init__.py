@@ -13,6 +13,7 @@ every bit.
 Where things are, each line standing on those below it:
 
 adapters      NumPy, torch, Keras, JAX, Numba: a framework's words, translated
+checkpoints   on disk: plans, safetensors files, written and verified
 reports       pages and pictures of what was found
 audits        is it right? values, scales, the signal through a stack of layers
 models        whole models: rules, recipes, records

@@ -5,6 +5,7 @@
     fastinit check --depth 50 --width 512 --activation gelu --init he_normal
     fastinit gain gelu
     fastinit recommend gelu --layer residual --depth 24
+    fastinit checkpoint config.json out/ --dtype bfloat16  # and verify, diff, show: see checkpoints/commands.py
 
 ``check`` prints the variances layer by layer and the verdict, and writes a page, ``fastinit-check.html``. The exit
 status is 0 whatever the verdict, with ``--strict`` 1 where the network is not healthy, and 2 for bad arguments and for
@@ -28,6 +29,7 @@ from typing import Any, Final, NoReturn
 import fastinit
 from fastinit.advice.activations import activation_named, checked_parameters
 from fastinit.advice.recommending import LAYERS
+from fastinit.checkpoints.commands import add_commands
 from fastinit.checks import shown
 from fastinit.files import Outlet
 from fastinit.models.configs import encoded
@@ -128,7 +130,7 @@ class _Version(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastinit", description="Weight initialization.", allow_abbrev=False)
     parser.add_argument("--version", action=_Version, nargs=0, help="the library, the stream and the targets")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="check | gain | recommend")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     check = commands.add_parser(
         "check",
@@ -169,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     advice.add_argument("--depth", type=_at_least_one, help="of a residual layer: how many branches are added up")
     advice.add_argument("--negative-slope", type=float, metavar="X", help="of a leaky rectifier")
     advice.set_defaults(run=_recommend)
+    add_commands(commands, lambda text: initializer_named(text, "linear"))
     return parser
 
 

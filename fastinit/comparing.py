@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, NamedTuple, SupportsIndex
@@ -322,6 +322,73 @@ def _converted(values: np.ndarray, made: DType, dtype: DType) -> np.ndarray:
 def _table(dtype: DType) -> np.ndarray:
     """The numbers of all 256 bit patterns of a format."""
     return np.array([dtype.value(bits) for bits in range(256)])
+
+
+def together(pieces: Sequence[tuple[int, Comparison]]) -> Comparison:
+    """The comparison of a tensor from those of its pieces.
+
+    Parameters
+    ----------
+    pieces : sequence of (int, Comparison)
+        Each with the number of elements before it, in ascending order.
+
+    Examples
+    --------
+    >>> together([(0, Comparison(8, 0, None, None, 0.0)), (8, Comparison(8, 2, 1, 5, 0.5))])
+    Comparison(size=16, different=2, first=9, last=13, change=0.5)
+    """
+    size = sum(one.size for _, one in pieces)
+    different = [(before, one) for before, one in pieces if one.different]
+    if not different:
+        return Comparison(size, 0, None, None, 0.0)
+    count = sum(one.different for _, one in different)
+    change = math.hypot(*(one.change * math.sqrt(one.different / count) for _, one in different))
+    (before, first), (after, last) = different[0], different[-1]
+    assert first.first is not None and last.last is not None
+    return Comparison(size, count, before + first.first, after + last.last, change)
+
+
+def compare_made(
+    buffer: Buffer, make: Callable[[np.ndarray, int], None], made: DType, granule: int, num_threads: int
+) -> Comparison:
+    """Compares consecutive memory with what a function makes, a piece at a time.
+
+    Parameters
+    ----------
+    buffer : Buffer
+        The memory, of one axis.
+    make : callable
+        Called with memory, bytes as uint8, and the number of its first element.
+    made : DType
+        The format that it makes; the memory may hold the same values converted.
+    granule : int
+        A piece begins at a multiple of this number of elements.
+    num_threads : int
+        At most this many threads.
+
+    Examples
+    --------
+    >>> from fastinit.extending import buffer_of, dtype_named
+    >>> def make(out, begin):
+    ...     out.view(np.float32)[:] = np.arange(begin, begin + out.size // 4)
+    >>> memory = np.arange(10, dtype=np.float32)
+    >>> compare_made(buffer_of(memory, None), make, dtype_named("float32"), 2, num_threads=1).is_equal
+    True
+    """
+    size, itemsize = buffer.size, buffer.dtype.itemsize
+    step = max(1, PIECE // granule) * granule
+    found: list[_Found | None] = [None] * -(-size // step)
+
+    def look(number: int) -> None:
+        begin = number * step
+        count = min(step, size - begin)
+        expected = new_memory((count,), made)
+        make(expected.view(np.uint8), begin)
+        piece = Buffer(buffer.address + begin * itemsize, (count,), (itemsize,), buffer.dtype, buffer.owner)
+        found[number] = _difference(piece, _converted(expected, made, buffer.dtype), begin)
+
+    for_each(len(found), look, num_threads)
+    return _joined(size, [one for one in found if one is not None])
 
 
 def _joined(size: int, found: Sequence[_Found]) -> Comparison:

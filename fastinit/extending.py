@@ -13,7 +13,7 @@ new rows    `fill_rows_of`, `check_rows`, `compare_rows`: those of a tensor that
 exactness   `in_stream_environment`, `remembered`, `recalled`: values that depend on nothing else
 checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give;
             `changed`: a value with other fields, which need no check
-warnings    `Notices`: given once, in the caller's line
+warnings    `Notices`: given once, in the caller's line; `progress_bar`: of work that takes seconds
 facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
 models      `recipe_for`, `meant`, `planned`, `program_keys`, `Keyed`, `with_origins`, `check_entry`, `read_record`,
             `recorded_entries`, `compare_digests`: entries of records
@@ -82,6 +82,7 @@ from fastinit.models.selecting import meant
 from fastinit.models.verifying import judged_kept, judged_memory, verify_each
 from fastinit.notices import Notices
 from fastinit.programs import apart, disjoint, runs_graphs
+from fastinit.progress import progress_bar
 from fastinit.rows import check_rows, compare_rows, fill_rows_of
 from fastinit.sampling import KINDS
 from fastinit.shards import Ranges, Shard, check_distinct, dealt, joined, lattices, tiles
@@ -163,6 +164,7 @@ __all__ = [
     "planned",
     "plus",
     "program_keys",
+    "progress_bar",
     "read_record",
     "recalled",
     "recipe_for",

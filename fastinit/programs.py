@@ -385,6 +385,11 @@ class Replayed(StructuredInitializer):
         _read(self.graph)
 
     @property
+    def framework(self) -> str:
+        """The framework whose operators they are."""
+        return str(_read(self.graph)["framework"])
+
+    @property
     def operators(self) -> tuple[str, ...]:
         """The names of the operators, in the order of their first call."""
         return tuple(_read(self.graph)["operators"])

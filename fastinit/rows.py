@@ -34,7 +34,7 @@ import numpy as np
 
 from fastinit.buffers import Buffer, buffer_of
 from fastinit.checks import at_least, finite_number, one_of, shown
-from fastinit.comparing import Comparison, compare_buffer, numbers
+from fastinit.comparing import Comparison, compare_buffer, numbers, together
 from fastinit.exact import in_stream_environment
 from fastinit.filling import fill, fill_buffer
 from fastinit.initializers import Initializer, Moments, Normal, StructuredInitializer, checked_inner
@@ -286,25 +286,13 @@ def compare_rows(
     Comparison(size=1, different=1, first=2, last=2, change=0.25)
     """
     shard = _checked(buffer, rows, shard)
-    found: list[Comparison] = []
+    found: list[tuple[int, Comparison]] = []
     for piece in _pieces(buffer, rows, key, shard, num_threads):
         one = compare_buffer(
             piece.buffer, piece.initializer, key, piece.shard, drawn_in=drawn_in, num_threads=num_threads
         )
-        first, last = (None if place is None else place + piece.before for place in (one.first, one.last))
-        found.append(Comparison(one.size, one.different, first, last, one.change))
-    return _together(found)
-
-
-def _together(found: list[Comparison]) -> Comparison:
-    """What is said of several pieces, in their order: most tensors have one."""
-    different = [one for one in found if one.different]
-    size = sum(one.size for one in found)
-    if not different:
-        return Comparison(size, 0, None, None, 0.0)
-    count = sum(one.different for one in different)
-    change = math.hypot(*(one.change * math.sqrt(one.different / count) for one in different))
-    return Comparison(size, count, different[0].first, different[-1].last, change)
+        found.append((piece.before, one))
+    return together(found)
 
 
 class _Piece(NamedTuple):

@@ -42,6 +42,7 @@ from fastinit.adapters.torch.keying import Drawn, keyed
 from fastinit.adapters.torch.materializing import materialize
 from fastinit.adapters.torch.models import initialize_, replay
 from fastinit.adapters.torch.patching import patched
+from fastinit.adapters.torch.plans import plan
 from fastinit.adapters.torch.slices import mark_slice
 from fastinit.adapters.torch.tape import DeferralError
 from fastinit.adapters.torch.tensors import fill_
@@ -66,6 +67,7 @@ __all__ = [
     "mark_slice",
     "materialize",
     "patched",
+    "plan",
     "replay",
     "state_dict",
     "verify",

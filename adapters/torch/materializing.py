@@ -7,10 +7,7 @@ materialize(model, seed=0, dtype=torch.bfloat16)
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 
 import torch
 from torch import nn
@@ -22,7 +19,7 @@ from fastinit.adapters.torch.internals import apply, carry_hooks, own_parameters
 from fastinit.adapters.torch.layers import Place, originals, parameters
 from fastinit.adapters.torch.models import fill_place, planned_places, untouched_modules
 from fastinit.adapters.torch.tensors import DTYPES, Kind, kind_of
-from fastinit.extending import Rename, at_least, in_stream_environment, recipe_for, shown
+from fastinit.extending import Rename, at_least, in_stream_environment, progress_bar, recipe_for, shown
 
 __all__ = ["materialize"]
 
@@ -140,7 +137,10 @@ def materialize(
     chosen = recipe_for(recipe, [place.parameter for place in places])
     places, entries = planned_places(places, chosen, seed, dtype, unmatched=unmatched, frozen=frozen, in_memory=False)
     sizes = list(map(_size, places, entries))
-    with _progress(sum(sizes), progress) as advance:
+    total = sum(sizes)
+    # asked for, or a model that takes seconds
+    wanted = progress if progress is not None or total >= _LARGE else False
+    with progress_bar(total, "materialize", wanted) as advance:
         restore_buffers(model, where, Key(seed), buffers, rename)
         stay = {id(place.tensor) for place, is_asked in zip(everything, asked, strict=True) if not is_asked}
         _allocate(model, where, dtype, stay)
@@ -213,20 +213,3 @@ def _size(place: Place, entry: Entry) -> int:
     is_part = kind_of(tensor) is Kind.DISTRIBUTED
     local: torch.Tensor = tensor.to_local() if is_part else tensor  # type: ignore[attr-defined]
     return local.numel() * int(getattr(torch, str(entry.dtype)).itemsize)
-
-
-@contextmanager
-def _progress(size: int, wanted: bool | None) -> Iterator[Callable[[int], object]]:
-    """A progress bar over so many bytes, or none; gives what advances it."""
-    tqdm = None
-    if wanted or (wanted is None and size >= _LARGE and sys.stderr.isatty()):
-        try:
-            tqdm = importlib.import_module("tqdm").tqdm
-        except ModuleNotFoundError:
-            if wanted:
-                raise
-    if tqdm is None:
-        yield lambda size: None
-    else:
-        with tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024, desc="materialize") as bar:
-            yield bar.update

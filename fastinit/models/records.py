@@ -21,7 +21,7 @@ from fastinit.layouts import Fans
 from fastinit.models.configs import DECIMAL_BITS, brief, decoded, encoded
 from fastinit.sampling import STREAM_VERSION
 
-__all__ = ["Entry", "Record"]
+__all__ = ["Entry", "Record", "parsed"]
 
 NONE: Final = type(None)
 DECIMAL_DIGITS: Final = len(str(2**DECIMAL_BITS))
@@ -210,6 +210,15 @@ class Record(_Places):
         entries = [{f.name: encoded(getattr(entry, f.name)) for f in fields(Entry)} for entry in self.entries]
         return json.dumps({**head, "entries": entries}, indent=1, allow_nan=False)
 
+    def to_config(self) -> dict[str, Any]:
+        """What JSON holds of the record; fields of entries that say nothing are left out."""
+        head = {name: encoded(getattr(self, name)) for name in ("stream_version", "version", "seed", "recipe")}
+        entries = []
+        for entry in self.entries:
+            values = {f.name: encoded(getattr(entry, f.name)) for f in fields(Entry)}
+            entries.append({name: value for name, value in values.items() if value not in (None, [])})
+        return {**head, "entries": entries}
+
     @classmethod
     @in_stream_environment
     def from_json(cls, text: str) -> Record:
@@ -222,21 +231,23 @@ class Record(_Places):
             than to_json writes (1.0 or true for an integer), numbers that are not finite, classes that the library
             does not know, nesting beyond what it makes, or another stream version.
         """
-        import json
-
-        if not isinstance(text, (str, bytes, bytearray)):
-            raise TypeError(f"text must be the JSON of a record, not {shown(text)}")
+        found = parsed(text, "a record")
         try:
-            found = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant, parse_int=_integer)
-            if not isinstance(found, dict) or "stream_version" not in found:
-                raise ValueError("expected an object with a stream_version")
-            if type(found["stream_version"]) is int and found["stream_version"] == STREAM_VERSION:
-                return cls._read(found)
+            return cls._read(found)
         except RecursionError:
             raise ValueError("not a record: its JSON is nested too deep") from None
         except (TypeError, ValueError) as problem:
             raise ValueError(f"not a record: {problem}") from None
-        raise ValueError(_other_version(found["stream_version"]))
+
+    @classmethod
+    @in_stream_environment
+    def from_config(cls, found: dict[str, Any]) -> Record:
+        """The record that :meth:`to_config` described. Raises TypeError or ValueError for anything else."""
+        entries = found.get("entries")
+        if isinstance(entries, list):
+            empty: dict[str, Any] = {f.name: [] if f.name in ("shape", "other_names") else None for f in fields(Entry)}
+            found = {**found, "entries": [{**empty, **own} if isinstance(own, dict) else own for own in entries]}
+        return cls._read(found)
 
     @classmethod
     def _read(cls, found: dict[str, Any]) -> Record:
@@ -289,6 +300,39 @@ class Record(_Places):
             f"stream v{self.stream_version}, fastinit {self.version}"
         )
         return "\n".join((head, *lines))
+
+
+def parsed(text: str, what: str) -> dict[str, Any]:
+    """The object that JSON of the library holds: `what`, which has a stream version.
+
+    Raises
+    ------
+    TypeError
+        If `text` is not a text.
+    ValueError
+        If it is not such JSON, with names that are distinct and numbers that are finite, or is of another stream
+        version.
+
+    Examples
+    --------
+    >>> parsed('{"stream_version": 1}', "a record")
+    {'stream_version': 1}
+    """
+    import json  # not needed to fill a tensor
+
+    if not isinstance(text, (str, bytes, bytearray)):
+        raise TypeError(f"text must be the JSON of {what}, not {shown(text)}")
+    try:
+        found = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant, parse_int=_integer)
+    except RecursionError:
+        raise ValueError(f"not {what}: its JSON is nested too deep") from None
+    except ValueError as problem:
+        raise ValueError(f"not {what}: {problem}") from None
+    if not isinstance(found, dict) or "stream_version" not in found:
+        raise ValueError(f"not {what}: expected an object with a stream_version")
+    if type(found["stream_version"]) is not int or found["stream_version"] != STREAM_VERSION:
+        raise ValueError(_other_version(found["stream_version"]))
+    return found
 
 
 def _other_version(found: Any) -> str:

@@ -3,7 +3,7 @@
 >>> import numpy as np, fastinit
 >>> (entry,) = fastinit.assigned([fastinit.Parameter("up.weight", (64, 32), layer="Linear")], "auto", seed=0)
 >>> weight = fastinit.fill(np.empty((64, 32), np.float32), entry.initializer, entry.key)
->>> judged(entry, "float32", fastinit.compare(weight, entry.initializer, entry.key)).verdict
+>>> judged(entry.name, "float32", "float32", fastinit.compare(weight, entry.initializer, entry.key)).verdict
 'equal'
 """
 
@@ -153,16 +153,18 @@ def judged_memory(
         return Verified(entry.name, "kept", reason)
     else:
         found = compare_rows(buffer, rows, entry.key, shard, drawn_in=entry.dtype, num_threads=num_threads)
-    return judged(entry, buffer.dtype.name, found)
+    return judged(entry.name, entry.dtype, buffer.dtype.name, found)
 
 
-def judged(entry: Entry, dtype: str, found: Comparison) -> Verified:
+def judged(name: str, recorded: str | None, dtype: str, found: Comparison) -> Verified:
     """What a comparison says of a tensor.
 
     Parameters
     ----------
-    entry : Entry
-        Of the record.
+    name : str
+        The tensor's.
+    recorded : str or None
+        The dtype that it was filled in; None where that is not recorded.
     dtype : str
         That the tensor has now; the comparison was with the recorded values in this dtype.
     found : Comparison
@@ -171,24 +173,24 @@ def judged(entry: Entry, dtype: str, found: Comparison) -> Verified:
     Examples
     --------
     >>> import fastinit
-    >>> (entry,) = fastinit.assigned([fastinit.Parameter("up.bias", (100,), layer="Linear")], "auto", seed=0)
-    >>> judged(entry, "float32", fastinit.compare(bytes(400), entry.initializer, entry.key, dtype="float32")).verdict
+    >>> found = fastinit.compare(bytes(400), fastinit.Zeros(), fastinit.Key(0), dtype="float32")
+    >>> judged("up.bias", "float32", "float32", found).verdict
     'equal'
     """
     if found.is_equal:
-        rounded = entry.dtype is not None and dtype != entry.dtype
-        return Verified(entry.name, "rounded" if rounded else "equal", f"in {dtype}" if rounded else "", found)
+        rounded = recorded is not None and dtype != recorded
+        return Verified(name, "rounded" if rounded else "equal", f"in {dtype}" if rounded else "", found)
     assert found.first is not None and found.last is not None
     where = f"{found.different:,} of {found.size:,} elements differ, from {found.first:,} to {found.last:,}"
     stretch = found.last - found.first + 1
     is_stretch = found.different >= _DENSE * stretch and stretch <= _LARGEST * found.size
     if math.isnan(found.change):
-        return Verified(entry.name, "damaged", f"{where}; some are not finite", found)
+        return Verified(name, "damaged", f"{where}; some are not finite", found)
     if is_stretch:
-        return Verified(entry.name, "damaged", where, found)
+        return Verified(name, "damaged", where, found)
     moved = "from zero" if math.isinf(found.change) else f"by {found.change:.2g} of their size"
     share = "" if found.different == found.size else f"{found.different / found.size:.0%} of the elements "
-    return Verified(entry.name, "trained", f"{share}{moved}", found)
+    return Verified(name, "trained", f"{share}{moved}", found)
 
 
 def judged_kept(entry: Entry, digest: str | None) -> Verified:

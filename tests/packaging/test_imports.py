@@ -14,7 +14,7 @@ import fastinit
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fastinit"
-WINGS = ("advice", "models", "audits", "reports")  # each stands on those before it
+WINGS = ("advice", "models", "audits", "reports", "checkpoints")  # each stands on those before it
 LIBRARY = sorted(PACKAGE.glob("*.py")) + sorted(path for wing in WINGS for path in (PACKAGE / wing).glob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 KERNELS = sorted(path for path in (PACKAGE / "kernels").iterdir() if path.suffix in (".c", ".h"))
@@ -23,7 +23,7 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "numba", "scipy", "ml_dtype
 # Each floor imports from floors below it only; what stands side by side does not see each other.
 HEART = [
     {"_core"},
-    {"checks", "coefficients", "exact", "threads", "files", "installation", "notices"},
+    {"checks", "coefficients", "exact", "threads", "files", "installation", "notices", "progress"},
     {"truncation"},
     {"dtypes", "layouts", "keys"},
     {"buffers", "sampling"},
@@ -51,6 +51,13 @@ FLOORS = [
     {"reports.pages"},
     {"reports.pictures"},
     {"__init__", "extending"},
+    {"checkpoints.formats"},
+    {"checkpoints.headers", "checkpoints.sources"},
+    {"checkpoints.plans"},
+    {"checkpoints.layouts", "checkpoints.staging", "checkpoints.reading"},
+    {"checkpoints.writing", "checkpoints.verifying", "checkpoints.virtual", "checkpoints.comparing"},
+    {"checkpoints.origins"},
+    {"checkpoints.commands"},
     {"cli"},
     {"__main__"},
 ]
@@ -115,7 +122,7 @@ WITHOUT_CIRCLES = {"jax", "keras", "numba", "torch"}
 def adapter_violations(sources):
     """Of adapters by their place in the folder, "numpy.py" or "torch/init.py": one package may import within itself.
 
-    Beyond that there are two doors, the public names of fastinit and fastinit.extending.
+    Beyond that there are the public names of fastinit and of fastinit.checkpoints, and fastinit.extending.
     """
     for path, source in sources.items():
         package = path.split("/")[0] if "/" in path else None
@@ -132,7 +139,8 @@ def adapter_violations(sources):
             if parts[:1] == ["adapters"]:
                 right = len(parts) > 1 and parts[1] in below and not any(part.startswith("_") for part in parts)
             else:
-                right = first == "fastinit" and (public or (parts[0] == "extending" and len(parts) <= 2))
+                doors = ("extending", "checkpoints")
+                right = first == "fastinit" and (public or (parts[0] in doors and len(parts) <= 2))
             if not right:
                 yield f"{path} imports {name}"
 

@@ -1,0 +1,282 @@
+"""Plans from what only PyTorch reads: a configuration of transformers, a function of a module, a DCP checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import math
+import os
+import pickle
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fastinit.adapters.torch.deferring import deferred
+from fastinit.adapters.torch.plans import plan
+from fastinit.checkpoints import Filled, Origin, Plan
+from fastinit.checkpoints import Tensor as Planned
+from fastinit.extending import shown
+
+__all__ = ["built_plan", "dcp_tensors", "pretrained_plan"]
+
+
+def _dtype(origin: Origin) -> torch.dtype | None:
+    return None if origin.dtype is None else getattr(torch, origin.dtype)
+
+
+# A function that builds a model
+
+
+def built_plan(module: str, function: str, origin: Origin) -> Plan:
+    """The plan of the model that a function of a module builds, called without arguments under ``deferred()``.
+
+    Parameters
+    ----------
+    module, function : str
+        Their names; the module is looked for in the current folder, too.
+    origin : Origin
+        Recipe, seed and dtype.
+
+    Raises
+    ------
+    ImportError, AttributeError
+        If there is no such module or function.
+    TypeError
+        If it gives anything but a ``torch.nn.Module``.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    build = getattr(importlib.import_module(module), function)
+    with deferred():
+        model = build()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{module}:{function} must give a torch.nn.Module, got {shown(model)}")
+    return plan(model, origin.recipe, origin.seed, dtype=_dtype(origin))
+
+
+# A configuration of transformers
+
+
+def pretrained_plan(path: str, origin: Origin) -> Plan:
+    """The plan of a checkpoint of the model that a configuration of transformers describes, in its author's own scheme.
+
+    The tensors have the names and the layout of ``save_pretrained``, where the model's conversions only slice and
+    transpose; otherwise those that the model has in memory. ``from_pretrained`` reads both.
+
+    Parameters
+    ----------
+    path : str
+        A ``config.json``. A ``generation_config.json`` beside it is copied.
+    origin : Origin
+        Recipe, seed, dtype, `tiny`, `trust_remote_code`.
+
+    Raises
+    ------
+    ValueError
+        If the configuration is not one, or needs code that lies beside it and `trust_remote_code` is False.
+    """
+    from transformers import AutoConfig
+
+    folder = os.path.dirname(path)
+    with open(path, encoding="utf-8") as file:
+        written = json.load(file)
+    if not isinstance(written, dict):
+        raise ValueError(f"{path} must hold an object, got {shown(written)}")
+    if not origin.trust_remote_code and _needs_code(written):
+        raise ValueError(f"{path} needs code of its own (auto_map): it runs only with trust_remote_code")
+    config = AutoConfig.from_pretrained(folder or ".", trust_remote_code=origin.trust_remote_code)
+    if origin.tiny:
+        from fastinit.adapters.torch.tiny import tiny_config
+
+        config, changes = tiny_config(config)
+        origin.notes.extend(changes)
+        written = config.to_dict()
+    if origin.dtype is not None:
+        written |= {name: origin.dtype for name in ("dtype", "torch_dtype") if name == "dtype" or name in written}
+    with deferred():
+        model = _model_of(config, origin)
+    made = plan(model, origin.recipe, origin.seed, dtype=_dtype(origin), without=_not_saved(model))
+    files = {"config.json": json.dumps(written, indent=2, ensure_ascii=False) + "\n"}
+    generation = os.path.join(folder, "generation_config.json")
+    if os.path.isfile(generation):
+        with open(generation, encoding="utf-8") as file:
+            files["generation_config.json"] = file.read()
+    return replace(saved_layout(model, made), files=files)
+
+
+def _needs_code(config: Mapping[str, Any]) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING
+
+
+def _model_of(config: Any, origin: Origin) -> nn.Module:
+    """The model of the class that the configuration names first, or of the one that its type has."""
+    import transformers
+
+    options = {} if origin.dtype is None else {"dtype": _dtype(origin)}
+    for name in getattr(config, "architectures", None) or ():
+        kind = getattr(transformers, name, None)
+        if kind is not None:
+            return kind._from_config(config, **options)  # type: ignore[no-any-return]
+    trust = origin.trust_remote_code
+    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
+        if trust or type(config) in auto._model_mapping:
+            made: nn.Module = auto.from_config(config, trust_remote_code=trust, **options)  # type: ignore[no-untyped-call]
+            return made
+    raise ValueError(f"transformers has no model for {shown(config.model_type)}")
+
+
+def _not_saved(model: Any) -> set[str]:
+    """Names of the state dict that ``save_pretrained`` leaves out: tied tensors but the first, and ignored ones."""
+    tensors = dict(model.state_dict(keep_vars=True))
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    found = {name for name, first in tied.items() if tensors.get(name) is tensors.get(first)}
+    ignored = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    return found | {name for name in tensors if name in ignored}
+
+
+def saved_layout(model: Any, made: Plan) -> Plan:
+    """The plan with the names and the layout that ``save_pretrained`` gives the tensors.
+
+    transformers keeps experts and other weights packed, and unpacks them when it saves. Its own conversion is run on
+    tensors without memory, and what each result is a view of says which slice of which parameter it is.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model.
+    made : Plan
+        Of its tensors, by the names that they have in memory.
+
+    Returns
+    -------
+    Plan
+        The same plan where the conversion does more than slice, transpose and rename.
+    """
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before the fifth version nothing was packed
+        return made
+    known = {tensor.name: tensor for tensor in made}
+    empty = {
+        name: torch.empty(tensor.shape, dtype=getattr(torch, tensor.format.name), device="meta")
+        for name, tensor in known.items()
+    }
+    bases = {tensor.untyped_storage()._cdata: name for name, tensor in empty.items()}
+    try:
+        with _NoCopies():
+            converted = revert_weight_conversion(model, dict(empty))
+    except Exception:
+        return made
+    found = []
+    for name, view in converted.items():
+        base = bases.get(view.untyped_storage()._cdata) if isinstance(view, Tensor) else None
+        own = None if base is None else _view_of(known[base], empty[base], view, name)
+        if own is None:
+            return made
+        found.append(own)
+    return replace(made, tensors=tuple(found))
+
+
+class _NoCopies(TorchFunctionMode):
+    """A mode in which ``contiguous()`` gives the view itself, so that it can be seen what it is a view of."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is Tensor.contiguous else func(*args, **(kwargs or {}))
+
+
+def _view_of(tensor: Planned, base: Tensor, view: Tensor, name: str) -> Planned | None:
+    """The slice of a planned tensor that a view of its empty twin shows; None where it is not a slice."""
+    if view.shape == base.shape and view.stride() == base.stride() and not view.storage_offset():
+        return Planned(name, tensor.source)
+    source = tensor.source
+    if not isinstance(source, Filled) or not source.is_whole:
+        return None
+    offsets, rest = [], int(view.storage_offset())
+    for stride in base.stride():
+        offsets.append(rest // stride if stride else 0)
+        rest -= offsets[-1] * stride
+    free = list(range(base.dim()))
+    places: list[int | None] = [None] * view.dim()
+    for axis in sorted(range(view.dim()), key=lambda axis: view.shape[axis] == 1):
+        size, stride = view.shape[axis], view.stride(axis)
+        for candidate in free:
+            fits = offsets[candidate] + size <= base.shape[candidate]
+            if fits and (size == 1 or base.stride(candidate) == stride):
+                places[axis] = candidate
+                free.remove(candidate)
+                break
+        else:
+            return None
+    extent = [1] * base.dim()
+    for axis, place in enumerate(places):
+        assert place is not None
+        extent[place] = view.shape[axis]
+    order = tuple(place for place in places if place is not None) + tuple(free)
+    if math.prod(extent) != view.numel():
+        return None
+    return Planned(name, Filled(source.entry, tuple(offsets), tuple(extent), order, tuple(free)))
+
+
+# The metadata of torch.distributed.checkpoint
+
+
+_CLASSES: Final = {
+    "torch.distributed.checkpoint.metadata": (
+        *("Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties"),
+        *("MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING"),
+    ),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch": ("Size", "device"),
+    "torch.serialization": ("_get_layout",),
+    "pathlib": ("PosixPath", "PurePosixPath"),
+    "collections": ("OrderedDict",),
+}
+"""What the metadata of a checkpoint is made of, besides dtypes."""
+
+
+class _Metadata(pickle.Unpickler):
+    """Reads the metadata of a checkpoint, which is a pickle, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if name in _CLASSES.get(module, ()):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong in the metadata of a checkpoint")
+
+
+def dcp_tensors(folder: str) -> list[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and dtype of each tensor of a checkpoint of ``torch.distributed.checkpoint``.
+
+    Parameters
+    ----------
+    folder : str
+        With a file ``.metadata``, a pickle, of which only the classes of checkpoints are read.
+
+    Raises
+    ------
+    ValueError
+        If the file holds anything else.
+    """
+    path = os.path.join(folder, ".metadata")
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        found = _Metadata(io.BytesIO(data)).load()
+        return list(_tensors(found.state_dict_metadata))
+    except (pickle.UnpicklingError, AttributeError, EOFError, IndexError, ImportError, TypeError) as problem:
+        raise ValueError(f"{path} is not the metadata of a DCP checkpoint: {problem}") from None
+
+
+def _tensors(metadata: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    for name, own in metadata.items():
+        if hasattr(own, "properties"):
+            yield name, tuple(own.size), str(own.properties.dtype).removeprefix("torch.")

@@ -1,0 +1,44 @@
+"""Checkpoints of any model and size in bounded memory: planned, written, verified, or computed where they are read.
+
+==========================  ===========================================================================================
+a plan                      :class:`Plan`, :class:`Tensor`, :class:`Filled`, :class:`Values`
+what a plan is made from    :class:`Origin`, :func:`plan_of`
+a plan on disk              :func:`write`
+a checkpoint on disk        :func:`read_checkpoint`, :func:`verify`, :func:`diff`, :func:`statistics`
+without a file              :class:`Virtual`
+==========================  ===========================================================================================
+"""
+
+from fastinit.checkpoints.comparing import Difference, Statistics, diff, statistics
+from fastinit.checkpoints.headers import Header, Stored, read_header
+from fastinit.checkpoints.origins import Origin, plan_of
+from fastinit.checkpoints.plans import Plan, Tensor
+from fastinit.checkpoints.reading import Checkpoint, read_checkpoint
+from fastinit.checkpoints.sources import Filled, Source, Values
+from fastinit.checkpoints.verifying import verify
+from fastinit.checkpoints.virtual import Virtual, VirtualSlice
+from fastinit.checkpoints.writing import Written, write
+
+__all__ = [
+    "Checkpoint",
+    "Difference",
+    "Filled",
+    "Header",
+    "Origin",
+    "Plan",
+    "Source",
+    "Statistics",
+    "Stored",
+    "Tensor",
+    "Values",
+    "Virtual",
+    "VirtualSlice",
+    "Written",
+    "diff",
+    "plan_of",
+    "read_checkpoint",
+    "read_header",
+    "statistics",
+    "verify",
+    "write",
+]

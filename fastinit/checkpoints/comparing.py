@@ -1,0 +1,228 @@
+"""Two checkpoints side by side, and the values of one: in pieces, however large they are."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from fastinit import _core
+from fastinit.buffers import Buffer
+from fastinit.checkpoints.headers import Stored
+from fastinit.checkpoints.plans import Plan
+from fastinit.checkpoints.reading import Checkpoint, Mapped, read_checkpoint
+from fastinit.checkpoints.sources import Filled
+from fastinit.comparing import compare_made, numbers
+from fastinit.dtypes import DTYPES, dtype_named
+from fastinit.initializers import expected_std
+from fastinit.progress import progress_bar
+from fastinit.threads import default_num_threads
+
+__all__ = ["Difference", "Statistics", "diff", "statistics"]
+
+# Elements that are looked at together.
+PIECE: Final = 2**23
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a tensor of one checkpoint differs from that of another.
+
+    Attributes
+    ----------
+    name : str
+    verdict : str
+        ``"equal"``, ``"differs"``, ``"shape"``, ``"dtype"``, ``"only in the first"``, ``"only in the second"``.
+    detail : str
+    """
+
+    name: str
+    verdict: str
+    detail: str = ""
+
+
+def diff(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> list[Difference]:
+    """How the tensors of two checkpoints differ, bit by bit.
+
+    Parameters
+    ----------
+    first, second : path
+        As in :func:`fastinit.checkpoints.read_checkpoint`.
+
+    Returns
+    -------
+    list of Difference
+        One for each tensor of either.
+
+    Raises
+    ------
+    OSError, ValueError
+        As :func:`fastinit.checkpoints.read_checkpoint`.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fastinit.checkpoints import Plan, Tensor, Values, diff, write
+    >>> folder = tempfile.mkdtemp()
+    >>> paths = [os.path.join(folder, f"{number}.safetensors") for number in (1, 2)]
+    >>> for number, path in enumerate(paths):
+    ...     data = np.int64(number).tobytes()
+    ...     written = write(Plan((Tensor("step", Values("int64", (), data)),)), path)
+    >>> [one.verdict for one in diff(*paths)]
+    ['differs']
+    """
+    ours, theirs = read_checkpoint(first), read_checkpoint(second)
+    rows = []
+    with Mapped(ours) as left, Mapped(theirs) as right:
+        for stored in ours:
+            if stored.name not in theirs:
+                rows.append(Difference(stored.name, "only in the first"))
+                continue
+            other = theirs[stored.name]
+            if stored.shape != other.shape:
+                rows.append(Difference(stored.name, "shape", f"{stored.shape} and {other.shape}"))
+            elif stored.format != other.format:
+                rows.append(Difference(stored.name, "dtype", f"{stored.format.name} and {other.format.name}"))
+            else:
+                rows.append(_difference(stored, left.bytes_of(stored.name), right.bytes_of(stored.name)))
+            left.forget()
+            right.forget()
+    rows += [Difference(stored.name, "only in the second") for stored in theirs if stored.name not in ours]
+    return rows
+
+
+def _difference(stored: Stored, left: np.ndarray, right: np.ndarray) -> Difference:
+    if stored.format.name not in DTYPES:
+        different = sum(
+            int(np.count_nonzero(left[at : at + PIECE] != right[at : at + PIECE])) for at in range(0, left.size, PIECE)
+        )
+        detail = f"{different:,} of {left.size:,} bytes differ"
+        return Difference(stored.name, "differs", detail) if different else Difference(stored.name, "equal")
+    dtype = dtype_named(stored.format.name)
+    buffer = Buffer(_core.address(left), (left.size // dtype.itemsize,), (dtype.itemsize,), dtype, left)
+
+    def make(out: np.ndarray, begin: int) -> None:
+        out[:] = right[begin * dtype.itemsize : begin * dtype.itemsize + out.size]
+
+    found = compare_made(buffer, make, dtype, 1, default_num_threads())
+    if found.is_equal:
+        return Difference(stored.name, "equal")
+    return Difference(
+        stored.name,
+        "differs",
+        f"{found.different:,} of {found.size:,} elements, from {found.first:,} to {found.last:,}, by "
+        f"{found.change:.2g} of their size",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The values of a tensor of a checkpoint.
+
+    Attributes
+    ----------
+    stored : Stored
+        Name, format and shape.
+    mean, std, low, high : float
+        Of its finite values; NaN of a tensor without, and of packed formats.
+    expected_std : float or None
+        What the plan says of the standard deviation, where a formula is known.
+    not_finite : int
+        How many values are NaN or infinite.
+    """
+
+    stored: Stored
+    mean: float
+    std: float
+    low: float
+    high: float
+    expected_std: float | None
+    not_finite: int
+
+
+def statistics(checkpoint: str | os.PathLike[str], *, progress: bool | None = None) -> Iterator[Statistics]:
+    """The values of every tensor of a checkpoint, one after another, with what its plan expects.
+
+    Parameters
+    ----------
+    checkpoint : path
+        As in :func:`fastinit.checkpoints.read_checkpoint`.
+    progress : bool, optional
+        Whether to show the progress on stderr; by default if it is a terminal.
+
+    Raises
+    ------
+    OSError, ValueError
+        As :func:`fastinit.checkpoints.read_checkpoint`.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fastinit.checkpoints import Plan, Tensor, Values, statistics, write
+    >>> path = os.path.join(tempfile.mkdtemp(), "steps.safetensors")
+    >>> written = write(Plan((Tensor("steps", Values("int64", (2,), np.arange(2).tobytes())),)), path)
+    >>> [(one.mean, one.std) for one in statistics(path)]
+    [(0.5, 0.5)]
+    """
+    found = read_checkpoint(checkpoint)
+    expected = _expected(found)
+    with Mapped(found) as files, progress_bar(sum(one.nbytes for one in found), "show", progress) as advance:
+        for stored in found:
+            yield _statistics(stored, files.bytes_of(stored.name), expected.get(stored.name))
+            files.forget()
+            advance(stored.nbytes)
+
+
+def _expected(found: Checkpoint) -> dict[str, float]:
+    """The standard deviations that the plan of a checkpoint's files expects, of tensors that are filled whole."""
+    plan: Plan | None = found.plan
+    expected = {}
+    for tensor in plan or ():
+        source = tensor.source
+        if isinstance(source, Filled) and source.is_whole:
+            std = source.entry.std
+            if std is None:
+                std = expected_std(source.entry.initializer, source.entry.shape)
+            if std is not None:
+                expected[tensor.name] = std
+    return expected
+
+
+def _statistics(stored: Stored, data: np.ndarray, expected: float | None) -> Statistics:
+    name = stored.format.name
+    known = name in DTYPES or (stored.format.bits % 8 == 0 and hasattr(np, name)) or name == "bool"
+    if not known or not data.size or name.startswith("complex"):
+        return Statistics(stored, math.nan, math.nan, math.nan, math.nan, expected, 0)
+    itemsize = stored.format.bits // 8
+    count, not_finite, shift = 0, 0, 0.0
+    sums, squares, low, high = 0.0, 0.0, math.inf, -math.inf
+    for at in range(0, data.size, PIECE * itemsize):
+        piece = data[at : at + PIECE * itemsize]
+        if name in DTYPES:
+            dtype = dtype_named(name)
+            values = numbers(piece.view(dtype.raw), dtype)
+        else:
+            values = piece.view(name).astype(np.float64)
+        finite = np.isfinite(values)
+        if not finite.all():
+            not_finite += int(values.size - np.count_nonzero(finite))
+            values = values[finite]
+        if not values.size:
+            continue
+        if not count:
+            shift = float(values[0])  # so that a small spread about a large mean is not lost
+        count += values.size
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+        values = values - shift
+        sums += float(values.sum())
+        squares += float(np.dot(values, values))
+    if not count:
+        return Statistics(stored, math.nan, math.nan, math.nan, math.nan, expected, not_finite)
+    mean = sums / count
+    return Statistics(
+        stored, mean + shift, math.sqrt(max(squares / count - mean * mean, 0.0)), low, high, expected, not_finite
+    )
