@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from fastinit.checkpoints.headers import header_bytes
 from fastinit.checkpoints.plans import Plan, Tensor
-from fastinit.checks import at_least
+from fastinit.checks import at_least, shown
 
-__all__ = ["SHARD_SIZE", "File", "safetensors_files", "safetensors_index"]
+__all__ = ["SHARD_SIZE", "File", "npy_file", "npy_head", "safetensors_files", "safetensors_index"]
 
 SHARD_SIZE: Final = 5 * 10**9
 """The default bytes of one file of a checkpoint, as of most published ones."""
@@ -87,6 +90,61 @@ def _file(name: str, tensors: Sequence[Tensor], plan: Plan) -> File:
         places.append((offset, tensor))
         offset += tensor.nbytes
     return File(name, head, tuple(places))
+
+
+def npy_head(tensor: Tensor) -> bytes:
+    """The first bytes of a tensor as a ``.npy`` file, or as a member of an ``.npz`` archive.
+
+    Parameters
+    ----------
+    tensor : Tensor
+
+    Raises
+    ------
+    TypeError
+        If NumPy does not have the tensor's dtype.
+
+    Examples
+    --------
+    >>> from fastinit.checkpoints.plans import Tensor
+    >>> from fastinit.checkpoints.sources import Values
+    >>> npy_head(Tensor("step", Values("int64", (), bytes(8))))[:6]
+    b'\x93NUMPY'
+    """
+    name = tensor.format.name
+    try:
+        dtype = np.dtype(name)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype.isbuiltin != 1:  # 2 of a dtype that another package adds, which a file cannot name
+        raise TypeError(f"NumPy has no {name}, the dtype of {shown(tensor.name)}: choose another dtype")
+    head = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_2_0(head, {"descr": descr, "fortran_order": False, "shape": tensor.shape})
+    return head.getvalue()
+
+
+def npy_file(plan: Plan, name: str) -> File:
+    """The ``.npy`` file of a plan's only tensor.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of one tensor.
+    name : str
+        The file's.
+
+    Raises
+    ------
+    ValueError
+        If there is not one tensor.
+    TypeError
+        As :func:`npy_head`.
+    """
+    if len(plan) != 1:
+        raise ValueError(f"a .npy file holds one tensor, got {len(plan)}: choose one, or write an .npz")
+    head = npy_head(plan.tensors[0])
+    return File(name, head, ((len(head), plan.tensors[0]),))
 
 
 def safetensors_index(files: Sequence[File]) -> dict[str, str]:

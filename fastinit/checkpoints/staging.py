@@ -35,6 +35,7 @@ except ImportError:  # not on Windows
 __all__ = ["Claim", "Staging"]
 
 _INDEX: Final = ".index.json"
+_ASIDE: Final = "old"
 
 
 class Claim:
@@ -129,6 +130,7 @@ class Staging:
             If the folder cannot be made; BlockingIOError if another process writes in it.
         """
         with self._errors():
+            self._bring_back()
             if not resume and os.path.isdir(self.path):
                 for name in os.listdir(self.path):
                     if name.endswith(".part"):
@@ -219,7 +221,7 @@ class Staging:
 
     def _move_in(self) -> None:
         """Moves the files into a folder that exists; old ones of the same names wait aside until that has worked."""
-        aside = os.path.join(self.path, "old")
+        aside = os.path.join(self.path, _ASIDE)
         with suppress(FileExistsError):
             os.mkdir(aside)
         moved, old = [], self._replaced()
@@ -232,12 +234,19 @@ class Staging:
                 moved.append(name)
         except BaseException:
             for name in moved:
-                os.rename(os.path.join(self.target, name), os.path.join(self.path, name))
-            for name in os.listdir(aside):
-                os.rename(os.path.join(aside, name), os.path.join(self.target, name))
+                with suppress(OSError):
+                    os.rename(os.path.join(self.target, name), os.path.join(self.path, name))
+            self._bring_back()
             raise
         _sync_folder(self.target)
         shutil.rmtree(self.path)
+
+    def _bring_back(self) -> None:
+        """Moves old files back that were moved aside and not replaced, also those that a killed run has left."""
+        with suppress(FileNotFoundError):
+            for name in os.listdir(os.path.join(self.path, _ASIDE)):
+                if not os.path.lexists(os.path.join(self.target, name)):
+                    os.rename(os.path.join(self.path, _ASIDE, name), os.path.join(self.target, name))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

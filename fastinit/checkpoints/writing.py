@@ -12,6 +12,7 @@ import math
 import os
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any, Final, NamedTuple, SupportsIndex
 
 import numpy as np
 
-from fastinit.checkpoints.layouts import SHARD_SIZE, File, safetensors_files, safetensors_index
+from fastinit.checkpoints.layouts import SHARD_SIZE, File, npy_file, npy_head, safetensors_files, safetensors_index
 from fastinit.checkpoints.plans import Plan
 from fastinit.checkpoints.sources import Source
 from fastinit.checkpoints.staging import Claim, Staging
@@ -34,6 +35,8 @@ __all__ = ["Written", "write"]
 # Bytes of a piece: large enough that neither the call nor the write costs, small enough for many threads.
 PIECE: Final = 2**23
 _LEAST_PIECE: Final = 2**18
+# What the name of a single file ends in.
+_SINGLE: Final = (".safetensors", ".npz", ".npy")
 # Bytes between two notes of what has reached the disk: what a run that was killed has to write again.
 _NOTE: Final = 2**28
 
@@ -78,15 +81,15 @@ def write(
     part: tuple[int, int] | None = None,
     progress: bool | None = None,
 ) -> Written:
-    """Writes the checkpoint of a plan as safetensors, complete or not at all.
+    """Writes the checkpoint of a plan, complete or not at all.
 
     Parameters
     ----------
     plan : Plan
         What it holds.
     out : path
-        A file that ends in ``.safetensors``, or a folder, which gets ``model.safetensors`` or several files with an
-        index, and the plan's other files.
+        A file that ends in ``.safetensors``, ``.npz`` or, for a single tensor, ``.npy``; or a folder, which gets
+        ``model.safetensors`` or several files with an index, and the plan's other files.
     shard_size : int, >= 1
         At most so many bytes of tensors in a file of a folder.
     max_memory : int, optional
@@ -96,7 +99,7 @@ def write(
     overwrite : bool
         Whether files that exist are replaced. They stay as they are until the new ones are complete.
     resume : bool
-        Whether to go on with what an interrupted run of the same plan has left.
+        Whether to go on with what an interrupted run of the same plan has left. An ``.npz`` is written anew.
     part : tuple of (int, int), optional
         ``(k, n)`` with k in [0, n): this process writes every n-th file from the k-th on. The process that sees all
         files complete moves them to their place.
@@ -110,8 +113,8 @@ def write(
     Raises
     ------
     TypeError, ValueError
-        For arguments out of range; with its name, for a tensor whose bytes cannot be made, or whose making takes more
-        than `max_memory`. Nothing has been written.
+        For arguments out of range; with its name, for a tensor whose bytes cannot be made, whose making takes more than
+        `max_memory`, or whose dtype NumPy does not have. Nothing has been written.
     OSError
         With the path, if the target exists, its folder is missing or read-only, the disk has no room, or another
         process is writing the same. The target is as it was.
@@ -130,11 +133,14 @@ def write(
     ('step.safetensors',)
     """
     target = os.fsdecode(os.fspath(out)).rstrip(os.sep) or os.sep
-    single = os.path.basename(target) if Path(target).suffix == ".safetensors" else None
+    kind, base = Path(target).suffix, os.path.basename(target)
+    single = base if kind in _SINGLE else None
     threads = default_num_threads() if num_threads is None else at_least(1, "num_threads", num_threads)
     first, step = (0, 1) if part is None else _checked_part(part)
     plan.check()
-    files = safetensors_files(plan, shard_size, single=single)
+    if kind == ".npz":
+        return _write_archive(plan, target, threads, max_memory, overwrite, progress)
+    files = [npy_file(plan, base)] if kind == ".npy" else safetensors_files(plan, shard_size, single=single)
     texts = {} if single else {**plan.files, **safetensors_index(files)}
     piece = _piece_size(files, threads, max_memory)
     digest = hashlib.sha256(f"{plan.digest} {[(file.name, file.size) for file in files]}".encode()).hexdigest()
@@ -161,6 +167,38 @@ def write(
         staging.publish(overwrite)
     nbytes = sum(file.size for file in own)
     return Written(target, names, nbytes, resumed, time.perf_counter() - begin, is_complete or os.path.exists(target))
+
+
+def _write_archive(
+    plan: Plan, target: str, threads: int, max_memory: int | None, overwrite: bool, progress: bool | None
+) -> Written:
+    """Writes an ``.npz``, whose checksums need all bytes in their order: so it is written from the start to the end."""
+    heads = [npy_head(tensor) for tensor in plan]
+    base, begin = os.path.basename(target), time.perf_counter()
+    whole = File(base, b"", tuple((0, tensor) for tensor in plan))
+    piece = _piece_size([whole], threads, max_memory) * threads
+    staging = Staging(target, plan.digest, [base], single=True)
+    staging.check_target(overwrite)
+    _check_room(plan.nbytes - staging.allocated(), target)
+    staging.open(resume=False)
+    with (
+        progress_bar(plan.nbytes, "write", progress) as advance,
+        staging.claimed(base, 0, b"") as claim,
+        os.fdopen(os.dup(claim.descriptor), "wb") as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        memory = np.empty(min(piece, max((tensor.nbytes for tensor in plan), default=0)), np.uint8)
+        for tensor, head in zip(plan, heads, strict=True):
+            member = zipfile.ZipInfo(f"{tensor.name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            with archive.open(member, "w", force_zip64=True) as out:
+                out.write(head)
+                for own in _pieces(File(base, b"", ((0, tensor),)), piece, 0):
+                    room = np.empty(own.nbytes, np.uint8) if own.is_large else memory[: own.nbytes]
+                    own.source.write(room, own.begin, threads)
+                    out.write(memoryview(room))
+                    advance(own.nbytes)
+    staging.publish(overwrite)
+    return Written(target, (base,), plan.nbytes, 0, time.perf_counter() - begin, True)
 
 
 def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
