@@ -170,10 +170,14 @@ class Filled(Source):
         return format_named(self.entry.dtype)
 
     @property
+    def _is_in_order(self) -> bool:
+        """Whether the axes have the entry's order."""
+        return self.axes == tuple(range(len(self.entry.shape)))
+
+    @property
     def is_whole(self) -> bool:
         """Whether it is all of the entry's tensor, in its order."""
-        assert self.axes is not None
-        return self.extent == self.entry.shape and list(self.axes) == sorted(self.axes)
+        return self.extent == self.entry.shape and self._is_in_order
 
     @property
     def granule(self) -> int:
@@ -199,19 +203,41 @@ class Filled(Source):
         dtype = dtype_named(self.entry.dtype)
         count, address = out.size // dtype.itemsize, _core.address(out)
         entry, threads = self.entry, num_threads
-        if self.is_whole:
+        if self.is_whole and count == math.prod(entry.shape):
+            strides = row_major_strides(entry.shape, dtype.itemsize)
+            buffer = Buffer(address, entry.shape, strides, dtype, out)
+            fill_buffer(buffer, entry.initializer, entry.key, num_threads=threads)
+            return
+        start = self._start()
+        if start is not None:
             buffer = Buffer(address, (count,), (dtype.itemsize,), dtype, out)
-            if count == math.prod(entry.shape):
-                strides = row_major_strides(entry.shape, dtype.itemsize)
-                buffer = Buffer(address, entry.shape, strides, dtype, out)
-                fill_buffer(buffer, entry.initializer, entry.key, num_threads=threads)
-            else:
-                shard = Shard(entry.shape, None, begin)
-                fill_buffer(buffer, entry.initializer, entry.key, shard, num_threads=threads)
+            shard = Shard(entry.shape, None, start + begin)
+            fill_buffer(buffer, entry.initializer, entry.key, shard, num_threads=threads)
             return
         local = self._extents()
         for first, box in flat_boxes(local, begin, begin + count):
             self._fill(address + (first - begin) * dtype.itemsize, box, dtype, threads)
+
+    def _start(self) -> int | None:
+        """The slice's first element in the flattened tensor; None where the slice is not consecutive there."""
+        return self._start_of((0,) * len(self.entry.shape), self._extents())
+
+    def _start_of(self, offsets: tuple[int, ...], extent: tuple[int, ...]) -> int | None:
+        """The same of a box of the slice, whose axes have this tensor's order."""
+        assert self.offsets is not None
+        if not self._is_in_order:
+            return None
+        whole, is_run, step, start = self.entry.shape, True, 1, 0
+        for axis in range(len(whole) - 1, -1, -1):
+            start += (self.offsets[axis] + offsets[axis]) * step
+            if extent[axis] != 1:
+                if not is_run:
+                    return None
+                is_run = extent[axis] == whole[axis]
+            elif whole[axis] != 1:
+                is_run = False
+            step *= whole[axis]
+        return start
 
     def box(self, offsets: tuple[int, ...], extent: tuple[int, ...]) -> np.ndarray:
         """A box of this tensor, computed alone; its dtype is the format's storage.
@@ -221,12 +247,16 @@ class Filled(Source):
         offsets, extent : tuple of int
             Where the box begins, and its shape.
         """
-        dtype = dtype_named(self.entry.dtype)
+        dtype, entry = dtype_named(self.entry.dtype), self.entry
         memory = new_memory(extent, dtype)
         found = iter([range(first, first + size) for first, size in zip(offsets, extent, strict=True)])
         assert self.axes is not None
         ranges = tuple(range(1) if axis in self.dropped else next(found) for axis in self.axes)
-        if memory.size:
+        start = self._start_of(tuple(one.start for one in ranges), tuple(map(len, ranges)))
+        if start is not None and memory.size:
+            buffer = Buffer(_core.address(memory), (memory.size,), (dtype.itemsize,), dtype, memory)
+            fill_buffer(buffer, entry.initializer, entry.key, Shard(entry.shape, None, start))
+        elif memory.size:
             self._fill(_core.address(memory), ranges, dtype, None)
         return memory
 

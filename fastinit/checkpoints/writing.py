@@ -195,7 +195,7 @@ def _write_archive(
                 for own in _pieces(File(base, b"", ((0, tensor),)), piece, 0):
                     room = np.empty(own.nbytes, np.uint8) if own.is_large else memory[: own.nbytes]
                     own.source.write(room, own.begin, threads)
-                    out.write(memoryview(room))
+                    out.write(room.data)
                     advance(own.nbytes)
     staging.publish(overwrite)
     return Written(target, (base,), plan.nbytes, 0, time.perf_counter() - begin, True)

@@ -1,0 +1,218 @@
+"""Figures of checkpoints: ``python -m benchmarks.checkpoints``, all of them in about twenty minutes.
+
+Each command runs in a process of its own, whose memory is what the system says it took at most. Writes alternate with
+``dd conv=fsync`` of the same bytes on the same disk, since a disk that others use is fast in one minute and slow in the
+next; a rate is that of a whole process where the row says so, and of the writing alone otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+MODELS = {
+    "gpt2-xl": {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "n_embd": 1600,
+        "n_layer": 48,
+        "n_head": 25,
+    },
+    "llama-3-8b": {
+        **{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 128256, "hidden_size": 4096},
+        **{"intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8},
+        "tie_word_embeddings": False,
+    },
+    "llama-3.1-405b": {
+        **{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 128256, "hidden_size": 16384},
+        **{"intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128, "num_key_value_heads": 8},
+        "tie_word_embeddings": False,
+    },
+}
+COMMAND = "import sys; from fastinit.cli import main; sys.exit(main())"
+THEIRS = """
+import sys
+from transformers import AutoConfig, AutoModelForCausalLM
+AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(sys.argv[1])).save_pretrained(sys.argv[2])
+"""
+FILL = """
+import sys, time
+import numpy as np
+from fastinit.checkpoints import Plan
+plan = Plan.load(sys.argv[1])
+memory = np.zeros(max(tensor.nbytes for tensor in plan), np.uint8)
+begin = time.perf_counter()
+for tensor in plan:
+    tensor.source.write(memory[: tensor.nbytes], 0)
+print(time.perf_counter() - begin)
+"""
+VIRTUAL = """
+import time
+begin = time.perf_counter()
+import sys, numpy as np
+from fastinit.checkpoints import Virtual
+checkpoint = Virtual(sys.argv[1])
+first = checkpoint.get_slice("model.layers.100.mlp.down_proj.weight")[5000, :16]
+cold = time.perf_counter() - begin
+rng, names = np.random.default_rng(0), checkpoint.keys()
+begin = time.perf_counter()
+for _ in range(10_000):
+    part = checkpoint.get_slice(names[rng.integers(len(names))])
+    part[tuple(int(rng.integers(size)) for size in part.get_shape())]
+print(cold, time.perf_counter() - begin)
+"""
+
+
+class Ran(NamedTuple):
+    """A process that has ended."""
+
+    seconds: float
+    memory: int
+    """Bytes that it took at most."""
+    out: str
+
+
+def run(*command: object) -> Ran:
+    """Runs a command and waits for it; its failure is an error."""
+    begin = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen([str(word) for word in command], stdout=out)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        if process.returncode:
+            raise SystemExit(f"{command} ended with {process.returncode}: {out.read()}")
+        return Ran(time.perf_counter() - begin, used.ru_maxrss * 1024, out.read())
+
+
+def fastinit(*arguments: object) -> Ran:
+    """The ``fastinit`` command."""
+    return run(sys.executable, "-c", COMMAND, *arguments)
+
+
+def removed(path: Path) -> None:
+    """Removes a file or a folder and waits until the disk has done it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    os.sync()
+
+
+def copied(path: Path, size: int) -> float:
+    """Seconds in which dd writes so many bytes to the disk."""
+    begin = time.perf_counter()
+    blocks = -(-size // 2**23)
+    command = ["dd", "if=/dev/zero", f"of={path}", "bs=8M", f"count={blocks}", "conv=fsync"]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    seconds = time.perf_counter() - begin
+    removed(path)
+    return seconds
+
+
+def planned(folder: Path, model: str, dtype: str) -> Path:
+    """The plan of a model, from its configuration."""
+    source = folder / model
+    source.mkdir(exist_ok=True)
+    (source / "config.json").write_text(json.dumps(MODELS[model]))
+    plan = folder / f"{model}-{dtype}.json"
+    fastinit("checkpoint", source / "config.json", plan, "--dtype", dtype)
+    return plan
+
+
+def size_of(path: Path) -> int:
+    """Bytes of all files of a folder."""
+    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+
+
+def against_dd(folder: Path, source: Path, rounds: int, *options: str) -> tuple[str, Ran]:
+    """A write against dd, alternated: the ratio of the rates, and the last process."""
+    out, ratios, whole = folder / "out", [], []
+    done = Ran(0, 0, "")
+    for number in range(rounds):
+        removed(out)
+        done = fastinit("checkpoint", source, out, *options)
+        size = size_of(out)
+        written = float(done.out.rsplit(" in ", 1)[1].split(" s ")[0])
+        if number < rounds - 1:
+            removed(out)
+        seconds = copied(folder / "dd", size)
+        ratios.append(seconds / written)
+        whole.append(seconds / done.seconds)
+    rates = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return f"{rates}; whole process {statistics.median(whole):.2f}", done
+
+
+def gpt2_xl(folder: Path, rounds: int) -> Iterator[tuple[str, str, str]]:
+    """Written, verified, and against transformers."""
+    planned(folder, "gpt2-xl", "float32")
+    source = folder / "gpt2-xl" / "config.json"
+    ratio, done = against_dd(folder, source, rounds, "--dtype", "float32")
+    yield "GPT-2 XL float32 to disk, of dd's rate", "at least 0.9", ratio
+    yield "its peak memory", "under 512 MiB", f"{done.memory / 2**20:.0f} MiB"
+    out = folder / "out"
+    fastinit("verify", out)  # reads it into the page cache
+    looked = min(fastinit("verify", out).seconds for _ in range(rounds))
+    filled = min(float(run(sys.executable, "-c", FILL, folder / "gpt2-xl-float32.json").out) for _ in range(rounds))
+    yield "verify of it in the page cache, of a fill's rate", "at least 0.5", f"{filled / looked:.2f} (whole process)"
+    removed(out)
+    theirs = run(sys.executable, "-c", THEIRS, folder / "gpt2-xl", out)
+    yield "transformers, from_config and save_pretrained: time", "at least 5x", f"{theirs.seconds / done.seconds:.1f}x"
+    yield "memory", "at least 10x", f"{theirs.memory / done.memory:.1f}x ({theirs.memory / 2**30:.1f} GiB)"
+    removed(out)
+
+
+def llama_8b(folder: Path, rounds: int) -> Iterator[tuple[str, str, str]]:
+    """16 GB within a bound of memory."""
+    planned(folder, "llama-3-8b", "bfloat16")
+    source = folder / "llama-3-8b" / "config.json"
+    ratio, done = against_dd(folder, source, rounds, "--dtype", "bfloat16", "--max-memory", "1GiB")
+    removed(folder / "out")
+    yield "Llama-3-8B bfloat16, --max-memory 1GiB, of dd's rate", "at least 0.9", ratio
+    yield "its peak memory", "under 1.1 GiB", f"{done.memory / 2**30:.2f} GiB"
+
+
+def llama_405b(folder: Path, rounds: int) -> Iterator[tuple[str, str, str]]:
+    """A virtual checkpoint in a cold process."""
+    plan = planned(folder, "llama-3.1-405b", "bfloat16")
+    found = [tuple(map(float, run(sys.executable, "-c", VIRTUAL, plan).out.split())) for _ in range(rounds)]
+    cold, elements = (statistics.median(column) for column in zip(*found, strict=True))
+    yield "virtual Llama-3.1-405B: first slice, cold process", "under 2 s", f"{cold:.2f} s"
+    yield "then 10,000 random elements", "under 1 s", f"{elements:.2f} s"
+    yield "its plan", "", f"{plan.stat().st_size / 1000:,.0f} kB"
+
+
+PARTS: dict[str, Callable[[Path, int], Iterator[tuple[str, str, str]]]] = {
+    "405b": llama_405b,
+    "gpt2-xl": gpt2_xl,
+    "8b": llama_8b,
+}
+
+
+def main() -> None:
+    """Prints the table row by row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary one by default")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    print(f"{'what':58}{'asked':15}measured", flush=True)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        for part in options.parts:
+            for row in PARTS[part](Path(folder), options.rounds):
+                print("{:58}{:15}{}".format(*row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
