@@ -125,7 +125,8 @@ def unexplained(module):
 
 
 @pytest.mark.parametrize(
-    "name", [*MODULES[:1], "fastinit.extending", *(f"fastinit.adapters.{n}" for n in ADAPTERS[:2])]
+    "name",
+    [*MODULES[:1], "fastinit.extending", "fastinit.checkpoints", *(f"fastinit.adapters.{n}" for n in ADAPTERS[:2])],
 )
 def test_help_explains_every_public_name(name):
     if name.startswith("fastinit.adapters.torch"):

@@ -38,6 +38,12 @@ class Difference:
     verdict : str
         ``"equal"``, ``"differs"``, ``"shape"``, ``"dtype"``, ``"only in the first"``, ``"only in the second"``.
     detail : str
+        How many elements differ, and where.
+
+    Examples
+    --------
+    >>> Difference("step", "equal").verdict
+    'equal'
     """
 
     name: str
@@ -133,6 +139,16 @@ class Statistics:
         What the plan says of the standard deviation, where a formula is known.
     not_finite : int
         How many values are NaN or infinite.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fastinit.checkpoints import Plan, Tensor, Values, statistics, write
+    >>> path = os.path.join(tempfile.mkdtemp(), "steps.safetensors")
+    >>> written = write(Plan((Tensor("steps", Values("int64", (2,), np.arange(2).tobytes())),)), path)
+    >>> (found,) = statistics(path)
+    >>> found.stored.name, found.low, found.high
+    ('steps', 0.0, 1.0)
     """
 
     stored: Stored

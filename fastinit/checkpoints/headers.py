@@ -38,8 +38,14 @@ class Stored:
     format : Format
         Of its elements.
     shape : tuple of int
+        The tensor's.
     offset : int
         Its first byte, counted from the beginning of the file.
+
+    Examples
+    --------
+    >>> Stored("step", format_named("int64"), (3,), 88).nbytes
+    24
     """
 
     name: str
@@ -62,8 +68,14 @@ class Header:
     tensors : mapping of str to Stored
         In the order of their bytes.
     metadata : mapping of str to str
+        Texts that belong to no tensor.
     size : int
         Bytes of the whole file.
+
+    Examples
+    --------
+    >>> Header({}, {"format": "pt"}, 88).metadata["format"]
+    'pt'
     """
 
     tensors: Mapping[str, Stored]
@@ -182,6 +194,7 @@ def header_bytes(
     tensors : iterable of (str, Format, tuple of int)
         Name, format and shape of each.
     metadata : mapping of str to str, optional
+        Texts that belong to no tensor.
 
     Raises
     ------

@@ -41,6 +41,13 @@ class Origin:
         Whether a configuration is shrunk.
     trust_remote_code : bool
         Whether a configuration may run code that lies beside it.
+    notes : list of str
+        What was decided on the way, for the user.
+
+    Examples
+    --------
+    >>> Origin("gpt2/config.json", dtype="bfloat16").seed
+    0
     """
 
     source: str
@@ -51,7 +58,6 @@ class Origin:
     tiny: bool = False
     trust_remote_code: bool = False
     notes: list[str] = field(default_factory=list)
-    """What was decided on the way, for the user."""
 
 
 def plan_of(origin: Origin) -> Plan:
@@ -65,7 +71,7 @@ def plan_of(origin: Origin) -> Plan:
     Raises
     ------
     OSError
-        If it cannot be read.
+        If it cannot be read, or there is nothing of this name: FileNotFoundError.
     ValueError, TypeError
         If it is of no known kind, or as the adapter's functions.
     ImportError

@@ -43,6 +43,11 @@ class Tensor:
     source : Source
         Where its bytes come from.
 
+    Raises
+    ------
+    TypeError
+        If they are of another type.
+
     Examples
     --------
     >>> tensor = Tensor("step", Values("int64", (), bytes(8)))

@@ -32,6 +32,16 @@ class Checkpoint:
         The header of each file, by its path.
     places : mapping of str to str
         The path of the file that holds each tensor, in the order of the files.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fastinit.checkpoints import Plan, Tensor, Values, read_checkpoint, write
+    >>> out = os.path.join(tempfile.mkdtemp(), "tiny.safetensors")
+    >>> written = write(Plan((Tensor("step", Values("int64", (), bytes(8))),)), out)
+    >>> found = read_checkpoint(out)
+    >>> "step" in found, found["step"].nbytes, found.plan.seed
+    (True, 8, 0)
     """
 
     path: str
@@ -86,7 +96,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises
     ------
     OSError
-        If there is no such file.
+        If there is no such file: FileNotFoundError.
     ValueError
         With the path, for a header or an index that is not sound: see :func:`fastinit.checkpoints.read_header`; an
         index that names files outside its folder, tensors that its files lack, or files with others.

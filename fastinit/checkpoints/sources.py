@@ -38,7 +38,15 @@ _DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 
 class Source(ABC):
-    """What the bytes of a tensor are."""
+    """What the bytes of a tensor are: :class:`Filled` or :class:`Values`.
+
+    Examples
+    --------
+    >>> from fastinit.checkpoints import Source, Values
+    >>> step = Values("int64", (), bytes(8))
+    >>> isinstance(step, Source), step.shape, step.format.name
+    (True, (), 'int64')
+    """
 
     KIND: ClassVar[str]
     """What a plan calls it."""
@@ -119,11 +127,14 @@ class Filled(Source):
     dropped : tuple of int
         Axes of extent 1 of the slice that this tensor does not have.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of another type, or the slice leaves the tensor.
+
     Examples
     --------
     >>> import numpy as np, fastinit
-    >>> from fastinit.models.planning import planned
-    >>> experts = fastinit.Parameter("experts.up", (4, 64, 32), layer="Experts")
     >>> entry = fastinit.Entry("up", (4, 6, 8), "given", fastinit.Normal(), fastinit.Key(0), dtype="float32")
     >>> third = Filled(entry, (2, 0, 0), (1, 6, 8), axes=(0, 2, 1), dropped=(0,))
     >>> third.shape
@@ -314,6 +325,11 @@ class Values(Source):
         The elements, row-major and little-endian; None where only their digest is known.
     digest : str, optional
         The SHA-256 of the bytes, in hexadecimal; computed where `data` is given.
+
+    Raises
+    ------
+    ValueError
+        If the format is unknown, the bytes do not fit the shape, or the digest is not one.
 
     Examples
     --------

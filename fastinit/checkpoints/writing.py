@@ -56,8 +56,14 @@ class Written:
     resumed : int
         Bytes of them that an earlier run had written.
     seconds : float
+        How long it took.
     is_complete : bool
         Whether the checkpoint is at its place; False where another process writes a part of it still.
+
+    Examples
+    --------
+    >>> Written("out", ("model.safetensors",), 10**9, 0, 2.0, True).nbytes
+    1000000000
     """
 
     path: str

@@ -13,6 +13,7 @@ PAGES = ROOT / "docs" / "reference"
 # Each public module, and where it says its names.
 MODULES = {
     "fastinit": "fastinit/__init__.py",
+    "fastinit.checkpoints": "fastinit/checkpoints/__init__.py",
     "fastinit.extending": "fastinit/extending.py",
     "fastinit.adapters.numpy": None,  # its __all__ is computed
     "fastinit.adapters.torch": "adapters/torch/__init__.py",
