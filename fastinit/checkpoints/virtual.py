@@ -116,6 +116,9 @@ class Virtual:
     array([-0.00435006,  0.03191314], dtype=float32)
     """
 
+    SLICE: type[VirtualSlice] = VirtualSlice
+    """What :meth:`get_slice` gives."""
+
     def __init__(self, plan: Plan | str | os.PathLike[str]) -> None:
         self.plan = plan if isinstance(plan, Plan) else Plan.load(plan)
         self.plan.check()
@@ -158,7 +161,7 @@ class Virtual:
         """
         if name not in self._tensors:
             raise KeyError(f"the checkpoint has no tensor {shown(name)}")
-        return VirtualSlice(self, self._tensors[name])
+        return self.SLICE(self, self._tensors[name])
 
     def get_tensor(self, name: str) -> Any:
         """A tensor, computed whole. Raises KeyError if there is none of this name."""
