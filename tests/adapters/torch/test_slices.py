@@ -277,7 +277,7 @@ def test_what_depends_on_the_shape_of_a_slice_is_refused_by_name(make):
     with deferred():
         model = nn.ModuleDict({"first": nn.Linear(3, 3), "up": Made(make)})
     for door in (materialize, state_dict, InitReader):
-        with pytest.raises(ValueError, match=r"'up.weight' of shape \(16, 4\): .* slice of shape \(4, 4\), by"):
+        with pytest.raises(ValueError, match=r"'up.weight' of shape \(16, 4\): .* a slice of shape \(4, 4\)"):
             door(model)
     assert all(parameter.is_meta for parameter in model.parameters())
     materialize(model, only="first.*")  # which asks nothing of the other
