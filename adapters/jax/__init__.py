@@ -40,7 +40,7 @@ from fastinit.adapters.jax import versions  # noqa: F401
 # isort: split
 from jax.nn.initializers import Initializer, constant, ones, zeros
 
-import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)
+import fastinit.extending  # noqa: F401 (first: detects an unrelated package that overwrote this one)
 from fastinit.adapters.jax.arrays import filled
 from fastinit.adapters.jax.initializers import (
     delta_orthogonal,

@@ -20,7 +20,7 @@ lsuv             layer-sequential unit variance: scales kernels by what a batch 
 [2.0, 1.0]
 """
 
-import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)
+import fastinit.extending  # noqa: F401 (first: detects an unrelated package that overwrote this one)
 from fastinit.adapters.keras import initializers
 from fastinit.adapters.keras.auditing import audit, lsuv
 from fastinit.adapters.keras.explaining import explain

@@ -196,7 +196,7 @@ class RandomNormal(Random, keras.initializers.RandomNormal):
     mean, stddev : float
         Of the distribution.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
 
     Examples
     --------
@@ -226,7 +226,7 @@ class TruncatedNormal(Random, keras.initializers.TruncatedNormal):
     mean, stddev : float
         Of the distribution before the cut.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
 
     Examples
     --------
@@ -256,7 +256,7 @@ class RandomUniform(Random, keras.initializers.RandomUniform):
     minval, maxval : float
         The interval.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
 
     Examples
     --------
@@ -287,13 +287,13 @@ class VarianceScaling(Scaled, keras.initializers.VarianceScaling):
     scale : float
         Multiplies the variance.
     mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
-        Which fan.
+        The fan that scales the weight.
     distribution : str
         As above.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -347,9 +347,9 @@ class GlorotUniform(_Preset, keras.initializers.GlorotUniform):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -368,9 +368,9 @@ class GlorotNormal(_Preset, keras.initializers.GlorotNormal):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -389,9 +389,9 @@ class GlorotUntruncatedNormal(_Untruncated):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -412,9 +412,9 @@ class HeUniform(_Preset, keras.initializers.HeUniform):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -433,9 +433,9 @@ class HeNormal(_Preset, keras.initializers.HeNormal):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -454,9 +454,9 @@ class HeUntruncatedNormal(_Untruncated):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -477,9 +477,9 @@ class LecunUniform(_Preset, keras.initializers.LecunUniform):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -498,9 +498,9 @@ class LecunNormal(_Preset, keras.initializers.LecunNormal):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -519,9 +519,9 @@ class LecunUntruncatedNormal(_Untruncated):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -547,7 +547,7 @@ class Orthogonal(Random, keras.initializers.Orthogonal):
     gain : float
         Multiplies the matrix.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
 
     Examples
     --------
@@ -576,7 +576,7 @@ class DeltaOrthogonal(Orthogonal):
     gain : float
         Multiplies the matrix.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
 
     Examples
     --------

@@ -182,7 +182,7 @@ def keyed(
     digests : bool
         As in :func:`~fastinit.adapters.torch.initialize_`.
     num_threads : int, optional
-        At most so many threads.
+        Maximum number of threads.
 
     Yields
     ------

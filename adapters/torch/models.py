@@ -107,7 +107,7 @@ def initialize_(
         Whether the record holds digests of the bytes too, for :func:`replay` to compare and for other programs. They
         take longer than the fill, and :func:`~fastinit.adapters.torch.verify` needs none.
     num_threads : int, optional
-        At most so many threads. The values do not depend on it.
+        Maximum number of threads. The values do not depend on it.
 
     Returns
     -------
@@ -171,7 +171,7 @@ def replay(
     rename : callable, mapping of str to str, or None
         The record's names for those that this model has, as in :func:`initialize_`.
     num_threads : int, optional
-        At most so many threads.
+        Maximum number of threads.
 
     Returns
     -------

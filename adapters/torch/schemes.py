@@ -244,11 +244,11 @@ def lecun_uniform_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, to fill in place and return.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Raises
     ------
@@ -283,11 +283,11 @@ def lecun_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, to fill in place and return.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Raises
     ------
@@ -322,11 +322,11 @@ def lecun_truncated_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, to fill in place and return.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Raises
     ------
@@ -363,13 +363,13 @@ def xavier_truncated_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, to fill in place and return.
     gain : float
         Multiplies the standard deviation.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Examples
     --------
@@ -403,17 +403,17 @@ def kaiming_truncated_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, to fill in place and return.
     a : float
         Negative slope of a leaky_relu.
     mode : {"fan_in", "fan_out"}
-        Which fan.
+        The fan that scales the weight.
     nonlinearity : str
-        The activation that follows; a name that ``calculate_gain`` knows.
+        Name of the following activation, as in ``calculate_gain``.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Examples
     --------
@@ -522,7 +522,7 @@ def zero_init_(tensor: Tensor) -> Tensor:
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of two to five axes.
+        Tensor of two to five axes, to fill in place and return.
 
     Examples
     --------

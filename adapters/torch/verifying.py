@@ -42,7 +42,7 @@ def verify(
     rename : callable, mapping of str to str, or None
         The record's names for those that this model has, as in :func:`~fastinit.adapters.torch.initialize_`.
     num_threads : int, optional
-        At most so many threads.
+        Maximum number of threads.
 
     Returns
     -------
