@@ -275,7 +275,7 @@ class _Folding:
             state = state.before
 
     def _is_free(self, form: _Form) -> bool:
-        """Whether the order of a form's elements is irrelevant: unshared by other tensors, and without an author's key."""
+        """Whether the order of a form's elements is irrelevant: no other tensor and no author's key uses it."""
         leaves = (form.base, *(part.leaf for part in form.parts))
         return all(
             isinstance(leaf.found, Constant)
