@@ -154,7 +154,7 @@ def uniform_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor to fill in place and return.
+        Tensor, filled in place and returned.
     a, b : float
         The interval.
     generator, key
@@ -186,7 +186,7 @@ def normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor to fill in place and return.
+        Tensor, filled in place and returned.
     mean, std : float
         Mean and standard deviation, std >= 0.
     generator, key
@@ -221,7 +221,7 @@ def trunc_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor to fill in place and return.
+        Tensor, filled in place and returned.
     mean, std : float
         Mean and standard deviation of the normal before truncation.
     a, b : float
@@ -276,7 +276,7 @@ def xavier_uniform_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of at least two axes, to fill in place and return.
+        Tensor of at least two axes, filled in place and returned.
     gain : float
         Multiplies the standard deviation.
     generator, key
@@ -318,7 +318,7 @@ def xavier_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of at least two axes, to fill in place and return.
+        Tensor of at least two axes, filled in place and returned.
     gain : float
         Multiplies the standard deviation.
     generator, key
@@ -365,7 +365,7 @@ def kaiming_uniform_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of at least two axes, to fill in place and return.
+        Tensor of at least two axes, filled in place and returned.
     a : float
         Negative slope of a leaky_relu.
     mode : {"fan_in", "fan_out"}
@@ -413,7 +413,7 @@ def kaiming_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of at least two axes, to fill in place and return.
+        Tensor of at least two axes, filled in place and returned.
     a : float
         Negative slope of a leaky_relu.
     mode : {"fan_in", "fan_out"}
@@ -460,7 +460,7 @@ def orthogonal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of at least two axes, to fill in place and return.
+        Tensor of at least two axes, filled in place and returned.
     gain : float
         Multiplies the matrix.
     generator, key
@@ -496,7 +496,7 @@ def sparse_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of two axes, to fill in place and return.
+        Tensor of two axes, filled in place and returned.
     sparsity : float
         Share of zeros in each column, in [0, 1].
     std : float
@@ -538,7 +538,7 @@ def eye_(tensor: Tensor) -> Tensor:
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of two axes, to fill in place and return.
+        Tensor of two axes, filled in place and returned.
 
     Examples
     --------
@@ -560,7 +560,7 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of three to five axes, to fill in place and return.
+        Tensor of three to five axes, filled in place and returned.
     groups : int
         Groups of the convolution.
 

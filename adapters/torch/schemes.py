@@ -171,7 +171,7 @@ def variance_scaling_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Weight (out, in, ...) with at least two axes, to fill in place and return.
+        Weight (out, in, ...) with at least two axes, filled in place and returned.
     scale : float
         Multiplies the variance, in (0, inf).
     mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
@@ -244,7 +244,7 @@ def lecun_uniform_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of at least two axes, to fill in place and return.
+        Tensor of at least two axes, filled in place and returned.
     generator, key
         Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
@@ -283,7 +283,7 @@ def lecun_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of at least two axes, to fill in place and return.
+        Tensor of at least two axes, filled in place and returned.
     generator, key
         Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
@@ -322,7 +322,7 @@ def lecun_truncated_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of at least two axes, to fill in place and return.
+        Tensor of at least two axes, filled in place and returned.
     generator, key
         Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
@@ -363,7 +363,7 @@ def xavier_truncated_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of at least two axes, to fill in place and return.
+        Tensor of at least two axes, filled in place and returned.
     gain : float
         Multiplies the standard deviation.
     generator, key
@@ -403,7 +403,7 @@ def kaiming_truncated_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of at least two axes, to fill in place and return.
+        Tensor of at least two axes, filled in place and returned.
     a : float
         Negative slope of a leaky_relu.
     mode : {"fan_in", "fan_out"}
@@ -441,7 +441,7 @@ def delta_orthogonal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Weight (out, in, ...) with one to three spatial axes and out >= in, to fill in place and return.
+        Weight (out, in, ...) with one to three spatial axes and out >= in, filled in place and returned.
     gain : float
         Multiplies the matrix.
     generator, key
@@ -481,7 +481,7 @@ def icnr_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Weight (out, in, ...) with d = one to three spatial axes, to fill in place and return; factor^d must divide out.
+        Weight (out, in, ...) with d = 1 to 3 spatial axes, filled in place and returned; factor^d must divide out.
     factor : int
         The PixelShuffle's upscale_factor.
     initializer : Initializer, optional
@@ -522,7 +522,7 @@ def zero_init_(tensor: Tensor) -> Tensor:
     Parameters
     ----------
     tensor : torch.Tensor
-        Tensor of two to five axes, to fill in place and return.
+        Tensor of two to five axes, filled in place and returned.
 
     Examples
     --------
