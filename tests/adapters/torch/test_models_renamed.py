@@ -132,7 +132,7 @@ def test_init_code_of_a_stage(stage):
     model.to_empty(device="cpu")
     with keyed(model, seed=3, rename=names(stage)) as drawn:
         model.init_weights()
-    assert drawn.check() == ("drawn into what is no parameter: randn",)  # but a buffer
+    assert drawn.check() == ("drawn into other tensors than parameters: randn",)  # but a buffer
     assert not list(differences(model, names(stage), expected))
     assert verify(drawn.record, model, rename=names(stage)).is_sound
 
