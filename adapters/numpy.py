@@ -1,26 +1,26 @@
-"""Every initializer as a function that returns a NumPy array, or fills one.
+"""Every initializer as a function that fills and returns a NumPy array.
 
-All share one form, ``name(shape, *, key=None, seed=None, dtype="float32", out=None, num_threads=None, ...)``:
+All functions have one form, ``name(shape, *, key=None, seed=None, dtype="float32", out=None, num_threads=None, ...)``:
 
 shape : int or sequence of int
-    Of the new array; None, or the shape of `out`, where `out` is given.
+    Shape of the new array. If `out` is given: None, or the shape of `out`.
 key : Key, int or numpy.random.Generator
-    The stream. An int means ``Key(int)``; a Generator gives 64 bits and advances. Functions that draw nothing (`zeros`,
-    `ones`, `constant`, `identity`, `dirac`, `zero_init`) need no key.
+    The stream. An int means ``Key(int)``. A Generator draws 64 bits for the key and advances. Functions without random
+    numbers (`zeros`, `ones`, `constant`, `identity`, `dirac`, `zero_init`) need no key.
 seed : int
-    Instead of a key: exactly ``key=Key(seed)``.
+    An alternative to `key`: the same as ``key=Key(seed)``.
 dtype : str or dtype
     ``"float32"``, ``"float64"``, ``"float16"``, or with ml_dtypes ``"bfloat16"``, ``"float8_e4m3fn"``,
-    ``"float8_e5m2"``. An `out` has its own dtype; only for raw memory (unsigned integers) does `dtype` name the format
-    of the values.
+    ``"float8_e5m2"``. If `out` is given, its own dtype applies. If `out` is raw memory (unsigned integers), `dtype`
+    names the format of the values.
 out : numpy.ndarray
-    Filled in place and returned. Any layout: transposed, strided or memory-mapped.
+    Array to fill and return, in any layout: transposed, strided or memory-mapped.
 num_threads : int
-    At most this many threads.
+    Maximum number of threads.
 
-They raise what :func:`fastinit.fill` and the initializers raise, before anything is written. The weights of fan-scaled
-initializers are described by ``layout``, ``groups``, ``transposed``, ``stride`` and ``blocks``, see
-:func:`fastinit.fans`; the default layout, ``"...IO"``, is that of Keras and JAX: (in, out) and (spatial..., in, out).
+The functions raise the errors of :func:`fastinit.fill` and of the initializers, before anything is written. For
+fan-scaled initializers, ``layout``, ``groups``, ``transposed``, ``stride`` and ``blocks`` describe the weight, see
+:func:`fastinit.fans`. The default layout, ``"...IO"``, is that of Keras and JAX: (in, out) and (spatial..., in, out).
 
 >>> from fastinit.adapters import numpy as init
 >>> init.he_normal((256, 128), seed=0).std().round(3)
@@ -32,7 +32,7 @@ array([[0., 0., 0.],
 
 from __future__ import annotations
 
-if __name__ == "numpy":  # Python was started in this folder, and this file hides NumPy
+if __name__ == "numpy":  # Python was started in this folder, so this file shadows NumPy
     raise ImportError("this is fastinit's adapter and not NumPy: start Python in another folder than adapters/")
 
 import functools
@@ -44,11 +44,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Required, SupportsIndex, TypedD
 
 import numpy as np
 
-import fastinit.extending  # first: names an unrelated package that lies over this one
+import fastinit.extending  # first: detects an unrelated package that overwrote this one
 from fastinit import Axes, Key
 from fastinit.extending import checked_shape, dtype_named, remembered, shown
 
-if TYPE_CHECKING:  # the forms of the functions: the parameters that all share, and their own
+if TYPE_CHECKING:  # the signatures: shared parameters, and each function's own
     from fractions import Fraction
 
     Shape = SupportsIndex | Sequence[SupportsIndex] | np.ndarray | None
@@ -165,11 +165,11 @@ if TYPE_CHECKING:  # the forms of the functions: the parameters that all share, 
         def __call__(self, shape: Shape = None, **options: Unpack[Layout]) -> np.ndarray: ...
 
 
-# An initializer checks its parameters, which takes longer than a small fill.
+# Cached, because checking an initializer's parameters takes longer than a small fill.
 _cached = remembered(lambda factory, **own: factory(**own))
 _default = functools.cache(lambda factory: factory())
 
-_ANY_KEY = Key(0)  # of functions that draw nothing
+_ANY_KEY = Key(0)  # for functions that draw nothing
 
 
 def _key(key: Any) -> Key:
@@ -201,7 +201,7 @@ def _new(shape: Any, dtype: Any) -> np.ndarray:
             import ml_dtypes
         except ImportError:
             raise ImportError(
-                f"a NumPy array of {name} needs the package ml_dtypes; without it, pass unsigned integers as out"
+                f"a NumPy array of {name} needs the package ml_dtypes; without it, pass an out of unsigned integers"
             ) from None
         return np.empty(shape, getattr(ml_dtypes, name))
     return np.empty(shape, name)
@@ -212,42 +212,42 @@ def _filled(initializer: Any, shape: Any, key: Key, dtype: Any, out: Any, num_th
         shape = checked_shape(shape)
     if out is None:
         if shape is None:
-            raise TypeError("shape must be given where no out is")
+            raise TypeError("shape is required if out is None")
         return fastinit.fill(_new(shape, dtype), initializer, key, num_threads=num_threads)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
     if shape is not None and out.shape != shape:
-        raise ValueError(f"shape must be that of out, {out.shape}, or None; got {shape}")
-    # the default does not apply to an out that has a dtype of its own
+        raise ValueError(f"shape must be None or the shape of out, {out.shape}; got {shape}")
+    # the default dtype does not apply to an out with a dtype of its own
     raw = None if dtype == "float32" and out.dtype.kind != "u" else dtype
     return fastinit.fill(out, initializer, key, dtype=raw, num_threads=num_threads)
 
 
 _SHARED = """\
 shape : int or sequence of int
-    Of the new array; None, or the shape of `out`, where `out` is given.
+    Shape of the new array. If `out` is given: None, or the shape of `out`.
 key : Key, int or numpy.random.Generator
     {key}
 seed : int
-    Instead of a key: exactly ``key=Key(seed)``.
+    An alternative to `key`: the same as ``key=Key(seed)``.
 dtype : str or dtype
-    Of the new array, float32 by default; see :mod:`fastinit.adapters.numpy`.
+    Dtype of the new array, float32 by default; see :mod:`fastinit.adapters.numpy`.
 out : numpy.ndarray
-    Filled in place and returned, instead of a new array.
+    Array to fill and return instead of a new one.
 num_threads : int
-    At most this many threads.
+    Maximum number of threads.
 """
 _KEYS = {
-    True: "The stream; an int means ``Key(int)``, a Generator gives 64 bits.",
-    False: "Not needed: nothing is drawn.",
+    True: "The stream. An int means ``Key(int)``; a Generator draws 64 bits for the key.",
+    False: "Not needed, because the function draws nothing.",
 }
 _RETURNS = "Returns\n-------\nnumpy.ndarray\n    The new array, or `out`.\n"
 _RAISES = """\
 Raises
 ------
 TypeError, ValueError, BufferError
-    As :func:`fastinit.fill` and {own}, before anything is written;
-    TypeError where {key}.
+    As in :func:`fastinit.fill` and {own}, before anything is written.
+    Also TypeError if {key}.
 """
 
 
@@ -267,7 +267,7 @@ _PARAMETERS = [
 
 
 def _documentation(text: str, draws: bool, own: str, example: str) -> str:
-    """The docstring of a function, made from that of its initializer: the shared parameters come before its own."""
+    """The docstring of a function: the shared parameters, then those of its initializer's docstring."""
     sections = re.split(r"^(?=\w+\n-+\n)", inspect.cleandoc(text) + "\n", flags=re.MULTILINE)
     titled = {section.partition("\n")[0]: section.strip() + "\n" for section in sections[1:]}
     _, _, parameters = titled.get("Parameters", "Parameters\n----------\n").split("\n", 2)
@@ -284,7 +284,7 @@ def _documentation(text: str, draws: bool, own: str, example: str) -> str:
 
 
 def _function(name: str, factory: Callable[..., Any], example: str, *, draws: bool = True) -> Any:
-    """The function of an initializer, whose own parameters become keywords after the shared ones."""
+    """The function for an initializer. Its parameters become keyword arguments after the shared ones."""
 
     def function(
         shape: Any = None,
@@ -299,7 +299,7 @@ def _function(name: str, factory: Callable[..., Any], example: str, *, draws: bo
         initializer = None
         try:  # noqa: SIM105 (suppress() takes a microsecond)
             initializer = _cached(factory, **own) if own else _default(factory)
-        except Exception:  # a parameter that is wrong, or one whose hash cannot be had
+        except Exception:  # an invalid or unhashable parameter: the factory below raises the error
             pass
         stream = key if type(key) is Key and seed is None else _key_or_seed(name, key, seed, draws)
         return _filled(initializer or factory(**own), shape, stream, dtype, out, num_threads)
@@ -349,7 +349,7 @@ truncated_normal: OfCut = _function(
     "truncated_normal",
     fastinit.TruncatedNormal,
     """
-    >>> values = init.truncated_normal(1000, seed=0, std=0.02)  # cut at +-2 standard deviations
+    >>> values = init.truncated_normal(1000, seed=0, std=0.02)  # truncated at +-2 standard deviations
     >>> bool(abs(values).max() <= 0.04)
     True
     """,
@@ -399,7 +399,7 @@ dirac: OfDiracs = _function(
     "dirac",
     fastinit.Dirac,
     """
-    >>> kernel = init.dirac((3, 2, 2))  # (width, in, out): passes its input through
+    >>> kernel = init.dirac((3, 2, 2))  # (width, in, out), an identity map
     >>> kernel[1]
     array([[1., 0.],
            [0., 1.]], dtype=float32)

@@ -1,8 +1,8 @@
 """Fills of warm memory: distributions, dtypes, targets, sizes and threads.
 
-asv starts a process for each combination of parameters. So that a run takes minutes, the classes take some that stand
-for the others; with FASTINIT_BENCH=all in the environment they take every one. The lists do not depend on the machine
-or on the commit, or asv could not tell which results belong together: what is not there skips.
+asv starts a process for each combination of parameters. By default the classes use representative combinations, so that
+a run takes minutes; with FASTINIT_BENCH=all in the environment they use all. The lists do not depend on the machine or
+the commit, so that asv can match results. Missing combinations are skipped.
 """
 
 import os
@@ -34,7 +34,7 @@ PLACES, THREADS = (TARGETS, [1, "all"]) if ALL else (["default"], ["all"])
 
 
 def supported(target):
-    """The target as `fill` takes it. Raises NotImplementedError if this build or this processor does not run it."""
+    """The target for `fill`. Raises NotImplementedError if this build or this processor does not run it."""
     if target == "default":
         return None
     if target not in fastinit.targets.supported():
@@ -43,7 +43,7 @@ def supported(target):
 
 
 def buffer(size, dtype):
-    """Memory for so many elements. Raises NotImplementedError if that would take more than half of what is free."""
+    """Memory for a number of elements. Raises NotImplementedError if that exceeds half of the free memory."""
     out = np.dtype(STORAGE[dtype])
     try:
         with open("/proc/meminfo") as file:
@@ -56,7 +56,7 @@ def buffer(size, dtype):
 
 
 class _Filling(Warm):
-    """What the classes of this file prepare: warm memory, and a fill of it."""
+    """The setup of this file's classes: warm memory and a fill of it."""
 
     param_names = ("distribution", "dtype", "target", "size", "threads")
 
@@ -85,14 +85,14 @@ class Large(Fill):
 
 
 class Small(_Filling):
-    """A thousand fills of little."""
+    """A thousand small fills."""
 
     params = (CHOSEN, DTYPES, PLACES, [2**4, 2**8, 2**12], ["all"])
     time_1000_fills = thousand(runs)
 
 
 class Rate(_Filling):
-    """GB/s, to be read; commits are compared by their times, since asv takes less as better."""
+    """GB/s, for reading. asv compares commits by time, where less is better."""
 
     params = (CHOSEN, list(STORAGE), PLACES, [2**26], THREADS)
 
@@ -115,7 +115,7 @@ class OverMemset(_Filling):
 
 
 class Compared(_Filling):
-    """The time of compare(), which finds no difference, over that of the fill of the same memory."""
+    """The time of compare() without a difference, over that of the fill of the same memory."""
 
     params = (COMMON, DTYPES, ["default"], [2**26], ["all"])
 
@@ -133,7 +133,7 @@ class Compared(_Filling):
 
 
 class Threads(_Filling):
-    """The same fill on one thread, on two, and on all that fastinit takes by itself."""
+    """The same fill on one thread, on two, and on fastinit's default number."""
 
     if ALL:
         params = (list(DISTRIBUTIONS), list(STORAGE), ["default"], [2**18, 2**20, 2**23, 2**26], [1, 2, 4, 8, "all"])

@@ -1,4 +1,4 @@
-"""What importing costs a fresh interpreter; NumPy is most of `import fastinit` and cannot be done without."""
+"""The time of imports in a fresh interpreter. NumPy takes most of `import fastinit`."""
 
 from .bench_keras import keras_on
 from .side_by_side import optional

@@ -10,20 +10,20 @@ WAYS = ["fastinit", "fastinit jitted", "jax jitted"]
 
 
 def initializer(factory, way):
-    """Of a factory of JAX's or of ours, compiled for each shape and dtype where the way says so."""
+    """A function from a factory of JAX's or ours, compiled for each shape and dtype if the way says so."""
     jax, ours = optional("jax"), way.startswith("fastinit")
     found = getattr(optional("fastinit.adapters.jax") if ours else jax.nn.initializers, factory)()
     return jax.jit(found, static_argnums=(1, 2)) if way.endswith("jitted") else found
 
 
 def made(factory, way, dtype, n):
-    """What makes an n x n array in one of WAYS, and waits until its values are there."""
+    """A function that creates an n x n array in one of WAYS and waits for its values."""
     draw, key = initializer(factory, way), optional("jax").random.key(0)
     return lambda: draw(key, (n, n), dtype).block_until_ready()
 
 
 class _Array(Warm):
-    """A new square array; by JAX's own factory compiled, as its users have it."""
+    """A new square array. JAX's own factory is compiled, as in typical use."""
 
     param_names = ("factory", "library", "dtype", "n")
 
@@ -60,7 +60,7 @@ class OverJax:
 
 
 class Model(Warm):
-    """The 24 kernels of a Transformer of 19 million parameters, each by a key of its own."""
+    """The 24 kernels of a Transformer of 19 million parameters, each with its own key."""
 
     params = (["fastinit", "jax"],)
     param_names = ("library",)

@@ -1,7 +1,7 @@
 """The Keras adapter on each backend, beside Keras's own initializers; whole models.
 
-Keras has one backend in a process. asv starts a process for each combination of parameters, and nothing imports Keras
-before the setup says which.
+A process has one Keras backend. asv starts a process for each combination of parameters, and Keras is imported only
+after the setup has chosen the backend.
 """
 
 import os
@@ -32,19 +32,19 @@ def keras_on(backend):
 
 
 def ready(tensor):
-    """The tensor when its values are there: JAX may still be computing them."""
+    """Waits for a tensor's values, because JAX may still be computing them."""
     return tensor.block_until_ready() if hasattr(tensor, "block_until_ready") else tensor
 
 
 def made(name, n, library):
-    """What makes an n x n tensor by an initializer of Keras's or of ours."""
+    """A function that creates an n x n tensor with an initializer of Keras's or ours."""
     place = optional("fastinit.adapters.keras" if library == "fastinit" else "keras").initializers
     initializer = getattr(place, name)(**ARGUMENTS.get(name, {}), seed=1)
     return lambda: ready(initializer((n, n)))
 
 
 def built(keras, layers):
-    """A model of these layers, when the values of its variables are there."""
+    """A model of these layers, with finished variables."""
     model = keras.Sequential(layers)
     for variable in model.variables:
         ready(variable.value)

@@ -1,6 +1,6 @@
 """The kernels in cache on one thread, each sampler on each target: many short fills through the public API.
 
-The rates are there to hold against the processor's limit. `python -m tools.cycles --rates` prints them as a table.
+Compare the rates with the processor's limit. `python -m tools.cycles --rates` prints them as a table.
 """
 
 import math
@@ -42,7 +42,7 @@ def rate(fill, rounds=ROUNDS):
 
 
 class InCache(Warm):
-    """A fill of 2^18 elements, which neither memory nor threads hold up."""
+    """A fill of 2^18 elements, limited neither by memory nor by threads."""
 
     params = (list(CASES), TARGETS)
     param_names = ("case", "target")
@@ -62,7 +62,7 @@ class InCache(Warm):
 
 
 class Cycles:
-    """Cycles of the processor per value, which its clock does not change; where Linux lets them be counted."""
+    """Processor cycles per value, independent of the clock, if Linux allows counting them."""
 
     params = InCache.params
     param_names = InCache.param_names

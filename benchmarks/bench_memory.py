@@ -1,4 +1,4 @@
-"""Where memory comes from: never touched, with huge pages or small ones; and what a fill takes beyond it."""
+"""Fills of untouched memory, with huge and small pages, and the extra memory of a fill."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ SIZES = [2**20, 2**24, 2**26]
 
 
 class _Fresh:
-    """Memory that is first touched while the clock runs: each setup makes its own and touches no page of it."""
+    """Memory that is first touched while the clock runs. Each setup allocates its own without touching it."""
 
     number = 1
     warmup_time = 0.0
@@ -36,7 +36,7 @@ class _Fresh:
 
 
 class Fresh(_Fresh):
-    """A fill of memory that nobody has touched."""
+    """A fill of untouched memory."""
 
     params = (["uniform", "normal"], SIZES, [1, 2], ["huge", "4 KiB"])
     param_names = ("distribution", "size", "threads", "pages")
@@ -49,7 +49,7 @@ class Fresh(_Fresh):
 
 
 class FreshPeer(_Fresh):
-    """NumPy's, of such memory."""
+    """NumPy's fill of untouched memory."""
 
     params = (["zeros", "standard_normal"], SIZES, ["huge", "4 KiB"])
     param_names = ("peer", "size", "pages")

@@ -46,7 +46,7 @@ def gpt2():
 
 
 class Assigned(Warm):
-    """What a recipe says of GPT-2's parameters; nothing is filled."""
+    """Applying a recipe to GPT-2's parameters, without fills."""
 
     params = (["auto", "torch"],)
     param_names = ("recipe",)

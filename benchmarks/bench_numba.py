@@ -44,7 +44,7 @@ def adapter_fill(out, distribution, num_threads=1):
 
 
 def compiled_loop(out):
-    """A loop of one's own that asks for each element of a stream."""
+    """A user's loop that computes each element of a stream."""
     numba = optional("numba")
     normal = optional("fastinit.adapters.numba").normal
 
@@ -98,7 +98,7 @@ class OverNumba:
 
 
 class Elements(Warm):
-    """A compiled loop that asks for each element of a stream."""
+    """A compiled loop that computes each element of a stream."""
 
     params = ([2**22],)
     param_names = ("size",)

@@ -1,4 +1,4 @@
-"""Programs: what it costs to record a constructor, and to fill a model as its author wrote it."""
+"""Programs: the time to record a constructor, and to fill a model as its author wrote it."""
 
 from functools import partial
 from statistics import median
@@ -44,7 +44,7 @@ class Own(Warm):
 
 
 class Late(Warm):
-    """The init code of GPT-2, 124 million parameters, again, on memory that it has: bare, and inside keyed()."""
+    """The init code of GPT-2, 124 million parameters, repeated on existing memory: alone, and inside keyed()."""
 
     warmup_time = 0.0
 
@@ -61,7 +61,7 @@ class Late(Warm):
             raise NotImplementedError("there is no keyed() yet")
 
     def bare(self):
-        """What transformers marks as done is to be done once more."""
+        """Removes transformers' marks of finished initialization."""
         for part in (*self.model.modules(), *self.model.parameters()):
             vars(part).pop("_is_hf_initialized", None)
         self.model.init_weights()
@@ -78,7 +78,7 @@ class Late(Warm):
 
 
 class Overhead(Warm):
-    """What keyed() adds where there is next to nothing to fill: two parameters in each of many tiny layers."""
+    """The overhead of keyed() for small fills: many tiny layers with two parameters each."""
 
     warmup_time = 0.0
 
@@ -111,7 +111,7 @@ class Overhead(Warm):
         return (inside - bare) / self.count * 1e6
 
     def seconds(self, rounds):
-        """Of the calling thread's processor, inside keyed() and bare, in turn: a busy machine adds nothing to them."""
+        """Processor time of the calling thread, inside keyed() and alone, in turn. Other load does not count."""
         times = ([], [])
         with without_garbage_collection():
             for number in range(rounds + 1):

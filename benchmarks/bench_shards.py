@@ -35,7 +35,7 @@ SHARDINGS = {
 
 
 def in_turn(buffers, initializer, **place):
-    """Fills of the buffers, each given with its place in the tensor."""
+    """Fills of the buffers, each with its position in the tensor."""
 
     def fill():
         for out, own in buffers:
@@ -122,7 +122,7 @@ class Layouts(Warm):
 
 
 class OverRowMajor:
-    """The time that another order takes over that of the usual one: 1 at best."""
+    """The time for another order over that for row-major order: 1 at best."""
 
     params = ([name for name in LAYOUTS if name != "row-major"], ["uniform", "normal"])
     param_names = Layouts.param_names

@@ -1,4 +1,4 @@
-"""What one call costs where there is little to fill: through the adapter, of each initializer, of a key.
+"""The time of one small call: through the adapter, of each initializer, of a key.
 
 A thousand calls at a time: read milliseconds as microseconds per call.
 """
@@ -37,7 +37,7 @@ KERNELS = ("Dirac", "DeltaOrthogonal", "ICNR")  # of convolutions only
 
 
 class Adapter(Warm):
-    """One call through the NumPy adapter, into an array that exists or a new one."""
+    """One call through the NumPy adapter, into an existing array or a new one."""
 
     params = (
         ["zeros", "uniform", "normal", "truncated_normal", "xavier_uniform", "he_normal", "lecun_truncated_normal"],
@@ -87,7 +87,7 @@ class Layout(Warm):
 
 
 class Creation(Warm):
-    """Making an initializer, and the first fill of a shape, for which the fans and the sampler are worked out."""
+    """Creating an initializer, and the first fill of a shape, which computes the fans and the sampler."""
 
     params = (["Uniform", "Normal", "TruncatedNormal", "he_normal", "glorot_uniform", "lecun_truncated_normal"],)
     param_names = ("initializer",)
@@ -119,7 +119,7 @@ class Keys(Warm):
 
 
 class Sample(Warm):
-    """One element in constant time, wherever it is."""
+    """One element in constant time, at any index."""
 
     params = ([0, 2**20, 2**50],)
     param_names = ("index",)

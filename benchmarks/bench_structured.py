@@ -1,4 +1,4 @@
-"""Initializers of whole tensors, and what else makes orthogonal matrices."""
+"""Initializers of whole tensors, and other implementations of orthogonal matrices."""
 
 from functools import partial
 
@@ -74,7 +74,7 @@ STRUCTURED = {
 
 
 class Structured(Warm):
-    """The others, whole and narrowed."""
+    """The other structured initializers, in float32 and narrower dtypes."""
 
     params = (list(STRUCTURED), ["float32", "bfloat16"])
     param_names = ("initializer", "dtype")

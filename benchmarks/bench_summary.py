@@ -1,7 +1,7 @@
-"""A few benchmarks that stand for the project, so that a page or a bisection need not run them all.
+"""A few representative benchmarks, for a page or a bisection.
 
-``asv run --bench '^bench_summary[.]'`` takes about a minute. Each is one of the other files' with fewer parameters.
-What they measure changes only with a reason: their history is what is shown.
+``asv run --bench '^bench_summary[.]'`` takes about a minute. Each is a benchmark of another file with fewer parameters.
+Their definitions change only for a reason, because the page shows their history.
 """
 
 from . import (
@@ -18,7 +18,7 @@ from . import (
     bench_torch,
 )
 
-#: What `--bench` takes for these.
+#: The value of `--bench` for these.
 QUICK = r"^bench_summary[.]"
 
 

@@ -1,6 +1,6 @@
-"""How the suite counts: preparing once, calling a thousand times, rates, ratios to a peer, cycles of the processor.
+"""Helpers of the suite: preparing once, a thousand calls, rates, ratios to a peer, processor cycles.
 
-A ratio is our time over the peer's, measured side by side: asv takes less as better.
+A ratio is our time over the peer's, measured side by side. For asv, less is better.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from .side_by_side import alternate, repeated, seconds_of, without_garbage_colle
 Run = Callable[[], object]
 
 ROUNDS = 5
-# Shorter runs are repeated, so that the clock is no part of the answer.
+# Shorter runs are repeated, so that the clock's own time does not matter.
 LEAST_SECONDS = 1e-3
 
 # Events of perf_event_open: (type, config). The task clock counts nanoseconds in software, and so exists everywhere.
 CYCLES = (0, 0)
 TASK_CLOCK = (1, 1)
 SYSCALLS = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
-ATTRIBUTE_BYTES = 64  # of the first version of the structure, which every kernel takes
+ATTRIBUTE_BYTES = 64  # size of the structure's first version, which every kernel accepts
 DISABLED, PINNED, WITHOUT_KERNEL, WITHOUT_HYPERVISOR = 1, 1 << 2, 1 << 5, 1 << 6
 CLOSE_ON_EXEC = 8
 ENABLE, DISABLE, RESET = 0x2400, 0x2401, 0x2403
 
 
 def once(setup: Callable[..., None]) -> Callable[..., None]:
-    """A setup that prepares once per process, and then runs what it left in ``self.run``.
+    """A setup that prepares once per process and then runs ``self.run``.
 
     asv calls a setup before every sample, and warm memory must stay warm.
     """
@@ -79,7 +79,7 @@ def runs(self: Any, *params: Any) -> None:
 
 
 def unit(name: str) -> Callable[[Callable[..., float]], Callable[..., float]]:
-    """The unit of what a benchmark tracks."""
+    """The unit of a benchmark's result."""
 
     def named(track: Callable[..., float]) -> Callable[..., float]:
         track.unit = name  # type: ignore[attr-defined]
@@ -125,14 +125,14 @@ def over(ours: Run, peer: Run, before: Run | None = None) -> float:
 
 
 class Counter:
-    """A counter of Linux for the thread that makes it, in user mode: what `perf stat` reads.
+    """A Linux counter for the creating thread in user mode, as in `perf stat`.
 
     Virtual machines seldom have counters of the hardware, and containers may forbid them.
 
     Raises
     ------
     NotImplementedError
-        If there is no such counter here.
+        If the counter is not available.
     """
 
     def __init__(self, event: tuple[int, int] = CYCLES) -> None:
@@ -142,7 +142,7 @@ class Counter:
         kind, config = event
         attribute = ctypes.create_string_buffer(ATTRIBUTE_BYTES)
         struct.pack_into("=IIQ", attribute, 0, kind, ATTRIBUTE_BYTES, config)
-        # pinned: all the time or not at all, never a part of it that would have to be scaled
+        # pinned: always counting or not at all, so that the count needs no scaling
         struct.pack_into("=Q", attribute, 40, DISABLED | PINNED | WITHOUT_KERNEL | WITHOUT_HYPERVISOR)
         library = ctypes.CDLL(None, use_errno=True)
         this_thread, any_processor, no_group = (ctypes.c_long(value) for value in (0, -1, -1))
@@ -158,7 +158,7 @@ class Counter:
         Raises
         ------
         NotImplementedError
-            If the counter got no turn: others use all of the processor's.
+            If all counters of the processor are in use.
         """
         fcntl.ioctl(self.file, RESET, 0)
         fcntl.ioctl(self.file, ENABLE, 0)

@@ -1,8 +1,8 @@
-"""How much memory a fill takes beyond its buffer: the growth of the peak resident size, in a process of its own.
+"""Extra memory of a fill: the growth of the peak resident size, in a separate process.
 
 ``python growth.py THREADS BYTES`` prints one JSON object, bytes by "distribution dtype", for elementwise fills of a
-buffer of BYTES bytes whose pages have all been touched before. The kernel counts resident pages per processor and
-sums them up in batches, so a figure may be some 100 KiB off either way.
+buffer of BYTES bytes whose pages have all been touched before. The kernel counts resident pages per processor and adds
+them up in batches, so a figure may be off by about 100 KiB.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ def _status(field: str) -> int:
 
 
 def give_back() -> None:
-    """Returns what this process has freed to the operating system, where the C library offers that."""
+    """Returns freed memory to the operating system, if the C library supports it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def growth(work: Callable[[], object]) -> int:
-    """Bytes by which the resident size of this process exceeded, at its peak during the work, what it was before.
+    """Growth of this process's peak resident size during the work, in bytes.
 
-    At least one page, the unit in which it is counted: a ratio to nothing means nothing.
+    The result is at least one page, the unit of counting, so that ratios are defined.
 
     Raises
     ------
     NotImplementedError
-        Where there is no /proc.
+        If /proc is not available.
     """
     try:
         before = _status("VmRSS")
@@ -63,7 +63,7 @@ def growth(work: Callable[[], object]) -> int:
         raise NotImplementedError("peak memory is read from /proc, which this system lacks") from None
     try:
         with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak begins anew
+            file.write("5")  # reset the peak
     except OSError:
         before = _status("VmHWM")
     work()
@@ -89,7 +89,7 @@ def of_fills(threads: int, nbytes: int) -> dict[str, int]:
 
 
 def measured(threads: int, nbytes: int) -> dict[str, int]:
-    """What :func:`of_fills` finds in a fresh process, which holds nothing that could be reused.
+    """The result of :func:`of_fills` in a fresh process, without reusable memory.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def measured(threads: int, nbytes: int) -> dict[str, int]:
         If the process could not measure it.
     """
     command = [sys.executable, __file__, str(threads), str(nbytes)]
-    # glibc returns what is freed at once: what one fill took and gave back must not hide what the next one takes
+    # makes glibc return freed memory at once, so that one fill's freed memory does not hide the next one's need
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     if done.returncode:

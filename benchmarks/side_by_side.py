@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: contestants in turn, memset on threads, huge pages. Nothing here prints."""
+"""Measuring tools of the benchmarks: alternating contestants, memset on threads, huge pages. Nothing here prints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import fastinit
 
 Run = Callable[[], object]
 
-#: However fast the contestants are, more rounds than this tell nothing new.
+#: Maximum number of rounds, even for fast contestants.
 MOST_ROUNDS = 41
 PR_SET_THP_DISABLE = 41
 
@@ -33,7 +33,7 @@ def optional(name: str) -> ModuleType:
     Raises
     ------
     NotImplementedError
-        If it is not installed; asv takes that as a benchmark to be skipped.
+        If it is not installed, so that asv skips the benchmark.
     """
     try:
         return importlib.import_module(name)
@@ -42,7 +42,7 @@ def optional(name: str) -> ModuleType:
 
 
 def torch_on_as_many_threads() -> Any:
-    """torch, if it is installed, on as many threads as fastinit takes."""
+    """torch, if installed, with fastinit's number of threads."""
     torch = optional("torch")
     torch.set_num_threads(fastinit.default_num_threads())
     return torch
@@ -50,7 +50,7 @@ def torch_on_as_many_threads() -> Any:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Collects now, and not while something is timed; within another one, nothing more."""
+    """Collects garbage now and not during timing. Nested uses have no effect."""
     if not gc.isenabled():
         yield
         return
@@ -63,7 +63,7 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def seconds_of(run: Run) -> float:
-    """Wall-clock seconds of one run. What it returns is freed after the clock has stopped."""
+    """Wall-clock seconds of one run. Its result is freed after the clock has stopped."""
     start = time.perf_counter()
     result = run()
     elapsed = time.perf_counter() - start
@@ -72,7 +72,7 @@ def seconds_of(run: Run) -> float:
 
 
 def repeated(run: Run, calls: int) -> Run:
-    """So many runs one after the other."""
+    """A number of consecutive runs."""
 
     def runs() -> None:
         for _ in range(calls):
@@ -88,8 +88,8 @@ def alternate(
 
     `before` is called before each run, outside its time.
 
-    Both see the same minute of the same machine, so the ratio of two neighbours means something even where the times do
-    not. At least `rounds` rounds, and more until `budget` seconds are spent.
+    Both run in the same minute on the same machine, so ratios of neighbours are meaningful even if the times are not.
+    Runs at least `rounds` rounds, and more until `budget` seconds are spent.
     """
     times: tuple[list[float], list[float]] = ([], [])
     with without_garbage_collection():
@@ -113,10 +113,10 @@ def per_call(run: Run, groups: int = 5, blocks: int = 50, calls: int = 200) -> l
 
 
 class Memset:
-    """memset on threads that are already running, each with its own consecutive share of the memory.
+    """memset on running threads, each with its own consecutive share of the memory.
 
-    The byte is not 0 unless that is asked for: some processors and hypervisors do not write zeros out as they do other
-    values, and then a memset of zeros outruns every store of data.
+    The byte is not 0 by default, because some processors and hypervisors handle zeros specially, and then a memset of
+    zeros is faster than any store of data.
     """
 
     def __init__(self, threads: int, byte: int = 0x5A) -> None:
@@ -149,10 +149,10 @@ class Memset:
 
 
 def settle_memory(nbytes: int) -> None:
-    """Touches so many bytes and frees them: what is asked for next has been touched before.
+    """Touches a number of bytes and frees them, so that the next allocation has been touched before.
 
-    A virtual machine gets a page from its host at the first touch, some hundred times slower than from itself, and may
-    give it back soon after it is free. Fresh memory would then measure how long ago a page was last used.
+    A virtual machine gets a page from its host at the first touch, about a hundred times slower than from itself, and
+    may return it soon after it is freed. Without this, fresh memory would measure the time since a page's last use.
     """
     piece = 2**28
     held = []
@@ -163,7 +163,7 @@ def settle_memory(nbytes: int) -> None:
 
 @contextmanager
 def pages(huge: bool) -> Iterator[None]:
-    """Within it, fresh memory gets huge pages where somebody asks for them, or never; huge pages are allowed after it.
+    """A context in which fresh memory gets huge pages on request, or never. Afterwards huge pages are allowed.
 
     Advice on single buffers, from NumPy or from fastinit, has no effect while they are not allowed.
 
@@ -183,7 +183,7 @@ def pages(huge: bool) -> Iterator[None]:
 
 
 def processor() -> str:
-    """The processor as the operating system names it; with family and model where the name alone says little."""
+    """The operating system's name of the processor, with family and model if the name is too general."""
     try:
         with open("/proc/cpuinfo") as file:
             lines = file.read().split("\n\n")[0].splitlines()
@@ -197,7 +197,7 @@ def processor() -> str:
 
 
 def load() -> str:
-    """How busy the machine has been in the last minute: figures from a busy one are worth little."""
+    """The machine's load in the last minute. Figures from a busy machine are unreliable."""
     try:
         return f"load {os.getloadavg()[0]:.1f}"
     except (OSError, AttributeError):

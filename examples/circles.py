@@ -1,12 +1,13 @@
-"""Two circles and four initializers: zeros and huge normals never learn; Xavier does, and He where no layer dies.
+"""Two circles and four initializers: zeros and huge normals never learn, Xavier learns, and He learns if no layer dies.
 
     python examples/circles.py
 
 scikit-learn's `make_circles`, 10,000 points with a noise of 0.05; Dense layers of 5, 10 and 2 units with tanh (ReLU for
 He) and a sigmoid; SGD with the rate 0.01 on the mean squared error, 100 epochs. Keras, with fastinit's initializers in
 place of its own. A seed fixes the weights and the order of the examples; every scheme runs with the same seeds. The
-batch size is Keras's default, 32; larger ones are faster, and take fewer steps. Where both units of the ReLU layer of
-two are 0 for every point, no gradient passes: every point gets one output, and nothing is learned, which is counted.
+batch size is Keras's default, 32; larger ones are faster and take fewer steps. If both units of the two-unit ReLU layer
+are 0 for every point, no gradient passes: every point gets the same output, and the network learns nothing. The table
+counts these seeds.
 """
 
 import os
@@ -44,7 +45,7 @@ FULL, QUICK = Plan(10_000, 0.01, 100, 10), Plan(2_000, 0.2, 40, 1)
 
 
 class Scheme(NamedTuple):
-    """An initializer of fastinit's Keras adapter, made of a key, and the activation of the hidden layers."""
+    """An initializer of fastinit's Keras adapter, as a function of a key, and the activation of the hidden layers."""
 
     name: str
     activation: str
@@ -67,7 +68,7 @@ class Runs:
     losses: list[list[float]] = field(default_factory=list)  # by epoch, on the training points
     accuracies: list[list[float]] = field(default_factory=list)
     tested: list[float] = field(default_factory=list)  # accuracies on points that were not trained on
-    stuck: int = 0  # on how many seeds every point gets the same output
+    stuck: int = 0  # number of seeds on which every point gets the same output
     model: Any = None  # of seed 0
 
 
@@ -114,7 +115,7 @@ def circles(points: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def network(scheme: Scheme, seed: int) -> Any:
-    # A key for each layer: with one seed for all, the weights of one would be those of another, scaled.
+    # A key per layer: with one seed for all, the weights of one layer would be a scaled copy of another's.
     key = fastinit.Key(seed)
 
     def dense(number: int, units: int, activation: str) -> Any:
@@ -144,7 +145,7 @@ def answers(model: Any, places: np.ndarray) -> np.ndarray:
     return model.predict(places.astype("float32"), batch_size=len(places), verbose=0)[:, 0]
 
 
-# What is shown.
+# Output.
 
 
 def picture(found: dict[Scheme, Runs], data: tuple):
@@ -168,7 +169,7 @@ def picture(found: dict[Scheme, Runs], data: tuple):
         shown = slice(None, SHOWN_POINTS)
         classifier = Classifier(runs.model)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "No contour levels were found")  # where all points get one answer
+            warnings.filterwarnings("ignore", "No contour levels were found")  # if all points get the same answer
             plot_decision_regions(
                 data[0][shown].astype(float),
                 data[1][shown],
@@ -187,7 +188,7 @@ def picture(found: dict[Scheme, Runs], data: tuple):
 
 
 class Classifier:
-    """A model as mlxtend asks for it: classes as integers."""
+    """A model in mlxtend's form, with classes as integers."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

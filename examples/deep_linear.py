@@ -1,11 +1,11 @@
-"""Ten layers: what exponents do to a signal, from 1.5 and 0.5 times the identity to n Var(W) below, at and above 1.
+"""Ten layers: exponential growth and decay, from 1.5 and 0.5 times the identity to n Var(W) below, at and above 1.
 
     python examples/deep_linear.py
 
-First the linear network of the textbooks, in plain NumPy: nine hidden-to-hidden matrices that are c times the identity
-multiply activations, and on the way back gradients, by c^9. Then weights N(0, c^2 / n_in), which do the same on
-average, so that c = 1 keeps the signal. Then tanh, through fastinit.propagate: n Var(W) below 1 lets the signal
-vanish, above 1 saturates the units and lets the gradients explode; at 1 both survive.
+First comes the linear network of the textbooks, in plain NumPy: nine hidden-to-hidden matrices of c times the identity
+multiply the activations, and on the way back the gradients, by c^9. Then come weights N(0, c^2 / n_in), which do the
+same on average, so that c = 1 preserves the signal. Last comes tanh, through fastinit.propagate: with n Var(W) below 1
+the signal vanishes; above 1 the units saturate and the gradients explode; at 1 both survive.
 """
 
 import itertools
@@ -79,7 +79,7 @@ def stack(width: int, scale: float) -> fastinit.Propagation:
     return fastinit.propagate([width] * (DEPTH + 1), "tanh", initializer, key=fastinit.Key(0))
 
 
-# What is shown.
+# Output.
 
 
 def shown(value: float) -> str:

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-# What fails.
+# Failures.
 
 
 def verdicts(observations: list[Observation], digests: dict[tuple[str, int], str]) -> list[str]:
@@ -75,7 +75,7 @@ def verdicts(observations: list[Observation], digests: dict[tuple[str, int], str
     return off + (["the digests differ"] if len(set(digests.values())) > 1 else [])
 
 
-# What is shown.
+# Output.
 
 
 def heading(options: argparse.Namespace, job: Job) -> Group:
@@ -180,7 +180,7 @@ def verdict(failures: list[str], tensors: int) -> Text:
     return Text(good, style="bold green")
 
 
-# How it is written.
+# Formatting.
 
 
 def describe(rule: Initializer) -> str:
@@ -227,7 +227,7 @@ def tick(good: bool) -> Text:
 
 
 def plain_table(*headings: str, gap: int = 2) -> Table:
-    """A table without side rules; a heading that starts with ">" is of a column of numbers."""
+    """A table without side rules. A heading that starts with ">" marks a column of numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
     for heading in headings:
         if heading.startswith(">"):
@@ -239,7 +239,7 @@ def plain_table(*headings: str, gap: int = 2) -> Table:
 
 @contextmanager
 def filling_bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over the bytes of the model, gone when it is full; nothing where the output is not a terminal."""
+    """A progress bar over the bytes of the model, removed when full. Nothing if the output is not a terminal."""
     if not console.is_terminal:
         yield lambda _: None
         return
@@ -251,7 +251,7 @@ def filling_bar(console: Console, total: int) -> Iterator[Callable[[int], None]]
 
 @contextmanager
 def working(console: Console, what: str) -> Iterator[None]:
-    """A line that says what takes its time, on a terminal only; redrawn rarely, since it shares the cores."""
+    """A line with the current step, on a terminal only. Redrawn rarely, because it shares the cores."""
     if not console.is_terminal:
         yield
         return

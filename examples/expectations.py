@@ -1,7 +1,7 @@
-"""What a recipe promises: the moments of each parameter's distribution, and of what a narrow dtype keeps of it.
+"""Expected moments of each parameter's distribution by its recipe, also after rounding to a narrow dtype.
 
-Written from the formulas alone, in float64 and without fastinit's sampler, so that the demo's comparison of expected
-and observed values is a check and not an echo.
+The code uses only the formulas, in float64 and without fastinit's sampler, so that the demo's comparison of expected
+and observed values is independent.
 """
 
 import math
@@ -17,7 +17,7 @@ from fastinit.layouts import Fans, fans
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean, standard deviation and kurtosis (3 for a normal; 1 where there is no spread)."""
+    """Mean, standard deviation and kurtosis (3 for a normal, 1 for a constant)."""
 
     mean: float
     std: float
@@ -31,7 +31,7 @@ def fans_of(parameter: Parameter) -> Fans | None:
 
 
 def plain(parameter: Parameter) -> Initializer:
-    """The parameter's initializer with its scale worked out: a normal, a uniform, a truncated normal or a constant."""
+    """The parameter's initializer with its scale computed: a normal, a uniform, a truncated normal or a constant."""
     rule = parameter.initializer
     if not isinstance(rule, VarianceScaling):
         return rule
@@ -51,7 +51,7 @@ def bounds_in_sigma(rule: TruncatedNormal) -> tuple[float, float]:
 
 @cache
 def moments(rule: Initializer, dtype: str) -> Moments:
-    """Moments of `rule`; eight-bit floats are so coarse that theirs are those of the values they can hold."""
+    """Moments of `rule`. Eight-bit floats are coarse, so their moments are those of the representable values."""
     match rule:
         case Normal(mean=mean, std=std):
             exact = Moments(mean, std, 3.0)
@@ -65,7 +65,7 @@ def moments(rule: Initializer, dtype: str) -> Moments:
 
 
 def _truncated_moments(rule: TruncatedNormal) -> Moments:
-    """Of bounds that are symmetric about the mean, -c and c: E z^k = (k - 1) E z^(k-2) - 2 c^(k-1) phi(c) / P."""
+    """For bounds -c and c, symmetric about the mean: E z^k = (k - 1) E z^(k-2) - 2 c^(k-1) phi(c) / P."""
     low, high = bounds_in_sigma(rule)
     if low != -high:
         raise NotImplementedError(f"the published recipes truncate symmetrically, got {rule!r}")
@@ -76,7 +76,7 @@ def _truncated_moments(rule: TruncatedNormal) -> Moments:
 
 
 def _rounded_moments(rule: Initializer, dtype: str) -> Moments:
-    """Each representable value weighs what the distribution puts between its neighbours' midpoints."""
+    """Each representable value has the probability between the midpoints to its neighbours."""
     values = np.unique(_table(dtype)[np.isfinite(_table(dtype))])
     low, high = -math.inf, math.inf
     if isinstance(rule, Uniform):
@@ -87,7 +87,7 @@ def _rounded_moments(rule: Initializer, dtype: str) -> Moments:
     def below(x: float) -> float:  # up to a factor and a constant
         return x if isinstance(rule, Uniform) else math.erf((x - rule.mean) / (rule.std * math.sqrt(2.0)))
 
-    values = values[(values >= low) & (values <= high)]  # what narrows past a bound is clamped into it
+    values = values[(values >= low) & (values <= high)]  # values rounded past a bound are clamped to it
     edges = np.array([low, *(values[1:] + values[:-1]) / 2, high])
     weights = np.diff([below(edge) for edge in edges])
     weights /= weights.sum()

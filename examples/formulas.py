@@ -1,12 +1,11 @@
-"""Every initializer's formula, what it comes to for a given layer, and what is measured, side by side.
+"""Every initializer's formula, its value for a given layer, and the measured value, side by side.
 
     python examples/formulas.py --fan-in 784 --fan-out 128
 
-The formulas are worked out here with math alone and compared with what fastinit draws: the standard deviation (of
-initializers whose mean is not 0, the root mean square) and the largest magnitude. What carries a name carries a
-variance: Xavier's is 2 / (n_in + n_out), or, as some introductions write it, 1 / n_in; Kaiming's is gain^2 / n_in, so
-that without the gain, 1 / sqrt(n_in), it is LeCun's; and U(-1 / sqrt(n_in), 1 / sqrt(n_in)), torch's default, is a
-third of that.
+The formulas are computed with math alone and compared with fastinit's draws: the standard deviation (the root mean
+square if the mean is not 0) and the largest magnitude. Each name stands for a variance. Xavier's is
+2 / (n_in + n_out), or 1 / n_in in some introductions. Kaiming's is gain^2 / n_in; without the gain, its 1 / sqrt(n_in)
+is LeCun's. torch's default, U(-1 / sqrt(n_in), 1 / sqrt(n_in)), has a third of that variance.
 """
 
 import math
@@ -21,14 +20,14 @@ import fastinit
 
 FAN_IN, FAN_OUT = 784, 128
 DRAWS, QUICK_DRAWS = 20, 4  # tensors of the layer, under as many keys
-# A normal cut at two of its standard deviations keeps this part of it, and those that correct for it reach further.
+# A normal truncated at two standard deviations keeps this part of its std; corrected schemes use a larger std.
 CUT = math.sqrt(1.0 - 4.0 * math.exp(-2.0) / math.sqrt(2.0 * math.pi) / math.erf(math.sqrt(2.0)))
 REACH = 2.0 / CUT
 TOLERANCE = 6.0  # standard errors
 
 
 class Row(NamedTuple):
-    """A formula as it is written, its standard deviation and bound for fans i and o, and fastinit's initializer."""
+    """A formula as text, its standard deviation and bound for fans i and o, and fastinit's initializer."""
 
     name: str
     formula: str
@@ -154,11 +153,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if good else 1
 
 
-# What is measured.
+# Measurements.
 
 
 def measured(row: Row, fans: tuple[int, int], draws: int) -> tuple[float, float, int]:
-    """The root mean square of all tensors together, the largest magnitude, and of how many elements."""
+    """The root mean square of all tensors together, the largest magnitude, and the number of elements."""
     shape = (*(row.kernel,) * (0 if row.kernel == 1 else 2), *fans)
     tensors = [fastinit.fill(np.empty(shape, np.float32), row.initializer, fastinit.Key(n)) for n in range(draws)]
     squares = np.mean([np.mean(tensor.astype(float) ** 2) for tensor in tensors])
@@ -166,13 +165,13 @@ def measured(row: Row, fans: tuple[int, int], draws: int) -> tuple[float, float,
 
 
 def deviation(std: float, expected: float, size: int) -> float:
-    """In standard errors of the size of independent normal values; rounding to float32 is no error."""
+    """The deviation in standard errors of independent normal values, ignoring float32 rounding."""
     if abs(std - expected) <= 1e-6 * expected:
         return 0.0
     return abs(std / expected - 1.0) * math.sqrt(2.0 * size)
 
 
-# What is shown.
+# Output.
 
 
 def picture(fans: tuple[int, int]):

@@ -1,29 +1,29 @@
 """fastinit: weight initialization for neural networks as a pure function, ``value[i] = sample(key, i)``.
 
-``i`` is the row-major index of an element in the global tensor, so the values depend on nothing else: not on the number
-of threads, the instruction set, the layout, or which shard of the tensor is asked for. ``docs/stream-v1.md`` defines
-every bit.
+``i`` is the row-major index of an element in the global tensor. A value depends on the key, the initializer and ``i``
+only: not on the number of threads, the instruction set, the memory layout or the sharding. ``docs/stream-v1.md``
+defines every bit.
 
 >>> import numpy as np, fastinit
 >>> weight = np.empty((1024, 4096), np.float32)  # (in, out), as in Keras and JAX; layout="OI" is torch's (out, in)
 >>> weight = fastinit.fill(weight, fastinit.he_normal(layout="IO"), fastinit.Key(0).fold_in("mlp.up"))
 
-``fastinit.adapters.numpy`` has every initializer as a function that returns an array.
+``fastinit.adapters.numpy`` offers every initializer as a function that returns an array.
 
-Where things are, each line standing on those below it:
+Map of the package. Each line depends only on the lines below it.
 
-adapters      NumPy, torch, Keras, JAX, Numba: a framework's words, translated
-checkpoints   on disk: plans, safetensors files, written and verified
-reports       pages and pictures of what was found
-audits        is it right? values, scales, the signal through a stack of layers
+adapters      NumPy, torch, Keras, JAX, Numba: translate a framework's arguments
+checkpoints   files on disk: plans, safetensors files, writing and verifying
+reports       HTML pages and pictures of findings
+audits        checks: values, scales, the signal through a stack of layers
 models        whole models: rules, recipes, records
-advice        which initializer: gains, recommendations
-programs      what an author's code did to a parameter: canonical, and filled like anything else
-rows          new rows of a tensor that holds others
-presets, composites, structured, initializers    what to fill a tensor with
-filling, comparing, shards, buffers, threads     who fills which elements of which memory
-sampling, truncation, layouts, dtypes, keys      what stream v1 defines; ``reference`` is the same in plain NumPy
-checks, files, installation                      what a caller may give; files; what is wrong with an installation
+advice        choosing an initializer: gains, recommendations
+programs      the author's own initialization of a parameter, in canonical form
+rows          new rows of a tensor that already holds others
+presets, composites, structured, initializers    the initializers
+filling, comparing, shards, buffers, threads     assigns elements to memory and to threads
+sampling, truncation, layouts, dtypes, keys      stream v1; ``reference`` is the same in plain NumPy
+checks, files, installation                      argument checks, atomic file writes, installation errors
 _core, kernels                                   the compiled core
 """
 

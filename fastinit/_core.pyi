@@ -1,4 +1,4 @@
-"""Types of the compiled binding. Addresses are of memory that the caller keeps alive; nothing here checks them."""
+"""Types of the compiled binding. Addresses are not checked; the caller keeps the memory alive."""
 
 from collections.abc import Callable
 from typing import Any, Final

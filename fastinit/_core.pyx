@@ -1,7 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False
-"""The binding of the kernels: names, one value type for each of their structs, and calls without the GIL. No logic.
+"""Binding of the kernels: names, one class per struct, and calls without the GIL. No logic.
 
-And what Python has no words for: calls in another floating-point environment, and equality by bits.
+It also has what Python cannot express: calls in another floating-point environment, and equality by bits.
 """
 
 from numbers import Number
@@ -90,7 +90,7 @@ MAX_AXES = FASTINIT_MAX_AXES
 
 
 cdef class Sampling:
-    """A fastinit_sampling: what is drawn, with parameters, in a dtype."""
+    """A fastinit_sampling: a sampler with its parameters, and a dtype."""
 
     cdef fastinit_sampling c
 
@@ -102,12 +102,12 @@ cdef class Sampling:
 
     @property
     def parameters(self):
-        """Every field, for tests and records."""
+        """All fields, for tests and records."""
         return self.c
 
 
 cdef class Region:
-    """A fastinit_region: where local elements lie in memory and in the global tensor. Keeps no reference to the memory."""
+    """A fastinit_region: location of local elements in memory and in the global tensor. Does not own the memory."""
 
     cdef fastinit_region c
 
@@ -115,7 +115,7 @@ cdef class Region:
                  bint streamed=False):
         cdef Py_ssize_t axis
         if not 1 <= len(extents) <= FASTINIT_MAX_AXES:
-            raise ValueError(f"a region has 1 to {FASTINIT_MAX_AXES} axes, got {len(extents)}")
+            raise ValueError(f"expected a region of 1 to {FASTINIT_MAX_AXES} axes, got {len(extents)}")
         self.c.base = <char *>address
         self.c.start = start
         self.c.streamed = streamed
@@ -127,7 +127,7 @@ cdef class Region:
 
 
 cdef class Fill:
-    """A fill of a region, by the calling thread or by several that share it. Keeps no reference to the memory."""
+    """A fill of a region by one or more threads. Does not own the memory."""
 
     cdef int target
     cdef Sampling sampling
@@ -141,30 +141,30 @@ cdef class Fill:
         fastinit_begin_pieces(&self.pieces, 0, 1, 1)
 
     def run(self, uint64_t position, uint64_t count):
-        """Writes local elements [position, position + count) of the region, by the calling thread."""
+        """Writes local elements [position, position + count) of the region in the calling thread."""
         with nogil:
             fastinit_fill(self.target, &self.sampling.c, self.key, &self.region.c, position, count)
 
     def share(self, uint64_t size, uint64_t threads, uint64_t largest):
-        """Deals out the region's first `size` elements to `threads` threads, in pieces of up to `largest` elements."""
+        """Prepares the region's first `size` elements for `threads` threads, in pieces of up to `largest` elements."""
         fastinit_begin_pieces(&self.pieces, size, threads, largest)
 
     def take(self):
-        """Fills pieces, of up to two times `largest` elements in all; returns whether there may be more."""
+        """Fills pieces of up to two times `largest` elements in total. Returns whether there may be more."""
         cdef bint more
         with nogil:
             more = fastinit_fill_pieces(&self.pieces, self.target, &self.sampling.c, self.key, &self.region.c)
         return more
 
     def end(self):
-        """Lets no piece begin any more; when it returns, no thread is at work."""
+        """Prevents new pieces from starting. When it returns, no thread is at work."""
         with nogil:
             fastinit_end_pieces(&self.pieces)
 
 
 def fill_run(int target, Sampling sampling not None, tuple key_words, size_t address, uint64_t start, uint64_t count,
              int64_t itemsize):
-    """Writes elements [start, start + count) of the global tensor to consecutive memory, by the calling thread."""
+    """Writes elements [start, start + count) of the global tensor to contiguous memory, in the calling thread."""
     cdef uint32_t[4] key = [key_words[0], key_words[1], key_words[2], key_words[3]]
     cdef fastinit_region region
     region.base, region.start, region.streamed, region.axes = <char *>address, start, 0, 1
@@ -173,7 +173,7 @@ def fill_run(int target, Sampling sampling not None, tuple key_words, size_t add
         fastinit_fill(target, &sampling.c, key, &region, 0, count)
 
 
-# DLPack's table of functions for a framework's tensors, as its header lays it out: https://dmlc.github.io/dlpack
+# DLPack's table of functions for a framework's tensors, laid out as in its header: https://dmlc.github.io/dlpack
 cdef struct dlpack_tensor:
     void *data
     int32_t device_type, device
@@ -199,9 +199,9 @@ cdef struct dlpack_facts:
 
 
 cdef class Shortcut:
-    """All steps of a small fill by bits from a framework's generator in one call: checks, bits, numbers, values.
+    """A small fill with bits from a framework's generator in one call: checks, bits, parameters, values.
 
-    It fills what its makers said it may, and what it was taught; of everything else it says that it did not.
+    It fills tensors that pass all tests and whose parameters it has learned. For all others it returns False.
     """
 
     cdef object kind, other_kind, watching, odd, odd_kind, which, draw, draw_arguments, written
@@ -228,7 +228,7 @@ cdef class Shortcut:
                 self.exchange = NULL
 
     cdef bytes _seen(self, object tensor, object initializer, dlpack_tensor *found, int64_t *size):
-        """What tells this fill from those that need other numbers; None if it is not for here."""
+        """Cache key of a fill's parameters; None if the tensor is not supported here."""
         cdef dlpack_facts facts
         cdef int64_t reach = 1
         cdef int axis
@@ -254,17 +254,17 @@ cdef class Shortcut:
         return PyBytes_FromStringAndSize(<char *>&facts, 16 + 8 * found.axes)
 
     def learn(self, tensor, initializer, Sampling sampling not None):
-        """Keeps the numbers that a fill of such a tensor takes."""
+        """Stores the parameters for fills of such tensors."""
         cdef dlpack_tensor found
         cdef int64_t size
         seen = self._seen(tensor, initializer, &found, &size)
         if seen is not None:
             if len(self.known) >= 4096:
                 self.known.clear()
-            self.known[seen] = sampling, initializer  # which lives on, so that no other has its address
+            self.known[seen] = sampling, initializer  # kept alive, because the cache key has its address
 
     def fill(self, tensor, initializer):
-        """Fills a tensor by the next bits of the generator; returns whether it did."""
+        """Fills a tensor with the next bits of the generator. Returns whether it did."""
         cdef dlpack_tensor found
         cdef int64_t size
         cdef Sampling sampling
@@ -302,9 +302,10 @@ cdef class Shortcut:
 
 def compare_run(int target, Sampling sampling not None, tuple key_words, size_t address, uint64_t start, uint64_t count,
                 uint64_t itemsize, uint64_t block, size_t scratch, size_t marks):
-    """Compares consecutive memory with elements [start, start + count) of the global tensor, by the calling thread.
+    """Compares contiguous memory with elements [start, start + count) of the global tensor, in the calling thread.
 
-    They are made in `scratch`, `block` elements at a time, and a block that differs sets its byte of `marks`. Returns whether any does.
+    The elements are generated in `scratch`, `block` at a time. A block that differs sets its byte of `marks`. Returns
+    whether any block differs.
     """
     cdef uint32_t[4] key = [key_words[0], key_words[1], key_words[2], key_words[3]]
     cdef bint differs
@@ -317,7 +318,7 @@ def compare_run(int target, Sampling sampling not None, tuple key_words, size_t 
 def call_in_environment(function, tuple args, dict kwargs):
     """Calls a function in the floating-point environment of stream v1, and restores the caller's.
 
-    No signal is handled between the two steps of either: a handler that raises finds the environment whole.
+    Python handles no signals inside the two switches, so a handler that raises cannot leave a mixed environment.
     """
     cdef uint64_t saved = fastinit_enter_environment()
     try:
@@ -327,9 +328,9 @@ def call_in_environment(function, tuple args, dict kwargs):
 
 
 cdef class Recalled:
-    """A function that asks one that remembers, where equal arguments of one type are the same, and else another.
+    """Calls a cached function if its cache can distinguish all arguments, otherwise another function.
 
-    They are where each is a bool, an int, a str, None or a float that is no negative zero.
+    It can if every argument is a bool, an int, a str, None or a float other than negative zero.
     """
 
     cdef object recall, otherwise
@@ -350,7 +351,7 @@ cdef class Recalled:
 
 
 def same(a, b):
-    """Whether two values are of one type and do not differ in a bit: 0.0 and -0.0 do, 1 and True are of two types."""
+    """Whether two values have the same type and the same bits. 0.0 and -0.0 differ, and so do 1 and True."""
     cdef double x, y
     cdef Py_ssize_t i
     if a is b:
@@ -371,18 +372,18 @@ def same(a, b):
 
 
 def targets():
-    """Names of the compiled targets, the best one first, and whether this processor runs them."""
+    """Names of the compiled targets, the best one first, and whether this processor supports them."""
     return [(fastinit_targets[i].name.decode(), bool(fastinit_targets[i].supported()))
             for i in range(fastinit_target_count)]
 
 
 def address(cnp.ndarray array not None):
-    """Where the array's first element lies."""
+    """Address of the array's first element."""
     return <size_t>cnp.PyArray_DATA(array)
 
 
 def array_at(size_t address, tuple shape, tuple byte_strides, int type_number):
-    """Memory as a writable array of one of NumPy's own types; keeps no reference to the memory."""
+    """Memory as a writable array of a built-in NumPy type. The array does not own the memory."""
     cdef cnp.npy_intp[64] extents
     cdef cnp.npy_intp[64] strides
     cdef Py_ssize_t axis
@@ -393,7 +394,7 @@ def array_at(size_t address, tuple shape, tuple byte_strides, int type_number):
 
 
 def equal_memory(size_t one, size_t other, size_t size):
-    """Whether two pieces of memory of `size` bytes hold the same."""
+    """Whether two pieces of memory of `size` bytes are equal."""
     cdef int difference
     with nogil:
         difference = memcmp(<const void *>one, <const void *>other, size)
@@ -401,7 +402,7 @@ def equal_memory(size_t one, size_t other, size_t size):
 
 
 def advise_huge_pages(size_t address, size_t size):
-    """Asks the operating system for huge pages within this memory; does nothing where it has none."""
+    """Asks the operating system for huge pages within this memory, if it supports them."""
     with nogil:
         fastinit_advise_huge_pages(<void *>address, size)
 
@@ -413,20 +414,20 @@ def narrow(size_t values, size_t count, int dtype, size_t out):
 
 
 def orthogonal_sizes(int64_t m, int64_t n):
-    """Pieces of the work, elements of the factors, and elements of a thread's scratch, for an m x n matrix."""
+    """For an m x n matrix: number of pieces, elements of the factors, and elements of a thread's scratch."""
     return fastinit_orthogonal_pieces(n), fastinit_orthogonal_factors(m, n), fastinit_orthogonal_scratch(m)
 
 
 def orthogonal_reflectors(int target, int dtype, size_t normals, int64_t m, int64_t n, int64_t piece, size_t factors,
                           size_t scratch):
-    """The first phase of kernels/orthogonal.h for one piece; the memory is given by addresses."""
+    """The first phase of kernels/orthogonal.h for one piece. Memory is given by addresses."""
     with nogil:
         fastinit_reflectors(target, dtype, <void *>normals, m, n, piece, <void *>factors, <void *>scratch)
 
 
 def orthogonal_columns(int target, int dtype, size_t factors, int64_t m, int64_t n, int64_t piece, double gain,
                        size_t scratch, size_t out, int64_t row_stride, int64_t column_stride):
-    """The second phase for one piece."""
+    """The second phase of kernels/orthogonal.h for one piece."""
     with nogil:
         fastinit_columns(target, dtype, <void *>factors, m, n, piece, gain, <void *>scratch, <void *>out, row_stride,
                          column_stride)

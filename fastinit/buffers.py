@@ -1,4 +1,4 @@
-"""The memory that a caller gives: where its elements lie, and in which format."""
+"""The caller's memory: addresses, strides and formats."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from fastinit.dtypes import DTYPES, DType, dtype_named
 __all__ = ["NATIVE", "Buffer", "buffer_of", "new_memory", "row_major_strides"]
 
 NATIVE: Final = {np.dtype(dtype.name): dtype for dtype in DTYPES.values() if dtype.storage == dtype.name}
-"""The formats that NumPy has itself, by its dtype."""
+"""The formats that NumPy supports natively, by NumPy dtype."""
 
-# A cache line: what XLA and TensorFlow ask of memory that they use as it is.
+# A cache line. XLA and TensorFlow require it to use memory without a copy.
 ALIGNMENT = 64
 
 
 class Buffer(NamedTuple):
-    """Elements of a format, at byte strides from an address.
+    """A strided array of elements in memory.
 
     Attributes
     ----------
     address : int
         Address of the first element.
     shape, byte_strides : tuple of int
-        Size of each axis, and the bytes from one index of it to the next.
+        Size and byte stride of each axis.
     dtype : DType
         The format.
     owner : object
-        Keeps the memory alive.
+        Object that keeps the memory alive; None if the caller does.
 
     Examples
     --------
@@ -47,16 +47,16 @@ class Buffer(NamedTuple):
     byte_strides: tuple[int, ...]
     dtype: DType
     owner: Any = None
-    """What keeps the memory where it is; None where the caller does."""
+    """Object that keeps the memory alive; None if the caller does."""
 
     @property
     def size(self) -> int:
-        """How many elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether the elements lie one after the other in row-major order."""
+        """Whether the elements are contiguous in row-major order."""
         expected = self.dtype.itemsize
         for extent, stride in zip(reversed(self.shape), reversed(self.byte_strides), strict=True):
             if extent != 1 and stride != expected:
@@ -66,7 +66,7 @@ class Buffer(NamedTuple):
 
     @property
     def is_dense(self) -> bool:
-        """Whether the elements lie one after the other in some order of the axes: transposed, channels-last."""
+        """Whether the elements are contiguous in some order of the axes, such as transposed or channels-last."""
         expected = self.dtype.itemsize
         for stride, extent in sorted(zip(self.byte_strides, self.shape, strict=True)):
             if extent != 1 and stride != expected:
@@ -75,19 +75,19 @@ class Buffer(NamedTuple):
         return True
 
     def array(self, dtype: Any) -> np.ndarray:
-        """The same memory as an array of another dtype of NumPy's own of the same size."""
+        """The same memory as an array of a NumPy dtype of the same itemsize."""
         return _core.array_at(self.address, self.shape, self.byte_strides, np.dtype(dtype).num)
 
 
 def row_major_strides(shape: tuple[int, ...], itemsize: int = 1) -> tuple[int, ...]:
-    """From one index of each axis to the next, the last axis varying fastest: elements, or bytes of an itemsize.
+    """The strides of a row-major array, in elements or in bytes.
 
     Parameters
     ----------
     shape : tuple of int
         Size of each axis.
     itemsize : int
-        Bytes of an element; 1 counts elements.
+        Bytes per element. 1 gives strides in elements.
 
     Examples
     --------
@@ -103,14 +103,14 @@ def row_major_strides(shape: tuple[int, ...], itemsize: int = 1) -> tuple[int, .
 
 
 def new_memory(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
-    """Memory for a new tensor that frameworks can take over without a copy: consecutive, from a cache line on.
+    """Memory for a new tensor that frameworks can use without a copy: contiguous and aligned to a cache line.
 
     Its dtype is the format's `storage`.
 
     Parameters
     ----------
     shape : tuple of int
-        The tensor's.
+        Shape of the tensor.
     dtype : DType
         The format.
 
@@ -135,14 +135,15 @@ def buffer_of(out: Any, dtype: Any, *, read_only: bool = False) -> Buffer:
     out : numpy.ndarray or buffer
         The memory.
     dtype : str or None
-        What raw memory holds.
+        Format of raw memory.
     read_only : bool
-        Whether it is only read, so that read-only memory will do.
+        Whether read-only memory is allowed.
 
     Raises
     ------
     TypeError, ValueError, BufferError
-        If `out` is neither, does not hold the format, is not in native byte order or is read-only.
+        If `out` is neither an array nor a buffer, does not hold the format, is not in native byte order, or is
+        read-only.
 
     Examples
     --------
@@ -166,27 +167,27 @@ def buffer_of(out: Any, dtype: Any, *, read_only: bool = False) -> Buffer:
         found = DTYPES.get(array.dtype.name)
         if found is None:
             raise TypeError(
-                f"out must have one of the dtypes {', '.join(DTYPES)}, or dtype= must say which of them its raw memory "
-                f"holds; got an out of dtype {array.dtype}"
+                f"out must have one of the dtypes {', '.join(DTYPES)}, or dtype= must name the format of its raw "
+                f"memory; got an out of dtype {array.dtype}"
             )
     elif dtype is not None and array.dtype.name != found.name:
         array = _reinterpreted(array, found)
     if not array.dtype.isnative:
         raise TypeError(f"out must be in native byte order, got dtype {array.dtype.str!r}")
     if not (array.flags.writeable or read_only):
-        raise BufferError("out is read-only")
+        raise BufferError("out must be writable, got read-only memory")
     return Buffer(_core.address(array), array.shape, array.strides, found, array)
 
 
 def _reinterpreted(array: np.ndarray, dtype: DType) -> np.ndarray:
-    """Raw memory as elements of a format: unsigned integers or void of its size, or consecutive bytes."""
-    # ml_dtypes are of kind V too, and records may hold pointers to objects: neither is raw memory
+    """Reinterprets raw memory (unsigned integers or void of the format's size, or contiguous bytes) as the format."""
+    # exclude ml_dtypes, which have kind V too, and records, which may hold pointers to objects
     raw = array.dtype.kind == "u" or (array.dtype.type is np.void and array.dtype.fields is None)
     if raw and array.dtype.itemsize == dtype.itemsize:
         return array
     if raw and array.dtype.itemsize == 1 and array.ndim == 1 and array.flags.c_contiguous:
         if array.size % dtype.itemsize:
-            raise ValueError(f"{array.size} bytes are no whole number of {dtype.name} values of {dtype.itemsize} bytes")
+            raise ValueError(f"expected a multiple of {dtype.itemsize} bytes for {dtype.name}, got {array.size} bytes")
         return array.view(f"V{dtype.itemsize}")
     raise TypeError(
         f"dtype={dtype.name} needs an out of that dtype, or raw memory of {dtype.itemsize}-byte unsigned integers; "

@@ -1,7 +1,6 @@
-"""What a caller may give: the one place that says no to integers, numbers, shapes and layouts.
+"""Argument checks: integers, numbers, texts and shapes.
 
-Each function returns the value in the one form that the library uses inside, or raises an error that says what was
-expected and what came.
+Each function returns the value in the library's internal form, or raises an error of the form "expected X, got Y".
 """
 
 from __future__ import annotations
@@ -35,11 +34,13 @@ __all__ = [
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
-# Beyond every size, index and count; Python writes longer ones in decimal only up to a limit (4300 digits by default).
+# Limit of integers: larger than any size, index or count, and short enough for Python to print in decimal (its default
+# limit is 4300 digits).
 BITS: Final = 128
-MOST: Final = 2**20  # elements of a sequence; an endless iterable has more
+MOST: Final = 2**20  # limit of a sequence's length; stops endless iterables
 MOST_AXES: Final = 64  # of a tensor, as in NumPy and torch
-# No sequences of integers: texts and bytes are read by their codes, and the others have no order of their own.
+# Iterables that are not sequences of integers: texts and bytes would be read as character codes; mappings and sets have
+# no order.
 NO_SEQUENCES: Final = (str, bytes, bytearray, memoryview, Mapping, Set)
 
 
@@ -63,12 +64,12 @@ _SHOWN: Final = _Shown()
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: its repr, shortened; its type where it has no repr that can be had.
+    """Text of a value for error messages: its shortened repr, or its type if repr fails.
 
     Parameters
     ----------
     value : object
-        What the caller gave, of any kind and size.
+        A value of any kind and size.
 
     Examples
     --------
@@ -77,12 +78,12 @@ def shown(value: Any) -> str:
     """
     try:
         return _SHOWN.repr(value)
-    except Exception:  # what came need not be able to show itself
+    except Exception:  # repr() of a foreign object may raise anything
         return f"<{type(value).__name__}>"
 
 
 def integer(name: str, value: Any) -> int:
-    """Anything that is an integer of at most 128 bits, except a bool, as an int."""
+    """Converts an integer of at most 128 bits to int. Rejects bool."""
     number = value if type(value) is int else any_integer(name, value)
     if number.bit_length() > BITS:
         raise ValueError(f"{name}: expected an integer of at most {BITS} bits, got {shown(number)}")
@@ -90,19 +91,19 @@ def integer(name: str, value: Any) -> int:
 
 
 def any_integer(name: str, value: Any) -> int:
-    """Anything that is an integer of any size, except a bool, as an int."""
+    """Converts an integer of any size to int. Rejects bool."""
     try:
-        # the index of a truth value is 0 or 1, and never what was meant
+        # bools have an index (0 or 1), which is never meant
         if not isinstance(value, bool) and "bool" not in str(getattr(value, "dtype", "")):
             found = index(value)
-            return found if type(found) is int else int.__index__(found)  # a member of an enumeration, for one
-    except Exception:  # what came may raise what it likes
+            return found if type(found) is int else int.__index__(found)  # an IntEnum becomes an int
+    except Exception:  # a foreign object may raise anything
         pass
     raise TypeError(f"{name}: expected an integer, got {shown(value)}")
 
 
 def integers(name: str, value: Any, most: int = MOST) -> tuple[int, ...]:
-    """An integer or an iterable of them as a tuple of ints: not a text or bytes, not a dict or a set."""
+    """Converts an integer or an iterable of integers to a tuple of ints. Rejects texts, bytes, dicts and sets."""
     if not isinstance(value, (tuple, list)):
         if not _has_several(value):
             return (integer(name, value),)
@@ -110,25 +111,25 @@ def integers(name: str, value: Any, most: int = MOST) -> tuple[int, ...]:
             raise TypeError(f"{name} must be a sequence of integers, got {shown(value)}")
         value = tuple(islice(value, most + 1))
     if len(value) > most:
-        raise ValueError(f"{name} must be at most {most} integers, got more")
+        raise ValueError(f"{name} must have at most {most} integers, got more")
     return tuple([integer(name, one) for one in value])
 
 
 def integer_or_integers(name: str, value: Any) -> int | tuple[int, ...]:
-    """An integer as an int, an iterable of them as a tuple of ints."""
+    """Converts an integer to int, and an iterable of integers to a tuple of ints."""
     return integers(name, value) if type(value) is not int and _has_several(value) else integer(name, value)
 
 
 def _has_several(value: Any) -> bool:
-    """Whether a value can be asked for its elements: an array without axes says so, and then has none."""
+    """Whether a value has elements. A 0-d array is an Iterable but cannot be iterated."""
     try:
         return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
-    except Exception:  # what came may raise what it likes
+    except Exception:  # a foreign object may raise anything
         return False
 
 
 def sequence_of(kind: type[Item], expected: str, value: Any) -> tuple[Item, ...]:
-    """An iterable of these as a tuple; a text is no sequence of texts, and a dict or a set none of anything."""
+    """Converts an iterable of `kind` to a tuple. Rejects texts, bytes, dicts and sets."""
     if type(value) is tuple and len(value) <= MOST and {kind}.issuperset(map(type, value)):
         return value
     try:
@@ -148,28 +149,28 @@ def sequence_of(kind: type[Item], expected: str, value: Any) -> tuple[Item, ...]
 
 
 def text(value: str) -> str:
-    """A text as a plain str: a member of an enumeration or a string of NumPy's is equal to one, and shows itself so."""
+    """Converts a subclass of str (StrEnum, numpy.str_) to a plain str."""
     return value if type(value) is str else str.__str__(value)
 
 
 def one_of(name: str, value: Any, known: Collection[str]) -> str:
-    """A text that is one of these."""
+    """Checks that a text is one of `known`."""
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}; got {shown(value)}")
     return text(value)
 
 
 def at_least(least: int, name: str, value: Any) -> int:
-    """An integer that is not below `least`.
+    """An integer >= `least`, as an int.
 
     Parameters
     ----------
     least : int
-        The smallest value that passes.
+        The smallest allowed value.
     name : str
-        What the errors call it.
+        Name of the argument in the error message.
     value : object
-        What the caller gave.
+        The caller's argument.
 
     Examples
     --------
@@ -187,7 +188,7 @@ def at_least(least: int, name: str, value: Any) -> int:
 
 
 def any_number(value: Any, what: str) -> float:
-    """A number as a float: not a text of one, not an array of them."""
+    """Converts a number to float. Rejects texts and arrays."""
     if type(value) is float:
         return value
     try:
@@ -195,13 +196,13 @@ def any_number(value: Any, what: str) -> float:
             return float(value)
     except OverflowError:
         raise ValueError(f"{what} must be within the range of float64, got {shown(value)}") from None
-    except Exception:  # what came may raise what it likes
+    except Exception:  # a foreign object may raise anything
         pass
     raise TypeError(f"{what} must be a number, not {type(value).__name__} ({shown(value)})")
 
 
 def finite_number(value: Any, what: str) -> float:
-    """A number as a float, neither infinite nor NaN."""
+    """Converts a number to a finite float."""
     number = any_number(value, what)
     if not math.isfinite(number):
         raise ValueError(f"{what} must be finite, got {number}")
@@ -209,14 +210,14 @@ def finite_number(value: Any, what: str) -> float:
 
 
 def checked_shape(value: Any, what: str = "shape") -> tuple[int, ...]:
-    """A shape, or one number for a shape of one axis, as a tuple of integers >= 0.
+    """A shape as a tuple of ints >= 0. An integer is a shape of one axis.
 
     Parameters
     ----------
     value : int or sequence of int
-        What the caller gave.
+        The caller's argument.
     what : str
-        What the errors call it.
+        Name of the argument in the error message.
 
     Examples
     --------
@@ -237,19 +238,19 @@ def checked_shape(value: Any, what: str = "shape") -> tuple[int, ...]:
 
 
 def seed(value: Any) -> int | str:
-    """A seed that a record can hold: an int of any size or a str."""
+    """Checks a seed that a record can store: an int of any size or a str."""
     return text(value) if isinstance(value, str) else any_integer("seed", value)
 
 
 def changed(value: Value, **fields: Any) -> Value:
-    """A frozen dataclass with slots, with other values of some fields, which its maker has checked: nothing is again.
+    """Copy of a frozen dataclass with some fields replaced. Skips ``__post_init__``: the values are already checked.
 
     Parameters
     ----------
     value : dataclass
-        An instance of a frozen dataclass with slots of its own and at least two fields.
+        An instance of a frozen dataclass with slots and at least two fields.
     **fields
-        The values that differ, in the form in which the class keeps them.
+        The replaced fields, in the form that ``__post_init__`` would give them.
 
     Examples
     --------
@@ -268,6 +269,6 @@ def changed(value: Value, **fields: Any) -> Value:
 
 @lru_cache
 def _fields_of(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
-    """The names of a dataclass's fields, of which it has several, and what reads them."""
+    """Names of a dataclass's fields (at least two), and a function that reads them as a tuple."""
     names = tuple(kind.__dataclass_fields__)
     return names, attrgetter(*names)

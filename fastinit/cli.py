@@ -1,4 +1,4 @@
-"""The ``fastinit`` command: does the signal survive this network, which gain, which initializer.
+"""The ``fastinit`` command: checks a network, prints gains, and recommends initializers.
 
 ::
 
@@ -7,9 +7,9 @@
     fastinit recommend gelu --layer residual --depth 24
     fastinit checkpoint config.json out/ --dtype bfloat16  # and verify, diff, show: see checkpoints/commands.py
 
-``check`` prints the variances layer by layer and the verdict, and writes a page, ``fastinit-check.html``. The exit
-status is 0 whatever the verdict, with ``--strict`` 1 where the network is not healthy, and 2 for bad arguments and for
-files that cannot be written.
+``check`` prints the variances of all layers and the verdict, and writes a page, ``fastinit-check.html``. The exit
+status is 0 for every verdict. With ``--strict`` it is 1 if the network is not healthy. It is 2 for bad arguments and
+for files that cannot be written.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ COLOURS: Final = {"healthy": "32", "vanishing": "33", "exploding": "31", "symmet
 
 
 def _uniform(low: float, high: float) -> fastinit.Uniform:
-    return fastinit.Uniform(low, high)  # whose own bounds have defaults
+    return fastinit.Uniform(low, high)  # without Uniform's default bounds
 
 
-# What --init takes besides presets: how it is written, and the initializer of the numbers after the colon.
+# Values of --init besides presets: the syntax, and a function of the numbers after the colon.
 WRITTEN: Final[dict[str, tuple[str, Callable[..., Any]]]] = {
     "zeros": ("zeros", fastinit.Zeros),
     "normal": ("normal:std", lambda std: fastinit.Normal(0.0, std)),
@@ -59,11 +59,11 @@ WRITTEN: Final[dict[str, tuple[str, Callable[..., Any]]]] = {
 
 
 def initializer_named(text: str, activation: str, negative_slope: float | None = None) -> Any:
-    """The initializer that a text names: a preset or its alias, ``auto``, ``zeros``, ``normal:std``,
-    ``uniform:low,high``, ``orthogonal`` or ``orthogonal:gain``.
+    """Parses the value of --init: a preset or its alias, ``auto``, ``zeros``, ``normal:std``, ``uniform:low,high``,
+    ``orthogonal`` or ``orthogonal:gain``.
 
-    ``auto`` is what :func:`fastinit.recommend` says for the activation. A negative slope is that of the activation:
-    ``auto`` and the schemes of He et al. take it into account.
+    ``auto`` is the recommendation of :func:`fastinit.recommend` for the activation. ``auto`` and the schemes of He et
+    al. use the activation's negative slope.
 
     >>> initializer_named("uniform:-0.5,0.5", "relu")
     Uniform(low=-0.5, high=0.5)
@@ -71,7 +71,7 @@ def initializer_named(text: str, activation: str, negative_slope: float | None =
     Raises
     ------
     ValueError
-        If the name is unknown (the error names the nearest ones), or the numbers are missing or out of range.
+        If the name is unknown (the error suggests similar names), or numbers are missing or out of range.
     """
     head, colon, rest = text.partition(":")
     name = head.strip().lower().replace("-", "_")
@@ -83,7 +83,7 @@ def initializer_named(text: str, activation: str, negative_slope: float | None =
     if name not in WRITTEN:
         known = sorted({"auto", *PRESETS, *ALIASES, *WRITTEN})
         if name in known:
-            raise ValueError(f"{name} takes no numbers; got {shown(text)}")
+            raise ValueError(f"{name} does not take numbers, got {shown(text)}")
         near = difflib.get_close_matches(name, known, 3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"init must be one of {', '.join(known)}; got {shown(text)}{hint}")
@@ -92,7 +92,7 @@ def initializer_named(text: str, activation: str, negative_slope: float | None =
         return kind(*(float(number) for number in rest.split(",")) if colon else ())
     except (TypeError, ValueError) as problem:
         detail = "" if isinstance(problem, TypeError) or "could not convert" in str(problem) else f": {problem}"
-        raise ValueError(f"{name} is written {form}; got {shown(text)}{detail}") from None
+        raise ValueError(f"expected {form}, got {shown(text)}{detail}") from None
 
 
 # Arguments
@@ -109,15 +109,15 @@ def _at_least_one(text: str) -> int:
 
 
 def _any_integer(text: str) -> int:
-    for base in (10, 0):  # in decimal; in hexadecimal, of any length
+    for base in (10, 0):  # decimal, then hexadecimal, which may have any length
         with suppress(ValueError):
             return int(text, base)
-    limit = f"; more than {sys.get_int_max_str_digits()} digits only in hexadecimal, 0x..."
+    limit = f"; write more than {sys.get_int_max_str_digits()} digits in hexadecimal, 0x..."
     raise argparse.ArgumentTypeError(f"must be an integer, got {shown(text)}{limit * text.strip('+-').isdecimal()}")
 
 
 class _Version(argparse.Action):
-    """Prints the versions only when asked: finding the target tries the kernels."""
+    """Prints the versions. An action, because finding the target runs the kernels."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         targets = fastinit.targets
@@ -135,13 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         allow_abbrev=False,
-        help="does the signal survive the depth of a network?",
-        description="Runs a fully connected network forward and backward, prints the variances layer by layer and a "
-        "verdict, and writes a page. The exit status is 0 whatever the verdict, unless --strict is given.",
+        help="check whether the signal survives the depth of a network",
+        description="Runs a fully connected network forward and backward, prints the variances of all layers and a "
+        "verdict, and writes a page. The exit status is 0 for every verdict, unless --strict is given.",
     )
-    check.add_argument("--depth", type=_at_least_one, required=True, help="layers")
-    check.add_argument("--width", type=_at_least_one, required=True, help="units of each layer")
-    check.add_argument("--inputs", type=_at_least_one, metavar="N", help="inputs of the first layer; else the width")
+    check.add_argument("--depth", type=_at_least_one, required=True, help="number of layers")
+    check.add_argument("--width", type=_at_least_one, required=True, help="units per layer")
+    check.add_argument("--inputs", type=_at_least_one, metavar="N", help="inputs of the first layer (the width)")
     check.add_argument("--activation", required=True, help="relu, gelu, tanh, ...")
     check.add_argument(
         "--init",
@@ -149,39 +149,39 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a preset such as he_normal, auto, zeros, normal:std, uniform:low,high, orthogonal, orthogonal:gain",
     )
-    check.add_argument("--negative-slope", type=float, metavar="X", help="of leaky_relu and prelu (0.01 and 0.25)")
+    check.add_argument("--negative-slope", type=float, metavar="X", help="for leaky_relu and prelu (0.01 and 0.25)")
     check.add_argument("--seed", type=_any_integer, default=0, help="an integer of any size (0)")
     check.add_argument("--batch", type=_at_least_one, default=256, help="examples (256)")
     pages = check.add_mutually_exclusive_group()
-    pages.add_argument("--page", metavar="FILE", default=PAGE, help=f"where the page goes ({PAGE})")
-    pages.add_argument("--no-page", action="store_const", const=None, dest="page", help="write no page")
-    check.add_argument("--picture", metavar="FILE", help="also a picture, .png or .svg; needs matplotlib")
-    check.add_argument("--json", metavar="FILE", help="also all numbers, as JSON")
+    pages.add_argument("--page", metavar="FILE", default=PAGE, help=f"file of the page ({PAGE})")
+    pages.add_argument("--no-page", action="store_const", const=None, dest="page", help="do not write a page")
+    check.add_argument("--picture", metavar="FILE", help="also write a picture, .png or .svg; needs matplotlib")
+    check.add_argument("--json", metavar="FILE", help="also write all numbers as JSON")
     check.add_argument("--strict", action="store_true", help="exit status 1 if the network is not healthy")
     check.set_defaults(run=_check)
 
     gain = commands.add_parser("gain", allow_abbrev=False, help="the gain of an activation, forward and backward")
     gain.add_argument("activation")
-    gain.add_argument("--negative-slope", type=float, metavar="X", help="of leaky_relu and prelu")
+    gain.add_argument("--negative-slope", type=float, metavar="X", help="for leaky_relu and prelu")
     gain.set_defaults(run=_gain)
 
-    advice = commands.add_parser("recommend", allow_abbrev=False, help="which initializer suits an activation")
-    advice.add_argument("activation", help="that follows the layer; none if there is none")
+    advice = commands.add_parser("recommend", allow_abbrev=False, help="recommend an initializer for an activation")
+    advice.add_argument("activation", help="the activation after the layer, or none")
     advice.add_argument("--layer", choices=LAYERS, default="dense")
-    advice.add_argument("--depth", type=_at_least_one, help="of a residual layer: how many branches are added up")
-    advice.add_argument("--negative-slope", type=float, metavar="X", help="of a leaky rectifier")
+    advice.add_argument("--depth", type=_at_least_one, help="number of residual branches, for --layer residual")
+    advice.add_argument("--negative-slope", type=float, metavar="X", help="for leaky_relu and prelu")
     advice.set_defaults(run=_recommend)
     add_commands(commands, lambda text: initializer_named(text, "linear"))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command with these arguments, by default the process's; returns its exit status."""
-    # streams that the caller closed: `fastinit ... >&-`
+    """Runs the command with these arguments, by default the process's, and returns its exit status."""
+    # the caller may have closed the streams: `fastinit ... >&-`
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):  # a stream that a caller put in its place
+        with suppress(AttributeError):  # a replaced stream may lack reconfigure()
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     parser = _parser()
     options = parser.parse_args(argv)
@@ -221,7 +221,7 @@ def _check(options: argparse.Namespace) -> int:
     if slope is not None:
         settings["negative_slope"] = slope
     with ExitStack() as files:
-        # every file is opened before the work, which would else be lost
+        # open every file first, so that an error cannot lose the work
         page, picture, numbers = (
             path and files.enter_context(Outlet(path)) for path in (options.page, options.picture, options.json)
         )
@@ -232,7 +232,7 @@ def _check(options: argparse.Namespace) -> int:
         found = fastinit.propagate(
             widths, name, initializer, key=fastinit.Key(options.seed), batch=options.batch, negative_slope=slope
         )
-        # all are made before the first is written
+        # make all outputs before writing the first
         made: list[tuple[Outlet, bytes | str]] = []
         if page:
             shown_settings = settings | {"seed": _written(options.seed)}
@@ -259,7 +259,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command that makes the same again."""
+    """The command that reproduces the check."""
     words = ["fastinit", "check"]
     for option in ("depth", "width", "inputs", "activation", "negative_slope", "init", "seed", "batch"):
         value = getattr(options, option)
@@ -270,12 +270,12 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def _written(seed: int) -> str:
-    """A seed as --seed reads it: Python writes long integers in hexadecimal only."""
+    """A seed as --seed reads it, in hexadecimal if it is too long for decimal conversion."""
     return str(encoded(seed)["integer"] if isinstance(encoded(seed), dict) else seed)
 
 
 def _distinct(options: argparse.Namespace) -> None:
-    """Raises ValueError where two files are one, so that the first would be lost."""
+    """Raises ValueError if two options name the same file, so that the first would be lost."""
     given = [path for path in (options.page, options.picture, options.json) if path]
     files = [os.path.realpath(path) for path in given if os.path.isfile(path) or not os.path.exists(path)]
     if len(set(files)) < len(files):
@@ -283,9 +283,9 @@ def _distinct(options: argparse.Namespace) -> None:
 
 
 def _affordable(options: argparse.Namespace) -> None:
-    """Raises MemoryError for what would not fit the machine, before the machine runs out of it."""
+    """Raises MemoryError if the check would need more memory than the machine has."""
     elements = 6 * options.batch * options.width * options.depth + options.width * (options.inputs or options.width)
-    with suppress(AttributeError, OSError, ValueError):  # where the system does not say what it has
+    with suppress(AttributeError, OSError, ValueError):  # the system may not report its memory
         have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if 8 * elements > have:
             need = f"{8 * elements / 2**30:,.0f} GiB of memory, this machine has {have / 2**30:,.0f}"

@@ -1,4 +1,4 @@
-"""Comparing: where memory holds what a fill would write, at the speed of a fill, and where it does not.
+"""Comparison of memory with the values of a fill, at the speed of a fill.
 
 >>> import numpy as np, fastinit
 >>> weight = fastinit.fill(np.empty((64, 32), np.float32), fastinit.Normal(), fastinit.Key(0))
@@ -32,32 +32,31 @@ from fastinit.threads import default_num_threads, for_each
 
 __all__ = ["Comparison", "compare", "compare_buffer"]
 
-# Elements that are made and compared at a time: a core's first cache holds them, and what they are compared with passes
-# through.
+# Elements generated and compared at a time; they fit a core's first-level cache.
 BLOCK: Final = 2**10
-# Elements of one call of the core, and of one slice of other memory.
+# Elements per call of the core, and per slice of other memory.
 PIECE: Final = 2**20
-# A distance that is 0 once it is scaled is a distance all the same.
+# Minimum of a nonzero distance, so that it does not vanish by scaling.
 TINY: Final = 5e-324
-# What float64 values are scaled by, so that their squares stay within float64: a power of two, so that it is exact.
+# Scale of float64 values, so that their squares do not overflow. A power of two is exact.
 SHRINK: Final = 2.0**-40
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Where a tensor, or what this process holds of it, is other than a fill would write it.
+    """Differences between a tensor, or its local part, and the values of a fill.
 
     Attributes
     ----------
     size : int, >= 0
-        How many elements were compared.
+        Number of compared elements.
     different : int, in [0, size]
-        How many have other bits.
+        Number of elements with other bits.
     first, last : int or None
-        The first and the last of those, counted row-major in the local memory; None where there are none.
+        Index of the first and the last of these, row-major in the local memory; None if all are equal.
     change : float, >= 0 or nan
-        The root mean square of how far they are from what they would be, over that of what they would be: 0 where
-        nothing differs; nan where something is not finite, infinite where something stands for zeros.
+        Root mean square of the differences of these elements, divided by that of their expected values: 0 if nothing
+        differs, nan if a value is not finite, infinite if all expected values are 0.
 
     Examples
     --------
@@ -73,20 +72,20 @@ class Comparison:
 
     @property
     def is_equal(self) -> bool:
-        """Whether every bit is as a fill would write it."""
+        """Whether all bits are equal."""
         return not self.different
 
 
 class _Found(NamedTuple):
-    """What differs in a piece."""
+    """Differences in a piece."""
 
     different: int
     first: int
     last: int
     distance: float
-    """Root of the sum of the squares of the distances."""
+    """Root of the sum of squared differences."""
     expected: float
-    """Root of the sum of the squares of what should be there, scaled by the same."""
+    """Root of the sum of squared expected values, in the same scale."""
 
 
 def compare(
@@ -101,12 +100,12 @@ def compare(
     dtype: Any = None,
     num_threads: int | None = None,
 ) -> Comparison:
-    """Compares memory with what :func:`fastinit.fill` would write there, and writes nothing.
+    """Compares memory with the values of :func:`fastinit.fill`. Writes nothing.
 
     Parameters
     ----------
     values : numpy.ndarray or buffer
-        Memory of any layout that :func:`fastinit.fill` takes; it may be read-only.
+        Memory in any layout that :func:`fastinit.fill` accepts; it may be read-only.
     initializer, key, global_shape, offsets, ranges, start, dtype, num_threads
         As in :func:`fastinit.fill`.
 
@@ -117,12 +116,12 @@ def compare(
     Raises
     ------
     TypeError, ValueError, BufferError
-        As :func:`fastinit.fill`.
+        As in :func:`fastinit.fill`.
 
     Notes
     -----
-    The values are made anew, a piece at a time, so it takes about the time of a fill and a few megabytes; structured
-    initializers (orthogonal) take the memory of the whole tensor.
+    The expected values are generated piece by piece, so it takes about the time of a fill and a few megabytes.
+    Structured initializers such as Orthogonal take the memory of the whole tensor.
 
     Examples
     --------
@@ -147,20 +146,20 @@ def compare_buffer(
     drawn_in: str | None = None,
     num_threads: int | None = None,
 ) -> Comparison:
-    """:func:`compare` for adapters: memory given by its address, and the shard that it holds.
+    """:func:`compare` for adapters: compares memory given by its address, and returns a Comparison.
 
     Parameters
     ----------
     buffer : Buffer
         The memory.
     initializer, key
-        What it would be filled with, and the stream.
+        The initializer of the expected values, and the stream.
     shard : Shard, optional
-        The elements of the global tensor that it holds; by default the whole tensor.
+        The elements of the global tensor that the buffer holds; by default all.
     drawn_in : str, optional
-        The dtype that the values were made in before they were converted to the buffer's; by default that.
+        Dtype of the fill, if the values were converted to the buffer's dtype afterwards; by default the buffer's.
     num_threads : int, optional
-        At most so many threads.
+        Maximum number of threads.
 
     Examples
     --------
@@ -186,10 +185,10 @@ def compare_buffer(
 
 
 def _of_run(buffer: Buffer, sampling: _core.Sampling, key: Key, start: int, num_threads: int) -> list[_Found]:
-    """What differs of consecutive memory that holds consecutive elements: blocks that fit a core's first cache."""
+    """Compares contiguous memory that holds consecutive elements, in blocks that fit a core's first-level cache."""
     size, dtype, target = buffer.size, buffer.dtype, targets.current_index()
     blocks = np.zeros(-(-size // BLOCK), np.uint8)
-    scratch: list[np.ndarray] = []  # of threads that are between two pieces
+    scratch: list[np.ndarray] = []  # memory of threads between two pieces
 
     def look(number: int) -> None:
         memory = scratch.pop() if scratch else new_memory((BLOCK,), dtype)
@@ -216,7 +215,7 @@ def _of_run(buffer: Buffer, sampling: _core.Sampling, key: Key, start: int, num_
 def _of_slices(
     buffer: Buffer, initializer: Initializer, key: Key, shard: Shard, made: DType, num_threads: int
 ) -> list[_Found]:
-    """What differs of any other memory, a slice of it at a time."""
+    """Compares any other memory, one slice at a time."""
     slices = list(_slices(buffer, initializer, shard))
     found: list[_Found | None] = [None] * len(slices)
 
@@ -232,7 +231,7 @@ def _of_slices(
 
 
 def _slices(buffer: Buffer, initializer: Initializer, shard: Shard) -> Iterator[tuple[Buffer, Shard, int]]:
-    """Parts of the memory, what each holds, and how many elements come before it: slices along the first axis."""
+    """Yields slices along the first axis: the memory, its shard, and the number of elements before it."""
     axis = next((axis for axis, extent in enumerate(buffer.shape) if extent > 1), None)
     whole_at_once = isinstance(initializer, StructuredInitializer) and (
         shard.shape is None or initializer.parts(shard.shape) is None
@@ -268,7 +267,7 @@ def _part(shard: Shard, axis: int, begin: int, end: int, row: int) -> Shard:
 
 
 def _difference(piece: Buffer, expected: np.ndarray, before: int) -> _Found | None:
-    """What differs of a piece that begins after `before` elements; None where nothing does."""
+    """Differences in a piece that begins after `before` elements; None if it is equal."""
     raw = np.dtype(piece.dtype.raw)
     if piece.is_contiguous and _core.equal_memory(piece.address, _core.address(expected), expected.nbytes):
         return None
@@ -287,7 +286,7 @@ def _difference(piece: Buffer, expected: np.ndarray, before: int) -> _Found | No
 
 
 def _norm(values: np.ndarray) -> float:
-    """The root of the sum of the squares; nan where something is not finite."""
+    """Root of the sum of squares; nan if a value is not finite."""
     largest = float(np.abs(values).max())
     if not math.isfinite(largest) or not largest:
         return largest if largest == 0 else math.nan
@@ -295,7 +294,7 @@ def _norm(values: np.ndarray) -> float:
 
 
 def numbers(bits: np.ndarray, dtype: DType) -> np.ndarray:
-    """The numbers in float64 that bits stand for."""
+    """Decodes bits to float64."""
     found: np.ndarray
     if dtype.itemsize == 1:
         found = _table(dtype)[bits]
@@ -307,7 +306,7 @@ def numbers(bits: np.ndarray, dtype: DType) -> np.ndarray:
 
 
 def _converted(values: np.ndarray, made: DType, dtype: DType) -> np.ndarray:
-    """Values of one format in another, as frameworks convert them: narrow ones by way of float32."""
+    """Converts values between formats as frameworks do: to narrow formats through float32."""
     if made is dtype:
         return values
     exact = numbers(values.reshape(-1).view(made.raw), made)
@@ -320,7 +319,7 @@ def _converted(values: np.ndarray, made: DType, dtype: DType) -> np.ndarray:
 
 @cache
 def _table(dtype: DType) -> np.ndarray:
-    """The numbers of all 256 bit patterns of a format."""
+    """Values of all 256 bit patterns of a format."""
     return np.array([dtype.value(bits) for bits in range(256)])
 
 

@@ -1,10 +1,9 @@
-"""Composite initializers: tensors made of parts, each of which is a tensor of its own.
+"""Composite initializers: tensors made of parts. Each part is initialized as a separate tensor.
 
-A composite names its parts for a shape: boxes of the tensor, each with its own initializer and key. Element j of a box,
-counted row-major within it, is element j of what its initializer gives for a tensor of the box's shape under the box's
-key, so the fans are those of the box. Boxes together cover the tensor, and later ones paint over earlier ones. That is
-all there is to a composite: a shard of it is filled from what the boxes put into the shard, and the law of shards holds
-because it holds for every box.
+For a given shape, a composite lists its parts: boxes of the tensor, each with its own initializer and key. A box gets
+the values of a tensor of the box's shape under the box's key, so its fans are those of the box. The boxes cover the
+tensor; later boxes paint over earlier ones. A shard is filled from its intersections with the boxes, so the law of
+shards holds because it holds for every box.
 
 >>> import numpy as np, fastinit
 >>> gates = Blocks(fastinit.Orthogonal(column_axis=0), 4)  # an LSTM's recurrent weight, (4 h, h)
@@ -50,12 +49,12 @@ class Composite(StructuredInitializer):
     __slots__ = ()
 
     def parts(self, shape: tuple[int, ...]) -> Sequence[Part]:
-        """The parts of a tensor of this shape, in the order in which they are painted.
+        """The parts of a tensor of this shape, in painting order.
 
         Raises
         ------
         ValueError
-            If a tensor of this shape cannot be divided so.
+            If the composite does not support the shape.
         """
         raise NotImplementedError
 
@@ -71,30 +70,29 @@ class Composite(StructuredInitializer):
         return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
-        fill(out, self, key, num_threads=num_threads, target=target)  # by the parts, all of them checked first
+        fill(out, self, key, num_threads=num_threads, target=target)  # fills part by part, after checking all parts
 
 
 @dataclass(frozen=True, slots=True)
 class Blocks(Composite):
-    """Equal blocks along one axis, each a tensor of its own: the gates of an LSTM, packed queries, keys and values.
+    """Equal blocks along one axis, each initialized separately: LSTM gates, or packed queries, keys and values.
 
-    Block b is drawn with the key ``key.fold_in(b)``, and has the fans of one block: leave `blocks` of its initializer
-    at 1.
+    Block b uses the key ``key.fold_in(b)`` and the fans of one block. Leave `blocks` of its initializer at 1.
 
     Parameters
     ----------
     initializers : initializer, or tuple or list of initializers
-        One for all blocks, or one for each.
+        One initializer for all blocks, or one per block.
     count : int, >= 1
-        Number of blocks; of a tuple, its length.
+        Number of blocks. Required for a single initializer; for a tuple, by default its length.
     axis : int
-        The axis that the blocks divide: 0 for torch weights (out, in), -1 for Keras and JAX weights (in, out).
+        Axis that the blocks divide: 0 for torch weights (out, in), -1 for Keras and JAX weights (in, out).
 
     Raises
     ------
     TypeError, ValueError
-        If `count` is missing, below 1, or not the length of the tuple; when filling, if the shape has no such axis,
-        if `count` does not divide it, or if an initializer refuses the shape of a block.
+        If `count` is missing, below 1, or not the length of the tuple. When filling, if the shape lacks the axis,
+        if `count` does not divide it, or if an initializer does not support the shape of a block.
 
     Examples
     --------
@@ -113,23 +111,23 @@ class Blocks(Composite):
         count = None if self.count is None else at_least(1, "count", self.count)
         if isinstance(self.initializers, Initializer):
             if count is None:
-                raise TypeError("count must say how many blocks share one initializer")
+                raise TypeError("one initializer for all blocks needs a count, got None")
         elif isinstance(self.initializers, (tuple, list)):
             object.__setattr__(self, "initializers", tuple(self.initializers))
             if count not in (None, len(self.initializers)):
-                raise ValueError(f"{len(self.initializers)} initializers cannot fill {count} blocks")
+                raise ValueError(f"expected {count} initializers for {count} blocks, got {len(self.initializers)}")
             count = at_least(1, "count", len(self.initializers))
         for initializer in self.each():
             checked_inner(initializer)
         object.__setattr__(self, "count", count)
 
     def each(self) -> tuple[Initializer, ...]:
-        """The initializers as a tuple; a single one stands for all."""
+        """The initializers as a tuple. A single initializer applies to all blocks."""
         return self.initializers if isinstance(self.initializers, tuple) else (self.initializers,)
 
     def parts(self, shape: tuple[int, ...]) -> Sequence[Part]:
         if not -len(shape) <= self.axis < len(shape):
-            raise ValueError(f"axis {self.axis} of the blocks is no axis of shape {shape}")
+            raise ValueError(f"the blocks' axis {self.axis} is out of range for shape {shape}")
         axis, count = self.axis % len(shape), self.count or 1
         size, rest = divmod(shape[axis], count)
         if rest:
@@ -153,21 +151,21 @@ class Blocks(Composite):
 
 @dataclass(frozen=True, slots=True)
 class ZeroRow(Composite):
-    """As another initializer, with one row of axis 0 zero: an embedding with a padding row.
+    """Another initializer with one row of axis 0 set to zero: an embedding with a padding row.
 
-    The other rows are what the other initializer gives under the same key.
+    The other rows equal those of the other initializer under the same key.
 
     Parameters
     ----------
     initializer : Initializer
-        Of the whole tensor.
+        Initializer of the whole tensor.
     row : int, >= 0
-        The row that is zero.
+        Index of the zero row.
 
     Raises
     ------
     ValueError
-        If `row` is negative; when filling, if the shape has no such row.
+        If `row` is negative. When filling, if the shape lacks the row.
 
     Examples
     --------
@@ -187,7 +185,7 @@ class ZeroRow(Composite):
 
     def parts(self, shape: tuple[int, ...]) -> Sequence[Part]:
         if not shape or self.row >= shape[0]:
-            raise ValueError(f"row {self.row} is no row of shape {shape}")
+            raise ValueError(f"row {self.row} is out of range for shape {shape}")
         first = (0,) * len(shape)
         return [
             Part(first, shape, self.initializer, None),
@@ -199,6 +197,6 @@ class ZeroRow(Composite):
         found = self.initializer.moments(shape)
         if found is None:
             return None
-        share = 1 - 1 / shape[0]  # of the elements that are drawn
+        share = 1 - 1 / shape[0]  # fraction of the elements outside the zero row
         variance = share * found.std * found.std + share * (1 - share) * found.mean * found.mean
         return Moments(share * found.mean, math.sqrt(variance))

@@ -1,4 +1,4 @@
-"""The floating-point formats that fastinit writes, and the values each of them has near a number."""
+"""The floating-point formats that fastinit writes, and rounding to them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class DType:
     Attributes
     ----------
     name : str
-        As NumPy and ml_dtypes spell it.
+        Name in NumPy and ml_dtypes.
     tag : int
-        Its number in ``kernels/fastinit.h``.
+        Number in ``kernels/fastinit.h``.
     itemsize : int
-        Bytes of one value.
+        Bytes per value.
     fraction : int
-        Bits after the binary point of a normal value.
+        Fraction bits, without the implicit leading bit.
     min_exponent : int
         Exponent of the smallest normal value.
     max : float
@@ -46,22 +46,22 @@ class DType:
 
     @property
     def precision(self) -> int:
-        """Bits of the significand, the one before the binary point included."""
+        """Bits of the significand, including the implicit leading bit."""
         return self.fraction + 1
 
     @property
     def raw(self) -> str:
-        """NumPy's dtype of the bits: unsigned integers of its size."""
+        """NumPy dtype of the bits: unsigned integers of the same size."""
         return f"u{self.itemsize}"
 
     @property
     def storage(self) -> str:
-        """NumPy's own dtype that holds the values: the format itself, or that of the bits where NumPy has none."""
+        """NumPy dtype that stores the values: the format itself if NumPy has it, or unsigned integers."""
         return self.name if self.name in ("float32", "float64", "float16") else self.raw
 
     @property
     def working(self) -> str:
-        """The format that structured tensors are computed in before they are narrowed to this one."""
+        """Format in which structured tensors are computed before narrowing."""
         return "float64" if self.name == "float64" else "float32"
 
     def _grid(self, x: float) -> float:
@@ -71,7 +71,7 @@ class DType:
 
     @property
     def _infinity(self) -> int | None:
-        """The bits of infinity; None in a format that has finite values in the place of it."""
+        """The bits of infinity; None in a format without infinity."""
         exponents = 8 * self.itemsize - 1 - self.fraction
         all_ones = (1 << exponents) - 1
         largest_exponent = math.frexp(self.max)[1] - 1
@@ -99,7 +99,7 @@ class DType:
         return -self.below(-x) + 0.0
 
     def nearest(self, x: float) -> float:
-        """x rounded to nearest even; infinite where that lies beyond the largest value."""
+        """x rounded to nearest even; infinite if the result exceeds the largest value."""
         if not math.isfinite(x):
             return x
         grid = self._grid(abs(x))
@@ -108,12 +108,12 @@ class DType:
         return math.copysign(magnitude if magnitude <= self.max else math.inf, x)
 
     def bits(self, x: float) -> int:
-        """The bit pattern of x rounded to nearest even; infinity and NaN as the format has them.
+        """Bit pattern of x rounded to nearest even. Infinity and NaN are allowed if the format has them.
 
         Raises
         ------
         ValueError
-            If x is finite and the rounded value is not, or if the format has no infinity and x is one.
+            If x is finite and the rounded value is not, or if x is infinite and the format has no infinity.
         """
         width = 8 * self.itemsize
         sign = (math.copysign(1.0, x) < 0) << (width - 1)
@@ -134,7 +134,7 @@ class DType:
         return sign | ((exponent + bias) << self.fraction) + steps - (1 << self.fraction)
 
     def value(self, bits: int) -> float:
-        """The number that a bit pattern stands for."""
+        """The value of a bit pattern."""
         width = 8 * self.itemsize
         magnitude = bits & (1 << (width - 1)) - 1
         infinity = (1 << (width - 1)) - 1 if self._infinity is None else self._infinity
@@ -163,12 +163,12 @@ DTYPES: Final = {
 
 
 def dtype_named(name: object) -> DType:
-    """The format called `name`: a str, or anything whose ``name`` is one (a ``numpy.dtype``).
+    """The format called `name`.
 
     Parameters
     ----------
     name : object
-        The format's name, or what has one.
+        The format's name, or an object with that name, such as a ``numpy.dtype``.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def dtype_named(name: object) -> DType:
     """
     try:
         text = name if isinstance(name, str) else getattr(name, "name", None) or getattr(name, "__name__", None)
-    except Exception:  # what came may raise what it likes
+    except Exception:  # a foreign object may raise anything
         text = None
     dtype = DTYPES.get(text) if isinstance(text, str) else None
     if dtype is None:

@@ -1,8 +1,8 @@
-"""What keeps values exact: the floating-point environment of stream v1, equality by bits, memories that join nothing.
+"""Exactness: the floating-point environment of stream v1, equality by bits, and caches that distinguish all bits.
 
-A caller may have changed how its thread rounds, or have subnormals flushed to zero: a program of graphics or of signals
-does, and so does code compiled with -ffast-math when it is loaded. NumPy and Python compute as they are told, so
-everything that makes values runs in the environment that the stream is defined in (:func:`in_stream_environment`).
+A caller may have changed its thread's rounding mode, or enabled flush-to-zero for subnormals. Graphics and signal
+processing programs do so, and so does loading code compiled with -ffast-math. It affects NumPy and Python. Therefore
+all code that computes values runs in the stream's floating-point environment (:func:`in_stream_environment`).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ R = TypeVar("R")
 
 
 def in_stream_environment(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, run in the floating-point environment of stream v1: round to nearest even, subnormals kept.
+    """Decorator: runs a function in the floating-point environment of stream v1 (nearest even, subnormals kept).
 
-    The caller's environment is restored when it returns or raises. Calls may be nested. What the function starts in
-    other threads runs in theirs.
+    Returns the wrapped function. It restores the caller's environment on return or exception. Calls may be nested.
+    Other threads that the function starts keep their own environment.
 
     Parameters
     ----------
     function : callable
-        What is to be run so.
+        The function to run.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def in_stream_environment(function: Callable[P, R]) -> Callable[P, R]:
 
 @functools.cache
 def _fields_of(kind: Any) -> Callable[[Any], tuple[Any, ...]] | None:
-    """What reads the fields of a dataclass; None of another class."""
+    """A function that reads the fields of a dataclass as a tuple; None for other classes."""
     if not hasattr(kind, "__dataclass_fields__"):
         return None
     names = tuple(kind.__dataclass_fields__)
@@ -68,7 +68,7 @@ def _fields_of(kind: Any) -> Callable[[Any], tuple[Any, ...]] | None:
 
 
 def equal_by_bits(self: Any, other: Any) -> Any:
-    """The ``__eq__`` of dataclasses whose equals are interchangeable: by type and by the bits of every field."""
+    """``__eq__`` for dataclasses that compares types and the bits of all fields: equal values are interchangeable."""
     if type(self) is not type(other):
         return NotImplemented
     read = _fields_of(type(self))  # type: ignore[arg-type]
@@ -88,17 +88,17 @@ def _has_two_spellings(value: Any) -> bool:
 
 
 def remembered(make: Callable[..., R], maxsize: int = 4096) -> Callable[..., R]:
-    """A function of parameters that remembers what it made, and joins no two calls that differ in a type or in a bit.
+    """A cached version of a function. Calls that differ in a type or in a bit never share a result.
 
-    It runs in the environment of the stream. A call with a tuple, a negative zero or a number other than Python's
-    int and float is made anew. Raises TypeError for arguments that cannot be hashed, besides what `make` raises.
+    The function runs in the stream's floating-point environment. Calls with a tuple, a negative zero, or a number other
+    than Python's int and float are not cached. Raises TypeError for unhashable arguments, and the errors of `make`.
 
     Parameters
     ----------
     make : callable
-        The function; its results are shared, so they must not change.
+        The function. Its results are shared, so they must be immutable.
     maxsize : int
-        How many results are kept, the latest used.
+        Number of results to keep (least recently used are dropped).
 
     Examples
     --------
@@ -123,16 +123,16 @@ def remembered(make: Callable[..., R], maxsize: int = 4096) -> Callable[..., R]:
 
 
 def recalled(make: Callable[..., R], otherwise: Callable[..., R], maxsize: int = 4096) -> Callable[..., R]:
-    """:func:`remembered` in as little time as can be: for plain arguments alone, and by their positions.
+    """A faster :func:`remembered` for plain positional arguments.
 
     Parameters
     ----------
     make : callable
-        The function, of bools, ints, strs, None and floats; its results are shared, so they must not change.
+        A function of bools, ints, strs, None and floats. Its results are shared, so they must be immutable.
     otherwise : callable
-        What is called with other arguments, and where one is a negative zero.
+        Called instead if an argument has another type or is a negative zero.
     maxsize : int
-        How many results are kept, the latest used.
+        Number of results to keep (least recently used are dropped).
 
     Examples
     --------

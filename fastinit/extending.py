@@ -1,36 +1,36 @@
-"""The door for adapter authors: everything that an adapter may use beyond the public names of ``fastinit``.
+"""API for adapter authors: everything that an adapter may use beyond the public names of ``fastinit``.
 
-What stands here keeps its meaning from one minor version to the next. An adapter imports from ``fastinit`` and from
-here only; a test holds those of this repository to it.
+These names are stable between minor versions. An adapter imports from ``fastinit`` and from this module only; a test
+enforces it for the adapters of this repository.
 
-memory      `Buffer`, `buffer_of`, `new_memory`, `row_major_strides`: where elements lie
-formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: what they are
-samplers    `KINDS`, `coefficients`, `window`: what the core draws with, for adapters that compile it again
-shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: which elements of the global tensor a buffer holds
-filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `compare_buffer`, `for_each`: who writes them;
-            `shortcut`: small fills by a framework's generator in one call
-new rows    `fill_rows_of`, `check_rows`, `compare_rows`: those of a tensor that holds others
-exactness   `in_stream_environment`, `remembered`, `recalled`: values that depend on nothing else
-checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: what a caller may give;
-            `changed`: a value with other fields, which need no check
-warnings    `Notices`: given once, in the caller's line; `progress_bar`: of work that takes seconds
-facts       `PRELU_SLOPE`, `GATES`: what layers of every framework have in common
+memory      `Buffer`, `buffer_of`, `new_memory`, `row_major_strides`: memory layouts
+formats     `DTYPES`, `NATIVE`, `DType`, `dtype_named`: floating-point formats
+samplers    `KINDS`, `coefficients`, `window`: constants of the samplers, for adapters that compile them again
+shards      `Shard`, `lattices`, `tiles`, `dealt`, `joined`: the elements of the global tensor that a buffer holds
+filling     `plan`, `fill_memory`, `fill_buffer`, `check_fill`, `compare_buffer`, `for_each`: writing and comparing;
+            `shortcut`: small fills with a framework's generator in one call
+new rows    `fill_rows_of`, `check_rows`, `compare_rows`: new rows of a tensor that already holds others
+exactness   `in_stream_environment`, `remembered`, `recalled`: independence of the caller's environment
+checks      `at_least`, `checked_shape`, `checked_key`, `checked_initializer`, `shown`: argument checks;
+            `changed`: copy of a value with some fields replaced, unchecked
+warnings    `Notices`: warnings given once, at the caller's line; `progress_bar`: the progress of long work
+facts       `PRELU_SLOPE`, `GATES`: facts about layers of all frameworks
 models      `recipe_for`, `meant`, `planned`, `program_keys`, `Keyed`, `with_origins`, `check_entry`, `read_record`,
             `recorded_entries`, `compare_digests`: entries of records
-verifying   `judged_memory`, `judged_kept`, `verify_each`: what became of tensors
-names       `Rename`, `renaming`, `check_prefixes`, `renamed_program`: what a part of a model calls otherwise
-explaining  `explained`, `Explanation`: what the recipes would do
+verifying   `judged_memory`, `judged_kept`, `verify_each`: comparing tensors with a record
+names       `Rename`, `renaming`, `check_prefixes`, `renamed_program`: parameter names in parts of a model
+explaining  `explained`, `Explanation`: predicted effect of the recipes
 programs    `runs_graphs`, `apart`, `disjoint`, `times`, `over`, `plus`, `clamped`, `inverse_erf`, `InverseErf`,
-            `is_random`, `finished`, `of_elements`, `painted`, `renumbered`, `box_of`: what an author's steps fold into
-audits      `Held`, `judge_parameters`, `is_linear_map`: the values of parameters
-running     `AUDIT_KEY`, `noise`, `shares`, `called`, `check_finite`: how a model is run once
+            `is_random`, `finished`, `of_elements`, `painted`, `renumbered`, `box_of`: folding an author's steps
+audits      `Held`, `judge_parameters`, `is_linear_map`: values of parameters
+running     `AUDIT_KEY`, `noise`, `shares`, `called`, `check_finite`: one run of a model
 layers      `Measured`, `measured`, `is_normed`, `is_closed`, `differentiated`, `numbered`, `judge_chain`:
-            what its layers gave
-scaling     `UnitVariance`, `Unscalable`: until a layer's output has unit variance
+            measurements of layers
+scaling     `UnitVariance`, `Unscalable`: scaling weights until a layer's output has unit variance
 """
 
 from fastinit import coefficients
-from fastinit import installation as _installation  # noqa: F401 (first: names a package that lies over this one)
+from fastinit import installation as _installation  # noqa: F401 (first: detects an unrelated package in the same place)
 from fastinit.advice.activations import PRELU_SLOPE
 from fastinit.audits.judging import judge_chain, judge_parameters
 from fastinit.audits.measuring import (

@@ -1,24 +1,23 @@
-"""The one way in which the library writes a file for its caller: complete, or not at all.
+"""Atomic file writes: a file is written completely or not at all.
 
-What the path names decides how:
+The kind of the path decides how:
 
 ==========================  ===========================================================================================
-a regular file              Replaced. The new file keeps its mode, and its owner, group and extended attributes where
-                            the system permits. Another hard link keeps the old contents.
-nothing yet                 Created, with the mode that any new file has under the umask.
+a regular file              Replaced. The new file keeps the mode, and, if the system permits, the owner, group and
+                            extended attributes. Other hard links keep the old contents.
+a missing file              Created, with the usual mode under the umask.
 a symbolic link             Followed. The target is replaced or created, and the link stays.
 a pipe, a character device  Written to, never replaced. Opening a named pipe waits for its reader.
-an open descriptor          Written to where it stands: ``/dev/stdout``, ``/dev/fd/3``, ``/proc/self/fd/3``, pipes,
-                            sockets and redirected files among them.
-anything else               Refused with an OSError: folders, sockets with a name, block devices.
+an open descriptor          Written to at its position: ``/dev/stdout``, ``/dev/fd/3``, ``/proc/self/fd/3``, including
+                            pipes, sockets and redirected files.
+anything else               Rejected with an OSError: folders, named sockets, block devices.
 ==========================  ===========================================================================================
 
-A file is replaced by a rename. The data goes to a temporary file in the same folder, whose name cannot be predicted and
-which is opened exclusively, reaches the disk (``fsync``), and takes the name of the old file in one step. So a reader
-sees the old contents or the new ones, a failure or Ctrl-C leaves the old file and no temporary file, and of two
-processes that write at the same time the last one wins. A process that is killed in between may leave a file
-``.fastinit-*.part``. It follows that the folder must be writable: a writable file in a read-only folder is refused, and
-so is a read-only file in a writable folder.
+A file is replaced by a rename. The data is written to a temporary file in the same folder (unpredictable name, opened
+exclusively), synced to disk (``fsync``), and renamed over the old file in one step. So a reader sees either the old or
+the new contents. A failure or Ctrl-C leaves the old file and no temporary file. If two processes write at the same
+time, the last one wins. A killed process may leave a file ``.fastinit-*.part``. The folder must be writable: a writable
+file in a read-only folder is rejected, and so is a read-only file in a writable folder.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ from types import TracebackType
 
 __all__ = ["Outlet", "write_file"]
 
-LINKS = 40  # as many as Linux follows
+LINKS = 40  # the limit of Linux
 
 
 def write_file(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Writes `data`, text as UTF-8, to what `path` names, as the table of this module says.
+    """Writes `data` to `path` by the rules in this module's table. Text is encoded as UTF-8.
 
     Raises
     ------
     TypeError
         If `path` is not a path.
     OSError
-        With the path, if it cannot be written. A regular file is then as it was.
+        If it cannot be written. The error has the path, and a regular file is unchanged.
     """
     encoded = data.encode() if isinstance(data, str) else data
     with Outlet(path) as outlet:
@@ -53,21 +52,22 @@ def write_file(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 class Outlet:
-    """What a path names, opened now and written later, in one go.
+    """A path that is opened first and written later, at once.
 
-    Opening finds a missing or read-only folder before the work whose result would have no place. It changes nothing
-    that is there, and a context that ends without :meth:`write` leaves everything as it was.
+    Opening detects a missing or read-only folder before a long computation. It changes nothing, and neither does a
+    context that ends without :meth:`write`.
 
     Parameters
     ----------
     path : path
+        The file to write.
 
     Raises
     ------
     TypeError
         If `path` is not a path.
     OSError
-        When the context is entered, with the path, if it cannot be written.
+        On entering the context, if the path cannot be written. The error has the path.
 
     Examples
     --------
@@ -95,23 +95,23 @@ class Outlet:
         self._close()
 
     def write(self, data: bytes | str) -> None:
-        """Writes all of `data`, text as UTF-8. May be called once.
+        """Writes `data`. Text is encoded as UTF-8. May be called once.
 
         Raises
         ------
         OSError
-            With the path, if it cannot be written. A regular file is then as it was.
+            If it cannot be written. The error has the path, and a regular file is unchanged.
         """
         rest = memoryview(data.encode() if isinstance(data, str) else data)
         with self._errors():
             if not self._target:
-                for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
+                for stream in (sys.stdout, sys.stderr):  # keep the order of earlier output
                     with suppress(AttributeError, OSError, ValueError):
                         stream.flush()
             while rest:
                 try:
                     rest = rest[os.write(self._descriptor, rest) :]
-                except BlockingIOError:  # a descriptor of another program's making
+                except BlockingIOError:  # an inherited descriptor may be non-blocking
                     select.select([], [self._descriptor], [])
             if self._target:
                 os.fsync(self._descriptor)
@@ -122,7 +122,7 @@ class Outlet:
         own = _own_descriptor(self.path)
         if own is not None:
             self._descriptor = os.dup(own)
-            os.write(self._descriptor, b"")  # fails where it was opened for reading
+            os.write(self._descriptor, b"")  # fails if it is open for reading only
             return
         try:
             found = os.stat(self.path)
@@ -132,7 +132,7 @@ class Outlet:
         if stat.S_ISDIR(kind) or os.path.basename(self.path) in ("", ".", ".."):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if stat.S_ISBLK(kind):
-            raise OSError(errno.EINVAL, "a block device is not written to")
+            raise OSError(errno.EINVAL, "expected a file, got a block device")
         if not stat.S_ISREG(kind):
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
             return
@@ -152,10 +152,10 @@ class Outlet:
     def _replace(self) -> None:
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(os.lstat(self._target).st_mode):
-                raise FileExistsError(errno.EEXIST, "it is no regular file any more")
+                raise FileExistsError(errno.EEXIST, "it is no longer a regular file")
         os.replace(self._temporary, self._target)
         self._temporary = ""
-        with suppress(OSError):  # some file systems do not sync folders
+        with suppress(OSError):  # some file systems cannot sync folders
             folder = os.open(os.path.dirname(self._target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(folder)
@@ -174,7 +174,7 @@ class Outlet:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Errors name the path as the caller gave it."""
+        """Adds the caller's path to errors."""
         try:
             yield
         except OSError as problem:
@@ -182,9 +182,10 @@ class Outlet:
 
 
 def _own_descriptor(name: str) -> int | None:
-    """The open descriptor that a name such as ``/dev/stdout`` or ``/proc/self/fd/3`` stands for, by links or directly.
+    """The open descriptor behind a name such as ``/dev/stdout`` or ``/proc/self/fd/3``, following links; None
+    otherwise.
 
-    Opening it by that name would begin at the start of a redirected file, and fails for a socket.
+    Opening the name instead would start at the beginning of a redirected file, and fail for a socket.
     """
     folders = {os.path.realpath(folder) for folder in ("/dev/fd", "/proc/self/fd", "/proc/thread-self/fd")}
     for _ in range(LINKS):
@@ -200,19 +201,19 @@ def _own_descriptor(name: str) -> int | None:
 
 
 def _resemble(descriptor: int, name: str, found: os.stat_result) -> None:
-    """Gives a new file what the file that it replaces has: owner, group, mode and extended attributes."""
+    """Copies owner, group, mode and extended attributes of the replaced file to the new file."""
     own, mode = os.fstat(descriptor), stat.S_IMODE(found.st_mode)
     if (own.st_uid, own.st_gid) != (found.st_uid, found.st_gid):
         try:
             os.fchown(descriptor, found.st_uid, found.st_gid)
         except PermissionError:
-            mode &= 0o777  # an own file must not run as its new owner
+            mode &= 0o777  # drop setuid: the owner changes to this user
             try:
                 os.fchown(descriptor, -1, found.st_gid)
             except PermissionError:
-                mode = mode & 0o707 | (mode & 0o007) << 3  # another group has the rights of all others
+                mode = mode & 0o707 | (mode & 0o007) << 3  # the new group gets the rights of others
     os.fchmod(descriptor, mode)
-    with suppress(AttributeError, OSError):  # where there are none; access control lists are among them
+    with suppress(AttributeError, OSError):  # unsupported on some systems; includes access control lists
         kept = os.listxattr(name)
         for attribute in {*kept, *os.listxattr(descriptor)}:
             with suppress(OSError):

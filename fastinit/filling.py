@@ -1,4 +1,4 @@
-"""fill(): checks what it is given, finds the elements that a buffer holds, and spreads them over threads."""
+"""fill(): checks the arguments, finds the elements that a buffer holds, and distributes them over threads."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from fastinit.threads import default_num_threads, together
 
 __all__ = ["fill", "fill_buffer", "fill_memory", "sample", "shortcut", "words"]
 
-# Of each format, NumPy's dtypes of its working format and of its bits: it reads no names while the interpreter ends.
+# NumPy dtypes of each format's working format and raw bits. Made in advance: at interpreter shutdown NumPy cannot parse
+# dtype names.
 _NUMPYS = {dtype.name: (np.dtype(dtype.working), np.dtype(dtype.raw)) for dtype in DTYPES.values()}
-# A thread is worth starting for this many elements: about 0.1 ms of work.
+# Minimum elements per thread: about 0.1 ms of work.
 ELEMENTS_PER_THREAD = 2**18
-# Bytes of the largest pieces: a huge page, which two threads would else touch first at the same time; short enough to
-# answer Ctrl-C at once.
+# Maximum piece size in bytes: one huge page, so that two threads never fault the same page; small enough to stay
+# interruptible.
 LARGEST_PIECE = 2**21
-# A region of so many bytes is not found in a cache later, so its stores go past them.
+# From this many bytes on, use streaming stores: the region is larger than any cache.
 STREAMED = 2**25
-# From this many bytes on, fresh memory is worth huge pages.
+# From this many bytes on, ask for huge pages.
 HUGE = 2**22
 
 
@@ -53,7 +54,7 @@ def _fill_lattice(
     num_threads: int,
     target: int,
 ) -> None:
-    """Fills a lattice of memory that stays alive and has been checked."""
+    """Fills a lattice. The caller has checked the memory and keeps it alive."""
     size = lattice.size
     region = _core.Region(address, *lattice, size * itemsize >= STREAMED)
     work = _core.Fill(target, sampling, key_words, region)
@@ -73,16 +74,14 @@ def fill_memory(
     words: tuple[int, int, int, int],
     num_threads: int | None = None,
 ) -> None:
-    """The fast path of :func:`fill` for adapters: consecutive memory gets a whole tensor. Nothing is checked.
-
-    `sampling` is a :func:`plan`, and `words` are those of the key.
+    """Unchecked fast path of :func:`fill` for adapters: fills contiguous memory with a whole tensor.
 
     Parameters
     ----------
     address : int
-        Where the memory begins.
+        Address of the first element.
     size, itemsize : int
-        Number of elements, and bytes of one.
+        Number of elements, and bytes per element.
     sampling : compiled sampling
         From :func:`fastinit.extending.plan`.
     words : tuple of four int
@@ -110,27 +109,27 @@ def fill_memory(
 
 
 def shortcut(**how: Any) -> _core.Shortcut:
-    """One call for what an adapter does for small tensors, which are many: checks, bits from a generator, the fill.
+    """Compiled fast path of an adapter for small tensors: checks, random bits from a generator, fill.
 
-    It fills tensors of up to 2**18 elements in consecutive memory of the host about which nothing is odd, and only
-    those whose numbers it was taught. Of all others it says that it did not.
+    It fills contiguous host tensors of up to 2**18 elements that pass all tests and whose parameters it has learned.
+    For all others it returns False and does nothing.
 
     Parameters
     ----------
     **how
-        kinds : the two classes of tensors that it fills, exactly;
-        exchange : the capsule of DLPack's table for them, None if there is none;
-        watching : functions of nothing, odd : functions of a tensor, odd_kind : the same for the first class alone,
-        each of them false where the tensor may be filled;
-        draw, draw_arguments : what is called to draw 64 bits, and drawn : their address;
-        written : called with a tuple of the tensor before it is filled; RuntimeError if it may not be.
+        kinds : the two exact classes of tensors to fill.
+        exchange : capsule of the classes' DLPack table; None if they have none.
+        watching, odd, odd_kind : tests that must all return False. Those in `watching` take no argument, those in `odd`
+        a tensor; those in `odd_kind` take a tensor and apply to the first class only.
+        draw, draw_arguments, drawn : the function that draws 64 bits, its arguments, and the address of the bits.
+        written : called with a tuple of the tensor before the fill; raises RuntimeError to forbid it.
 
     Examples
     --------
     >>> nothing, bits = (), np.zeros(1, np.int64)
     >>> kinds, tests = (np.ndarray, np.matrix), {"watching": nothing, "odd": nothing, "odd_kind": nothing}
     >>> draws = {"draw": id, "draw_arguments": (0,), "drawn": bits.ctypes.data, "written": len}
-    >>> shortcut(kinds=kinds, exchange=None, **tests, **draws).fill(np.zeros(3), "what NumPy has no table for")
+    >>> shortcut(kinds=kinds, exchange=None, **tests, **draws).fill(np.zeros(3), "NumPy has no table")
     False
     """
     return _core.Shortcut(target=targets.current_index, most=ELEMENTS_PER_THREAD, **how)
@@ -152,32 +151,32 @@ def fill(
     num_threads: int | None = None,
     target: str | None = None,
 ) -> Out:
-    """Fills `out` with an initializer's values: element i of the global tensor gets ``sample(key, i)``.
+    """Fills `out` in place: element i of the global tensor becomes ``sample(key, i)``.
 
     Parameters
     ----------
     out : numpy.ndarray or writable buffer
-        Memory that the caller owns, of any layout whose elements do not overlap: transposed, strided, memory-mapped,
-        unaligned. Its logical (row-major) elements get the values.
+        The caller's memory, in any layout whose elements do not overlap: transposed, strided, memory-mapped or
+        unaligned. Elements are numbered in logical (row-major) order.
     initializer : Initializer
-        What to draw; see :mod:`fastinit.initializers` and :mod:`fastinit.structured`.
+        The values to write; see :mod:`fastinit.initializers` and :mod:`fastinit.structured`.
     key : Key
         The stream.
     global_shape, offsets : sequence of int, optional
-        `out` is the slice of a tensor of `global_shape` that begins at `offsets`, [0, ...] by default. Fans come from
+        `out` is the slice of a tensor of `global_shape` that begins at `offsets`, by default [0, ...]. Fans follow from
         the global shape.
     ranges : sequence of sequences of range, optional
-        For each axis of `global_shape`, the global indices that the axis of `out` holds, in their order: for shards
-        dealt out in several pieces along an axis.
+        For each axis of `global_shape`, the global indices along that axis of `out`, in order. For shards that consist
+        of several pieces along an axis.
     start : int, optional
-        `out` holds elements start, start + 1, ... of the flattened tensor. `global_shape` is then only needed by
-        initializers that depend on the shape.
+        `out` holds elements start, start + 1, ... of the flattened tensor. Only initializers that depend on the shape
+        then need `global_shape`.
     dtype : str, optional
-        What raw memory holds: ``"bfloat16"`` for an array of uint16, for example. By default the dtype of `out`.
+        Format of raw memory, for example ``"bfloat16"`` for an array of uint16. By default the dtype of `out`.
     num_threads : int, optional
-        At most so many threads, by default :func:`fastinit.default_num_threads`. The values do not depend on it.
+        Maximum number of threads, by default :func:`fastinit.default_num_threads`. The values do not depend on it.
     target : str, optional
-        The compiled instruction set to use, by default the best one. The values do not depend on it.
+        The compiled instruction set, by default the best one. The values do not depend on it.
 
     Returns
     -------
@@ -187,8 +186,7 @@ def fill(
     Raises
     ------
     TypeError, ValueError, BufferError
-        Before anything is written, saying what was expected and what came. A buffer of zero elements is checked and
-        left alone.
+        If an argument is invalid; nothing has been written then. A buffer of zero elements is checked and left alone.
 
     Examples
     --------
@@ -209,7 +207,7 @@ def fill(
 
 
 class _How(NamedTuple):
-    """What the values do not depend on."""
+    """Execution options. The values do not depend on them."""
 
     num_threads: int
     target: str | None
@@ -225,18 +223,18 @@ def fill_buffer(
     num_threads: SupportsIndex | None = None,
     target: str | None = None,
 ) -> None:
-    """:func:`fill` for adapters: memory given by its address, and the shard that it holds, by default the whole tensor.
+    """:func:`fill` for adapters: fills memory given by its address.
 
-    The key has been checked. Raises what :func:`fill` raises of everything else, before anything is written.
+    The caller has checked the key. Everything else is checked as in :func:`fill`, before anything is written.
 
     Parameters
     ----------
     buffer : Buffer
         The memory.
     initializer, key
-        What to draw, and the stream.
+        The values to write, and the stream.
     shard : Shard, optional
-        The elements of the global tensor that it holds; by default all.
+        The elements of the global tensor that the buffer holds; by default all.
     num_threads, target
         As in :func:`fill`.
 
@@ -252,7 +250,7 @@ def fill_buffer(
     """
     if shard is None:
         if target is None and buffer.is_contiguous and isinstance(initializer, ElementwiseInitializer):
-            # nothing is left to check, and small tensors are many
+            # fast path for small tensors: nothing is left to check
             sampling = plan(initializer, buffer.shape, buffer.dtype.name)
             fill_memory(buffer.address, buffer.size, buffer.dtype.itemsize, sampling, key.words, _threads(num_threads))
             return
@@ -272,14 +270,14 @@ def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
     buffer : Buffer
         The memory.
     initializer : Initializer
-        What it is to be filled with.
+        The values to write.
     shard : Shard
-        The elements of the global tensor that it holds.
+        The elements of the global tensor that the buffer holds.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`fastinit.fill`; TypeError also for an initializer that reads the tensor, such as
+        As in :func:`fastinit.fill`. TypeError also for an initializer that reads the tensor, such as
         :class:`fastinit.NewRows`.
 
     Examples
@@ -296,7 +294,7 @@ def check_fill(buffer: Buffer, initializer: Initializer, shard: Shard) -> None:
     check_distinct(buffer)
     checked_initializer(initializer)
     if not isinstance(initializer, (ElementwiseInitializer, StructuredInitializer)):
-        raise TypeError(f"{shown(initializer)} depends on what a tensor holds: fill_rows() fills it")
+        raise TypeError(f"{shown(initializer)} reads the tensor's present values: use fill_rows()")
     if shard.shape is not None:
         initializer.check(shard.shape, buffer.dtype.name)
     elif isinstance(initializer, ElementwiseInitializer):
@@ -317,14 +315,14 @@ def _fill(buffer: Buffer, initializer: Initializer, key: Key, shard: Shard, how:
     elif shard.start is None or buffer.is_contiguous:
         for part in parts:
             _fill_part(buffer, part, key, shard, how)
-    else:  # a flat range has boxes only in consecutive memory
+    else:  # the boxes of a flat range need contiguous memory
         memory = new_memory(buffer.shape, buffer.dtype)
         _fill(buffer_of(memory, buffer.dtype), initializer, key, shard, how)
         np.copyto(buffer.array(memory.dtype), memory)
 
 
 def _fill_part(buffer: Buffer, part: Part, key: Key, shard: Shard, how: _How) -> None:
-    """The elements of a part that the buffer holds."""
+    """Fills the elements of a part that the buffer holds."""
     own = key if part.key_data is None else part.key_data
     own = own if isinstance(own, Key) else key.fold_in(own)
     for piece, box in clipped(buffer, shard, part.offsets, part.shape):
@@ -342,7 +340,7 @@ def _fill_elements(buffer: Buffer, sampling: _core.Sampling, key: Key, shard: Sh
 
 @in_stream_environment
 def _fill_structured(buffer: Buffer, initializer: StructuredInitializer, key: Key, shard: Shard, how: _How) -> None:
-    """A structured tensor is computed whole, in float32 or float64, and its local part copied out."""
+    """Computes the whole tensor in float32 or float64, then copies the local part out."""
     assert shard.shape is not None
     dtype = buffer.dtype
     work, raw = _NUMPYS[dtype.name]
@@ -387,7 +385,7 @@ def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: 
     Raises
     ------
     TypeError, ValueError
-        If key is no Key, or start and count are no integers >= 0 with start + count <= 2**63.
+        If `key` is not a Key, or `start` and `count` are not integers >= 0 with start + count <= 2**63.
 
     Notes
     -----
@@ -404,7 +402,7 @@ def words(key: Key, start: SupportsIndex, count: SupportsIndex, *, num_threads: 
     first, size = integer("start", start), integer("count", count)
     threads = _threads(num_threads)
     if first < 0 or size < 0 or first + size > LARGEST_INDEX:
-        raise ValueError(f"words [{first}, {first + size}) are not within [0, 2**63)")
+        raise ValueError(f"expected words within [0, 2**63), got [{first}, {first + size})")
     out = np.empty(size, np.uint32)  # NumPy asks for huge pages itself
     if size:
         lattice = Lattice(first, (size,), (1,), (4,))
@@ -424,27 +422,25 @@ def sample(
     shape: Sequence[SupportsIndex] | None = None,
     dtype: Any = "float32",
 ) -> float:
-    """Element `index` of the flattened tensor, in constant time: what :func:`fill` would write there.
-
-    `shape` is the tensor's, where the initializer depends on it.
+    """Element `index` of the flattened tensor, as :func:`fill` would write it, in constant time.
 
     Parameters
     ----------
     key : Key
         The stream.
     index : int
-        In [0, the tensor's size), row-major.
+        Row-major index, in [0, size of the tensor).
     initializer : ElementwiseInitializer
-        What each element is drawn from.
+        Distribution of each element.
     shape : sequence of int, optional
-        Shape of the whole tensor, for initializers that scale by the fans.
+        Shape of the whole tensor. Required by initializers that depend on the fans.
     dtype : str or dtype
-        The tensor's dtype, to which the value is rounded.
+        The tensor's dtype. The value is rounded to it.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`fill`; structured initializers have no elements of their own.
+        As in :func:`fill`. TypeError also for structured initializers, whose elements depend on each other.
 
     Examples
     --------
@@ -456,7 +452,7 @@ def sample(
     """
     found = dtype_named(dtype)
     if not isinstance(initializer, ElementwiseInitializer):
-        raise TypeError(f"sample needs an elementwise initializer, and {shown(initializer)} is none")
+        raise TypeError(f"sample() expects an elementwise initializer, got {shown(initializer)}")
     whole = None if shape is None else checked_shape(shape)
     bits = np.empty(1, found.raw)
     fill(bits, initializer, key, start=integer("index", index), global_shape=whole, dtype=found.name, num_threads=1)

@@ -1,8 +1,8 @@
-"""Folding: steps on what was drawn become parameters of what is drawn.
+"""Folding: turns arithmetic on draws into parameters of one distribution.
 
-``Normal()`` times 0.02 is ``Normal(std=0.02)``; a uniform draw that goes through erfinv and is scaled, shifted and
-clamped is one truncated normal. So a tensor is drawn once, in float32 or float64, and rounded once to its dtype. Each
-function returns an initializer of the same distribution, or None where there is none.
+``Normal()`` times 0.02 is ``Normal(std=0.02)``. A uniform draw passed through erfinv, scaled, shifted and clamped is
+one truncated normal. Folding lets a tensor be drawn once, in float32 or float64, and rounded once to its dtype. Each
+function returns an initializer of the same distribution, or None if there is none.
 
 >>> import fastinit
 >>> times(fastinit.Normal(std=0.5), 0.25, (3, 4))
@@ -49,22 +49,22 @@ __all__ = [
     "times",
 ]
 
-# Of the probability that bounds computed in two ways may differ by.
+# Tolerance in probability between bounds that were computed in two ways.
 NEGLIGIBLE = 2.0**-36
 
 
 @dataclass(frozen=True, slots=True)
 class InverseErf:
-    """``erfinv(u) * factor + offset``, u uniform on [low, high): a truncated normal whose bounds are not known yet.
+    """``erfinv(u) * factor + offset``, u uniform on [low, high): a truncated normal whose bounds are still approximate.
 
-    The authors of truncated normals clamp to the bounds in the end, which says better what they are.
+    A later clamp gives the exact bounds: code that draws truncated normals clamps to them at the end.
 
     Parameters
     ----------
     low, high : float
         The interval of the uniform draw.
     factor, offset : float
-        What the result is multiplied by, and what is added then.
+        Multiplied with the result, then added to it.
 
     Examples
     --------
@@ -97,7 +97,7 @@ Foldable = Initializer | InverseErf
 @lru_cache(maxsize=1024)
 @in_stream_environment
 def _quantile(probability: float) -> float:
-    """Where the standard normal has this cumulative probability, by bisection; infinite at 0 and 1."""
+    """Quantile of the standard normal, by bisection; infinite at 0 and 1."""
     if probability <= 0.0 or probability >= 1.0:
         return math.copysign(math.inf, probability - 0.5)
     goal = int(math.ldexp(probability, 64))
@@ -111,12 +111,12 @@ def _quantile(probability: float) -> float:
 
 
 def finished(found: Foldable) -> Initializer:
-    """What was folded, as an initializer.
+    """The folded result as an initializer.
 
     Parameters
     ----------
     found : Initializer or InverseErf
-        What a function of this module returned.
+        Result of a function of this module.
 
     Examples
     --------
@@ -128,12 +128,12 @@ def finished(found: Foldable) -> Initializer:
 
 @in_stream_environment
 def inverse_erf(initializer: Foldable) -> Foldable | None:
-    """The inverse error function of what an initializer draws.
+    """The distribution of the inverse error function of a draw; None if it does not fold.
 
     Parameters
     ----------
     initializer : Initializer or InverseErf
-        What draws.
+        Distribution of the draw.
 
     Examples
     --------
@@ -146,12 +146,12 @@ def inverse_erf(initializer: Foldable) -> Foldable | None:
 
 
 def is_random(initializer: Initializer) -> bool:
-    """Whether an initializer draws anything: no constant does, nor a matrix that is the same for every key.
+    """Whether an initializer depends on the key. Constants and fixed matrices do not.
 
     Parameters
     ----------
     initializer : Initializer
-        Any.
+        Any initializer.
 
     Examples
     --------
@@ -166,14 +166,14 @@ def is_random(initializer: Initializer) -> bool:
 
 
 def of_elements(initializer: Initializer, shape: tuple[int, ...]) -> Initializer | None:
-    """An elementwise initializer as a distribution that does not depend on the shape.
+    """An elementwise initializer in a form that does not depend on the shape.
 
     Parameters
     ----------
     initializer : Initializer
-        What draws; the result is None of one that is not elementwise.
+        Distribution of the draw. If it is not elementwise, the result is None.
     shape : tuple of int
-        The tensor's.
+        Shape of the tensor.
 
     Examples
     --------
@@ -197,16 +197,16 @@ def _of_sampling(sampling: Sampling) -> Initializer:
 
 @in_stream_environment
 def times(initializer: Foldable, factor: float, shape: tuple[int, ...]) -> Foldable | None:
-    """A number times what an initializer draws for a tensor of this shape.
+    """The distribution of a draw times a number; None if it does not fold.
 
     Parameters
     ----------
     initializer : Initializer or InverseErf
-        What draws.
+        Distribution of the draw.
     factor : float
         The number.
     shape : tuple of int
-        The tensor's.
+        Shape of the tensor.
 
     Examples
     --------
@@ -218,16 +218,16 @@ def times(initializer: Foldable, factor: float, shape: tuple[int, ...]) -> Folda
 
 @in_stream_environment
 def over(initializer: Foldable, divisor: float, shape: tuple[int, ...]) -> Foldable | None:
-    """What an initializer draws, divided by a number.
+    """The distribution of a draw divided by a number; None if it does not fold.
 
     Parameters
     ----------
     initializer : Initializer or InverseErf
-        What draws.
+        Distribution of the draw.
     divisor : float
         The number.
     shape : tuple of int
-        The tensor's.
+        Shape of the tensor.
 
     Examples
     --------
@@ -277,16 +277,16 @@ def _is_finite(initializer: Initializer) -> bool:
 
 @in_stream_environment
 def plus(initializer: Foldable, offset: float, shape: tuple[int, ...]) -> Foldable | None:
-    """What an initializer draws for a tensor of this shape, plus a number.
+    """The distribution of a draw plus a number; None if it does not fold.
 
     Parameters
     ----------
     initializer : Initializer or InverseErf
-        What draws.
+        Distribution of the draw.
     offset : float
         The number.
     shape : tuple of int
-        The tensor's.
+        Shape of the tensor.
 
     Examples
     --------
@@ -317,16 +317,18 @@ def plus(initializer: Foldable, offset: float, shape: tuple[int, ...]) -> Foldab
 
 @in_stream_environment
 def clamped(initializer: Foldable, low: float, high: float, shape: tuple[int, ...]) -> Foldable | None:
-    """What an initializer draws, clamped to [low, high]: where that moves nothing, or says the bounds of a normal.
+    """The distribution of a draw clamped to [low, high]; None if it does not fold.
+
+    It folds if the clamp has no effect or gives the bounds of a truncated normal.
 
     Parameters
     ----------
     initializer : Initializer or InverseErf
-        What draws.
+        Distribution of the draw.
     low, high : float
         The bounds; infinite for none.
     shape : tuple of int
-        The tensor's.
+        Shape of the tensor.
 
     Examples
     --------
@@ -349,7 +351,7 @@ def clamped(initializer: Foldable, low: float, high: float, shape: tuple[int, ..
 
 
 def _cut(drawn: InverseErf, low: float, high: float) -> Initializer | None:
-    """The truncated normal with these bounds, if they cut off nothing that counts, and leave out nothing."""
+    """The truncated normal with these bounds, if the probability that they cut off is negligible."""
     plain = drawn.finished()
     if not isinstance(plain, (Normal, TruncatedNormal)) or not low < high:
         return None
@@ -359,7 +361,7 @@ def _cut(drawn: InverseErf, low: float, high: float) -> Initializer | None:
     outside = _probability_between(sampling.low_sigma, below) + _probability_between(above, sampling.high_sigma)
     if outside > NEGLIGIBLE:
         return None
-    # bounds that agree are the author's, not what erfinv made of them
+    # if the bounds agree, the clamp's are exact and those of erfinv approximate
     inside = _probability_between(below, sampling.low_sigma) + _probability_between(sampling.high_sigma, above)
     if inside > NEGLIGIBLE:
         return plain
@@ -367,7 +369,7 @@ def _cut(drawn: InverseErf, low: float, high: float) -> Initializer | None:
 
 
 def _probability_between(low: float, high: float) -> float:
-    """Of a standard normal, 0 if low >= high."""
+    """Probability of [low, high] under the standard normal; 0 if low >= high."""
     if not low < high or high < -40.0 or low > 40.0:
         return 0.0
     return math.ldexp(float(truncation.window(low, high, 64)[1]), -64)
@@ -376,7 +378,7 @@ def _probability_between(low: float, high: float) -> float:
 def _each(
     initializer: Initializer, fold: Callable[[Initializer, tuple[int, ...]], Foldable | None], shape: tuple[int, ...]
 ) -> Initializer | None:
-    """A composite with each of its initializers folded."""
+    """Folds each initializer of a composite."""
 
     def folded(inner: Initializer, box: tuple[int, ...]) -> Initializer | None:
         found = fold(inner, box)
@@ -406,18 +408,18 @@ def _each(
 def painted(
     initializer: Initializer, boxes: Sequence[Box], shape: tuple[int, ...], draw: int = 0
 ) -> tuple[Initializer, int]:
-    """What a tensor of this shape holds after boxes of it were overwritten, in the fewest words, and its first draw.
+    """The simplest initializer of a tensor with overwritten boxes, and the number of its first draw.
 
     Parameters
     ----------
     initializer : Initializer
-        Of the whole tensor before.
+        Initializer of the whole tensor before painting.
     boxes : sequence of Box
-        Painted over it, in order.
+        Boxes to paint over it, in order.
     shape : tuple of int
-        The tensor's.
+        Shape of the tensor.
     draw : int
-        The number of the draw of `initializer`.
+        Number of the draw of `initializer`.
 
     Examples
     --------
@@ -452,14 +454,14 @@ def painted(
 
 
 def renumbered(initializer: Initializer, count: int) -> tuple[Initializer, tuple[int, ...]]:
-    """A tensor's initializer with its draws numbered without gaps, and which of its draws are left.
+    """An initializer with its draws renumbered without gaps, and the old numbers of the remaining draws.
 
     Parameters
     ----------
     initializer : Initializer
-        As :func:`painted` gives it: draws that were painted over are no longer in it.
+        Result of :func:`painted`, without the draws that were painted over.
     count : int
-        How many draws there were.
+        Number of draws before painting.
 
     Examples
     --------
@@ -480,13 +482,13 @@ def renumbered(initializer: Initializer, count: int) -> tuple[Initializer, tuple
 
 
 def _filled(initializer: Constant, boxes: Sequence[Box], shape: tuple[int, ...]) -> list[Box]:
-    """Boxes along the first axis, and boxes of a constant that fill the gaps; empty where that is not what they are."""
+    """Boxes along the first axis, with gaps filled by a constant; empty if `boxes` do not have that form."""
     if not shape or any(box.offsets[1:] != (0,) * (len(shape) - 1) or box.shape[1:] != shape[1:] for box in boxes):
         return []
     if not disjoint(boxes):
         return []
     size = math.gcd(shape[0], *(box.offsets[0] for box in boxes), *(box.shape[0] for box in boxes))
-    if shape[0] // size > 16:  # no longer the shorter way to say it
+    if shape[0] // size > 16:  # the result would be longer than the input
         return []
     found = []
     for row in range(0, shape[0], size):
@@ -497,7 +499,7 @@ def _filled(initializer: Constant, boxes: Sequence[Box], shape: tuple[int, ...])
 
 
 def _blocks(boxes: Sequence[Box], shape: tuple[int, ...]) -> Blocks | None:
-    """Constants in equal blocks that fill the first axis."""
+    """The boxes as Blocks, if they are constants in equal blocks that fill the first axis."""
     if len(boxes) < 2 or not all(isinstance(box.initializer, Constant) for box in boxes):
         return None
     size = shape[0] // len(boxes)
@@ -515,21 +517,21 @@ def box_of(
     view_strides: tuple[int, ...],
     offset: int,
 ) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
-    """Which box of a tensor a view of the same memory is; None if it is none.
+    """The box of a tensor that a view of its memory covers; None if the view is not a box.
 
     Parameters
     ----------
     shape, strides : tuple of int
-        Of the tensor, in elements.
+        Shape and strides of the tensor, in elements.
     view_shape, view_strides : tuple of int
-        Of the view.
+        Shape and strides of the view, in elements.
     offset : int
-        Where the view begins, in elements from the tensor's first.
+        Start of the view, in elements from the tensor's first.
 
     Returns
     -------
     offsets, shape, in_order
-        Of the box, and whether the view's row-major order is the box's.
+        Start and shape of the box, and whether the view has the row-major order of the box.
 
     Examples
     --------
@@ -571,7 +573,7 @@ def _descending(shape: Sequence[int], strides: Sequence[int]) -> tuple[list[int]
 
 
 def _merged(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """Extents and strides without axes of one element, axes that continue each other as one."""
+    """Extents and strides with axes of one element removed and contiguous neighbours merged."""
     axes: list[tuple[int, int]] = []
     for extent, stride in zip(shape, strides, strict=True):
         if extent == 1:

@@ -1,4 +1,4 @@
-"""Random orthogonal matrices by Householder reflections, spread over threads; ``kernels/orthogonal.h`` says how."""
+"""Random orthogonal matrices by Householder reflections, on several threads; see ``kernels/orthogonal.h``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fastinit.threads import default_num_threads, for_each
 
 __all__ = ["write_orthogonal"]
 
-# So few pieces of an orthogonal matrix are done before a second thread has started.
+# With at most this many pieces the work ends before a second thread has started.
 FEW_PIECES = 3
 
 
 def write_orthogonal(matrix: np.ndarray, gain: float, key: Key, num_threads: int | None, target: str | None) -> None:
-    """Fills a matrix, row-major or transposed, with a Haar orthogonal one."""
+    """Fills a matrix, row-major or transposed, with a Haar-distributed orthogonal matrix."""
     if matrix.shape[0] < matrix.shape[1]:
         matrix = matrix.T
     m, n = matrix.shape
@@ -56,6 +56,6 @@ def write_orthogonal(matrix: np.ndarray, gain: float, key: Key, num_threads: int
             column_stride,
         )
 
-    # the longest pieces first: the first ones of the first phase, the last ones of the second
+    # longest pieces first: these are the first ones in the first phase, the last ones in the second
     for_each(pieces, reflectors, threads)
     for_each(pieces, columns, threads)

@@ -1,7 +1,7 @@
-"""Initializers: the two kinds, and the elementwise ones.
+"""The base classes of initializers, and the elementwise initializers.
 
-An initializer is a value. It draws nothing: an elementwise one turns a shape into a
-:class:`~fastinit.sampling.Sampling`, and :func:`fastinit.fill` turns that into bytes.
+An initializer is a value and draws nothing. An elementwise initializer turns a shape into a
+:class:`~fastinit.sampling.Sampling`; :func:`fastinit.fill` turns the sampling into bytes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 
 MODES: Final = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 DISTRIBUTIONS: Final = ("uniform", "normal", "truncated_normal")
-# Initializers one within another: far more than a tensor is made of, and far fewer than Python's stack holds.
+# Maximum nesting depth of initializers: more than any real tensor needs, far below Python's recursion limit.
 MOST_NESTED: Final = 32
 
 
@@ -58,27 +58,27 @@ def _std(value: float, what: str = "std") -> float:
 
 
 class Moments(NamedTuple):
-    """The mean and the standard deviation of all values of a tensor together."""
+    """Mean and standard deviation over all values of a tensor."""
 
     mean: float
     std: float
 
 
-# The methods in which an initializer computes.
+# Methods that compute; they run in the stream's floating-point environment.
 _COMPUTING: Final = frozenset(
     {"__post_init__", "check", "check_shape", "moments", "parts", "reach", "sampling", "write"}
 )
 
 
 class Initializer:
-    """What a tensor is filled with: a value that draws nothing, and that can be hashed, compared and pickled.
+    """Base class of all initializers. An initializer is a hashable, comparable, picklable value.
 
-    There are two kinds: an :class:`ElementwiseInitializer` says what each element is drawn from, and a
+    There are two kinds. An :class:`ElementwiseInitializer` draws every element from one distribution. A
     :class:`StructuredInitializer` makes a tensor whose elements depend on each other.
 
-    Equal ones are interchangeable: dataclasses compare their fields by type and by bits, so that ``Normal(0.0, 0.0)``
-    and ``Normal(-0.0, 0.0)`` are two. Whatever a subclass computes in the methods of this class and of those two, and
-    in ``__post_init__``, it computes in the floating-point environment of the stream; see :mod:`fastinit.exact`.
+    Equal initializers are interchangeable. Dataclasses compare their fields by type and by bits, so
+    ``Normal(0.0, 0.0)`` and ``Normal(-0.0, 0.0)`` differ. The methods of these classes and ``__post_init__`` run in the
+    stream's floating-point environment, in subclasses too; see :mod:`fastinit.exact`.
 
     Examples
     --------
@@ -102,18 +102,18 @@ class Initializer:
             setattr(cls, name, in_stream_environment(own[name]))
 
     def check(self, shape: tuple[int, ...], dtype: str = "float32") -> None:
-        """Raises ValueError if a tensor of this (global) shape and dtype cannot be filled. Nothing is drawn."""
+        """Raises ValueError if a tensor of this global shape and dtype cannot be filled. Draws nothing."""
         raise NotImplementedError
 
     def moments(self, shape: tuple[int, ...]) -> Moments | None:
-        """The moments that the values of a tensor are expected to have; None where no formula says.
+        """The expected moments of a tensor's values; None if there is no formula.
 
         Raises ValueError if the shape does not fit.
         """
         raise NotImplementedError
 
     def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
-        """A magnitude, in [0, inf], that no value goes beyond before it is rounded to the dtype; NaN where one is NaN.
+        """Upper bound, in [0, inf], on the magnitude of the values before rounding to the dtype; NaN if a value is NaN.
 
         Raises ValueError if the shape does not fit.
         """
@@ -121,7 +121,7 @@ class Initializer:
 
 
 class ElementwiseInitializer(Initializer):
-    """An initializer whose elements are independent draws from one distribution. Subclasses say which: `sampling`.
+    """An initializer whose elements are independent draws from one distribution. Subclasses implement `sampling`.
 
     Examples
     --------
@@ -139,9 +139,9 @@ class ElementwiseInitializer(Initializer):
     __slots__ = ()
 
     def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
-        """The distribution that each element of a tensor of this shape is drawn from.
+        """The distribution of each element of a tensor of this shape.
 
-        `shape` may be None, of a tensor known only by a flat range of its elements, where the initializer ignores it.
+        `shape` may be None if the initializer ignores it: a flat range of elements has no known shape.
         """
         raise NotImplementedError
 
@@ -159,21 +159,21 @@ class ElementwiseInitializer(Initializer):
 @lru_cache(maxsize=4096)
 @in_stream_environment
 def plan(initializer: ElementwiseInitializer, shape: tuple[int, ...] | None, dtype: str) -> _core.Sampling:
-    """The numbers that the kernels take for a tensor of this shape and dtype: made once.
+    """The kernels' parameters for a tensor of this shape and dtype. Results are cached.
 
     Parameters
     ----------
     initializer : ElementwiseInitializer
-        What each element is drawn from.
+        Distribution of each element.
     shape : tuple of int or None
-        The global tensor's.
+        Shape of the global tensor.
     dtype : str
-        The format that is written.
+        Format to write.
 
     Raises
     ------
     ValueError
-        If the shape does not fit, or the dtype cannot hold what would be drawn.
+        If the shape does not fit, or the dtype cannot hold the drawn values.
 
     Examples
     --------
@@ -185,16 +185,16 @@ def plan(initializer: ElementwiseInitializer, shape: tuple[int, ...] | None, dty
 
 
 class Part(NamedTuple):
-    """A box of a tensor that is initialized as a tensor of its own: a shard of it needs no more than its own memory.
+    """A box of a tensor, initialized as a separate tensor. Filling a shard needs no memory beyond the shard.
 
     Parameters
     ----------
     offsets, shape : tuple of int
-        Where the box starts in the tensor, and its shape.
+        Start of the box in the tensor, and the box's shape.
     initializer : Initializer
-        What the box is filled with.
+        Initializer of the box.
     key_data : int, str, bytes, Key or None
-        What is folded into the tensor's key; None for the key itself, a Key for another one.
+        Data folded into the tensor's key. None uses the tensor's key itself; a Key replaces it.
 
     Examples
     --------
@@ -209,13 +209,13 @@ class Part(NamedTuple):
     shape: tuple[int, ...]
     initializer: Initializer
     key_data: int | str | bytes | Key | None
-    """What is folded into the tensor's key; None for the key itself, a Key for another one."""
+    """Data folded into the tensor's key. None uses the tensor's key itself; a Key replaces it."""
 
 
 class StructuredInitializer(Initializer):
-    """An initializer of a whole tensor, whose elements depend on each other; see :mod:`fastinit.structured`.
+    """An initializer whose elements depend on each other, so it computes whole tensors; see :mod:`fastinit.structured`.
 
-    Subclasses say which shapes they take (`check_shape`), how far their values reach, and write the tensor.
+    Subclasses implement `check_shape`, `reach` and `write`.
 
     Examples
     --------
@@ -237,7 +237,7 @@ class StructuredInitializer(Initializer):
     __slots__ = ()
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError if a tensor of this shape cannot be initialized so, in any dtype."""
+        """Raises ValueError if a tensor of this shape cannot be initialized in any dtype."""
         raise NotImplementedError
 
     def check(self, shape: tuple[int, ...], dtype: str = "float32") -> None:
@@ -253,23 +253,23 @@ class StructuredInitializer(Initializer):
         return None
 
     def parts(self, shape: tuple[int, ...]) -> Sequence[Part] | None:
-        """The parts that make up the tensor, painted one over the other; None if it can only be made whole."""
+        """The tensor's parts; later parts paint over earlier ones. None if the tensor can only be computed whole."""
         return None
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
-        """Writes the whole tensor into consecutive memory of float32 or float64; `out` has passed the check."""
+        """Writes the whole tensor into contiguous float32 or float64 memory. `out` has passed the check."""
         raise NotImplementedError
 
 
 def checked_initializer(value: Any, what: str = "initializer") -> Initializer:
-    """An initializer. Raises TypeError for anything else, a class of one or a function that makes one among them.
+    """The value itself. Raises TypeError if it is not an initializer, for example a class or a factory function.
 
     Parameters
     ----------
     value : object
-        What the caller gave.
+        The caller's argument.
     what : str
-        What the error calls it.
+        Name of the argument in the error message.
 
     Examples
     --------
@@ -286,15 +286,15 @@ def checked_initializer(value: Any, what: str = "initializer") -> Initializer:
 
 
 def checked_inner(value: Any) -> Initializer:
-    """An initializer that another one is made of. Raises ValueError if the other would be more than 32 deep."""
+    """An initializer nested in another one. Raises ValueError if the nesting would exceed 32 levels."""
     level, depth = [checked_initializer(value)], 1
     if not isinstance(value, (ElementwiseInitializer, StructuredInitializer)):
-        raise TypeError(f"{shown(value)} depends on what a tensor holds: no other initializer can be made of it")
+        raise TypeError(f"{shown(value)} reads the tensor's present values: it cannot be part of another initializer")
     while level:
         depth += 1
         if depth > MOST_NESTED:
-            raise ValueError(f"initializers are nested at most {MOST_NESTED} deep, got more")
-        # each once, since parts may be shared
+            raise ValueError(f"expected initializers nested at most {MOST_NESTED} deep, got more")
+        # visit a shared initializer once, or the time would be exponential in the depth
         level = list({id(inner): inner for one in level for inner in _inner(one)}.values())
     return checked_initializer(value)
 
@@ -305,7 +305,7 @@ def _field_names(kind: Any) -> tuple[str, ...]:
 
 
 def _inner(holder: Any) -> Iterator[Initializer]:
-    """The initializers among the fields of one, in the tuples among them, and in what else has fields there."""
+    """Yields the initializers in the fields of `holder`, in tuples in its fields, and in nested dataclasses."""
     for value in map(holder.__getattribute__, _field_names(type(holder))):  # type: ignore[arg-type]
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, Initializer):
@@ -316,19 +316,19 @@ def _inner(holder: Any) -> Iterator[Initializer]:
 
 @in_stream_environment
 def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | None:
-    """The standard deviation that all values of a tensor together are expected to have; None where no formula says.
+    """Expected standard deviation over all values of a tensor; None if there is no formula.
 
     Parameters
     ----------
     initializer : Initializer
-        What the tensor is filled with.
+        Initializer of the tensor.
     shape : tuple of int
-        The whole (global) tensor's.
+        Shape of the whole (global) tensor.
 
     Raises
     ------
     TypeError, ValueError
-        If `initializer` or `shape` is of another kind, or a tensor of this shape cannot be initialized so.
+        If `initializer` or `shape` has the wrong type, or `initializer` does not support the shape.
 
     Examples
     --------
@@ -344,7 +344,7 @@ def expected_std(initializer: Initializer, shape: tuple[int, ...]) -> float | No
 
 @dataclass(frozen=True, slots=True)
 class Constant(ElementwiseInitializer):
-    """Every element is `value`, rounded to the dtype; infinities, NaN and -0.0 where the dtype has them.
+    """Every element is `value`, rounded to the dtype. Infinities, NaN and -0.0 are allowed if the dtype has them.
 
     Parameters
     ----------
@@ -356,7 +356,8 @@ class Constant(ElementwiseInitializer):
     TypeError
         If value is not a number.
     ValueError
-        When filling, if the dtype has no such value: a finite one that overflows, or an infinity in float8_e4m3fn.
+        When filling, if the dtype cannot represent the value: a finite value overflows, or the value is infinite and
+        the dtype is float8_e4m3fn.
 
     Examples
     --------
@@ -373,7 +374,7 @@ class Constant(ElementwiseInitializer):
     def sampling(self, shape: tuple[int, ...] | None = None) -> Sampling:
         return Sampling("constant", mean=self.value)
 
-    def __hash__(self) -> int:  # of its bits: a NaN is itself, and its own hash is that of an object
+    def __hash__(self) -> int:  # by bits, to match equality: NaN equals itself, but hash(nan) is per object
         return hash(struct.pack("<d", self.value))
 
 
@@ -416,16 +417,16 @@ class Uniform(ElementwiseInitializer):
     Parameters
     ----------
     low, high : float
-        Values lie in [low, high): in float32, low + (high - low) k 2^-24 for integers k in [0, 2^24), rounded and
-        clamped into [low, high). Where low == -high both ends are excluded and so is 0: high k 2^-24 for the odd
-        integers k in (-2^24, 2^24), symmetric about 0. In float64 the power is 53. No dtype ever returns an excluded
+        Values lie in [low, high). In float32 they are low + (high - low) k 2^-24 for integers k in [0, 2^24), rounded
+        and clamped into [low, high). If low == -high, the values are symmetric about 0: high k 2^-24 for odd integers k
+        in (-2^24, 2^24), which excludes both ends and 0. In float64 the exponent is 53. No dtype returns an excluded
         end.
 
     Raises
     ------
     ValueError
-        If low or high is not finite or low >= high; when filling, if the interval leaves the dtype's range or
-        holds none of its values.
+        If low or high is not finite, or low >= high. When filling, if the interval exceeds the dtype's range or
+        contains none of its values.
 
     Examples
     --------
@@ -458,12 +459,13 @@ class Normal(ElementwiseInitializer):
     Parameters
     ----------
     mean, std : float
-        std in [0, inf). Draws reach 6.76 standard deviations in float32 and narrower dtypes, 9.49 in float64.
+        Mean and standard deviation, std in [0, inf). The largest draw is 6.76 standard deviations in float32 and
+        narrower dtypes, 9.49 in float64.
 
     Raises
     ------
     ValueError
-        If mean or std is not finite or std < 0; when filling, if draws could overflow the dtype.
+        If mean or std is not finite, or std < 0. When filling, if draws could overflow the dtype.
 
     Notes
     -----
@@ -490,33 +492,35 @@ class Normal(ElementwiseInitializer):
 
 @dataclass(frozen=True, slots=True)
 class TruncatedNormal(ElementwiseInitializer):
-    """The normal distribution cut to an interval, by its inverse distribution function: one draw per element.
+    """The normal distribution truncated to an interval. Uses the inverse CDF: one draw per element.
 
     Parameters
     ----------
     mean, std : float
-        Of the normal before it is cut, std in [0, inf), unless `correct_variance`.
+        Mean and standard deviation before truncation, std in [0, inf). With `correct_variance`, std is that of the
+        values.
     low, high : float
-        The closed interval, possibly infinite. No value lies outside it in any dtype.
+        Ends of the closed interval, possibly infinite. No value lies outside it in any dtype.
     bounds : {"sigma", "absolute"}
-        Whether low and high count standard deviations from the mean (as in Keras, JAX) or are values (as in torch).
+        "sigma" counts low and high in standard deviations from the mean (as in Keras and JAX); "absolute" takes them as
+        values (as in torch).
     correct_variance : bool
-        Makes `std` the standard deviation of the values: that of the normal before it is cut is made larger accordingly
-        (by 1 / 0.8796 for +-2 sigma). The mean of an interval that is not symmetric moves and is left so.
+        Makes `std` the standard deviation of the values, by widening the normal before truncation (by 1 / 0.8796 for
+        +-2 sigma). The mean is not corrected: an asymmetric interval moves it.
 
     Raises
     ------
     TypeError
-        If an argument is not a number, or `correct_variance` not a bool.
+        If an argument is not a number, or `correct_variance` is not a bool.
     ValueError
-        If low >= high or either is NaN, if std or mean is not finite or std < 0, or if absolute bounds are too narrow
-        for the standard deviation that `correct_variance` asks for; when filling, if the interval holds no value of the
-        dtype, or draws could overflow it.
+        If low >= high or either is NaN, if std or mean is not finite, if std < 0, or if the bounds are too narrow for
+        the `std` that `correct_variance` must reach. When filling, if the interval contains no value of the dtype, or
+        draws could overflow the dtype.
 
     Examples
     --------
     >>> import numpy as np, fastinit
-    >>> cut = fastinit.TruncatedNormal(std=0.02)  # at +-2 standard deviations
+    >>> cut = fastinit.TruncatedNormal(std=0.02)  # bounds at +-2 standard deviations
     >>> values = fastinit.fill(np.empty(1000, np.float32), cut, fastinit.Key(0))
     >>> bool(abs(values).max() <= 0.04)
     True
@@ -557,7 +561,8 @@ class TruncatedNormal(ElementwiseInitializer):
                 cut = truncation.standard_deviation(low, high)
                 std = std / cut if cut else math.inf
                 if std == math.inf:
-                    raise ValueError(f"no normal cut to [{low}, {high}] sigma has a standard deviation of {self.std}")
+                    interval = f"[{low}, {high}] sigma"
+                    raise ValueError(f"no normal truncated to {interval} has a standard deviation of {self.std}")
             inside = (mean + low * std, mean + high * std) if std else (mean, mean)
             return Sampling("truncated_normal", mean, std, *inside, low, high)
         if std == 0:
@@ -568,7 +573,7 @@ class TruncatedNormal(ElementwiseInitializer):
 
 
 def _sigmas(distance: float, std: float) -> float:
-    """A distance in standard deviations; a finite one stays finite."""
+    """A distance in standard deviations. A finite distance stays finite."""
     if math.isinf(distance):
         return distance
     largest = sys.float_info.max
@@ -576,19 +581,19 @@ def _sigmas(distance: float, std: float) -> float:
 
 
 def _parent_std(mean: float, std: float, low: float, high: float) -> float:
-    """The standard deviation of the normal that has `std` once it is cut to the absolute interval [low, high]."""
+    """Standard deviation of the normal whose truncation to the absolute interval [low, high] has deviation `std`."""
 
     def cut(parent: float) -> float:
         low_sigma, high_sigma = _sigmas(low - mean, parent), _sigmas(high - mean, parent)
-        if low_sigma == high_sigma:  # of a parent so small that the bounds are one to it
+        if low_sigma == high_sigma:  # so small a parent clamps both bounds to the same sigma
             return 0.0
         return parent * truncation.standard_deviation(low_sigma, high_sigma)
 
-    # cut() grows with the parent's deviation, towards that of the uniform distribution on the interval.
+    # cut() increases with the parent's deviation; its limit is the uniform distribution on the interval.
     limit = (high - low) / math.sqrt(12.0)
     if std >= limit * (1 - 2**-20):
         raise ValueError(
-            f"no normal cut to [{low}, {high}] has a standard deviation of {std}: it stays below {limit:.6g}"
+            f"no normal truncated to [{low}, {high}] has a standard deviation of {std}: it stays below {limit:.6g}"
         )
     smaller, larger = std, 2 * std
     while cut(larger) < std:
@@ -603,26 +608,27 @@ def _parent_std(mean: float, std: float, low: float, high: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class VarianceScaling(ElementwiseInitializer):
-    """Scales the variance by the fans, so that a signal keeps its size from layer to layer: Var(W) = scale / fan.
+    """Var(W) = scale / fan, so that a signal keeps its size from layer to layer.
 
     Parameters
     ----------
     scale : float
         Multiplies the variance, in (0, inf).
     mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
-        Which fan: of the inputs, of the outputs, their arithmetic or their geometric mean.
+        The fan in the formula: fan_in, fan_out, their arithmetic mean or their geometric mean.
     distribution : {"uniform", "normal", "truncated_normal"}
-        With the standard deviation sqrt(scale / fan): U(-sqrt(3 scale / fan), sqrt(3 scale / fan)), the untruncated
-        normal, or the normal cut at +-2 of its own standard deviations, whose variance after the cut is scale / fan.
+        Each has the standard deviation sqrt(scale / fan): U(-sqrt(3 scale / fan), sqrt(3 scale / fan)); the untruncated
+        normal; or the normal truncated at +-2 of its own standard deviations, whose variance is scale / fan after
+        truncation.
     layout, groups, transposed, stride, blocks
-        How the fans follow from the shape; see :func:`fastinit.fans`.
+        How to compute the fans from the shape; see :func:`fastinit.fans`.
 
     Raises
     ------
     TypeError
         If an argument has the wrong type.
     ValueError
-        If an argument is out of range; when filling, if the shape does not fit the layout.
+        If an argument is out of range. When filling, if the shape does not fit the layout.
 
     Notes
     -----
@@ -655,7 +661,7 @@ class VarianceScaling(ElementwiseInitializer):
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "mode", one_of("mode", self.mode, MODES))
         object.__setattr__(self, "distribution", one_of("distribution", self.distribution, DISTRIBUTIONS))
-        # one spelling, hashable, for the caches; whether it fits a shape is for fans() to say
+        # one hashable spelling, for the caches; fans() checks it against the shape
         object.__setattr__(self, "layout", checked_layout(self.layout))
         if not isinstance(self.transposed, bool):
             raise TypeError(f"transposed must be a bool, got {shown(self.transposed)}")
@@ -687,7 +693,7 @@ class VarianceScaling(ElementwiseInitializer):
             fan = Fraction(found.fan_in + found.fan_out) / 2
         else:
             fan = math.sqrt(any_number(found.fan_in * found.fan_out, "a product of fans"))
-        variance = self.scale / any_number(fan, "a fan") if fan else 0.0  # a fan of 0 means a tensor of no elements
+        variance = self.scale / any_number(fan, "a fan") if fan else 0.0  # a fan of 0 means an empty tensor
         if self.distribution == "uniform":
             limit = math.sqrt(3.0 * variance)
             return Sampling("uniform", low=-limit, high=limit) if limit else Sampling("constant")

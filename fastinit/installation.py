@@ -1,7 +1,7 @@
-"""One line that says what is wrong with an installation; by the standard library alone, in any Python 3.
+"""Explains a broken installation in one line. Uses the standard library only and runs on any Python 3.
 
-Three things go wrong: the compiled core is not built for this Python, NumPy is missing, or the unrelated distribution
-``fastinit`` was installed into the folder of this package, where it replaces files of the same names.
+Three problems are recognized: the compiled core is not built for this Python; NumPy is missing; or the unrelated
+distribution ``fastinit`` was installed into the folder of this package, where it overwrites files of the same names.
 """
 
 import importlib.machinery
@@ -18,7 +18,7 @@ OLDEST = (3, 11)
 
 
 def explained(error: ImportError) -> ImportError:
-    """An error that says what to do about a failed import of the compiled core; `error` itself if that is unknown.
+    """An error that explains a failed import of the compiled core; `error` itself if the cause is unknown.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def explained(error: ImportError) -> ImportError:
         return ImportError(f"fastinit needs Python {'.'.join(map(str, OLDEST))} or newer; {python} is Python {version}")
     if error.name == "numpy":
         return ImportError(f"fastinit needs NumPy, which {python} does not have: {_remedy()}")
-    if importlib.util.find_spec("fastinit._core") is not None:  # it is here, and says itself what is wrong
+    if importlib.util.find_spec("fastinit._core") is not None:  # it exists: its own error is better
         return error
     return ImportError(f"fastinit's compiled core is not built for Python {version} ({python}): {_remedy()}")
 
@@ -44,7 +44,7 @@ def _remedy() -> str:
     if not os.path.exists(os.path.join(FOLDER, "_core.pyx")):
         return "install the package with this Python's pip"
     remedy = f"run `make demo` in {ROOT}, then use its .venv/bin/python"
-    # the sources come first on the path of a Python that was started beside them
+    # a Python started in the checkout finds the sources first
     others = [os.path.join(place, "fastinit") for place in sys.path if os.path.abspath(place) != ROOT]
     found = importlib.machinery.PathFinder.find_spec("fastinit._core", others)
     if found is not None and found.origin is not None:
@@ -54,7 +54,7 @@ def _remedy() -> str:
 
 
 def unrelated() -> "str | None":
-    """Name and version of the unrelated distribution if it is installed in the same place, otherwise None.
+    """Name and version of the unrelated distribution if it is installed in the same place; None otherwise.
 
     Examples
     --------
@@ -63,10 +63,10 @@ def unrelated() -> "str | None":
     """
     try:
         names = os.listdir(ROOT)
-    except OSError:  # inside an archive
+    except OSError:  # the package is inside an archive
         return None
     for name in names:
-        # a version follows: fastinit-weights has an older spelling of its own that begins so too
+        # require a version after the name: an older spelling of fastinit-weights has the same prefix
         if name.startswith("fastinit-") and name[9:10].isdigit() and name.endswith((".dist-info", ".egg-info")):
             return name.rpartition(".")[0].replace("-", " ", 1)
     return None
@@ -86,7 +86,7 @@ def warn_of_unrelated() -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
-# This module is ours, but __init__.py is another package's, or is missing, as an uninstallation leaves it.
+# This module is ours, but __init__.py belongs to another package, or was removed by its uninstallation.
 if getattr(sys.modules["fastinit"], "__distribution__", None) != "fastinit-weights":
     raise ImportError(
         f"the package in {FOLDER} is not fastinit-weights alone: the unrelated distribution `fastinit` is, or was, "

@@ -1,7 +1,7 @@
-"""Keys: 128 bits that name a stream, derived by hashing so that no two names meet.
+"""Keys: 128 bits that name a stream. Keys are derived by hashing, so different names do not collide.
 
-A key is four 32-bit words: Philox's key ``(k0, k1)`` and the upper half ``(c2, c3)`` of its counter. Keys are values:
-they have no state, and deriving one from another leaves both as they were.
+A key is four 32-bit words: Philox's key ``(k0, k1)`` and the upper half ``(c2, c3)`` of its counter. Keys are immutable
+values without state.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ __all__ = ["Key", "Keys", "canonical_name", "checked_key"]
 KeyData = SupportsIndex | str | bytes
 
 WRAPPER_COMPONENTS: Final = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Components of a parameter's name that wrappers add; :func:`canonical_name` leaves them out."""
+"""Components that wrappers add to parameter names; :func:`canonical_name` removes them."""
 
 
 WORDS: Final = struct.Struct("<4I")
 
 
 def canonical_name(name: str) -> str:
-    """The name of a parameter without the components that wrappers add.
+    """A parameter's name without the components that wrappers add.
 
     ``DataParallel`` and ``DistributedDataParallel`` add ``module``, ``torch.compile`` adds ``_orig_mod``, FSDP and
-    activation checkpointing add their own; a model keeps its weights whichever of them it is wrapped in.
+    activation checkpointing add their own. Removing them gives a model the same weights in every wrapper.
 
     Parameters
     ----------
     name : str
-        The name as the wrapped model has it.
+        The parameter's name in the wrapped model.
 
     Raises
     ------
     TypeError
-        For anything but a str.
+        If the name is not a str.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def canonical_name(name: str) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of a parameter must be a str, got {shown(name)}")
-    if "mod" not in name:  # as every such component has it
+    if "mod" not in name:  # fast path: every wrapper component contains it
         return text(name)
     kept = [component for component in name.split(".") if component not in WRAPPER_COMPONENTS]
     return ".".join(kept) if kept else text(name)
@@ -66,7 +66,7 @@ def _encode(data: KeyData, what: str) -> bytes:
         number = any_integer(what, data)
     except TypeError:
         raise TypeError(f"{what} must be an int, a str or bytes, not {type(data).__name__} ({shown(data)})") from None
-    # two's complement, little-endian, with a byte for every eight bits and the sign's
+    # two's complement, little-endian, with room for the sign bit
     return b"i" + number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
 
 
@@ -81,17 +81,17 @@ class Key:
     Parameters
     ----------
     seed : int, str or bytes
-        Any integer, of any size and sign, any text, any bytes. Equal seeds give equal keys on every machine; ``1``,
-        ``"1"`` and ``b"1"`` are three different seeds.
+        Integers may have any size and sign. Equal seeds give equal keys on every machine. ``1``, ``"1"`` and ``b"1"``
+        are three different seeds.
 
     Raises
     ------
     TypeError
-        If the seed is of another type; floats and booleans are refused.
+        If the seed has another type, such as float or bool.
 
     Notes
     -----
-    Words are the little-endian words of BLAKE2b-128 over the length-prefixed, personalised encoding that
+    The words are the little-endian words of BLAKE2b-128 over the length-prefixed, personalised encoding that
     ``docs/stream-v1.md`` defines.
 
     Examples
@@ -125,8 +125,8 @@ class Key:
     def from_words(cls, k0: int, k1: int, c2: int = 0, c3: int = 0) -> Key:
         """The key with these 32-bit words: the raw stream of another library.
 
-        With ``c2 = c3 = 0`` its words are those of cuRAND's Philox (subsequence 0) and of TensorFlow's for the key
-        ``(k0, k1)``.
+        With ``c2 = c3 = 0`` the stream equals that of cuRAND's Philox (subsequence 0) and of TensorFlow's Philox for
+        the key ``(k0, k1)``.
 
         Raises
         ------
@@ -143,37 +143,37 @@ class Key:
 
     @classmethod
     def of(cls, value: Key | SupportsIndex) -> Key:
-        """A key as it is, or that of an integer seed: what functions take that accept either.
+        """The value itself if it is a Key, or the key of an integer seed.
 
         Raises
         ------
         TypeError
-            If `value` is neither.
+            If `value` is neither a Key nor an integer.
         """
         if isinstance(value, Key):
             return value
-        if isinstance(value, Integral) and not isinstance(value, bool):  # a tensor of one integer is none
+        if isinstance(value, Integral) and not isinstance(value, bool):  # excludes tensors of one integer
             return cls(any_integer("key", value))
         raise TypeError(f"key must be a fastinit.Key or an int, not {type(value).__name__} ({shown(value)})")
 
     def fold_in(self, data: KeyData) -> Key:
-        """The key of `data` under this key: the way to name a layer, a parameter, an expert, a step.
+        """Derives the key of a layer, parameter, expert or step named `data`.
 
-        A str is taken as the name of a parameter and made canonical first (see :func:`canonical_name`).
+        A str is a parameter's name and is made canonical first (see :func:`canonical_name`).
 
         Raises
         ------
         TypeError
-            If `data` is no int, str or bytes.
+            If `data` is not an int, str or bytes.
         """
         if isinstance(data, str):
             data = canonical_name(data)
         return Key._of(_digest(b"fastinit v1 fold", self._bytes, _encode(data, "data to fold in")))
 
     def split(self, n: int = 2) -> Keys:
-        """`n` keys independent of each other and of every folded one. The first m of them do not depend on n.
+        """`n` keys independent of each other and of all folded keys. The first m do not depend on `n`.
 
-        They are a sequence like a tuple of keys, and each is made when it is asked for: `n` may be any number.
+        The result is a lazy sequence: each key is computed on access, so `n` may be huge.
 
         Raises
         ------
@@ -212,7 +212,7 @@ class Key:
 
 
 class Keys(Sequence[Key]):
-    """Parts of a key, made when they are asked for; what :meth:`Key.split` returns."""
+    """Lazy sequence of the keys that :meth:`Key.split` returns."""
 
     __slots__ = ("_numbers", "_parent")
 
@@ -235,7 +235,7 @@ class Keys(Sequence[Key]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Keys) and self._parent == other._parent:
-            return self._numbers == other._numbers  # no two parts of a key meet
+            return self._numbers == other._numbers  # the parts of one key are all different
         if not isinstance(other, (Keys, tuple)):
             return NotImplemented
         return len(self) == len(other) and all(map(operator.eq, self, other))
@@ -255,17 +255,17 @@ class Keys(Sequence[Key]):
 
 
 def checked_key(key: Any) -> Key:
-    """The key itself, where it is one.
+    """The key itself, after a type check.
 
     Parameters
     ----------
     key : object
-        What a caller gave.
+        The caller's argument.
 
     Raises
     ------
     TypeError
-        For anything but a Key, integer seeds among them.
+        If `key` is not a Key. Integer seeds are not accepted.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """The fans of a weight: how many inputs feed one output, and how many outputs one input feeds.
 
 Every variance-scaling scheme divides by a fan, so a wrong fan is a wrong scale (Glorot & Bengio 2010; He et al. 2015).
-A shape alone does not say which axis is which: that is what a *layout* is for, one letter per axis.
+A shape does not say which axis is which. A *layout* does, with one letter per axis.
 
 =======  =========================================================================================
 letter   axis
@@ -13,8 +13,8 @@ letter   axis
 ``V``    vocabulary: with ``D``, an embedding; its input is one-hot, so one row feeds each output
 ``D``    embedding width, where there is a ``V`` (elsewhere ``D`` is depth, a spatial axis)
 other    spatial axes: ``H``, ``W``, ``K``, ``T``, ...
-``...``  any number of spatial axes, none included; at most once
-=======  =========================================================================================
+``...`` any number of spatial axes, possibly none; at most once =======
+=========================================================================================
 
 A letter that repeats multiplies: ``"IOO"`` is an attention kernel (embedding, heads, head width).
 
@@ -22,12 +22,9 @@ A letter that repeats multiplies: ``"IOO"`` is an attention kernel (embedding, h
 weight                 torch          Keras, JAX, TensorFlow
 =====================  =============  ===============================
 dense                  ``"OI"``       ``"IO"``
-convolution            ``"OI..."``    ``"...IO"``, which fits dense too
-depthwise              ``"OI..."``    ``"...IM"``, or ``"...IO"`` (Flax)
-transposed             ``"IO..."``    ``"...OI"``, or ``"...IO"`` (Flax)
-embedding              ``"VD"``       ``"VD"``
-experts                ``"EOI"``      ``"EIO"``
-=====================  =============  ===============================
+convolution ``"OI..."`` ``"...IO"``, also for dense depthwise ``"OI..."`` ``"...IM"``, or ``"...IO"`` (Flax) transposed
+``"IO..."`` ``"...OI"``, or ``"...IO"`` (Flax) embedding ``"VD"`` ``"VD"`` experts ``"EOI"`` ``"EIO"``
+===================== ============= ===============================
 
 A shard has the fans of the whole tensor: pass the global shape.
 """
@@ -43,24 +40,24 @@ from fastinit.checks import BITS, MOST_AXES, integer, integer_or_integers, integ
 
 __all__ = ["Axes", "Fans", "checked_layout", "fans"]
 
-MOST_BITS = MOST_AXES * BITS  # of a product of sizes
+MOST_BITS = MOST_AXES * BITS  # limit of a product of sizes
 
 
 @dataclass(frozen=True, slots=True)
 class Fans:
-    """Exact fans of one weight: ints, save a ``fan_in`` that a stride makes fractional (`fractions.Fraction`).
+    """Exact fans of one weight. They are ints, except for a ``fan_in`` made fractional by a stride.
 
     Parameters
     ----------
-    fan_in, fan_out : int or Fraction
-        Inputs of one output, and outputs of one input.
+    fan_in, fan_out : int or fractions.Fraction
+        Inputs per output, and outputs per input.
     receptive_field_size : int
-        The product of the spatial axes.
+        Product of the spatial axes.
 
     Raises
     ------
     TypeError, ValueError
-        If one of them is not such a number, or is negative.
+        If a value has another type or is negative.
 
     Examples
     --------
@@ -86,14 +83,14 @@ class Fans:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """A layout by axis numbers, as JAX and Keras spell it; accepted wherever a layout string is.
+    """A layout by axis numbers, as in JAX and Keras. Accepted wherever a layout string is.
 
     Parameters
     ----------
     in_axis, out_axis, batch_axis : int or iterable of int
-        Axes of the input features, of the output features, and of neither (the letters I, O and E); negative numbers
-        count from the end, and all the axes of one argument multiply. Every axis that is not named is spatial.
-        An axis named both in and out counts in neither fan, as in JAX, whose embeddings rely on it.
+        Axes of the input features, of the output features, and of neither (letters I, O and E). Negative numbers count
+        from the end. Several axes of one argument multiply. All other axes are spatial. An axis that is both in and out
+        counts in neither fan, as in JAX, whose embeddings rely on it.
 
     Examples
     --------
@@ -106,12 +103,12 @@ class Axes:
     batch_axis: int | Iterable[int] = ()
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:  # one spelling, hashable, for the cache
+        for name in self.__slots__:  # one hashable spelling, for the cache
             object.__setattr__(self, name, integers(name, getattr(self, name)))
 
 
 def checked_layout(layout: str | Axes) -> str | Axes:
-    """A layout in its one spelling. Raises TypeError if it is neither a str nor Axes."""
+    """Converts a layout to its canonical spelling. Raises TypeError if it is neither a str nor Axes."""
     if isinstance(layout, str):
         return text(layout)
     if not isinstance(layout, Axes):
@@ -130,7 +127,7 @@ def fans(
 ) -> Fans:
     """Exact fans of a weight of the given shape.
 
-    With I and O the products of the input and output axes, and rf that of the spatial axes:
+    I, O and rf are the products of the input, output and spatial axes:
 
     ==========  ===================================  ==========================
     weight      fan_in                               fan_out
@@ -141,35 +138,35 @@ def fans(
     embedding   rf (1, without spatial axes)         D / blocks * rf
     ==========  ===================================  ==========================
 
-    An axis of size zero gives a fan of zero; what to make of that is the caller's choice.
+    An axis of size zero gives a fan of zero.
 
     Parameters
     ----------
     shape : iterable of int
-        Sizes of the axes of the whole (global) weight, each in {0, 1, 2, ...}; at least two axes, unless axis numbers
-        say what one alone is.
+        Shape of the whole (global) weight, sizes >= 0. At least two axes; one axis is allowed with axis numbers.
     layout : str or Axes
-        What each axis is: letters as in the table of this module, or axis numbers.
+        Role of each axis: letters as in the table of this module, or axis numbers.
     groups : int, >= 1
-        Groups of a convolution. The weight holds I / groups on its input axis (an ordinary convolution)
-        or O / groups on its output axis (a transposed one), as in every framework.
+        Groups of a convolution. As in every framework, the weight's input axis then holds I / groups (ordinary
+        convolution), or its output axis O / groups (transposed convolution).
     transposed : bool
         Whether the weight belongs to a transposed convolution. The layout does not imply it.
     stride : int or iterable of int, >= 1
-        Stride of a transposed convolution, one for all spatial axes or one each: only one in prod(stride) of the
-        kernel's entries meets an input, so ``fan_in`` is the exact mean over the outputs, away from the borders.
-        An ordinary convolution's stride leaves ``fan_in`` alone and is not asked for.
+        Stride of a transposed convolution, one for all spatial axes or one per axis. Only one in prod(stride) of the
+        kernel's entries meets an input, so ``fan_in`` is the exact mean over the outputs, away from the borders. The
+        stride of an ordinary convolution does not change ``fan_in`` and is not a parameter.
     blocks : int, >= 1
-        Equal blocks that the output axis packs (3 for QKV and GRU, 4 for LSTM, 2 for SwiGLU); ``fan_out`` is of one.
+        Number of equal blocks packed in the output axis (3 for QKV and GRU, 4 for LSTM, 2 for SwiGLU). ``fan_out`` is
+        that of one block.
 
     Raises
     ------
     TypeError
-        A size, axis, stride or count that is not an integer (a bool is not), or a layout that is neither str nor Axes.
+        If a size, axis, stride or count is not an integer (bool is rejected), or the layout is neither str nor Axes.
     ValueError
-        A negative size; fewer than two axes under a layout of letters; a layout that makes no sense, or does not fit
-        the shape; groups or blocks that do not divide their axis; groups of a weight without input axis; a stride
-        without ``transposed=True``.
+        If a size is negative; if the shape has fewer than two axes under a layout of letters; if the layout is invalid
+        or does not fit the shape; if groups or blocks do not divide their axis; if a weight without input axis has
+        groups; or if a stride is given without ``transposed=True``.
 
     Examples
     --------
@@ -203,7 +200,7 @@ def fans(
     )
 
 
-@lru_cache(maxsize=4096)  # initializers ask at every fill, and a model has few distinct shapes
+@lru_cache(maxsize=4096)  # every fill needs the fans, and a model has few distinct shapes
 def _fans(
     shape: tuple[int, ...],
     layout: str | Axes,
@@ -212,7 +209,7 @@ def _fans(
     stride: int | tuple[int, ...],
     blocks: int,
 ) -> Fans:
-    """`fans` of arguments that are normalised, so that equal calls are equal keys."""
+    """:func:`fans` of normalised arguments, so that equal calls share a cache entry."""
     if any(size < 0 for size in shape):
         raise ValueError(f"the axes of shape must be >= 0, got {shown(shape)}")
     if len(shape) < 2 and not isinstance(layout, Axes):
@@ -243,17 +240,17 @@ def _fans(
 
 
 def axis_roles(shape: tuple[int, ...], layout: str | Axes) -> str:
-    """The role of each axis, a letter for each: input I, output O, neither E, spatial "."."""
+    """One letter per axis for its role: input I, output O, neither E, spatial "."."""
     return _roles_by_number(layout, shape) if isinstance(layout, Axes) else _roles_by_letter(layout, shape)
 
 
-# Three roles are enough: input, output, and E for neither; the other letters only say which of them they play.
-# A depthwise channel and the one row that a one-hot input picks are no sums over I: those fans have no input factor.
+# The other letters reduce to the roles I, O and E. The channels of a depthwise kernel and the rows of an embedding are
+# not summed over, so their fans have no input factor.
 _ROLES = {"IO": {}, "IM": {"I": "E", "M": "O"}, "DV": {"V": "E", "D": "O"}}
 
 
 def _roles_by_letter(layout: str, shape: tuple[int, ...]) -> str:
-    """The roles by a layout's letters."""
+    """Roles from a layout's letters."""
     match = re.fullmatch(r"([A-Z]*)(\.\.\.)?([A-Z]*)", layout)
     if match is None:
         raise ValueError(f"layout must be capital letters with at most one '...', got {shown(layout)}")
@@ -271,7 +268,7 @@ def _roles_by_letter(layout: str, shape: tuple[int, ...]) -> str:
 
 
 def _roles_by_number(axes: Axes, shape: tuple[int, ...]) -> str:
-    """The roles by axis numbers. An axis that is both in and out is in neither fan: E."""
+    """Roles from axis numbers. An axis that is both in and out counts in neither fan: E."""
     roles = ["."] * len(shape)
     for name, role, clash in ("in_axis", "I", "I"), ("out_axis", "O", "OE"), ("batch_axis", "E", "IOE"):
         for axis in integers(name, getattr(axes, name)):

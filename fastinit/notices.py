@@ -1,4 +1,4 @@
-"""Warnings that an adapter gives once for each reason, in the line that called it."""
+"""Warnings of an adapter, given once per reason, at the caller's line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Notices:
     Parameters
     ----------
     *inside : str
-        Modules whose lines are not the caller's, beside those of fastinit: a name (``"torch.nn.init"``), or a package
-        with a final dot (``"keras."``).
+        Modules besides fastinit's to skip when searching for the caller's line: a module's name (``"torch.nn.init"``),
+        or a package with a final dot (``"keras."``).
 
     Attributes
     ----------
     said : set
-        The reasons that a warning has been given for.
+        Reasons of the warnings given so far.
 
     Examples
     --------
@@ -33,7 +33,7 @@ class Notices:
     ...     for dtype in ("complex64", "complex64", "int8"):
     ...         notices.say_once(dtype, f"the framework's own numbers fill tensors of {dtype}")
     >>> len(given), str(given[0].message)
-    (2, "fastinit: the framework's own numbers fill tensors of complex64 (said once)")
+    (2, "fastinit: the framework's own numbers fill tensors of complex64 (shown once)")
     """
 
     def __init__(self, *inside: str) -> None:
@@ -43,21 +43,21 @@ class Notices:
         self.said: Final[set[object]] = set()
 
     def say_once(self, reason: object, message: str) -> None:
-        """Warns, in the caller's line, unless a warning has been given for this reason.
+        """Warns at the caller's line, unless a warning was given for this reason before.
 
         Parameters
         ----------
         reason : hashable
-            What the warning is about.
+            Identifies the reason.
         message : str
-            Stands between ``fastinit:`` and ``(said once)``.
+            Text between ``fastinit:`` and ``(shown once)``.
         """
         if reason not in self.said:
             self.said.add(reason)
-            warnings.warn(f"fastinit: {message} (said once)", stacklevel=self.caller())
+            warnings.warn(f"fastinit: {message} (shown once)", stacklevel=self.caller())
 
     def caller(self) -> int:
-        """The `stacklevel` at which ``warnings.warn``, called by the function that asks, names the caller's line."""
+        """The `stacklevel` with which ``warnings.warn``, called by the calling function, reports the caller's line."""
         level, frame = 1, inspect.currentframe()
         frame = frame and frame.f_back
         while frame is not None and frame.f_back is not None and self._is_inside(frame.f_globals.get("__name__")):

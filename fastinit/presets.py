@@ -1,7 +1,7 @@
-"""The named schemes: rows of one table, each a point of :class:`~fastinit.initializers.VarianceScaling`.
+"""The named schemes: a table of presets of :class:`~fastinit.initializers.VarianceScaling`.
 
-Every row is also a function under its name and its aliases, which makes the initializer for a weight: `he_normal`,
-`kaiming_normal`. Three more functions are schemes without fans.
+Every row is also a function, under its name and its aliases (`he_normal`, `kaiming_normal`). The function returns the
+initializer of a weight. Three more functions are schemes without fans.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ __all__ = [
 
 
 class Preset(NamedTuple):
-    """One row of the table: a named point of :class:`VarianceScaling`. Calling it gives the initializer.
+    """One row of the table: a named preset of :class:`VarianceScaling`. Calling it returns the initializer.
 
     Parameters
     ----------
     name : str
-        Key of the row in `PRESETS`, and name of its function.
+        Key of the row in `PRESETS`, and the name of its function.
     scale, mode, distribution
         As in :class:`VarianceScaling`: Var(W) = scale / fan.
     source : str
@@ -59,7 +59,7 @@ class Preset(NamedTuple):
     Raises
     ------
     TypeError, ValueError
-        When it is called: for a `negative_slope` where the row takes none, or arguments out of range.
+        When called with a `negative_slope` that the row does not take, or with arguments out of range.
 
     Examples
     --------
@@ -89,12 +89,12 @@ class Preset(NamedTuple):
         stride: int | tuple[int, ...] = 1,
         blocks: int = 1,
     ) -> VarianceScaling:
-        """The initializer, for a weight described by `layout`, `groups`, `transposed`, `stride` and `blocks`.
+        """The initializer of a weight with this `layout`, `groups`, `transposed`, `stride` and `blocks`.
 
         Raises
         ------
         TypeError
-            If a `negative_slope` is given to a row that takes none, or an argument is of a wrong type.
+            If the row does not take `negative_slope`, or an argument has the wrong type.
         ValueError
             If an argument is out of range.
         """
@@ -106,15 +106,15 @@ class Preset(NamedTuple):
                 raise ValueError(f"the square of negative_slope must be finite, got {slope}")
             scale = scale / (1.0 + square)
         elif negative_slope:
-            raise TypeError(f"{self.name} takes no negative_slope")
+            raise TypeError(f"{self.name} does not take negative_slope")
         return VarianceScaling(scale, self.mode, self.distribution, layout, groups, transposed, stride, blocks)
 
 
 GLOROT, HE, LECUN = "Glorot and Bengio 2010", "He et al. 2015", "LeCun et al. 1998, Efficient BackProp"
-TORCH = "torch's layers: U(+-1/sqrt(fan_in)), written kaiming_uniform_(a=sqrt(5))"
+TORCH = "torch's layers: U(+-1/sqrt(fan_in)), spelled kaiming_uniform_(a=sqrt(5))"
 
-# glorot_normal, he_normal and lecun_normal are untruncated, as torch's are; in Keras and JAX the same names are the
-# truncated rows.
+# glorot_normal, he_normal and lecun_normal are untruncated, as in torch. Keras and JAX give these names to the
+# truncated normals.
 PRESETS: Final = {
     row.name: row
     for row in (
@@ -130,7 +130,7 @@ PRESETS: Final = {
         Preset("torch_default_uniform", 1.0 / 3.0, "fan_in", "uniform", TORCH),
     )
 }
-"""The named schemes by name: rows of one table, each callable."""
+"""The named schemes by name. Each is callable."""
 ALIASES: Final = {
     **{name.replace("glorot", "xavier"): name for name in PRESETS if name.startswith("glorot")},
     **{name.replace("he_", "kaiming_"): name for name in PRESETS if name.startswith("he_")},
@@ -142,7 +142,7 @@ ALIASES: Final = {
 
 
 class Scheme(Protocol):
-    """The function of a row, as type checkers see it."""
+    """Type of a row's function."""
 
     def __call__(
         self,
@@ -156,7 +156,7 @@ class Scheme(Protocol):
 
 
 class LeakyScheme(Protocol):
-    """The function of a row that takes the slope of a leaky rectifier."""
+    """Type of the function of a row that takes the slope of a leaky rectifier."""
 
     def __call__(
         self,
@@ -178,19 +178,19 @@ _DOCUMENTATION = """\
 Parameters
 ----------{slope}
 layout : str or Axes
-    Which axis is which: "...IO" for Keras and JAX weights (in, out), "OI..." for torch weights (out, in).
+    Order of the axes: "...IO" for Keras and JAX weights (in, out), "OI..." for torch weights (out, in).
 groups, transposed, stride, blocks
     Grouped, transposed and packed weights; see :func:`fastinit.fans`.
 
 Returns
 -------
 VarianceScaling
-    What :func:`fastinit.fill` fills a tensor with.
+    The initializer, for :func:`fastinit.fill`.
 
 Raises
 ------
 TypeError, ValueError
-    If an argument is of a wrong type or out of range; when filling, if the shape does not fit the layout.
+    If an argument has the wrong type or is out of range. When filling, if the shape does not fit the layout.
 
 Notes
 -----
@@ -206,9 +206,9 @@ Examples
 """
 _LAWS = {
     "uniform": "Values are uniform on (-limit, limit), limit = sqrt(3 Var(W)).",
-    "normal": "Values are normal and untruncated, as torch's; Keras and JAX give this name to the truncated normal.",
-    "truncated_normal": "Values are normal, cut at +-2 standard deviations. Before the cut the variance is larger, so "
-    "that\nVar(W) holds after it. Keras and JAX call this scheme `normal`.",
+    "normal": "The normal is untruncated, as in torch. In Keras and JAX the same name is the truncated normal.",
+    "truncated_normal": "The normal is truncated at +-2 standard deviations and widened so that Var(W) holds after "
+    "truncation.\nKeras and JAX call this scheme `normal`.",
 }
 _SLOPE = """
 negative_slope : float
@@ -223,12 +223,12 @@ _PAPERS = {
     GLOROT: "X. Glorot and Y. Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010",
     HE: "K. He et al., Delving deep into rectifiers, 2015",
     LECUN: "Y. LeCun et al., Efficient BackProp, 1998",
-    TORCH: "U(+-1/sqrt(fan_in)), which torch writes as kaiming_uniform_(a=sqrt(5))",
+    TORCH: "U(+-1/sqrt(fan_in)), spelled kaiming_uniform_(a=sqrt(5)) in torch",
 }
 
 
 def documentation(name: str, row: Preset) -> str:
-    """The docstring of a row's function, which may have the name of an alias."""
+    """Docstring of the function `name` of a row; `name` may be an alias."""
     family = row.source.partition(",")[0].partition(":")[0]
     return _DOCUMENTATION.format(
         title=f"{family}, {row.distribution.replace('_', ' ')}",
@@ -309,7 +309,7 @@ torch_default_uniform = _scheme("torch_default_uniform")
 
 
 def naive_uniform() -> Uniform:
-    """U(-0.1, 0.1), whatever the fans: common before 2010, and a bad example in textbooks.
+    """U(-0.1, 0.1), independent of the fans. Common before 2010; textbooks show it as a bad example.
 
     Examples
     --------
@@ -321,7 +321,7 @@ def naive_uniform() -> Uniform:
 
 
 def naive_normal() -> Normal:
-    """N(0, 0.1^2), whatever the fans: a standard deviation of 0.1.
+    """N(0, 0.1^2), independent of the fans: a standard deviation of 0.1.
 
     Examples
     --------
@@ -333,26 +333,25 @@ def naive_normal() -> Normal:
 
 
 def orthogonal(gain: float = 1.0, column_axis: int = -1) -> Orthogonal:
-    """Saxe et al. 2013: a random matrix with orthonormal rows or columns, whichever are fewer, times `gain`.
+    """Saxe et al. 2013: a random matrix with orthonormal rows or columns (whichever are fewer), times `gain`.
 
     Parameters
     ----------
     gain : float
         Multiplies the matrix; finite.
     column_axis : int
-        The axis that makes the matrix's columns: -1 for Keras and JAX weights (..., out), 0 for torch weights
-        (out, ...).
+        Axis of the matrix's columns: -1 for Keras and JAX weights (..., out), 0 for torch weights (out, ...).
 
     Returns
     -------
     Orthogonal
-        What :func:`fastinit.fill` fills a tensor with.
+        The initializer, for :func:`fastinit.fill`.
 
     Raises
     ------
     TypeError, ValueError
-        If `gain` is not a finite number or `column_axis` not an integer; when filling, if the shape has fewer than 2
-        axes or no such column axis.
+        If `gain` is not a finite number, or `column_axis` is not an integer. When filling, if the shape has fewer than
+        2 axes or lacks the column axis.
 
     Notes
     -----

@@ -1,15 +1,15 @@
-"""Programs: what an author's code did to a parameter, as a value that fills any tensor or shard of it.
+"""Programs: the author's initialization of a parameter, as a value that fills the tensor or any shard of it.
 
-A framework's adapter records the code of a model's constructor. What it did to one parameter is a :class:`Program`: an
-initializer in canonical form, and the identities of its draws. Most are one initializer of the library. Three kinds
-stand for the rest:
+A framework's adapter records a model's constructor. The steps on one parameter become a :class:`Program`: an
+initializer in canonical form, and the identities of its draws. Most programs are one ordinary initializer. Three
+classes cover the rest:
 
-Painted    a base, and boxes of the tensor that were overwritten, each with an initializer of its own
-Replayed   the author's operators on the whole tensor, which the adapter runs again with the stream's draws
-Keep       the values that a tensor has stay as they are
+Painted    a base with overwritten boxes, each with its own initializer
+Replayed   the author's operators, run again by the adapter on the whole tensor with the stream's draws
+Keep       leaves the tensor's values unchanged
 
-Draw n of a parameter has the parameter's own key for n = 0, and that key with n folded in from the second draw on. So a
-program of one ``Normal`` has the bytes of a rule that says the same.
+Draw 0 of a parameter uses the parameter's key. Draw n > 0 uses that key with n folded in. So a program of one
+``Normal`` has the same bytes as a rule that says ``Normal``.
 
 >>> import numpy as np, fastinit
 >>> start = Painted(fastinit.Normal(std=0.02), (Box((0, 0), (1, 4), fastinit.Zeros()),))
@@ -52,19 +52,19 @@ __all__ = [
 
 
 def _key_of(draw: int, key: Key | None) -> int | Key | None:
-    """What a part is drawn with: a key of its own, or the tensor's with the number of the draw folded in."""
+    """`key_data` of a part: its own key, or the number of the draw to fold into the tensor's key."""
     return key if key is not None else draw or None
 
 
 def draw_key(key: Key, draw: int) -> Key:
-    """The key of a tensor's draw: its own for the first, and that with the number folded in for any other.
+    """The key of a tensor's draw: the tensor's key for draw 0, and that key with `draw` folded in for the others.
 
     Parameters
     ----------
     key : Key
-        The tensor's.
+        The tensor's key.
     draw : int
-        The number of the draw.
+        Number of the draw.
 
     Examples
     --------
@@ -84,9 +84,9 @@ def _checked_key(key: Key | None) -> Key | None:
 
 @dataclass(frozen=True, slots=True)
 class Keep(Composite):
-    """Whatever a tensor holds stays: nothing is written.
+    """Leaves the tensor unchanged: nothing is written.
 
-    As the initializer of a rule it leaves parameters alone.
+    A rule with this initializer leaves its parameters alone.
 
     Examples
     --------
@@ -104,23 +104,23 @@ class Keep(Composite):
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box of a tensor that was overwritten: see :class:`Painted`.
+    """An overwritten box of a tensor; see :class:`Painted`.
 
     Parameters
     ----------
     offsets, shape : tuple of int
-        Where the box starts in the tensor, and its shape, with as many axes as the tensor.
+        Start of the box in the tensor, and its shape. Both have the tensor's number of axes.
     initializer : Initializer
-        What fills it, as a tensor of this shape.
+        Initializer of the box, applied to a tensor of the box's shape.
     draw : int, >= 0
-        Number of its draw: 0 is drawn with the tensor's key, n > 0 with that key and n folded in.
+        Number of the draw. Draw 0 uses the tensor's key, draw n > 0 that key with n folded in.
     key : Key, optional
-        The key of another tensor's draw, of which this is a copy; then `draw` counts for nothing.
+        Key of another tensor's draw, if this draw is a copy of it. `draw` is then ignored.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is of another type, or the numbers of axes differ.
+        If an argument has the wrong type, or the numbers of axes differ.
 
     Examples
     --------
@@ -147,11 +147,11 @@ class Box:
         _checked_key(self.key)
 
     def part(self) -> Part:
-        """The box as a part of a composite."""
+        """Converts the box to a part of a composite."""
         return Part(self.offsets, self.shape, self.initializer, _key_of(self.draw, self.key))
 
     def covers(self, other: Box) -> bool:
-        """Whether another box of the tensor lies within this one."""
+        """Whether this box contains another box of the same tensor."""
         return within(other.offsets, other.shape, self.offsets, self.shape)
 
     def overlaps(self, other: Box) -> bool:
@@ -172,9 +172,9 @@ def within(
     Parameters
     ----------
     offsets, shape : tuple of int
-        Where the box starts, and its shape.
+        Start and shape of the box.
     others_offsets, others_shape : tuple of int
-        The same of the other.
+        Start and shape of the other box.
 
     Examples
     --------
@@ -193,7 +193,7 @@ def disjoint(boxes: Sequence[Box]) -> bool:
     Parameters
     ----------
     boxes : sequence of Box
-        With as many axes each.
+        Boxes with the same number of axes.
 
     Examples
     --------
@@ -201,18 +201,18 @@ def disjoint(boxes: Sequence[Box]) -> bool:
     >>> disjoint([fastinit.Box((row,), (2,), fastinit.Zeros()) for row in (0, 2, 3)])
     False
     """
-    if apart(boxes):  # as the rows of a table are, however many
+    if apart(boxes):  # fast path: the test below is quadratic
         return True
     return not any(one.overlaps(two) for number, one in enumerate(boxes) for two in boxes[:number])
 
 
 def apart(boxes: Sequence[Box]) -> bool:
-    """Whether boxes follow each other along one axis, as the rows of a table do: however many, this is quick to see.
+    """Whether boxes are disjoint along one axis, like rows of a table. Takes O(n log n) time.
 
     Parameters
     ----------
     boxes : sequence of Box
-        With as many axes each.
+        Boxes with the same number of axes.
 
     Examples
     --------
@@ -229,23 +229,23 @@ def apart(boxes: Sequence[Box]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Painted(Composite):
-    """A tensor of which boxes were overwritten after it was filled, later ones over earlier ones.
+    """A filled tensor with overwritten boxes. Later boxes paint over earlier ones.
 
     Parameters
     ----------
     initializer : Initializer
-        What fills the whole tensor first.
+        Initializer of the whole tensor, applied first.
     boxes : tuple of Box
-        What is painted over it, in this order.
+        Boxes to paint over it, in this order.
     draw : int, >= 0
-        Number of the first draw, as in :class:`Box`.
+        Number of the draw of `initializer`, as in :class:`Box`.
     key : Key, optional
-        The key of another tensor's draw that the first one is a copy of.
+        Key of another tensor's draw, if the draw of `initializer` is a copy of it.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is of another type; when filling, if a box leaves the tensor.
+        If an argument has the wrong type. When filling, if a box exceeds the tensor.
 
     Examples
     --------
@@ -272,7 +272,7 @@ class Painted(Composite):
             if len(box.shape) != len(shape) or any(
                 start + extent > whole for start, extent, whole in zip(box.offsets, box.shape, shape, strict=True)
             ):
-                raise ValueError(f"the box of shape {box.shape} at {box.offsets} leaves a tensor of shape {shape}")
+                raise ValueError(f"the box of shape {box.shape} at {box.offsets} exceeds a tensor of shape {shape}")
         whole = Part((0,) * len(shape), shape, self.initializer, _key_of(self.draw, self.key))
         return [whole, *(box.part() for box in self.boxes)]
 
@@ -302,14 +302,14 @@ _runners: Final[dict[str, tuple[Runner, Check | None]]] = {}
 
 
 def runs_graphs(framework: str, check: Check | None = None) -> Callable[[Runner], Runner]:
-    """A decorator: makes a function the one that runs the graphs of a framework's operators.
+    """Decorator that registers the function that runs graphs of a framework's operators.
 
     Parameters
     ----------
     framework : str
-        The framework, as graphs name it.
+        Name of the framework in graphs.
     check : callable, optional
-        Raises ValueError of a graph that cannot be run.
+        Function of a graph that raises ValueError if the graph cannot be run.
 
     Examples
     --------
@@ -331,7 +331,7 @@ def runs_graphs(framework: str, check: Check | None = None) -> Callable[[Runner]
 
 @functools.lru_cache(maxsize=256)
 def _read(graph: str) -> dict[str, Any]:
-    """A graph from its JSON. Raises ValueError if it is none."""
+    """Parses a graph's JSON. Raises ValueError if it is invalid."""
     try:
         found = json.loads(graph)
     except (ValueError, RecursionError):
@@ -344,22 +344,23 @@ def _read(graph: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Replayed(StructuredInitializer):
-    """The author's operators again, on the whole tensor, with the stream's draws in place of the random ones.
+    """The author's operators, run again on the whole tensor with the stream's draws in place of random operators.
 
-    The adapter of the framework whose operators they are runs them, so it has to be imported.
+    The framework's adapter runs the operators, so it must be imported.
 
     Parameters
     ----------
     graph : str
         The operators as JSON: an object with ``framework``, the ``shape`` of the tensor, the names of the
-        ``operators``, the number of ``draws``, and what else the adapter needs.
+        ``operators``, the number of ``draws``, and further data of the adapter.
     keys : tuple of Key or None
-        For each draw the key of another tensor's draw that it is a copy of; None, as beyond the end, for its own.
+        For each draw that copies another tensor's draw, that draw's key; otherwise None. Missing entries are None.
 
     Raises
     ------
     TypeError, ValueError
-        If graph is no such JSON; when filling, if the tensor has another shape, or the framework's adapter is missing.
+        If `graph` is not such JSON. When filling, if the tensor has another shape, or the framework's adapter is not
+        imported.
 
     Examples
     --------
@@ -391,12 +392,12 @@ class Replayed(StructuredInitializer):
 
     @property
     def operators(self) -> tuple[str, ...]:
-        """The names of the operators, in the order of their first call."""
+        """Names of the operators, in the order of their first call."""
         return tuple(_read(self.graph)["operators"])
 
     @property
     def draws(self) -> int:
-        """How many of them draw."""
+        """Number of draws."""
         return int(_read(self.graph)["draws"])
 
     @property
@@ -405,24 +406,24 @@ class Replayed(StructuredInitializer):
         return tuple(_read(self.graph)["shape"])
 
     def draw_keys(self, key: Key) -> list[Key]:
-        """The keys of its draws in a tensor that has this key."""
+        """The keys of the draws in a tensor with this key."""
         given = [*self.keys, *[None] * self.draws]
         return [given[draw] or draw_key(key, draw) for draw in range(self.draws)]
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if tuple(shape) != self.shape:
-            raise ValueError(f"operators that were recorded for shape {self.shape} cannot fill a tensor of {shape}")
+            raise ValueError(f"operators recorded for shape {self.shape} cannot fill a tensor of shape {shape}")
         graph = _read(self.graph)
         framework = graph["framework"]
         if framework not in _runners:
-            raise ValueError(f"these are operators of {framework}: import fastinit.adapters.{framework} first")
+            raise ValueError(f"the operators belong to {framework}: import fastinit.adapters.{framework} first")
         _, check = _runners[framework]
         if check is not None:
             check(graph)
 
     def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
         self.check_shape(shape)
-        return 0.0  # unknown before they run
+        return 0.0  # unknown before the operators run
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         graph = _read(self.graph)
@@ -432,32 +433,32 @@ class Replayed(StructuredInitializer):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What the author's code did to a parameter.
+    """The author's initialization of a parameter.
 
     Parameters
     ----------
     initializer : Initializer
-        The same in canonical form.
+        The initialization in canonical form.
     draws : tuple of str
-        The identity of each draw in it, in order. Parameters whose programs share one are copies of each other.
+        Identity of each draw, in order. Parameters whose programs share a draw are copies of each other.
     origin : tuple of two str, optional
-        Where it is a copy: its own name and its source's, in the model that the code made.
+        For a copy: its own name and its source's name, in the model that the code built.
     operators : tuple of str
-        The operators that the code called on it.
+        Operators that the code called on the parameter.
     uninitialized : bool
-        Whether some of its memory was never written; the initializer then has zeros there.
+        Whether the code left some elements unwritten; the initializer has zeros there.
     chosen : bool
-        Whether the author's own code draws it, not the code of a layer of the framework: then it is what the author
-        chose, also where the layer would do the same.
+        Whether the author's own code made the draws, rather than a layer of the framework. It then counts as the
+        author's choice, even if the layer would do the same.
     stream_version : int
-        The version of the stream that its draws are meant to come from.
+        Stream version of the draws.
     shape : tuple of int, optional
-        The shape of the tensor that the code saw; None if unknown.
+        Shape of the tensor that the code saw; None if unknown.
 
     Raises
     ------
     TypeError
-        If an argument is of another type.
+        If an argument has the wrong type.
 
     Examples
     --------
@@ -488,19 +489,19 @@ class Program:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether any of its values is random."""
+        """Whether any value is random."""
         return bool(self.draws)
 
 
 def rekeyed(initializer: Initializer, keys: Sequence[Key | None]) -> Initializer:
-    """An initializer in canonical form, with other tensors' keys for some of its draws.
+    """A canonical initializer with some draws replaced by copies of other tensors' draws.
 
     Parameters
     ----------
     initializer : Initializer
-        Of a program.
+        Initializer of a program.
     keys : sequence of Key or None
-        For each draw; None for the tensor's own.
+        The key of each draw; None for the tensor's own.
 
     Examples
     --------

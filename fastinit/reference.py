@@ -1,9 +1,9 @@
-"""Stream v1, executable: what ``docs/stream-v1.md`` says, in plain NumPy, written to be checked by eye.
+"""Executable specification of stream v1: ``docs/stream-v1.md`` in plain NumPy, written to be checked by eye.
 
-Everything is integer arithmetic, conversions and single IEEE operations in the precision of their operands, in written
-order. Nothing here is fast or in use: the tests hold every compiled kernel to it, bit for bit.
+It uses only integer arithmetic, conversions, and single IEEE operations in the precision of their operands, in written
+order. It is slow and used by tests only, which compare every compiled kernel with it bit for bit.
 
-Samplers take the key's four words and any uint64 array of global element indices, and return one value for each index.
+Samplers take the key's four words and a uint64 array of global element indices, and return one value per index.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ LOW32: Final = u64(0xFFFFFFFF)
 
 
 def philox4x32(counter, key, rounds=10):
-    """Philox4x32 (Salmon, Moraes, Dror and Shaw, SC11): four words of a block from its counter.
+    """Philox4x32 (Salmon, Moraes, Dror and Shaw, SC11): the four words of a block, from its counter.
 
-    `counter` holds four words, as integers or uint64 arrays, and `key` two integers; the result is four uint64 arrays.
+    `counter` is four words, as integers or uint64 arrays; `key` is two integers. Returns four uint64 arrays.
     """
     c0, c1, c2, c3 = (np.asarray(c, u64) for c in counter)
     k0, k1 = (int(k) for k in key)
@@ -62,7 +62,7 @@ def draws64(key, index):
 
 
 def horner(coefficients, x):
-    """The polynomial with these coefficients, lowest degree first: multiply, then add, one rounding for each."""
+    """Evaluates a polynomial, coefficients from the lowest degree: multiply, then add, with one rounding each."""
     coefficients = np.asarray(coefficients, x.dtype)
     p = np.full_like(x, coefficients[-1])
     for c in coefficients[-2::-1]:
@@ -81,7 +81,7 @@ def uniform(key, index):
 
 
 def normal(key, index):
-    """Box and Muller (1958): the words a, b of elements 2j and 2j + 1 give the values of both."""
+    """Box and Muller (1958): the words a, b of elements 2j and 2j + 1 give both values."""
     index = np.asarray(index, u64)
     a, b = words(key, index & ~u64(1)), words(key, index | u64(1))
 
@@ -101,14 +101,14 @@ def normal(key, index):
 
 
 def truncated_2(key, index):
-    """The normal truncated to +-2: its inverse distribution function, smooth in a square root."""
+    """Inverse CDF of the normal truncated to +-2, as a polynomial in a square root."""
     v = (words(key, index).view(np.int32) | 1).astype(f32) * f32(2.0**-31)
     q = np.sqrt(f32(1) - (v * v) * f32(table.TRUNC2_SCALE)) - f32(table.TRUNC2_SHIFT)
     return horner(table.TRUNC2_P, q) * v
 
 
 def truncated(key, index, window):
-    """The inverse normal distribution function on a window (first, count) of the 2**32 cells, in octaves."""
+    """Inverse normal CDF on a window (first, count) of the 2**32 cells, in octaves."""
     first, count = window
     w = (words(key, index).astype(u64) * u64(count) >> u64(32)) + u64(first)
     upper = w >= 2**31
@@ -170,8 +170,8 @@ def truncated_64(key, index, window):
     w = ((draw * count >> 64) + first).astype(u64)
     upper = w >= u64(2**63)
     m = np.where(upper, ~w, w).view(np.int64)
-    q = (m.astype(f64) + f64(0.5)) * f64(2.0**-64)  # from the nearer end of the unit interval
-    x = ((2**63 - 1 - m).astype(f64) + f64(0.5)) * f64(2.0**-64)  # from its middle
+    q = (m.astype(f64) + f64(0.5)) * f64(2.0**-64)  # distance from the nearer end of the unit interval
+    x = ((2**63 - 1 - m).astype(f64) + f64(0.5)) * f64(2.0**-64)  # distance from its middle
 
     t = np.sqrt(_twice_neg_log(*_split(q, 1022)) * f64(0.5))
     near, far = t - f64(1.6), t - f64(5)
@@ -203,7 +203,7 @@ def truncated_tail_64(key, index, tail):
 
 
 def finish(z, scale, shift=0.0, clamp=None):
-    """z * scale, then + shift where it is not 0, then into the closed interval `clamp`, all in the precision of z."""
+    """z * scale, then + shift unless it is 0, then clamped into the closed interval `clamp`, in the precision of z."""
     real = z.dtype.type
     x = z * real(scale)
     if real(shift) != 0:
@@ -220,7 +220,7 @@ FORMATS: Final = {"float16": (5, 10), "bfloat16": (8, 7), "float8_e4m3fn": (4, 3
 
 
 def narrow(x, dtype):
-    """The bits of float32 values, none beyond its range, in a narrower dtype, rounded to nearest, ties to even."""
+    """Bits of float32 values in a narrower dtype, rounded to nearest even. Values must be within its range."""
     exponent_bits, fraction_bits = FORMATS[dtype]
     bits = np.asarray(x, f32).view(u32).astype(np.int64)
     sign, exponent, significand = bits >> 31, bits >> 23 & 0xFF, bits & 0x7FFFFF
@@ -232,13 +232,13 @@ def narrow(x, dtype):
     kept, rest, half = significand >> surplus, significand & (1 << surplus) - 1, 1 << surplus - 1
     kept = kept + ((rest > half) | (rest == half) & (kept & 1 == 1))
 
-    # the leading bit of kept, where there is one, adds the last one to the exponent; a carry does too
+    # the leading bit of kept (if normal) adds 1 to the exponent field, and so does a carry
     magnitude = (np.maximum(exponent, 1) - 1 << fraction_bits) + kept
     width = 1 + exponent_bits + fraction_bits
     return (sign << width - 1 | magnitude).astype(np.uint16 if width == 16 else np.uint8)
 
 
-# the kinds in the order of the kernels' enumeration
+# in the order of the kernels' enumeration
 KINDS: Final[dict[str, Any]] = {
     "constant": None,
     "words": words,
@@ -257,9 +257,9 @@ STORAGE: Final = {"float32": u32, "float64": u64, "float16": np.uint16, "bfloat1
 
 
 def values(key, kind, index, dtype="float32", scale=1.0, shift=0.0, clamp=None, **parameters):
-    """The elements with these indices: float32 and float64 as such, narrower dtypes as their bits (uint16, uint8).
+    """Values of the elements with these indices: float32 and float64 directly, narrower dtypes as bits (uint16, uint8).
 
-    `parameters` are those of the kind: `window`, `tail`, or, for a constant, the `bits` of the value.
+    `parameters` depend on the kind: `window`, `tail`, or the `bits` of a constant.
     """
     if kind == "constant":
         return np.full(np.shape(index), parameters["bits"], STORAGE.get(dtype, np.uint8))
@@ -275,5 +275,5 @@ def values(key, kind, index, dtype="float32", scale=1.0, shift=0.0, clamp=None, 
 
 
 def fill(key, kind, start, count, dtype="float32", scale=1.0, shift=0.0, clamp=None, **parameters):
-    """The `count` elements from `start` on, as the kernels write them; see :func:`values`."""
+    """The `count` elements from `start` on, as written by the kernels; see :func:`values`."""
     return values(key, kind, np.arange(count, dtype=u64) + u64(start), dtype, scale, shift, clamp, **parameters)

@@ -1,7 +1,7 @@
-"""The executable specification of orthogonal matrices, in plain NumPy; imported by tests only.
+"""Executable specification of orthogonal matrices in plain NumPy; imported by tests only.
 
-Stewart's Householder construction (1980) with Mezzadri's signs (2007), as in ``kernels/orthogonal.c``: the same IEEE
-operations in the same order, so the results are equal to the bit.
+Stewart's Householder construction (1980) with Mezzadri's signs (2007), as in ``kernels/orthogonal.c``. The IEEE
+operations and their order are the same, so the results are equal to the bit.
 """
 
 import numpy as np
@@ -15,9 +15,9 @@ def orthogonal(normals, gain=1.0):
     Parameters
     ----------
     normals : (m, n) array of float32 or float64, m >= n
-        Of column j only the rows from j down matter.
+        Column j is used from row j down.
     gain : float
-        Rounded to the dtype of normals.
+        Factor, rounded to the dtype of normals.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def orthogonal(normals, gain=1.0):
 
 
 def _product(a, b):
-    """``a @ b``: in tiles of 96 terms, each summed from 0 in the order of k, then added up in order."""
+    """``a @ b`` in tiles of 96 terms. Each tile is summed from 0 in the order of k; tiles are added in order."""
     c = np.zeros((a.shape[0], b.shape[1]), a.dtype)
     for top in range(0, a.shape[1], TILE):
         tile = np.zeros_like(c)
@@ -55,7 +55,7 @@ def _product(a, b):
 
 
 def _reflectors(x):
-    """Return V, -T and the signs of R's diagonal, for up to 96 columns that begin at their diagonal."""
+    """Return V, -T and the signs of R's diagonal, for up to 96 columns that start at their diagonal."""
     width = x.shape[1]
     wide = np.tril(x).astype(np.float64)
     squares = np.zeros(width)

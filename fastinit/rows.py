@@ -1,7 +1,7 @@
-"""New rows of a tensor that holds others: of an embedding that was resized, of the head and its bias.
+"""New rows of a tensor that already holds others: a resized embedding, or an output head and its bias.
 
-The rows before the first new one keep every bit. The new ones are what an initializer gives the whole tensor there, or
-follow from the old ones: their mean, or normal draws with their mean and covariance.
+The old rows keep every bit. The new rows get an initializer's values for those rows of the whole tensor, or follow from
+the old rows: their mean, or normal draws with their mean and covariance.
 
 >>> import numpy as np, fastinit
 >>> table = fastinit.fill(np.empty((1000, 64), np.float32), fastinit.Normal(std=0.02), fastinit.Key(0))
@@ -16,11 +16,11 @@ New row r, counted from the first new one, is::
 
     mean + sqrt(scale / n) * sum over k of z(r, k) * (x_k - mean)
 
-with standard normals z(r, k): element r * n + k of what ``Normal()`` draws in float32 with ``key.fold_in("new rows")``.
-Given the old rows that is exactly normal, with their mean, and `scale` times their covariance (over n, not n - 1); no
-matrix is factorized. The sum is one of integers, which has no order: z is rounded to multiples of 2^-13, and column j
-of x_k - mean to multiples of 2^(e_j - 24), where 2^e_j is above the largest of its magnitudes. For 4096 rows at a time
-such a sum is below 2^53, so float64 holds it exactly, whoever adds it up. So the bytes are the same on any machine.
+with standard normals z(r, k): element r * n + k of ``Normal()`` in float32 under ``key.fold_in("new rows")``. Given the
+old rows, a new row is exactly normal, with their mean and `scale` times their covariance (over n, not n - 1). No matrix
+is factorized. The sum runs over integers, so its order does not matter: z is rounded to multiples of 2^-13, and column
+j of x_k - mean to multiples of 2^(e_j - 24), where 2^e_j exceeds the column's largest magnitude. A sum over 4096 rows
+is below 2^53 and therefore exact in float64. So the bytes are the same on every machine.
 """
 
 from __future__ import annotations
@@ -44,39 +44,39 @@ from fastinit.shards import Shard, check_distinct
 __all__ = ["NewRows", "check_rows", "compare_rows", "fill_rows", "fill_rows_of", "uncompared"]
 
 WAYS: Final = ("own", "mean", "mean_covariance")
-# Old rows of one sum, and the fraction bits of its factors: 2^12 * 2^(3 + 13) * 2^24 = 2^52.
+# Old rows per sum, and the fraction bits of its factors: 2^12 * 2^(3 + 13) * 2^24 = 2^52, exact in float64.
 BLOCK: Final = 2**12
 DRAW_BITS, COLUMN_BITS = 13, 24
-# New rows that are made at a time.
+# New rows computed at a time; bounds the memory.
 MOST_ROWS: Final = 2**10
-# Columns of smaller magnitudes are rounded to the multiples of this one's.
+# Smallest e_j: columns of smaller magnitude are rounded to this grid.
 LEAST_EXPONENT: Final = -900
 
 
 @dataclass(frozen=True, slots=True)
 class NewRows(Initializer):
-    """The rows of a tensor from `first` on; those before stay as they are.
+    """Fills the rows of a tensor from `first` on. The rows before it stay unchanged.
 
-    It reads what a tensor holds, so :func:`fastinit.fill` does not take it: :func:`fastinit.fill_rows` does, and
-    `rows=` of whole models.
+    Pass it to :func:`fastinit.fill_rows`, or as `rows=` of a whole model. :func:`fastinit.fill` does not accept it,
+    because it reads the tensor's present values.
 
     Parameters
     ----------
     first : int, >= 1
-        The first new row, along axis 0: how many rows there were.
+        Index of the first new row along axis 0; equals the number of old rows.
     initializer : Initializer or {"own", "mean", "mean_covariance"}
-        What fills them: what an initializer gives these rows of the whole tensor; ``"own"``, the initializer that the
-        recipe has for the parameter, which a model knows; ``"mean"``, the mean of the old rows; ``"mean_covariance"``,
-        normal draws with their mean, and `scale` times their covariance.
+        Source of the new rows. An initializer gives its values for these rows of the whole tensor. ``"own"`` uses the
+        initializer that the model's recipe assigns to the parameter. ``"mean"`` is the mean of the old rows.
+        ``"mean_covariance"`` draws normals with the mean of the old rows and `scale` times their covariance.
     scale : float, >= 0
-        Of the covariance. 1 draws rows that spread as the old ones do; a small one stays near the mean, so that no
-        new word takes probability from the old ones, and tells the rows apart. J. Hewitt's default is 1e-5;
+        Multiplies the covariance. 1 gives new rows the spread of the old rows. A small scale stays near the mean, so
+        that new words take no probability from old ones, and still makes the rows differ. J. Hewitt's default is 1e-5;
         transformers' is 1e-9, most of which bfloat16 rounds away.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is of another kind or out of range.
+        If an argument has the wrong type or is out of range.
 
     Notes
     -----
@@ -106,21 +106,21 @@ class NewRows(Initializer):
 
     @property
     def is_open(self) -> bool:
-        """Whether only a recipe can say what fills them."""
+        """Whether a recipe must supply the initializer."""
         return self.initializer == "own"
 
     @property
     def reads_rows(self) -> bool:
-        """Whether they follow from the old rows."""
+        """Whether the new rows follow from the old rows."""
         return self.initializer in ("mean", "mean_covariance")
 
     def check(self, shape: tuple[int, ...], dtype: str = "float32") -> None:
         if not shape:
-            raise ValueError("a tensor of no axis has no rows")
+            raise ValueError("new rows need a tensor with at least 1 axis, got shape ()")
         if self.first >= shape[0]:
             raise ValueError(f"the first new row must be one of the {shape[0]} of shape {shape}, got {self.first}")
         if self.is_open:
-            raise ValueError("what fills new rows by 'own' is for rows= of a model: its recipe knows")
+            raise ValueError("NewRows with initializer 'own' needs a model's recipe: pass it as rows= of a model")
         if isinstance(self.initializer, Initializer):
             self.initializer.check(shape, dtype)
 
@@ -135,20 +135,20 @@ Out = TypeVar("Out")
 
 
 def fill_rows(out: Out, rows: NewRows, key: Key, *, dtype: Any = None, num_threads: int | None = None) -> Out:
-    """Fills the new rows of a whole tensor in place; the old ones keep every bit.
+    """Fills the new rows of a whole tensor in place. The old rows keep every bit.
 
     Parameters
     ----------
     out : numpy.ndarray or writable buffer
-        All of the tensor, old rows and new, in memory of any layout that :func:`fastinit.fill` takes.
+        The whole tensor, old and new rows, in any layout that :func:`fastinit.fill` accepts.
     rows : NewRows
-        Which, and what fills them.
+        The new rows and their initializer.
     key : Key
-        The tensor's.
+        The tensor's key.
     dtype : str, optional
-        What raw memory holds, as in :func:`fastinit.fill`.
+        Format of raw memory, as in :func:`fastinit.fill`.
     num_threads : int, optional
-        At most this many threads of fastinit's. The values do not depend on it.
+        Maximum number of fastinit's threads. The values do not depend on it.
 
     Returns
     -------
@@ -158,8 +158,8 @@ def fill_rows(out: Out, rows: NewRows, key: Key, *, dtype: Any = None, num_threa
     Raises
     ------
     TypeError, ValueError, BufferError
-        As :func:`fastinit.fill`; also if there is no such row, ``"own"`` is left to a recipe, or the mean of old rows
-        is asked for and is not finite. Nothing has been written.
+        As in :func:`fastinit.fill`. Also if the tensor lacks the first new row, the initializer is ``"own"``, or the
+        required mean of the old rows is not finite. Nothing has been written then.
 
     Examples
     --------
@@ -179,16 +179,16 @@ def fill_rows(out: Out, rows: NewRows, key: Key, *, dtype: Any = None, num_threa
 def fill_rows_of(
     buffer: Buffer, rows: NewRows, key: Key, shard: Shard | None = None, *, num_threads: int | None = None
 ) -> None:
-    """:func:`fill_rows` for adapters: memory given by its address, and the shard that it holds.
+    """:func:`fill_rows` for adapters: fills memory given by its address.
 
     Parameters
     ----------
     buffer : Buffer
         The memory.
     rows, key
-        As there.
+        As in :func:`fill_rows`.
     shard : Shard, optional
-        The elements of the global tensor that it holds; by default all.
+        The elements of the global tensor that the buffer holds; by default all.
     num_threads : int, optional
         At most this many threads.
 
@@ -208,14 +208,14 @@ def fill_rows_of(
 
 @in_stream_environment
 def check_rows(buffer: Buffer, rows: NewRows, shard: Shard | None = None) -> None:
-    """Raises what filling new rows would raise, before a byte is written.
+    """Checks that filling new rows will succeed. Raises the error of :func:`fill_rows` otherwise; writes nothing.
 
     Parameters
     ----------
     buffer : Buffer
         The memory, with the old rows.
     rows : NewRows
-        Which, and what fills them.
+        The new rows and their initializer.
     shard : Shard, optional
         The elements of the global tensor that the memory holds; by default all.
 
@@ -236,12 +236,12 @@ def check_rows(buffer: Buffer, rows: NewRows, shard: Shard | None = None) -> Non
 
 
 def _checked(buffer: Buffer, rows: NewRows, shard: Shard | None) -> Shard:
-    """The shard, checked together with all that is not the values of the old rows."""
+    """Checks everything except the values of the old rows. Returns the shard."""
     if not isinstance(rows, NewRows):
         raise TypeError(f"rows must be a NewRows, got {shown(rows)}")
     shard = Shard.whole(buffer.shape) if shard is None else shard
     if shard.shape is None:
-        raise ValueError(f"{shown(rows)} depends on the shape of the whole tensor")
+        raise ValueError(f"{shown(rows)} depends on the shape of the whole tensor, got a flat range without it")
     check_distinct(buffer)
     rows.check(shard.shape, buffer.dtype.name)
     return shard
@@ -257,7 +257,7 @@ def compare_rows(
     drawn_in: str | None = None,
     num_threads: int | None = None,
 ) -> Comparison:
-    """Compares new rows with what :func:`fill_rows` would write, given the old ones; these are compared with nothing.
+    """Compares new rows with those that :func:`fill_rows` would write for the same old rows.
 
     Parameters
     ----------
@@ -271,12 +271,12 @@ def compare_rows(
     Returns
     -------
     Comparison
-        Of the new rows alone, counted in the whole memory.
+        Comparison of the new rows only. Its indices count from the start of the memory.
 
     Raises
     ------
     ValueError
-        As :func:`check_rows`, though not for old rows that are not finite: then the comparison says so.
+        As in :func:`check_rows`, except that old rows that are not finite show as differences.
 
     Examples
     --------
@@ -296,19 +296,19 @@ def compare_rows(
 
 
 class _Piece(NamedTuple):
-    """New rows that lie side by side in memory, and what fills them."""
+    """New rows that lie side by side in memory, with their initializer."""
 
     buffer: Buffer
     shard: Shard
     initializer: Initializer
     before: int
-    """How many elements of the memory come before them."""
+    """Number of elements of the memory before them."""
 
 
 def _pieces(
     buffer: Buffer, rows: NewRows, key: Key, shard: Shard, num_threads: int | None, is_checked: bool = False
 ) -> Iterator[_Piece]:
-    """The new rows that a buffer holds, and what fills them; `is_checked`: old rows that are not finite are refused."""
+    """Yields the new rows in a buffer. `is_checked` raises ValueError if the old rows are not finite."""
     if not buffer.size:
         return
     made: np.ndarray | None = None
@@ -331,17 +331,15 @@ def _pieces(
 
 
 def _new(buffer: Buffer, first: int, shard: Shard) -> Iterator[tuple[Buffer, Shard, int]]:
-    """Stretches of new rows of the memory, what each holds, and how many elements come before it."""
+    """Yields stretches of new rows: the memory, its shard, and the number of elements before it."""
     assert shard.shape is not None
-    if shard.ranges is None:  # consecutive elements of the flattened tensor
+    if shard.ranges is None:  # a flat range of the tensor
         assert shard.start is not None
         begin = max(first * math.prod(shard.shape[1:]) - shard.start, 0)
         count = buffer.size - begin
         if count > 0:
             if not buffer.is_contiguous:
-                raise ValueError(
-                    "a flat range of a tensor must lie in consecutive memory for its new rows to be filled"
-                )
+                raise ValueError("new rows of a flat range need contiguous memory, got a strided buffer")
             itemsize = buffer.dtype.itemsize
             piece = Buffer(buffer.address + begin * itemsize, (count,), (itemsize,), buffer.dtype, buffer.owner)
             yield piece, Shard(shard.shape, None, shard.start + begin), begin
@@ -359,12 +357,12 @@ def _new(buffer: Buffer, first: int, shard: Shard) -> Iterator[tuple[Buffer, Sha
 
 
 def _old_rows(buffer: Buffer, rows: NewRows, shard: Shard) -> _Old:
-    """The old rows, of the columns that the memory holds. Raises ValueError if it does not hold all rows in order."""
+    """The old rows, for the columns in the memory. Raises ValueError unless the memory holds all rows in order."""
     assert shard.shape is not None
     if not _holds_all(buffer, shard):
         raise ValueError(
-            f"the mean of old rows needs all {shard.shape[0]} rows, and this process holds a part of them: 'own' needs "
-            "none, or fill the new rows before the tensor is sharded by rows"
+            f"the mean of old rows needs all {shard.shape[0]} rows, got a part of them in this process: use 'own', or "
+            "fill the new rows before the tensor is sharded by rows"
         )
     if shard.ranges is not None:
         return _Old(buffer, rows.first)
@@ -376,7 +374,7 @@ def _old_rows(buffer: Buffer, rows: NewRows, shard: Shard) -> _Old:
 
 
 def _holds_all(buffer: Buffer, shard: Shard) -> bool:
-    """Whether the memory holds all rows of the tensor in order, of whatever columns, or nothing of a flat tensor."""
+    """Whether the memory holds all rows in order (of any columns), or an empty flat range."""
     assert shard.shape is not None
     if shard.ranges is None and not buffer.size:
         return True
@@ -386,18 +384,18 @@ def _holds_all(buffer: Buffer, shard: Shard) -> bool:
 
 
 def uncompared(buffer: Buffer, rows: NewRows, shard: Shard | None, drawn_in: str | None) -> str:
-    """Why nothing can be said of new rows that follow from the old ones; empty where :func:`compare_rows` can.
+    """Reason why new rows cannot be compared with the old rows; empty if :func:`compare_rows` can.
 
     Parameters
     ----------
     buffer : Buffer
         The memory, with the old rows.
     rows : NewRows
-        Which, and what filled them.
+        The new rows and their initializer.
     shard : Shard or None
-        The elements of the global tensor that it holds; None for all.
+        The elements of the global tensor that the buffer holds; None for all.
     drawn_in : str or None
-        The format that the tensor had then.
+        Format of the tensor at the time of filling.
 
     Examples
     --------
@@ -412,18 +410,18 @@ def uncompared(buffer: Buffer, rows: NewRows, shard: Shard | None, drawn_in: str
     if drawn_in not in (None, buffer.dtype.name):
         return f"new rows that follow from old ones in {drawn_in}"
     if shard is not None and not _holds_all(buffer, shard):
-        return "new rows that follow from old ones, of which this process holds a part"
+        return "new rows that follow from old ones, only partly held by this process"
     return ""
 
 
 class _Old(NamedTuple):
-    """The old rows of a tensor, as matrices of a few rows at a time."""
+    """The old rows of a tensor, read in blocks."""
 
     buffer: Buffer
     number: int
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The rows in float64, BLOCK at a time."""
+        """Yields the rows in float64, BLOCK at a time."""
         memory = self.buffer.array(self.buffer.dtype.raw)
         for begin in range(0, self.number, BLOCK):
             some = np.ascontiguousarray(memory[begin : min(begin + BLOCK, self.number)])
@@ -431,7 +429,7 @@ class _Old(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """The mean of each column, and how far from it its values reach."""
+    """The mean of each column, and the largest distance of its values from the mean."""
 
     mean: np.ndarray
     reach: np.ndarray
@@ -444,19 +442,19 @@ class _Columns(NamedTuple):
             for block in old.blocks():
                 np.minimum(low, block.min(axis=0, initial=np.inf), out=low)
                 np.maximum(high, block.max(axis=0, initial=-np.inf), out=high)
-                for row in block:  # in their order: a sum of NumPy's own is ordered as the machine likes
+                for row in block:  # in order: the order of numpy.sum depends on the machine
                     np.add(total, row, out=total)
             mean = total / old.number
             return cls(mean, np.maximum(high - mean, mean - low))
 
     def check(self, rows: NewRows) -> None:
-        """Raises ValueError where a value is not finite."""
+        """Raises ValueError if a value is not finite."""
         if not (np.isfinite(self.mean).all() and np.isfinite(self.reach).all()):
             raise ValueError(f"the mean of the {rows.first} old rows is not finite")
 
 
 def _made(old: _Old, columns: _Columns, rows: NewRows, key: Key, count: int, num_threads: int | None) -> np.ndarray:
-    """All new rows in float64, within what the dtype holds."""
+    """All new rows in float64, clipped to the dtype's range."""
     made = np.repeat(columns.mean[None], count, axis=0)
     if rows.initializer == "mean_covariance" and rows.scale:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -476,7 +474,7 @@ def _made(old: _Old, columns: _Columns, rows: NewRows, key: Key, count: int, num
 def _sums(
     old: _Old, mean: np.ndarray, exponents: np.ndarray, key: Key, new: range, num_threads: int | None
 ) -> np.ndarray:
-    """For some new rows the sums of draws times distances from the mean, both of them integers."""
+    """For a range of new rows, the sums of draws times distances from the mean, both as integers."""
     normals, place = key.fold_in("new rows"), 0
     powers = np.ldexp(1.0, COLUMN_BITS - exponents)
     sums = np.zeros((len(new), mean.size))
@@ -491,14 +489,14 @@ def _sums(
 
 
 def _exact_product(draws: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """The product of matrices of integers whose sums are below 2^53: in any order, fused or not, it is the same."""
+    """Product of integer matrices. Sums stay below 2^53, so every order gives the same result, with or without FMA."""
     found: np.ndarray = draws @ distances
     return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Given(StructuredInitializer):
-    """Values that were made."""
+    """An initializer with the given values."""
 
     values: np.ndarray
 
@@ -506,7 +504,7 @@ class _Given(StructuredInitializer):
         pass
 
     def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
-        return 0.0  # they are within the dtype
+        return 0.0  # the values are within the dtype's range
 
     def write(self, out: np.ndarray, key: Key, num_threads: int | None, target: str | None) -> None:
         np.copyto(out, self.values, casting="same_kind")

@@ -1,7 +1,7 @@
-"""What is drawn for an element, and which of the core's samplers draws it.
+"""The distribution of an element, and the choice of the core's sampler for it.
 
-An initializer turns a shape into a :class:`Sampling`; :func:`compiled` turns a Sampling and a dtype into the numbers
-that the core takes. ``docs/stream-v1.md`` defines both steps.
+An initializer turns a shape into a :class:`Sampling`. :func:`compiled` turns a Sampling and a dtype into the core's
+parameters. ``docs/stream-v1.md`` defines both steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastinit.dtypes import DTYPES, DType
 __all__ = ["KINDS", "STREAM_VERSION", "Sampling", "compiled"]
 
 STREAM_VERSION: Final = 1
-"""The version of the definition of the values. The bytes of a version never change."""
+"""Version of the stream. The bytes of a version never change."""
 
 
 KINDS: Final = {
@@ -29,36 +29,35 @@ KINDS: Final = {
         *("uniform_symmetric_64", "uniform_64", "normal_64", "truncated_64", "truncated_tail_64"),
     )
 }
-"""The samplers of the core by their number: names as in stream v1."""
-"""The name of each of the core's samplers, by its number in ``kernels/fastinit.h``."""
+"""Names of the core's samplers, as in stream v1, by their number in ``kernels/fastinit.h``."""
 
-# A window of the unit interval with fewer different arguments of the 32-bit sampler is drawn from 64 bits.
+# A window of the unit interval in which the 32-bit sampler has fewer distinct arguments than this uses 64-bit draws.
 FEWEST_ARGUMENTS = 2**23
-# Beyond this many standard deviations a one-sided interval is drawn by its tail.
+# Intervals that begin at least this many standard deviations from the mean use the tail sampler.
 TAIL = 4.0
-# Over a narrower interval the normal density is constant to 1.5e-8.
+# Over an interval narrower than this (in standard deviations) the normal density is constant to 1.5e-8.
 NARROW = 2.0**-28
-# Nearer to infinity than this the tail is thinner than the spacing of any dtype.
+# Beyond this many standard deviations the tail is thinner than the spacing of any dtype.
 FARTHEST = 2.0**500
 SMALLEST_NORMAL = 2.0**-126
-# The largest magnitudes of standard normal draws: those of the word 0 for the radius and an angle next to 0.
+# Largest magnitudes of standard normal draws: radius word 0 and an angle next to 0.
 LARGEST_NORMAL = {_core.NORMAL: float.fromhex("0x1.b0e08ep+2"), _core.NORMAL_64: float.fromhex("0x1.2fc33d95c1fdfp+3")}
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """One distribution with its parameters, free of any shape and dtype.
+    """One distribution with its parameters, independent of shape and dtype.
 
     Attributes
     ----------
     distribution : {"constant", "uniform", "normal", "truncated_normal"}
     mean, std : float
-        Of the normal that is drawn from, before truncation; `mean` is the value of a constant.
+        Mean and standard deviation of the normal, before truncation; `mean` is also the value of a constant.
     low, high : float
-        The interval in units of the values: [low, high) for a uniform, (low, high) if low == -high, [low, high] for a
+        The interval of the values: [low, high) for a uniform, or (low, high) if low == -high; [low, high] for a
         truncated normal.
     low_sigma, high_sigma : float
-        The interval of a truncated normal in standard deviations from the mean.
+        The interval of a truncated normal, in standard deviations from the mean.
 
     Examples
     --------
@@ -78,7 +77,7 @@ class Sampling:
 
     @property
     def expected_mean(self) -> float:
-        """The mean of the distribution of the values."""
+        """Mean of the distribution."""
         if self.distribution == "uniform":
             return 0.5 * (self.low + self.high)
         if self.distribution == "truncated_normal":
@@ -89,7 +88,7 @@ class Sampling:
 
     @property
     def expected_std(self) -> float:
-        """The standard deviation of the distribution of the values."""
+        """Standard deviation of the distribution."""
         if self.distribution == "uniform":
             return (self.high - self.low) / math.sqrt(12.0)
         if self.distribution == "truncated_normal":
@@ -100,37 +99,37 @@ class Sampling:
 
     @property
     def near_sigma(self) -> float:
-        """How far outside the interval the mean is, in standard deviations; negative if it is within."""
+        """Distance of the mean from the interval, in standard deviations; negative if the mean is inside."""
         return self.low_sigma if self.low_sigma > 0 else -self.high_sigma
 
     @property
     def near_bound(self) -> float:
-        """The bound of a truncated normal that is nearer to a mean outside."""
+        """The bound of a truncated normal that is nearer to a mean outside the interval."""
         return self.low if self.low_sigma > 0 else self.high
 
     @property
     def _is_narrowest(self) -> bool:
-        """Whether the bounds of a truncated normal are one number of standard deviations."""
+        """Whether both bounds of a truncated normal are the same number of standard deviations."""
         return self.std > 0.0 and self.low_sigma == self.high_sigma
 
     def reach(self, dtype: str) -> float:
-        """The largest magnitude, in [0, inf], of a draw for a dtype before it is rounded."""
+        """Largest magnitude, in [0, inf], of a draw for a dtype before rounding."""
         if self.distribution == "constant" or (self.distribution != "uniform" and self.std == 0.0):
             return abs(self.mean)
         return max(map(abs, _rule(self, DTYPES[dtype]).extremes))
 
 
 class _Rule(NamedTuple):
-    """What draws a sampling in a dtype."""
+    """The core's sampler for a sampling in a dtype."""
 
     parameters: dict[str, Any]
-    """Those of the core's sampling."""
+    """Arguments of the core's Sampling."""
     extremes: tuple[float, float]
-    """The smallest and the largest value before rounding: of a bounded distribution, within its bounds."""
+    """Smallest and largest value before rounding, within the bounds of a bounded distribution."""
 
 
 def _check_extremes(extremes: tuple[float, float], sampling: Sampling, dtype: DType) -> None:
-    """Raises ValueError if a dtype has no finite value for one of them."""
+    """Raises ValueError if an extreme rounds to infinity in the dtype."""
     if not all(math.isfinite(dtype.nearest(x)) for x in extremes):
         parameters = ("low", "high") if sampling.distribution == "uniform" else ("mean", "std")
         given = ", ".join(f"{name}={getattr(sampling, name)!r}" for name in parameters)
@@ -152,11 +151,11 @@ def _interval(low: float, high: float, sampling: Sampling, dtype: DType) -> dict
 def _uniform(sampling: Sampling, dtype: DType) -> _Rule:
     low, high = sampling.low, sampling.high
     symmetric = low == -high
-    # an excluded end is not reached, but what is infinite has no last value before it
+    # an excluded finite end is never drawn, so the value next to it is the extreme
     inner_low, inner_high = math.nextafter(low, 0.0), math.nextafter(high, -math.inf)
     extremes = inner_low if symmetric and high < math.inf else low, inner_high if high < math.inf else high
     _check_extremes(extremes, sampling, dtype)
-    # steps that float32 cannot hold in full, or that it cannot add up, are taken in float64
+    # use float64 if float32 would round the step to a subnormal or overflow in the sum
     step = math.ldexp(high if symmetric else high - low, -24)
     double = dtype.name == "float64" or step < SMALLEST_NORMAL or not math.isfinite(_float32(_float32(step) * 2.0**24))
     inside = _interval(dtype.above(low) if symmetric else dtype.ceil(low), dtype.below(high), sampling, dtype)
@@ -177,14 +176,14 @@ def _normal(sampling: Sampling, dtype: DType) -> _Rule:
 
 
 def _affine(kind: int, z: float, sampling: Sampling) -> float:
-    """The value of a normal's draw z, as its kernel computes it."""
+    """Value of a standard normal draw z, computed as in the kernel."""
     if kind == _core.NORMAL_64:
         return z * sampling.std + sampling.mean
     return _float32(_float32(z * _float32(sampling.std)) + _float32(sampling.mean))
 
 
 def _different_arguments(first: int, count: int) -> int:
-    """How many float32 values the cells [first, first + count) of 2^32 have as distances from an end of [0, 1]."""
+    """Number of distinct float32 arguments (distances from an end of [0, 1]) in the cells [first, first + count)."""
 
     def below(distance: int) -> int:
         exponent = max(distance.bit_length() - 24, 0)
@@ -212,7 +211,7 @@ def _truncated_normal(sampling: Sampling, dtype: DType) -> _Rule:
 
 
 def _truncated_sampler(sampling: Sampling, dtype: DType) -> tuple[dict[str, Any], tuple[float, float]]:
-    """The sampler with the parameters that it does not share with others, and its smallest and largest draw."""
+    """The sampler with its specific parameters, and its smallest and largest draw."""
     low, high = sampling.low_sigma, sampling.high_sigma
     near, far = sampling.near_sigma, high if low > 0 else -low
     if low < high and dtype.name != "float64":
@@ -234,19 +233,19 @@ def _truncated_sampler(sampling: Sampling, dtype: DType) -> tuple[dict[str, Any]
 
 
 def _narrow(sampling: Sampling) -> dict[str, Any]:
-    """A normal between bounds so near to each other that its density is constant there."""
+    """Sampler of a normal between bounds so close that its density is constant there."""
     low, high, width = sampling.low_sigma, sampling.high_sigma, sampling.high - sampling.low
-    # bounds that are the same number of standard deviations may differ all the same, far out by as much as the tail
+    # bounds that round to the same sigma may still differ; far out, by more than the tail's width
     if low == high and abs(low) * width >= NARROW * sampling.std:
         raise ValueError(
-            f"the bounds of a truncated normal must differ in standard deviations; low={sampling.low!r} and "
-            f"high={sampling.high!r} are both {low!r} of them from the mean"
+            f"the bounds of a truncated normal must differ in standard deviations, got low={sampling.low!r} and "
+            f"high={sampling.high!r}, both {low!r} standard deviations from the mean"
         )
     return {"kind": _core.UNIFORM_64, "scale": math.ldexp(width, -53), "shift": sampling.low}
 
 
 def _ends(kind: int, first: int, count: int) -> tuple[float, float]:
-    """The draws of the first and the last cell of a window, as the kernel gives them."""
+    """The kernel's draws of the first and the last cell of a window."""
     dtype = DTYPES["float32" if kind == _core.TRUNCATED else "float64"]
     found = []
     for cell in (first, first + count - 1):
@@ -260,7 +259,7 @@ def _ends(kind: int, first: int, count: int) -> tuple[float, float]:
 _RULES = {"uniform": _uniform, "normal": _normal, "truncated_normal": _truncated_normal}
 
 
-# The smallest and the largest draw of the samplers of which both are known exactly.
+# Smallest and largest draw, for the samplers where both are known exactly.
 _EXTREMES = {
     _core.UNIFORM_SYMMETRIC: (1 - 2.0**24, 2.0**24 - 1),
     _core.UNIFORM: (0.0, 2.0**24 - 1),
@@ -269,12 +268,14 @@ _EXTREMES = {
 
 
 def _float32(x: float) -> float:
-    """x, rounded to float32."""
+    """x rounded to float32."""
     return DTYPES["float32"].nearest(x)
 
 
 def _stays_inside(kind: int, scale: float, low: float, high: float, shift: float = 0.0, **_: Any) -> bool:
-    """Whether no value of a float32 sampler leaves [low, high]: every step of it is monotone, so its extremes tell."""
+    """Whether all values of a float32 sampler lie in [low, high]. Its steps are monotone, so testing the extremes is
+    enough.
+    """
     if kind not in _EXTREMES:
         return False
     smallest, largest = (_float32(_float32(draw * _float32(scale)) + _float32(shift)) for draw in _EXTREMES[kind])
@@ -282,7 +283,7 @@ def _stays_inside(kind: int, scale: float, low: float, high: float, shift: float
 
 
 def _rule(sampling: Sampling, dtype: DType) -> _Rule:
-    """What draws a sampling that is no constant. Raises ValueError where a caller's class named another."""
+    """The sampler of a non-constant sampling. Raises ValueError if its distribution is unknown."""
     known = one_of("the distribution of a sampling", sampling.distribution, _RULES)
     return _RULES[known](sampling, dtype)
 
@@ -293,8 +294,7 @@ def compiled(sampling: Sampling, dtype_name: str) -> _core.Sampling:
     Raises
     ------
     ValueError
-        If the dtype has no value in the distribution's interval, or if the sampler reaches values that the dtype
-        would round to infinity.
+        If the dtype has no value in the distribution's interval, or if draws could round to infinity in the dtype.
     """
     dtype = DTYPES[dtype_name]
     if sampling.distribution == "constant" or (sampling.distribution != "uniform" and sampling.std == 0.0):

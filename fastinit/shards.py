@@ -1,12 +1,12 @@
-"""Which elements of the global tensor a local buffer holds, as lattices of runs.
+"""Shards: the elements of the global tensor that a local buffer holds, as lattices of runs.
 
-A shard is known by its `ranges`: for each axis the global indices that the local axis holds, in their order, as
-consecutive Python ranges. Most have one range for each axis and are one box; a sharding that deals an axis out in
-pieces gives several, and the shard is all the boxes that choose one of them for each axis.
+A shard is described by its `ranges`: for each axis, the global indices of the local axis, in order, as a sequence of
+Python ranges. Most shards have one range per axis and are one box. A sharding that splits an axis into several pieces
+gives several ranges; the shard then consists of all boxes with one range per axis.
 
-Element ``(j0, j1, ...)`` of a box is global element ``start + sum j * index_stride``, row-major, and lies
-``sum j * byte_stride`` bytes after the first. Axes that continue each other in both are merged, so that the last axis,
-the run, is as long as it can be.
+Element ``(j0, j1, ...)`` of a box is global element ``start + sum j * index_stride``, row-major, and lies ``sum j *
+byte_stride`` bytes after the first. Axes that are contiguous in both strides are merged, so that the last axis, the
+run, is as long as possible.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ __all__ = [
 ]
 
 Ranges = tuple[tuple[range, ...], ...]
-"""For each axis of the global tensor the ranges of indices that a buffer holds."""
+"""For each axis of the global tensor, the ranges of indices that a buffer holds."""
 Box = tuple[range, ...]
 
 LARGEST_INDEX = 2**63
 
-# Elements of one piece of a strided run: a cache line of each, which neighbouring runs share, fits the scratch that the
-# kernels write from (kernels/scatter.h).
+# Elements per piece of a strided run. Neighbouring runs share cache lines; one line per element fits the kernels'
+# scratch (kernels/scatter.h).
 TILE = 256
 
 
-# So many candidates NumPy may look at to tell whether elements overlap; usual layouts need none of them.
+# Limit of NumPy's search for overlapping elements. Usual layouts need no search.
 CANDIDATES = 10**6
 
 
 class Lattice(NamedTuple):
-    """Where local elements lie: the global index of the first, then extents and strides, axis by axis."""
+    """Location of local elements: the global index of the first, then extents and strides per axis."""
 
     start: int
     extents: tuple[int, ...]
@@ -60,7 +60,7 @@ class Lattice(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many elements."""
+        """Number of elements."""
         return math.prod(self.extents)
 
 
@@ -89,7 +89,7 @@ def _merged(
 def box_lattice(
     global_shape: tuple[int, ...], box: tuple[range, ...], byte_strides: tuple[int, ...], itemsize: int
 ) -> Lattice:
-    """The elements of a tensor of `global_shape` whose indices are, along each axis, those of one range."""
+    """The lattice of a box: the elements of a tensor of `global_shape` with indices in one range per axis."""
     steps = row_major_strides(global_shape)
     start = sum(indices.start * step for indices, step in zip(box, steps, strict=True))
     index_strides = tuple(indices.step * step for indices, step in zip(box, steps, strict=True))
@@ -97,17 +97,17 @@ def box_lattice(
 
 
 def flat_lattice(start: int, shape: tuple[int, ...], byte_strides: tuple[int, ...], itemsize: int) -> Lattice:
-    """Elements [start, start + size) of the flattened tensor, in the row-major order of the local buffer."""
+    """The lattice of elements [start, start + size) of the flattened tensor, row-major in the local buffer."""
     return _merged(start, shape, row_major_strides(shape), byte_strides, itemsize)
 
 
 def slice_ranges(global_shape: tuple[int, ...], offsets: tuple[int, ...], shape: tuple[int, ...]) -> Ranges:
-    """The rectangular slice of `shape` that begins at `offsets` of a tensor of `global_shape`.
+    """Ranges of the slice of `shape` that begins at `offsets` in a tensor of `global_shape`.
 
     Raises
     ------
     ValueError
-        If the numbers of axes differ or the slice leaves the tensor.
+        If the numbers of axes differ, or the slice exceeds the tensor.
     """
     if not len(global_shape) == len(offsets) == len(shape):
         raise ValueError(
@@ -124,15 +124,15 @@ def slice_ranges(global_shape: tuple[int, ...], offsets: tuple[int, ...], shape:
 
 
 def checked_ranges(global_shape: tuple[int, ...], ranges: Sequence[Sequence[range]], shape: tuple[int, ...]) -> Ranges:
-    """The ranges of a shard of local `shape`.
+    """The ranges of a shard of local `shape`, checked.
 
     Raises
     ------
     TypeError
-        If an axis has no sequence of ranges.
+        If an axis lacks a sequence of ranges.
     ValueError
-        If the numbers of axes differ, a range does not ascend or leaves its axis, the lengths do not add up to the
-        local extent, or two ranges of an axis hold the same index.
+        If the numbers of axes differ, a range does not ascend or exceeds its axis, the lengths do not add up to the
+        local extent, or two ranges of an axis share an index.
     """
     try:
         given = [pieces if isinstance(pieces, range) else tuple(pieces) for pieces in ranges]
@@ -159,7 +159,7 @@ def checked_ranges(global_shape: tuple[int, ...], ranges: Sequence[Sequence[rang
 
 
 def _held_twice(ranges: Iterable[range]) -> int | None:
-    """An index that two of these ascending ranges hold, or None."""
+    """An index that two of these ascending ranges share, or None."""
     open_: list[range] = []
     for piece in sorted((piece for piece in ranges if piece), key=lambda piece: piece.start):
         open_ = [other for other in open_ if other[-1] >= piece.start]
@@ -171,7 +171,7 @@ def _held_twice(ranges: Iterable[range]) -> int | None:
 
 
 def _common(a: range, b: range) -> int | None:
-    """The first index that is in two ascending ranges, or None: by the Chinese remainder theorem."""
+    """The first common index of two ascending ranges, or None. Uses the Chinese remainder theorem."""
     divisor = math.gcd(a.step, b.step)
     steps, rest = divmod(b.start - a.start, divisor)
     if rest:
@@ -184,14 +184,16 @@ def _common(a: range, b: range) -> int | None:
 
 
 def dealt(ranges: Sequence[range], rounds: int, ranks: int, rank: int) -> list[range]:
-    """What one of `ranks` ranks gets of indices dealt out as ``torch.chunk`` does, in `rounds` chunks one by one.
+    """The indices of one of `ranks` ranks, if `rounds` chunks are split among the ranks one after the other.
+
+    Chunks and their splits follow ``torch.chunk``.
 
     Parameters
     ----------
     ranges : sequence of range
         The indices, in order.
     rounds, ranks, rank : int
-        How many chunks are dealt out in turn, to how many ranks, and which rank asks.
+        Number of chunks, number of ranks, and the rank.
 
     Examples
     --------
@@ -208,13 +210,13 @@ def dealt(ranges: Sequence[range], rounds: int, ranks: int, rank: int) -> list[r
 
 
 def _chunk(size: int, chunks: int, number: int) -> tuple[int, int]:
-    """Begin and end of one chunk: all are equally long but the last that is not empty."""
+    """Begin and end of one chunk. All have equal length, except that the last non-empty one may be shorter."""
     length = -(-size // chunks)
     return min(size, length * number), min(size, length * (number + 1))
 
 
 def _section(ranges: Sequence[range], begin: int, end: int) -> Iterator[range]:
-    """Positions [begin, end) of ranges one after the other."""
+    """Yields the indices at positions [begin, end) of concatenated ranges."""
     for held in ranges:
         if section := held[max(begin, 0) : max(end, 0)]:
             yield section
@@ -228,7 +230,7 @@ def joined(ranges: Sequence[range]) -> list[range]:
     Parameters
     ----------
     ranges : sequence of range
-        One after another.
+        Ranges to concatenate.
 
     Examples
     --------
@@ -248,18 +250,18 @@ def joined(ranges: Sequence[range]) -> list[range]:
 
 
 class Shard(NamedTuple):
-    """The elements of a global tensor that a buffer holds: those of the ranges, or of the flattened tensor from start.
+    """The elements of a global tensor that a buffer holds, given by ranges or by a start in the flattened tensor.
 
-    A shard is built once, where a caller says what a buffer holds (:meth:`of`), and travels as one value.
+    :meth:`of` builds it once from the caller's arguments.
 
     Parameters
     ----------
     shape : tuple of int
-        The global tensor's.
+        Shape of the global tensor.
     ranges : tuple, optional
-        For each axis the ranges of indices that the buffer holds, one after another.
+        For each axis, the ranges of indices that the buffer holds, in order.
     start : int, optional
-        Instead of ranges: the first element of the flattened tensor.
+        The first element in the flattened tensor, instead of ranges.
 
     Examples
     --------
@@ -269,7 +271,7 @@ class Shard(NamedTuple):
     """
 
     shape: tuple[int, ...] | None
-    """The shape of the global tensor; None where a flat range says nothing of it."""
+    """Shape of the global tensor; None for a flat range of a tensor of unknown shape."""
     ranges: Ranges | None
     start: int | None = None
 
@@ -287,15 +289,15 @@ class Shard(NamedTuple):
         ranges: Sequence[Sequence[range]] | None = None,
         start: SupportsIndex | None = None,
     ) -> Shard:
-        """What a caller says that a buffer of `local_shape` holds, checked; the whole tensor unless told otherwise.
+        """The shard that a buffer of `local_shape` holds, checked; by default the whole tensor.
 
         Raises
         ------
         TypeError, ValueError
-            If the arguments contradict each other or the local shape, or leave the tensor.
+            If the arguments contradict each other or the local shape, or exceed the tensor.
         """
         if sum(given is not None for given in (offsets, ranges, start)) > 1:
-            raise ValueError("a shard is given by offsets, by ranges or by start, not by more")
+            raise ValueError("expected one of offsets, ranges and start, got more than one")
         shape = None if global_shape is None else checked_shape(global_shape, "global_shape")
         if start is not None:
             first, size = integer("start", start), math.prod(local_shape)
@@ -307,7 +309,7 @@ class Shard(NamedTuple):
             found = cls(shape, None, first)
         elif shape is None:
             if offsets is not None or ranges is not None:
-                raise ValueError(f"{'ranges' if offsets is None else 'offsets'} need the global_shape that they lie in")
+                raise ValueError(f"{'ranges' if offsets is None else 'offsets'} need a global_shape, got None")
             found = cls.whole(local_shape)
         elif ranges is not None:
             found = cls(shape, checked_ranges(shape, ranges, local_shape))
@@ -315,12 +317,12 @@ class Shard(NamedTuple):
             begin = (0,) * len(shape) if offsets is None else checked_shape(offsets, "offsets")
             found = cls(shape, slice_ranges(shape, begin, local_shape))
         if found.shape is not None and math.prod(found.shape) > LARGEST_INDEX:
-            raise ValueError(f"a tensor of shape {found.shape} has more than 2**63 elements")
+            raise ValueError(f"expected a tensor of at most 2**63 elements, got shape {found.shape}")
         return found
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of the tensor, in its order."""
+        """Whether it is the whole tensor, in order."""
         if self.shape is None or self.ranges is None:
             return False
         return all(
@@ -329,7 +331,7 @@ class Shard(NamedTuple):
         )
 
     def within(self, outer: Shard) -> Shard:
-        """What a part of a part holds of the whole tensor: `self` is a part of what `outer` holds. Both have ranges.
+        """Composes shards: `self` is a part of the tensor that `outer` holds. Both need ranges. Returns a Shard.
 
         Examples
         --------
@@ -345,7 +347,7 @@ class Shard(NamedTuple):
         )
 
     def global_index(self, axis: int, position: int) -> int | None:
-        """The global index at a position of a local axis; None where that is not so long.
+        """The global index at a position of a local axis; None beyond its end.
 
         Examples
         --------
@@ -358,7 +360,7 @@ class Shard(NamedTuple):
 
 
 def _at(pieces: Sequence[range], positions: range) -> Iterator[range]:
-    """The indices at some positions of ranges one after the other."""
+    """Yields the indices at some positions of concatenated ranges."""
     begin = 0
     for held in pieces:
         _, inside = _overlap(positions, begin, begin + len(held))
@@ -368,14 +370,14 @@ def _at(pieces: Sequence[range], positions: range) -> Iterator[range]:
 
 
 def lattices(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
-    """What to fill: lattices of elements, and where in the buffer each begins, in bytes.
+    """The lattices of a buffer, each with its byte offset.
 
     Parameters
     ----------
     buffer : Buffer
         The memory.
     shard : Shard
-        The elements that it holds.
+        The elements of the global tensor that the buffer holds.
 
     Examples
     --------
@@ -395,14 +397,14 @@ def lattices(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
 
 
 def tiles(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
-    """The lattices of :func:`lattices`, cut and ordered as :func:`tiled` says.
+    """The lattices of :func:`lattices`, cut and ordered by :func:`tiled`.
 
     Parameters
     ----------
     buffer : Buffer
         The memory.
     shard : Shard
-        The elements of the global tensor that it holds.
+        The elements of the global tensor that the buffer holds.
 
     Examples
     --------
@@ -417,7 +419,7 @@ def tiles(buffer: Buffer, shard: Shard) -> Iterator[tuple[int, Lattice]]:
 
 
 def boxes(buffer: Buffer, shard: Shard) -> Iterator[tuple[Buffer, Box]]:
-    """Each box of the elements that a buffer holds, and the piece of the buffer that holds it."""
+    """Yields the boxes of a shard, each with its piece of the buffer."""
     if shard.ranges is not None:
         placed = [
             list(zip(itertools.accumulate(map(len, pieces), initial=0), pieces, strict=False))
@@ -436,9 +438,9 @@ def boxes(buffer: Buffer, shard: Shard) -> Iterator[tuple[Buffer, Box]]:
 
 
 def flat_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[int, Box]]:
-    """Elements [start, stop) of a flattened tensor as boxes: broken rows at both ends, whole ones between.
+    """Yields elements [start, stop) of a flattened tensor as boxes: partial rows at both ends, whole rows between.
 
-    Yields the flat index of the first element of each box with it.
+    Each box comes with the flat index of its first element.
     """
     if start >= stop:
         return
@@ -446,7 +448,7 @@ def flat_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[
         yield start, (range(start, stop),) * len(shape)
         return
     row = math.prod(shape[1:])
-    first, last = -(-start // row), stop // row  # the whole rows
+    first, last = -(-start // row), stop // row  # range of the whole rows
     if first > last:  # within one row
         for begin, box in flat_boxes(shape[1:], start - last * row, stop - last * row):
             yield last * row + begin, (range(last, last + 1), *box)
@@ -462,7 +464,7 @@ def flat_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[
 def clipped(
     buffer: Buffer, shard: Shard, offsets: tuple[int, ...], shape: tuple[int, ...]
 ) -> Iterator[tuple[Buffer, Box]]:
-    """The boxes of :func:`boxes` within the box of `shape` at `offsets`, counted from there."""
+    """Yields the boxes of :func:`boxes` clipped to the box of `shape` at `offsets`, with indices relative to it."""
     for piece, box in boxes(buffer, shard):
         address, inside = piece.address, []
         for indices, offset, extent, stride in zip(box, offsets, shape, piece.byte_strides, strict=True):
@@ -474,7 +476,7 @@ def clipped(
 
 
 def _overlap(indices: range, low: int, high: int) -> tuple[int, range]:
-    """The indices within [low, high) of an ascending range: how many come before, and those themselves."""
+    """The indices of an ascending range within [low, high), preceded by the number of indices before them."""
     step = indices.step
     before = min(max(0, -((indices.start - low) // step)), len(indices))
     until = min(max(0, -((indices.start - high) // step)), len(indices))
@@ -482,11 +484,11 @@ def _overlap(indices: range, low: int, high: int) -> tuple[int, range]:
 
 
 def tiled(lattice: Lattice, itemsize: int) -> list[tuple[int, Lattice]]:
-    """The lattice in an order that is kind to the caches, as (byte offset, lattice) pieces.
+    """The lattice in a cache-friendly order, as (byte offset, lattice) pieces.
 
-    Consecutive runs stay as they are. Of strided ones, of a transposed or channels-last buffer, those that lie side by
-    side in memory follow each other, since the kernels write several of them at once; and they are cut into columns of
-    TILE elements that are filled one after the other.
+    Contiguous runs stay unchanged. Strided runs (transposed or channels-last buffers) are reordered so that runs side
+    by side in memory follow each other, because the kernels write several of them at once. They are cut into columns of
+    TILE elements, which are filled one after the other.
     """
     run, stride = lattice.extents[-1], lattice.byte_strides[-1]
     if stride == itemsize or len(lattice.extents) == 1:
@@ -517,7 +519,7 @@ def tiled(lattice: Lattice, itemsize: int) -> list[tuple[int, Lattice]]:
 
 
 def check_distinct(buffer: Buffer) -> None:
-    """Refuses a buffer of which two elements share memory.
+    """Raises BufferError if two elements of a buffer share memory.
 
     Parameters
     ----------
@@ -527,7 +529,7 @@ def check_distinct(buffer: Buffer) -> None:
     Raises
     ------
     BufferError
-        If two of its elements share memory.
+        If two elements share memory.
 
     Examples
     --------
@@ -545,18 +547,18 @@ def check_distinct(buffer: Buffer) -> None:
     about = f"shape {buffer.shape}, strides {buffer.byte_strides} bytes"
     array = buffer.array(buffer.dtype.raw)
     try:
-        # two elements first differ on some axis: one lies at the origin of it and of those before, the other beyond
+        # if two elements overlap, shift both so that the first axis where they differ starts at 0 for one of them
         for axis in range(array.ndim):
             first, beyond = ((slice(None),) * axis + (part,) for part in (slice(1), slice(1, None)))
             if np.shares_memory(array[first], array[beyond], max_work=CANDIDATES):  # type: ignore[arg-type]
                 raise BufferError(f"the elements of out overlap: {about}")
             array = array[first]
     except np.exceptions.TooHardError:
-        raise BufferError(f"whether the elements of out overlap is too hard to tell: {about}") from None
+        raise BufferError(f"cannot tell whether the elements of out overlap: {about}") from None
 
 
 def _is_nested(buffer: Buffer) -> bool:
-    """Whether every stride steps over all that the smaller ones reach: what all usual layouts do."""
+    """Whether every stride exceeds the extent of all smaller strides, as in all usual layouts."""
     reach = buffer.dtype.itemsize
     for stride, extent in sorted(
         (abs(stride), extent) for extent, stride in zip(buffer.shape, buffer.byte_strides, strict=True) if extent > 1

@@ -1,7 +1,7 @@
-"""Structured initializers: tensors whose elements depend on each other, so that they are made whole.
+"""Structured initializers: tensors whose elements depend on each other, so that they are computed whole.
 
-They obey the same laws as the elementwise ones, :class:`Orthogonal` included: the same key and shape give the same
-bytes on any number of threads, on any target, and for any slice.
+They obey the same laws as elementwise initializers: the same key and shape give the same bytes on any number of
+threads, on any target, and for any slice.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _output_input_spatial(shape: tuple[int, ...], layout: str | Axes, what: str)
 
 
 def _centre(weight: np.ndarray) -> np.ndarray:
-    """Of a weight (O, I, spatial...), the (O, I) matrix at the spatial centre."""
+    """The (O, I) matrix at the spatial centre of a weight (O, I, spatial...)."""
     return weight[(slice(None), slice(None), *(size // 2 for size in weight.shape[2:]))]
 
 
@@ -49,7 +49,7 @@ class Identity(StructuredInitializer):
     Raises
     ------
     ValueError
-        If gain is not finite; when filling, if the shape has not 2 axes.
+        If gain is not finite. When filling, if the shape does not have 2 axes.
 
     Examples
     --------
@@ -80,7 +80,7 @@ class Identity(StructuredInitializer):
 class Dirac(StructuredInitializer):
     """A convolution that passes its input through: in each group, output channel d copies input channel d.
 
-    Channels beyond the smaller of the two numbers stay 0, as in torch.
+    Channels beyond the smaller of the two counts are 0, as in torch.
 
     Parameters
     ----------
@@ -89,12 +89,13 @@ class Dirac(StructuredInitializer):
     gain : float
         The value at the centre.
     layout : str or Axes
-        Where the axes of the output and input channels are, as in :func:`fastinit.fans`.
+        Axes of the output and input channels, as in :func:`fastinit.fans`.
 
     Raises
     ------
     ValueError
-        If the shape has not 3 to 5 axes, does not fit the layout, or groups do not divide the output channels.
+        If the shape does not have 3 to 5 axes, does not fit the layout, or `groups` does not divide the output
+        channels.
 
     Examples
     --------
@@ -134,28 +135,28 @@ class Dirac(StructuredInitializer):
 
 @dataclass(frozen=True, slots=True)
 class Orthogonal(StructuredInitializer):
-    """A random matrix with orthonormal rows or columns, whichever are fewer, times `gain`; exactly Haar-distributed.
+    """A Haar-distributed random matrix with orthonormal rows or columns (whichever are fewer), times `gain`.
 
     Parameters
     ----------
     gain : float
         Multiplies the matrix.
     column_axis : int
-        The axis that makes the matrix's columns; all others together make its rows. -1 for Keras and JAX weights
-        (..., out), 0 for torch weights (out, ...): then the matrix is seen transposed.
+        Axis of the matrix's columns; all other axes together form its rows. -1 for Keras and JAX weights (..., out), 0
+        for torch weights (out, ...), which are treated as the transposed matrix.
 
     Raises
     ------
     ValueError
-        If the shape has fewer than 2 axes, or no such column axis.
+        If the shape has fewer than 2 axes or lacks the column axis.
 
     Notes
     -----
-    Column j of a Gaussian matrix, from row j down, is the input of the j-th Householder reflection, so no
-    factorization is needed: G. W. Stewart, "The efficient generation of random orthogonal matrices", 1980, with the
-    signs of F. Mezzadri, "How to generate random matrices from the classical compact groups", 2007. The sums run in one
-    written order on every target, so the matrix has the same bytes everywhere. A. M. Saxe et al., "Exact solutions to
-    the nonlinear dynamics of learning", 2013, is why one would want it.
+    The j-th Householder reflection is built from column j of a Gaussian matrix, from row j down, so no factorization is
+    needed: G. W. Stewart, "The efficient generation of random orthogonal matrices", 1980. The signs follow
+    F. Mezzadri, "How to generate random matrices from the classical compact groups", 2007. Sums run in one specified
+    order on every target, so the matrix has the same bytes everywhere. Motivation: A. M. Saxe et al., "Exact solutions
+    to the nonlinear dynamics of learning", 2013.
 
     Examples
     --------
@@ -176,14 +177,14 @@ class Orthogonal(StructuredInitializer):
         if len(shape) < 2:
             raise ValueError(f"an orthogonal matrix needs at least 2 axes, got shape {shape}")
         if not -len(shape) <= self.column_axis < len(shape):
-            raise ValueError(f"column_axis {self.column_axis} is no axis of shape {shape}")
+            raise ValueError(f"column_axis {self.column_axis} is out of range for shape {shape}")
 
     def moments(self, shape: tuple[int, ...]) -> Moments | None:
         self.check_shape(shape)
         size, columns = math.prod(shape), shape[self.column_axis]
         if not size:
             return None
-        # unit vectors, as many as the shorter side has
+        # the squares sum to the length of the shorter side: it counts the unit vectors
         return Moments(0.0, abs(self.gain) * math.sqrt(min(columns, size // columns) / size))
 
     def reach(self, shape: tuple[int, ...], dtype: str = "float32") -> float:
@@ -210,12 +211,12 @@ class DeltaOrthogonal(StructuredInitializer):
     gain : float
         Multiplies the matrix.
     layout : str or Axes
-        Where the axes of the output and input channels are.
+        Axes of the output and input channels.
 
     Raises
     ------
     ValueError
-        If the shape has not 3 to 5 axes, does not fit the layout, or has fewer output than input channels.
+        If the shape does not have 3 to 5 axes, does not fit the layout, or has fewer output than input channels.
 
     Notes
     -----
@@ -259,23 +260,23 @@ class DeltaOrthogonal(StructuredInitializer):
 
 @dataclass(frozen=True, slots=True)
 class Sparse(StructuredInitializer):
-    """Normals of which, along one axis, an exact share is set to 0, at places drawn without replacement.
+    """A normal matrix with an exact fraction of zeros along one axis, at positions drawn without replacement.
 
     Parameters
     ----------
     sparsity : float or fractions.Fraction
-        The share of zeros in [0, 1]: ceil(sparsity * n) of the n elements along `axis`; of a float, of the decimal
-        number as written.
+        Fraction of zeros in [0, 1]: ceil(sparsity * n) of the n elements along `axis`. A float means its decimal
+        representation: 0.1 is exactly 1/10.
     std : float
-        Of the normals, in [0, inf).
+        Standard deviation of the normals, in [0, inf).
     axis : int
-        Along which the zeros are counted. 0, torch's choice, gives every unit of an (in, out) weight the same number of
-        inputs.
+        Axis along which the zeros are counted. 0, as in torch, gives every unit of an (in, out) weight the same number
+        of inputs.
 
     Raises
     ------
     ValueError
-        If the shape has not 2 axes.
+        If the shape does not have 2 axes.
 
     Notes
     -----
@@ -306,10 +307,10 @@ class Sparse(StructuredInitializer):
         object.__setattr__(self, "axis", axis % 2)
 
     def _share(self) -> Fraction:
-        """The sparsity, exactly; 0.1 is a tenth here, so 1 of 10."""
+        """The exact sparsity. The float 0.1 means 1/10."""
         return self.sparsity if isinstance(self.sparsity, Fraction) else Fraction(repr(self.sparsity))
 
-    # by the exact share: Fraction(1, 10) is 0.1, and Fraction(0.1), a little more, is not
+    # compares exact shares: Fraction(1, 10) equals 0.1, but Fraction(0.1), which is slightly larger, does not
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sparse):
             return NotImplemented
@@ -329,7 +330,7 @@ class Sparse(StructuredInitializer):
         fill(out, Normal(0.0, self.std), key, num_threads=num_threads, target=target)
         axis, length = self.axis, out.shape[self.axis]
         zeros = math.ceil(self._share() * length)
-        # The elements with the smallest words: equal words, which are rare, are told apart by their place.
+        # Zero the elements with the smallest words. The position breaks ties, which are rare.
         order = words(key.fold_in("zeros"), 0, out.size, num_threads=num_threads).reshape(out.shape).astype(np.uint64)
         order <<= np.uint64(32)
         order |= np.arange(length, dtype=np.uint64).reshape((-1, 1) if axis == 0 else (1, -1))
@@ -345,19 +346,20 @@ class ICNR(StructuredInitializer):
     Parameters
     ----------
     initializer : Initializer
-        Of the kernel before it is repeated, whose shape has O / factor^d output channels, for d spatial axes.
+        Initializer of the kernel before repetition. That kernel has O / factor^d output channels, with d spatial axes.
     factor : int
-        By how much each spatial axis grows.
+        Upscaling factor of each spatial axis.
     layout : str or Axes
-        Where the axes of the output and input channels are.
+        Axes of the output and input channels.
     order : {"channel", "subpixel"}
-        Which of the two varies more slowly on the output axis: the channel (torch's PixelShuffle) or the sub-pixel
+        Which index varies more slowly on the output axis: the channel (torch's PixelShuffle) or the sub-pixel
         (TensorFlow's depth_to_space).
 
     Raises
     ------
     ValueError
-        If the shape has not 3 to 5 axes, does not fit the layout, or factor^d does not divide the output channels.
+        If the shape does not have 3 to 5 axes, does not fit the layout, or factor^d does not divide the output
+        channels.
 
     Notes
     -----
@@ -395,7 +397,7 @@ class ICNR(StructuredInitializer):
         self.check_shape(shape)
         working = DTYPES[dtype].working
         self.initializer.check(self._kernel_shape(shape), working)
-        if dtype != working:  # the kernel is narrowed, which knows neither infinities nor NaN
+        if dtype != working:  # narrowing supports neither infinity nor NaN
             StructuredInitializer.check(self, shape, dtype)
 
     def moments(self, shape: tuple[int, ...]) -> Moments | None:
@@ -423,21 +425,21 @@ class ICNR(StructuredInitializer):
 
 @dataclass(frozen=True, slots=True)
 class ZerO(StructuredInitializer):
-    """Zeros and ones only: the identity, a part of it, or a part of a scaled Hadamard matrix. No key is used.
+    """Deterministic: a (partial) identity, or a part of a scaled Hadamard matrix. The key is not used.
 
-    For out <= in the weight is a partial identity; for out > in it is the first `out` rows and `in` columns of
+    If out <= in, the weight is a partial identity. If out > in, it is the first `out` rows and `in` columns of
     2^(-(m - 1) / 2) H_m, with H_m the Hadamard matrix of size 2^m >= out > 2^(m - 1). A convolution has that matrix at
     its spatial centre.
 
     Parameters
     ----------
     layout : str or Axes
-        Where the axes of the output and input channels are.
+        Axes of the output and input channels.
 
     Raises
     ------
     ValueError
-        If the shape has not 2 to 5 axes or does not fit the layout.
+        If the shape does not have 2 to 5 axes or does not fit the layout.
 
     Notes
     -----
@@ -473,7 +475,7 @@ class ZerO(StructuredInitializer):
             np.fill_diagonal(centre, 1.0)
             return
         m = (rows - 1).bit_length()
-        # Sylvester: the sign of element (i, j) is the parity of the bits that i and j share
+        # Sylvester: the sign of element (i, j) is the parity of popcount(i & j)
         shared = np.arange(rows)[:, None] & np.arange(columns)[None, :]
         scale = math.sqrt(math.ldexp(1.0, -(m - 1)))
         for shift in (32, 16, 8, 4, 2, 1):

@@ -1,7 +1,8 @@
-"""Which instruction sets the core was compiled for, which of them this processor runs, and which one is used.
+"""Targets: the instruction sets that the core was compiled for, those that this processor supports, and the current
+one.
 
-Every target gives the same bytes. ``FASTINIT_TARGET`` names another one than the best; it is read once, at the first
-fill.
+Every target gives the same bytes. ``FASTINIT_TARGET`` overrides the choice of the best target; it is read once, at the
+first fill.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from fastinit.checks import shown
 
 __all__ = ["compiled", "current", "supported"]
 
-# What a fill of VERIFIED elements from VERIFIED_START on gives, by sampler: BLAKE2b-64 of little-endian bytes. The
-# tests recompute these from reference.py.
+# Digests of a fill of VERIFIED elements from VERIFIED_START on, by sampler: BLAKE2b-64 of little-endian bytes. Tests
+# recompute them from reference.py.
 VERIFIED = 500
 VERIFIED_START = 3
 VERIFIED_WORDS = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
@@ -35,29 +36,29 @@ DIGESTS = {
 
 
 def compiled() -> tuple[str, ...]:
-    """Names of the targets that this build holds, the best one first.
+    """Names of the targets in this build, the best one first.
 
-    ``x86_v4`` needs AVX-512, ``x86_v4_intel`` that of an Intel processor, ``x86_v3`` AVX2, ``baseline`` SSE4.2
+    ``x86_v4`` needs AVX-512, ``x86_v4_intel`` AVX-512 on an Intel processor, ``x86_v3`` AVX2, ``baseline`` SSE4.2
     (x86-64-v2), ``neon`` any 64-bit Arm; ``generic`` is plain C.
     """
     return tuple(name for name, _ in _core.targets())
 
 
 def supported() -> tuple[str, ...]:
-    """Names of the compiled targets that this processor and operating system run, the best one first."""
+    """Names of the compiled targets that this processor and operating system support, the best one first."""
     return tuple(name for name, supported in _core.targets() if supported)
 
 
 @lru_cache(maxsize=1)
 def current() -> str:
-    """The target that fills use: ``FASTINIT_TARGET``, or the best supported one.
+    """The target used by fills: ``FASTINIT_TARGET``, or the best supported one.
 
     Raises
     ------
     ValueError
-        If ``FASTINIT_TARGET`` names no supported target.
+        If ``FASTINIT_TARGET`` is not a supported target.
     RuntimeError
-        If no target, or the one named, gives the values that it was built to give.
+        If no target, or not the requested one, gives the right values.
     """
     wanted = os.environ.get("FASTINIT_TARGET")
     if wanted:
@@ -79,11 +80,11 @@ def index_of(name: str) -> int:
     Raises
     ------
     ValueError
-        If it was not compiled or this processor does not run it.
+        If the target was not compiled, or this processor does not support it.
     """
     known = isinstance(name, str) and name in compiled()
     if not known or name not in supported():
-        state = "this processor does not run it" if known else "it was not compiled"
+        state = "not supported by this processor" if known else "not compiled"
         raise ValueError(f"target must be one of {', '.join(supported())}; got {shown(name)} ({state})")
     return compiled().index(name)
 
@@ -95,7 +96,7 @@ def current_index() -> int:
 
 
 def digest(name: str, sampler: str) -> str:
-    """The digest of a short fill by a sampler on a target."""
+    """Digest of a short fill by a sampler on a target."""
     double = sampler.endswith("_64")
     dtype, array = (1, np.empty(VERIFIED, np.float64)) if double else (0, np.empty(VERIFIED, np.float32))
     first, count = (2**62, 3 * 2**61) if double else (2**30, 3 * 2**29)
@@ -111,5 +112,5 @@ def digest(name: str, sampler: str) -> str:
 
 @cache
 def verified(name: str) -> bool:
-    """Whether a target gives the values it was built to give: a miscompiled kernel must not pass for a slow one."""
+    """Whether a target gives the right values. Detects miscompiled kernels."""
     return all(digest(name, sampler) == expected for sampler, expected in DIGESTS.items())

@@ -1,10 +1,10 @@
-"""Spreads independent pieces of work over threads.
+"""Distributes independent pieces of work over threads.
 
-The pieces release the GIL; which thread takes which piece never shows in the values. Those of a fill are dealt out by
-the core (``kernels/pieces.c``), those of everything else are calls of a function of Python. Threads are started when
-the first call needs them and wait a moment for the next call, since starting one takes as long as drawing 10^5 values;
-then they end. A forked child starts its own. While the interpreter ends, when no other thread gets to run, the calling
-thread does all of it.
+The pieces release the GIL. The assignment of pieces to threads does not affect the values. The core distributes the
+pieces of a fill (``kernels/pieces.c``); other pieces are calls of a Python function. Threads start when the first call
+needs them. They wait briefly for the next call, since starting a thread takes as long as drawing 10^5 values, and then
+end. A forked child starts its own threads. At interpreter shutdown other threads cannot run, so the calling thread does
+all the work.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ __all__ = ["Work", "default_num_threads", "for_each", "together"]
 
 @lru_cache(maxsize=1)
 def default_num_threads() -> int:
-    """The number of threads that a fill uses unless it is told.
+    """The default number of threads of a fill.
 
-    ``FASTINIT_NUM_THREADS`` if it is set, else the processors that this process may run on, within the CPU quota of its
-    control group. It is read once, at the first fill.
+    It is ``FASTINIT_NUM_THREADS`` if set, otherwise the number of processors available to this process, limited by the
+    CPU quota of its control group. It is determined once, at the first fill.
 
     Raises
     ------
     ValueError
-        If ``FASTINIT_NUM_THREADS`` is no positive integer.
+        If ``FASTINIT_NUM_THREADS`` is not a positive integer.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def default_num_threads() -> int:
 
 
 def _cgroup_quota() -> float:
-    """CPUs that the control group grants: version 2, then version 1; infinity without a limit."""
+    """CPU quota of the control group (version 2, then version 1); infinity without a limit."""
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:
             quota, period = file.read().split()
@@ -72,13 +72,13 @@ def _cgroup_quota() -> float:
 
 
 class Work(Protocol):
-    """What several threads can do together."""
+    """Work that several threads can share."""
 
     def take(self) -> bool:
-        """Does some of it, in any thread; returns whether there may be more. Nothing but Ctrl-C ends it early."""
+        """Does a part of the work, in any thread. Returns whether there may be more. Only Ctrl-C ends it early."""
 
     def end(self) -> None:
-        """Lets nothing begin any more; when it returns, no thread is at work."""
+        """Prevents new parts from starting. When it returns, no thread is at work."""
 
 
 class _Tasks:
@@ -89,9 +89,9 @@ class _Tasks:
         self.remaining = iter(range(count))
         self.lock = threading.Lock()
         self.failures: list[BaseException] = []
-        self.at_work: set[int] = set()  # threads
+        self.at_work: set[int] = set()  # thread identifiers
         self.is_over = False
-        self.left = threading.Semaphore(0)  # released when the last task ends of those that had begun at the end
+        self.left = threading.Semaphore(0)  # released when the last running task finishes
 
     def take(self) -> bool:
         this = threading.get_ident()
@@ -102,7 +102,7 @@ class _Tasks:
                     return False
                 self.at_work.add(this)
             self.task(number)
-        except BaseException as failure:  # raised in the caller's thread
+        except BaseException as failure:  # raised later in the caller's thread
             self.failures.append(failure)
         finally:
             with self.lock:
@@ -114,34 +114,34 @@ class _Tasks:
     def end(self) -> None:
         with self.lock:
             self.is_over = True
-            self.at_work.discard(threading.get_ident())  # Ctrl-C may have ended take() anywhere
+            self.at_work.discard(threading.get_ident())  # Ctrl-C may have interrupted take() anywhere
             waits = bool(self.at_work)
         while waits:
             try:
                 self.left.acquire()
                 waits = False
-            except BaseException as failure:  # Ctrl-C while the last tasks end
+            except BaseException as failure:  # Ctrl-C while the last tasks finish
                 self.failures.append(failure)
 
 
 class _Helpers:
-    """Threads that help with work. Which of them does, and whether one comes too late, changes nothing."""
+    """Helper threads. The results do not depend on which helper works, or on whether one comes too late."""
 
-    # Seconds that a thread waits for more: longer than what lies between the tensors of a model.
+    # Seconds that an idle thread waits for work: longer than the time between two tensors of a model.
     PATIENCE = 0.5
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Begins anew: a forked child has none of its parent's threads."""
-        # one that its holder may take again: a signal handler, or a __del__ that the collector runs, may fill too
+        """Resets the state: a forked child has none of its parent's threads."""
+        # reentrant: a signal handler or a __del__ run by the garbage collector may fill too
         self.lock = threading.RLock()
         self.works: queue.SimpleQueue[Work] = queue.SimpleQueue()
-        self.waiting = 0  # threads that have nothing to do, of those that are promised nothing
+        self.waiting = 0  # idle threads not yet reserved for queued work
 
     def ask(self, work: Work, count: int) -> None:
-        """Has so many threads help with it."""
+        """Asks `count` threads to help with the work."""
         with self.lock:
             promised = min(count, self.waiting)
             self.waiting -= promised
@@ -150,26 +150,26 @@ class _Helpers:
         for _ in range(count - promised):
             try:
                 threading.Thread(target=self._serve, args=(work,), name="fastinit", daemon=True).start()
-            except RuntimeError:  # no thread to be had
+            except RuntimeError:  # the system cannot start a thread
                 return
 
     def _serve(self, work: Work | None) -> None:
         while work is not None:
             while work.take():
                 pass
-            work = None  # and with it goes the memory that it belongs to
+            work = None  # drop the reference, which keeps the tensor's memory alive
             with self.lock:
                 self.waiting += 1
             work = self._next()
 
     def _next(self) -> Work | None:
-        """What this thread is to help with, or None after a while without requests."""
+        """The next work for this thread; None after PATIENCE seconds without requests."""
         while True:
             try:
                 return self.works.get(timeout=self.PATIENCE)
             except queue.Empty:
                 with self.lock:
-                    if self.works.empty():  # else a caller counts on this thread, or on another
+                    if self.works.empty():  # otherwise the queued work needs a waiting thread
                         self.waiting -= 1
                         return None
 
@@ -182,9 +182,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def together(work: Work, num_threads: int) -> None:
-    """Does it on up to `num_threads` threads, of which the caller's is one; when this ends, no thread is at work."""
+    """Does the work on up to `num_threads` threads, including the caller's. No thread is at work afterwards."""
     try:
-        # in the end a new thread would never say that it has started, and an old one may have died with the lock
+        # at shutdown a new thread never starts, and an old one may have died holding the lock
         if num_threads > 1 and not sys.is_finalizing():
             _helpers.ask(work, num_threads - 1)
         while work.take():
@@ -194,19 +194,19 @@ def together(work: Work, num_threads: int) -> None:
 
 
 def for_each(count: int, task: Callable[[int], None], num_threads: int) -> None:
-    """Calls task(0), ..., task(count - 1), on up to `num_threads` threads of which the caller's is one.
+    """Calls task(0), ..., task(count - 1), on up to `num_threads` threads including the caller's.
 
-    An exception in any task, or Ctrl-C in the caller's thread, ends the work after the tasks that have begun, and is
-    raised here.
+    After an exception in a task, or Ctrl-C in the caller's thread, running tasks finish, no further ones start, and the
+    exception is raised here.
 
     Parameters
     ----------
     count : int
-        How many tasks there are.
+        Number of tasks.
     task : callable
-        Called with each number, in any order.
+        Function of the task's number. Called in any order.
     num_threads : int, >= 1
-        At most this many threads.
+        Maximum number of threads.
 
     Examples
     --------

@@ -1,16 +1,16 @@
-"""The standard normal distribution cut to an interval: exact, and the same on every machine.
+"""The standard normal distribution truncated to an interval: exact, and the same on every machine.
 
 The truncated samplers draw inside a window of the unit interval, and variance correction divides by the standard
-deviation of what was drawn. Both are constants of the bounds, and the first is part of stream v1, so they are
-computed here in 60-digit decimal arithmetic, whose ``exp`` is correctly rounded everywhere, rather than with the
-platform's mathematics library.
+deviation of the truncated normal. Both depend on the bounds only, and the window is part of stream v1. So they are
+computed here in 60-digit decimal arithmetic, whose ``exp`` is correctly rounded everywhere, not with the platform's
+mathematics library.
 
-Bounds are in standard deviations and may be infinite. Nothing below depends on, or changes, the caller's decimal
+Bounds are in standard deviations and may be infinite. The functions neither depend on nor change the caller's decimal
 context. Notation: Phi is the cumulative distribution, Q = 1 - Phi the upper tail, and for x >= 0
 
     T_n(x) = integral of t^n exp(-x t - t^2 / 2) over t in [0, inf)        T_0 = Mills' ratio = Q / density
 
-which keeps its size where Q itself is far below any float.
+which stays in range where Q itself underflows any float.
 """
 
 import decimal
@@ -41,7 +41,7 @@ _UNDECIDED = Decimal("1e-20")
 @lru_cache(maxsize=1024)
 @in_stream_environment
 def window(low: float, high: float, bits: int) -> tuple[int, int]:
-    """Return the cells of width ``2**-bits`` that lie wholly inside ``[Phi(low), Phi(high)]``.
+    """Return the cells of width ``2**-bits`` that lie entirely inside ``[Phi(low), Phi(high)]``.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def window(low: float, high: float, bits: int) -> tuple[int, int]:
     first, count : int
         ``first = ceil(2**bits * Phi(low))`` and ``first + count = floor(2**bits * Phi(high))``: the cells
         ``{first, ..., first + count - 1}``, with ``0 <= first`` and ``first + count <= 2**bits``. ``count`` is 0
-        where no whole cell fits.
+        if no whole cell fits.
 
     Raises
     ------
@@ -64,8 +64,8 @@ def window(low: float, high: float, bits: int) -> tuple[int, int]:
 
     Notes
     -----
-    Mirrored bounds give mirrored cells: where ``count > 0``, ``window(-high, -low, bits)`` is exactly
-    ``(2**bits - (first + count), count)``.
+    Mirrored bounds give mirrored cells: if ``count > 0``, ``window(-high, -low, bits)`` is exactly ``(2**bits - (first
+    + count), count)``.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def window(low: float, high: float, bits: int) -> tuple[int, int]:
 @lru_cache(maxsize=1024)
 @in_stream_environment
 def tail_ratio(low: float, high: float) -> float:
-    """Return ``1 - Q(high) / Q(low)``, the part of the upper tail beyond `low` that lies below `high`.
+    """Return ``1 - Q(high) / Q(low)``, the fraction of the upper tail beyond `low` that lies below `high`.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def tail_ratio(low: float, high: float) -> float:
     Returns
     -------
     float
-        In (0, 1], correctly rounded, however far out or narrow the window is; exactly 1 for an infinite `high`.
+        In (0, 1], correctly rounded even in far tails and narrow windows; exactly 1 for an infinite `high`.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def mean_and_variance(low: float, high: float) -> tuple[float, float]:
 def standard_deviation(low: float, high: float) -> float:
     """Return the standard deviation of the standard normal truncated to ``[low, high]``.
 
-    Rounded once: it is not the square root of a rounded variance, and holds where the variance underflows.
+    It is rounded once, not computed from a rounded variance, so it stays accurate where the variance underflows.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def standard_deviation(low: float, high: float) -> float:
     Returns
     -------
     float
-        In [0, 1]; 0 only for windows of a few of the smallest subnormals.
+        In [0, 1]; 0 only for windows as narrow as a few of the smallest subnormals.
 
     Raises
     ------
@@ -200,19 +200,19 @@ def standard_deviation(low: float, high: float) -> float:
 @lru_cache(maxsize=1024)
 @in_stream_environment
 def farthest(low: float) -> float:
-    """Return the x beyond which lies ``2**-53`` of the upper tail beyond `low`: ``Q(x) = 2**-53 * Q(low)``.
+    """Return the x with ``Q(x) = 2**-53 * Q(low)``.
 
-    So far reach draws of the tail, whose uniform numbers end at ``1 - 2**-53``.
+    It is the largest draw of the tail sampler, whose uniform numbers end at ``1 - 2**-53``.
 
     Parameters
     ----------
     low : float
-        In standard deviations, finite and >= 0.
+        Start of the tail in standard deviations, finite and >= 0.
 
     Returns
     -------
     float
-        The smallest float whose tail is not larger.
+        The smallest float whose tail is at most that large.
 
     Examples
     --------
@@ -242,8 +242,8 @@ def _checked(low: float, high: float) -> tuple[float, float]:
 def _scaled_probability(x: float, bits: int) -> tuple[int, int]:
     """Return floor and ceil of ``2**bits * Phi(x)``.
 
-    Phi is written as one of 0, 1/2, 1 plus a remainder of full relative precision, so the sign of the smallest
-    remainder still decides, and mirrored arguments give mirrored integers.
+    Phi is split into 0, 1/2 or 1 and a remainder of full relative precision. So even a tiny remainder has the right
+    sign, and mirrored arguments give mirrored integers.
     """
     total = 1 << bits
     if x == 0:
@@ -251,7 +251,8 @@ def _scaled_probability(x: float, bits: int) -> tuple[int, int]:
     if math.isinf(x):
         return (total, total) if x > 0 else (0, 0)
     with decimal.localcontext(_CONTEXT):
-        # From 100 on the tail is far below one cell and only its sign counts; there no exponent can underflow.
+        # Beyond 100 the tail is far below one cell and only its sign counts; the limit keeps exponents from
+        # underflowing.
         distance = min(abs(x), 100.0)
         if distance < 1:
             base, remainder = total // 2, _area_from_zero(distance).copy_sign(Decimal(x))
@@ -267,7 +268,7 @@ def _scaled_probability(x: float, bits: int) -> tuple[int, int]:
 
 
 def _mean_and_variance(low: float, high: float) -> tuple[Decimal, Decimal]:
-    """Return both moments, each to at least 40 digits; three regimes, none of which cancels."""
+    """Return both moments, each to at least 40 digits. Three regimes avoid cancellation."""
     if -low > high:
         mean, variance = _mean_and_variance(-high, -low)
         return -mean, variance
@@ -279,14 +280,14 @@ def _mean_and_variance(low: float, high: float) -> tuple[Decimal, Decimal]:
         return middle + half * shift, half * half * (second / area - shift * shift)
 
     if low < 0:
-        # The area is at least 0.4 here and the variance at least 0.1: the textbook formulas do.
+        # The area is at least 0.4 here and the variance at least 0.1, so the textbook formulas are accurate.
         area = _area_from_zero(-low) + _area_from_zero(high)
         weight_low, weight_high = _weight(low), _weight(high)
         mean = (weight_low - weight_high) / area
         edges = _times(low, weight_low) - _times(high, weight_high)
         return mean, 1 + edges / area - mean * mean
 
-    # Moments of t = x - low over [0, inf), less those over [high - low, inf).
+    # Moments of t = x - low over [0, inf), minus those over [high - low, inf).
     area, first, second = _tail_moments(low)
     if not math.isinf(high):
         ratio, width = _density_ratio(low, high), Decimal(high) - Decimal(low)
@@ -299,7 +300,7 @@ def _mean_and_variance(low: float, high: float) -> tuple[Decimal, Decimal]:
 
 
 def _is_narrow(low: float, high: float) -> bool:
-    """Tell whether the density varies so little over the window that its Taylor series serves; high >= |low|."""
+    """Return whether the density varies little enough over the window for its Taylor series; needs high >= |low|."""
     return (high - low) * high <= 2.0
 
 
@@ -333,8 +334,8 @@ def _tail_moments(x: float) -> tuple[Decimal, Decimal, Decimal]:
         t0 = _HALF_SQRT_2PI / _weight(x) - _odd_series(exact)
         t1 = 1 - exact * t0
         return t0, t1, t0 - exact * t1
-    # Laplace's continued fraction, T_n / T_(n-1) = n / (x + T_(n+1) / T_n), from a depth at which 60 digits stand:
-    # step n shrinks the error of its tail by exp(-2 asinh(x / (2 sqrt(n)))), in all about exp(-2 x sqrt(depth)).
+    # Laplace's continued fraction, T_n / T_(n-1) = n / (x + T_(n+1) / T_n), from a depth that gives 60 digits: step n
+    # shrinks the error of its tail by exp(-2 asinh(x / (2 sqrt(n)))), in total by about exp(-2 x sqrt(depth)).
     ratio = Decimal(0)
     for n in range(60 + int((72.0 / x) * (72.0 / x)), 2, -1):
         ratio = n / (exact + ratio)

@@ -227,7 +227,7 @@ def test_large_and_hard_layouts_are_decided_in_time():
         check_distinct(far._replace(shape=(2 * 10**6, 2 * 10**6)))
     rng = random.Random(2)
     hard = tuple(rng.randint(2**38, 2**39) for _ in range(24))  # a subset sum
-    with pytest.raises(BufferError, match="too hard to tell"):
+    with pytest.raises(BufferError, match="cannot tell whether"):
         check_distinct(Buffer(2**40, (2,) * 24, hard, DTYPES["float32"]))
 
 

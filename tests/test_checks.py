@@ -280,9 +280,9 @@ def test_sequences_without_an_end():
     with pytest.raises(ValueError, match="sequence of str, at most 1048576 of them, got more"):
         Parameter("a", (2,), other_names=itertools.repeat("b"))
     for value in (itertools.count(), itertools.repeat(2)):
-        with pytest.raises(ValueError, match="must be at most 64 integers, got more"):
+        with pytest.raises(ValueError, match="must have at most 64 integers, got more"):
             checked_shape(value)
-        with pytest.raises(ValueError, match="must be at most 1048576 integers, got more"):
+        with pytest.raises(ValueError, match="must have at most 1048576 integers, got more"):
             integers("widths", value)
 
 
@@ -343,7 +343,7 @@ def test_integers_that_are_too_large(call):
         (lambda value: fastinit.Record([], 0, value, "0"), "recipe of a record must be a str, got"),
         (fastinit.Record.from_json, "text must be the JSON of a record, not"),
         (fastinit.initializer_config, "initializer must be an Initializer, not"),
-        (fastinit.initializer_from_config, "config must be a dict as initializer_config gives it, not"),
+        (fastinit.initializer_from_config, r"config must be a dict from initializer_config\(\), not"),
         (
             lambda value: Key.of(value) if type(value) is not int else Key.of(None),
             "key must be a fastinit.Key or an int",

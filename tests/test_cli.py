@@ -163,15 +163,15 @@ def test_a_reader_that_goes_away(command, tmp_path):
     [
         ((*CHECK, "--activation", "gelo", "--init", "he_normal"), r"got 'gelo'; did you mean .*gelu"),
         ((*CHECK, "--activation", "relu", "--init", "he_norml"), r"got 'he_norml'; did you mean .*he_normal"),
-        ((*CHECK, "--activation", "relu", "--init", "normal:"), "normal is written normal:std"),
-        ((*CHECK, "--activation", "relu", "--init", "normal"), "normal is written normal:std"),
-        ((*CHECK, "--activation", "relu", "--init", "normal:a"), "normal is written normal:std; got 'normal:a'"),
+        ((*CHECK, "--activation", "relu", "--init", "normal:"), "expected normal:std, got 'normal"),
+        ((*CHECK, "--activation", "relu", "--init", "normal"), "expected normal:std, got 'normal"),
+        ((*CHECK, "--activation", "relu", "--init", "normal:a"), "expected normal:std, got 'normal:a'"),
         ((*CHECK, "--activation", "relu", "--init", "normal:-1"), r"normal:-1.*std"),
-        ((*CHECK, "--activation", "relu", "--init", "normal:1,2"), "normal is written normal:std"),
+        ((*CHECK, "--activation", "relu", "--init", "normal:1,2"), "expected normal:std, got 'normal"),
         ((*CHECK, "--activation", "relu", "--init", "uniform:2,1"), r"uniform:2,1.*low"),
-        ((*CHECK, "--activation", "relu", "--init", "uniform"), "uniform is written uniform:low,high"),
-        ((*CHECK, "--activation", "relu", "--init", "he_normal:2"), "he_normal takes no numbers"),
-        ((*CHECK, "--activation", "relu", "--init", "zeros:2"), "zeros is written zeros"),
+        ((*CHECK, "--activation", "relu", "--init", "uniform"), "expected uniform:low,high, got 'uniform'"),
+        ((*CHECK, "--activation", "relu", "--init", "he_normal:2"), "he_normal does not take numbers"),
+        ((*CHECK, "--activation", "relu", "--init", "zeros:2"), "expected zeros, got 'zeros:2'"),
         (("check", "--depth", "0", "--width", "9", *RELU), "argument --depth: must be at least 1, got 0"),
         (("check", "--depth", "9", "--width", "0", *RELU), "argument --width: must be at least 1, got 0"),
         (("check", "--depth", "9", "--width", "-3", *RELU), "argument --width: must be at least 1, got -3"),
@@ -186,9 +186,9 @@ def test_a_reader_that_goes_away(command, tmp_path):
         ((*CHECK, *RELU, "--no-page", "--picture", "a.gif"), r"\.png or \.svg"),
         (("check", "--depth", "1000000000", "--width", "100000", *RELU, "--no-page"), "GiB of memory.*lower --batch"),
         (("gain", "rellu"), "did you mean"),
-        (("gain", "relu", "--negative-slope", "0.1"), "relu has no parameter negative_slope"),
+        (("gain", "relu", "--negative-slope", "0.1"), r"expected parameters of relu \(none\), got negative_slope"),
         (("recommend", "rellu"), "did you mean"),
-        (("recommend", "relu", "--layer", "residual"), "needs its depth"),
+        (("recommend", "relu", "--layer", "residual"), "depth is required for a residual layer"),
         (("recommend", "relu", "--layer", "attention"), "--layer"),
         ((), "required"),
         (("chek",), "invalid choice"),
@@ -323,13 +323,13 @@ def test_a_negative_slope(tmp_path, monkeypatch, capsys):
         for text in (shown, page):
             assert f"{command_line} --batch 16" in text
             assert "he_normal(negative_slope=0.2)" in text
-            assert "leaky_relu of slope 0.2" in text
+            assert "leaky_relu of slope 0.2" in " ".join(text.split())
             assert "cut to 0.2 of its size" in " ".join(text.split())
     assert main([*CHECK, "--activation", "prelu", *SLOPE, "--init", "glorot_normal", "--no-page"]) == 0
     assert initializer_named("glorot_normal", "prelu", 0.2) == fastinit.glorot_normal()
     capsys.readouterr()
     for activation, slope, message in (
-        ("relu", "0.2", "relu has no parameter negative_slope"),
+        ("relu", "0.2", "expected parameters of relu (none), got negative_slope"),
         ("leaky_relu", "inf", "must be finite"),
     ):
         arguments = ("--activation", activation, "--negative-slope", slope, "--init", "auto", "--no-page")
@@ -350,7 +350,7 @@ def test_seeds_of_any_size(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main([*CHECK, *RELU, "--seed", "9" * 5000])
     error = capsys.readouterr().err
-    assert "more than 4300 digits only in hexadecimal, 0x..." in error and len(error) < 2000
+    assert "write more than 4300 digits in hexadecimal, 0x..." in error and len(error) < 2000
 
 
 @pytest.mark.parametrize("other", ["a.html", "./a.html", "link"])

@@ -170,10 +170,10 @@ def test_tensors_of_no_elements():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Blocks(Normal()), TypeError, "count must say"),
+        (lambda: Blocks(Normal()), TypeError, "needs a count, got None"),
         (lambda: Blocks(Normal(), 0), ValueError, "count must be at least 1, got 0"),
         (lambda: Blocks((), None), ValueError, "count must be at least 1, got 0"),
-        (lambda: Blocks((Normal(), Normal()), 3), ValueError, "2 initializers cannot fill 3 blocks"),
+        (lambda: Blocks((Normal(), Normal()), 3), ValueError, "expected 3 initializers for 3 blocks, got 2"),
         (lambda: Blocks(Normal(), 2.0), TypeError, "count: expected an integer"),
         (lambda: Blocks(Normal(), 2, axis="0"), TypeError, "axis: expected an integer"),
         (lambda: Blocks("normal", 2), TypeError, "initializer must be an Initializer .*normal"),
@@ -193,14 +193,14 @@ def test_bad_arguments(make, error, message):
     ("initializer", "shape", "message"),
     [
         (Blocks(Normal(), 4), (6, 4), r"4 blocks do not divide axis 0 of shape \(6, 4\)"),
-        (Blocks(Normal(), 2, axis=2), (6, 4), "axis 2 of the blocks is no axis"),
-        (Blocks(Normal(), 2), (), "axis 0 of the blocks is no axis"),
+        (Blocks(Normal(), 2, axis=2), (6, 4), "blocks' axis 2 is out of range"),
+        (Blocks(Normal(), 2), (), "blocks' axis 0 is out of range"),
         (Blocks(Orthogonal(), 2), (6,), "at least 2 axes"),
         (Blocks((Normal(), glorot_uniform())), (6,), "input and an output axis"),
         (Blocks((Normal(), Normal(0, 1e39))), (6, 4), "beyond the largest finite float32"),
         (Blocks((Normal(), Orthogonal(gain=1e39))), (6, 4), "beyond the largest finite float32"),
-        (ZeroRow(Normal(), 6), (6, 4), r"row 6 is no row of shape \(6, 4\)"),
-        (ZeroRow(Normal(), 0), (), "no row of shape"),
+        (ZeroRow(Normal(), 6), (6, 4), r"row 6 is out of range for shape \(6, 4\)"),
+        (ZeroRow(Normal(), 0), (), "out of range for shape"),
     ],
 )
 def test_nothing_is_written_where_a_part_fails(initializer, shape, message):

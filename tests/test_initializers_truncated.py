@@ -67,7 +67,7 @@ def test_an_asked_std_beyond_that_of_the_uniform_is_an_error():
     limit = 2 / math.sqrt(12)
     TruncatedNormal(0.0, 0.999 * limit, -1.0, 1.0, "absolute", correct_variance=True)
     for std in (limit, 1.001 * limit, 5.0):
-        with pytest.raises(ValueError, match=r"no normal cut to \[-1.0, 1.0\] has a standard deviation of"):
+        with pytest.raises(ValueError, match=r"no normal truncated to \[-1.0, 1.0\] has a standard deviation of"):
             TruncatedNormal(0.0, std, -1.0, 1.0, "absolute", correct_variance=True)
 
 

@@ -44,7 +44,7 @@ def given_by(fill, *reasons):
 def test_once_for_each_reason(adapter):
     notices, fill = adapter
     given = given_by(fill, "a", "b", "a", ("a",), "b")
-    assert [str(warning.message) for warning in given] == ["fastinit: a message (said once)"] * 3
+    assert [str(warning.message) for warning in given] == ["fastinit: a message (shown once)"] * 3
     assert {warning.category for warning in given} == {UserWarning}
     assert notices.said == {"a", "b", ("a",)}
     assert Notices("framework.").said == set()

@@ -114,10 +114,10 @@ def test_bad_arguments(make, error, message):
 @pytest.mark.parametrize(
     ("initializer", "message"),
     [
-        (Painted(Normal(), (Box((5, 0), (2, 8), Zeros()),)), "leaves a tensor of shape"),
-        (Painted(Normal(), (Box((5,), (1,), Zeros()),)), "leaves a tensor of shape"),
+        (Painted(Normal(), (Box((5, 0), (2, 8), Zeros()),)), "exceeds a tensor of shape"),
+        (Painted(Normal(), (Box((5,), (1,), Zeros()),)), "exceeds a tensor of shape"),
         (Painted(Normal(), (Box((0, 0), (1, 8), Constant(1e39)),)), "has no finite float32 value"),
-        (Replayed(GRAPH.replace("6", "7")), r"recorded for shape \(7, 8\) cannot fill a tensor of \(6, 8\)"),
+        (Replayed(GRAPH.replace("6", "7")), r"recorded for shape \(7, 8\) cannot fill a tensor of shape \(6, 8\)"),
         (Replayed(GRAPH.replace("sums", "nobody")), "import fastinit.adapters.nobody first"),
     ],
 )

@@ -305,11 +305,11 @@ def test_old_rows_that_are_no_longer_finite_are_told():
         (lambda: NewRows(True), TypeError, "first: expected an integer"),
         (lambda: NewRows(3, "median"), ValueError, "initializer of NewRows must be one of own, mean, mean_covariance"),
         (lambda: NewRows(3, None), TypeError, "initializer must be an Initializer"),
-        (lambda: NewRows(3, NewRows(2, "mean")), TypeError, "no other initializer can be made of it"),
+        (lambda: NewRows(3, NewRows(2, "mean")), TypeError, "cannot be part of another initializer"),
         (lambda: NewRows(3, "mean", -1), ValueError, "scale must be at least 0"),
         (lambda: NewRows(3, "mean", math.nan), ValueError, "scale must be finite"),
-        (lambda: Blocks(NewRows(3, "mean"), 2), TypeError, "no other initializer can be made of it"),
-        (lambda: ZeroRow(NewRows(3, Normal()), 2), TypeError, "no other initializer can be made of it"),
+        (lambda: Blocks(NewRows(3, "mean"), 2), TypeError, "cannot be part of another initializer"),
+        (lambda: ZeroRow(NewRows(3, Normal()), 2), TypeError, "cannot be part of another initializer"),
     ],
 )
 def test_what_is_no_new_rows(make, error, message):
@@ -322,8 +322,8 @@ def test_what_is_no_new_rows(make, error, message):
     [
         ((5, 2), NewRows(5, "mean"), ValueError, r"must be one of the 5 of shape \(5, 2\), got 5"),
         ((0, 2), NewRows(1, "mean"), ValueError, "must be one of the 0"),
-        ((), NewRows(1, "mean"), ValueError, "a tensor of no axis has no rows"),
-        ((5, 2), NewRows(3), ValueError, "'own' is for rows= of a model"),
+        ((), NewRows(1, "mean"), ValueError, "need a tensor with at least 1 axis"),
+        ((5, 2), NewRows(3), ValueError, "'own' needs a model's recipe"),
         ((5, 2), NewRows(3, Normal(0, 1e39)), ValueError, "float32"),
         ((5,), NewRows(3, Orthogonal()), ValueError, "at least 2 axes"),
         ((5, 2), NewRows(3, "mean"), ValueError, "the mean of the 3 old rows is not finite"),
@@ -347,15 +347,15 @@ def test_a_part_of_the_rows_has_no_mean(where, way):
     local = table(29, 11, 6)[:20].copy()
     local = local.ravel() if "start" in where else local
     before = local.copy()
-    with pytest.raises(ValueError, match="needs all 40 rows, and this process holds a part of them"):
+    with pytest.raises(ValueError, match="needs all 40 rows, got a part of them"):
         fill_rows_of(buffer_of(local, "float32"), NewRows(29, way), KEY, Shard.of(local.shape, (40, 6), **where))
     assert (local == before).all()
 
 
 def test_a_fill_does_not_take_it():
     out = np.ones((5, 2), np.float32)
-    with pytest.raises(TypeError, match="depends on what a tensor holds: fill_rows"):
+    with pytest.raises(TypeError, match="reads the tensor's present values: use fill_rows"):
         fill(out, NewRows(3, Normal()), KEY)
-    with pytest.raises(TypeError, match="depends on what a tensor holds: fill_rows"):
+    with pytest.raises(TypeError, match="reads the tensor's present values: use fill_rows"):
         fastinit.compare(out, NewRows(3, Normal()), KEY)
     assert (out == 1).all()

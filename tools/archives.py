@@ -1,7 +1,7 @@
-"""Checks what a wheel or a source archive holds against the checkout: `python tools/archives.py dist/*`.
+"""Checks the content of a wheel or a source archive against the checkout: `python tools/archives.py dist/*`.
 
-A wheel has the package's Python files byte for byte, one compiled core, the licence, and nothing else: no tests, no
-sources of the core. A source archive has everything that a build needs, and nothing that a build makes.
+A wheel must have the package's Python files byte for byte, one compiled core and the licence, without tests and the
+core's sources. A source archive must have all inputs of a build, without its outputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEEDED = {"pyproject.toml", "meson.build", "README.md", "LICENSE", "tools/list_s
 
 
 def package() -> dict[str, bytes]:
-    """The files that every wheel holds, by their names in it."""
+    """The required files of a wheel, by their names in it."""
     lines = StringIO()
     with redirect_stdout(lines):
         runpy.run_path(str(ROOT / "tools/list_sources.py"))
@@ -43,7 +43,7 @@ def version() -> str:
 
 
 def differences(found: dict[str, bytes], wanted: dict[str, bytes]) -> Iterator[str]:
-    """What is missing, and what is not as the checkout has it."""
+    """The missing files, and those that differ from the checkout."""
     for name, content in wanted.items():
         if name not in found:
             yield f"{name} is missing"
@@ -52,7 +52,7 @@ def differences(found: dict[str, bytes], wanted: dict[str, bytes]) -> Iterator[s
 
 
 def wheel_problems(path: Path) -> Iterator[str]:
-    """Everything that is wrong with a wheel, a sentence each."""
+    """The problems of a wheel, one sentence each."""
     with zipfile.ZipFile(path) as file:
         found = {name: file.read(name) for name in file.namelist() if not name.endswith("/")}
     about = f"fastinit_weights-{version()}.dist-info/"
@@ -92,7 +92,7 @@ def wheel_problems(path: Path) -> Iterator[str]:
 
 
 def archive_problems(archive: Path) -> Iterator[str]:
-    """Everything that is wrong with a source archive, a sentence each."""
+    """The problems of a source archive, one sentence each."""
     with tarfile.open(archive) as file:
         found = {member.name: file.extractfile(member).read() for member in file if member.isfile()}
     top = f"fastinit_weights-{version()}/"
@@ -112,7 +112,7 @@ def archive_problems(archive: Path) -> Iterator[str]:
 
 
 def problems(path: Path) -> list[str]:
-    """What is wrong with an archive of either kind; an empty list if it is right."""
+    """The problems of an archive of either kind; an empty list if it is correct."""
     if path.suffix == ".whl":
         return list(wheel_problems(path))
     if path.name.endswith(".tar.gz"):

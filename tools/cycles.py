@@ -1,14 +1,14 @@
 """Cycles per value of the kernels in cache, on one thread: `python -m tools.cycles` prints them for every target.
 
-Virtual machines seldom show their counters (`counters.Counter` reads them where they do), and a processor's clock
-changes with what it does: wide vectors slow it down, and two microseconds after the last of them it stops for one and
-is fast again. So the clock is measured right after fills, within half a microsecond, by chains of 64-bit
-multiplications, each of which waits for the one before: on every x86-64 processor of the last decade one takes 3
-cycles. A short chain and a long one take turns, and only what lies between them counts: right after fills it takes some
-50 ns more to read the time. Needs Numba.
+Virtual machines seldom expose their counters (`counters.Counter` reads them if they do), and a processor's clock
+depends on the load. Wide vectors slow it down. Two microseconds after the last one, the processor stops for one
+microsecond and is fast again. So this tool measures the clock within half a microsecond after fills. It uses chains of
+dependent 64-bit multiplications, which take 3 cycles each on every x86-64 processor of the last decade. Short and long
+chains alternate, and only their difference counts, because reading the time takes about 50 ns more right after fills.
+Needs Numba.
 
-`python -m tools.cycles --rates` prints billions of values per second instead, the best of many short fills; it needs
-nothing more.
+`python -m tools.cycles --rates` prints billions of values per second instead, the best of many short fills, without
+Numba.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from benchmarks.side_by_side import optional, repeated, without_garbage_collecti
 from fastinit import _core
 from fastinit.initializers import plan
 
-STEPS = (200, 600)  # of the short chain, and of the long one
+STEPS = (200, 600)  # lengths of the short and the long chain
 CYCLES_PER_STEP = 3
-# Fills in a row: the first 20 us are slow, until the processor has its voltage for wide vectors.
+# Consecutive fills: the first 20 us are slow, until the processor reaches its voltage for wide vectors.
 FILLS = 64
-BYTES = 2**18  # of each: the second cache holds them
+BYTES = 2**18  # bytes of each: they fit in the second-level cache
 ROUNDS = 100
-CLOCK_MONOTONIC = 1  # what time.perf_counter_ns() reads as well
+CLOCK_MONOTONIC = 1  # the clock of time.perf_counter_ns()
 
 
 class Chain:
-    """Multiplications that wait for each other, and when they began and ended, by the clock of the system.
+    """Dependent multiplications, with their start and end by the system's clock.
 
     Raises
     ------
     NotImplementedError
-        If Numba is not installed, or the processor or the system is of another kind.
+        If Numba is not installed, or the processor or the system is not supported.
     """
 
     def __init__(self) -> None:
@@ -68,21 +68,21 @@ class Chain:
         self.start, self.end = np.zeros(2, np.int64), np.zeros(2, np.int64)  # seconds and nanoseconds
         self.of = product
         self.reading = 0.0
-        self.nanoseconds(10**6)  # until the processor is awake
+        self.nanoseconds(10**6)  # until the processor runs at speed
         self.reading = statistics.median(self.nanoseconds(0) for _ in range(1000))
 
     def nanoseconds(self, steps: int) -> float:
-        """How long so many steps take now."""
+        """The time of a number of steps."""
         self.of(3, steps, self.start, self.end)
         return self.last()
 
     def last(self) -> float:
-        """How long the last steps took."""
+        """The time of the last steps."""
         seconds, rest = (self.end - self.start).tolist()
         return 1e9 * seconds + rest - self.reading
 
     def began(self) -> float:
-        """When they did, in the nanoseconds of time.perf_counter_ns()."""
+        """Start and end of the last steps, in the nanoseconds of time.perf_counter_ns()."""
         return int(self.start[0]) * 10**9 + int(self.start[1])
 
 
@@ -92,7 +92,7 @@ def itemsize_of(case: str) -> int:
 
 
 def core_fill(case: str, target: str, count: int) -> Callable[[], object]:
-    """The core's fill of so many elements, always of the same memory, with nothing of Python's around it."""
+    """The core's fill of a number of elements, always in the same memory, without Python code around it."""
     itemsize, (initializer, dtype) = itemsize_of(case), CASES[case]
     memory = np.zeros(count * itemsize + 64, np.uint8)
     address = -(-_core.address(memory) // 64) * 64
@@ -103,8 +103,8 @@ def core_fill(case: str, target: str, count: int) -> Callable[[], object]:
 def nanoseconds_and_clock(case: str, target: str, chain: Chain) -> tuple[float, float]:
     """Nanoseconds per value, and the clock in GHz.
 
-    The time that a twentieth of the rounds stay below: what disturbs a fill makes it slower, never faster, and where
-    another machine's thread shares the core most rounds are disturbed.
+    The result is the fifth percentile of the rounds. Disturbances only slow a fill down, and if another machine's
+    thread shares the core, they affect most rounds.
     """
     count = BYTES // itemsize_of(case)
     run = repeated(core_fill(case, target, count), FILLS)
@@ -117,7 +117,7 @@ def nanoseconds_and_clock(case: str, target: str, chain: Chain) -> tuple[float, 
             steps = STEPS[turn % 2]
             begin = time.perf_counter_ns()
             run()
-            multiply(3, steps, start, end)  # at once: not even a call of Python lies between
+            multiply(3, steps, start, end)  # immediately, without a Python call in between
             times.append((chain.began() - begin) / (FILLS * count))
             chains[turn % 2].append(chain.last())
     short, long = map(statistics.median, chains)
@@ -125,7 +125,7 @@ def nanoseconds_and_clock(case: str, target: str, chain: Chain) -> tuple[float, 
 
 
 def table(title: str, targets: Sequence[str], rows: dict[str, list[float]]) -> None:
-    """Prints a column for each target; what is not a number stays empty."""
+    """Prints one column per target, with NaN as an empty cell."""
     print(f"| {title} |", " | ".join(targets), "|\n|---|" + "---|" * len(targets))
     for name, row in rows.items():
         print(f"| {name} |", " | ".join("" if math.isnan(value) else f"{value:.2f}" for value in row), "|")
@@ -139,7 +139,7 @@ def main() -> None:
         return
     chain = Chain()
     found = {name: [nanoseconds_and_clock(name, target, chain) for target in targets] for name in CASES}
-    # the clock depends on the width of the vectors alone
+    # the clock depends only on the width of the vectors
     clocks = [statistics.median(ghz for _, ghz in column) for column in zip(*found.values(), strict=True)]
     cycles = {
         name: [nanoseconds * ghz for (nanoseconds, _), ghz in zip(row, clocks, strict=True)]

@@ -1,14 +1,14 @@
-"""The least cycles per value that the kernels' instructions take: `python -m tools.floors [PROCESSOR]`.
+"""The fewest cycles per value for the kernels' instructions: `python -m tools.floors [PROCESSOR]`.
 
-A fill is run an instruction at a time, and those of one stretch, loops, branches and all, are handed to llvm-mca, which
-knows into how many operations a processor takes each apart, and which ports can do them. PROCESSOR is one that llvm-mca
-knows and PROCESSORS below, by default the one of the maker of this one. Two tables:
+The tool runs a fill one instruction at a time and passes the instructions of one stretch, including loops and branches,
+to llvm-mca. llvm-mca knows the operations of each instruction and the ports that execute them. PROCESSOR is a name from
+PROCESSORS below, by default one of this processor's maker. The tool prints two tables:
 
-- the floor: of every set of the vector units' ports, the operations that only these can do, over their number; the
-  largest of them. No order of these instructions is faster;
-- what llvm-mca's model of the processor takes for them in their order, all loads from the first cache. Of 512 bits it
-  believes that one port multiplies, which holds for other processors of the family, so there all operations are put
-  over two ports, and the model is not asked.
+- The floor. For every set of vector ports, it divides the number of operations that only these ports execute by the
+  number of ports, and takes the largest quotient. No order of the instructions is faster.
+- The cycles in llvm-mca's model of the processor, with the instructions in order and all loads from the first-level
+  cache. For 512 bits the model assumes that one port multiplies, which holds for other processors of the family. There
+  the tool spreads all operations over two ports and does not use the model.
 
 Needs Linux on x86-64, binutils and llvm-mca of LLVM 17 or later (Debian: llvm-19). Takes three minutes.
 """
@@ -34,15 +34,15 @@ from fastinit import _core
 
 from .cycles import core_fill, table
 
-# The ports that compute with vectors of up to 256 bits.
+# The ports for vectors of up to 256 bits.
 PROCESSORS = {
     "sapphirerapids": ("SPRPort00", "SPRPort01", "SPRPort05"),
     "znver3": ("Zn3FP0", "Zn3FP1", "Zn3FP2", "Zn3FP3"),
 }
 MAKERS = {"GenuineIntel": "sapphirerapids", "AuthenticAMD": "znver3"}
 PORTS_OF_512_BITS = 2
-# Values of a stretch, the words of which are drawn before the first is transformed, where words are of 32 bits; a
-# uniform's is an eighth of it.
+# Values of a stretch with 32-bit words, whose words are all drawn before the first is transformed. A uniform's stretch
+# is an eighth of it.
 STRETCH = {"x86_v4_intel": 1536, "x86_v4": 1536, "x86_v3": 768, "baseline": 384}
 STRETCHES = 5
 WIDE = ("x86_v4_intel", "x86_v4")
@@ -60,7 +60,7 @@ class Floor(NamedTuple):
 
 
 def processor_here() -> str:
-    """The processor of PROCESSORS that was made by this one's maker."""
+    """The processor of PROCESSORS by the same maker as this one."""
     with open("/proc/cpuinfo") as file:
         found = re.search(r"^vendor_id\s*: (\w+)", file.read(), re.MULTILINE)
     return MAKERS.get(found[1] if found else "", "sapphirerapids")
@@ -73,7 +73,7 @@ def llvm_mca(processor: str) -> str:
     Raises
     ------
     NotImplementedError
-        If there is none that knows the processor's ports; before LLVM 17 it knew some by name, and another one's ports.
+        If no installed version knows the processor's ports. Before LLVM 17, some processors had another one's ports.
     """
     for name in ("llvm-mca", *(f"llvm-mca-{version}" for version in range(29, 16, -1))):
         if shutil.which(name):
@@ -85,13 +85,13 @@ def llvm_mca(processor: str) -> str:
 
 
 def values_per_stretch(case: str, target: str) -> int:
-    """How many values the part of a kernel gives that is repeated."""
+    """Number of values from the repeated part of a kernel."""
     values = STRETCH[target] // (8 if case.startswith("uniform") else 1)
     return values // 2 if case.endswith("float64") else values
 
 
 def executed(case: str, target: str, count: int) -> list[int]:
-    """Addresses of the instructions of a fill in the file of the core, in the order in which they were run."""
+    """Addresses of a fill's instructions in the core's file, in execution order."""
     fill = core_fill(case, target, count)
     ptrace = ctypes.CDLL(None, use_errno=True).ptrace
     ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
@@ -120,7 +120,7 @@ def executed(case: str, target: str, count: int) -> list[int]:
 
 
 def one_stretch(addresses: list[int], stretches: int) -> list[int]:
-    """What lies between two visits of an instruction that every stretch runs once, at equal distances."""
+    """The instructions between two visits of one that every stretch runs once, at equal distances."""
     for address, visits in Counter(addresses).items():
         if stretches - 1 <= visits <= stretches:
             places = [place for place, found in enumerate(addresses) if found == address]
@@ -140,7 +140,7 @@ def _listing() -> dict[int, str]:
 
 
 def assembly(addresses: list[int]) -> list[str]:
-    """The instructions at these addresses, without labels: a branch goes on with what followed it."""
+    """The instructions at these addresses, without labels. After a branch comes the instruction that was run next."""
     found = []
     for address in addresses:
         instruction = _listing()[address].replace("(%rip)", "(%r15)")
@@ -151,11 +151,11 @@ def assembly(addresses: list[int]) -> list[str]:
 
 
 def vector_operations(table: str, ports: tuple[str, ...]) -> Mapping[frozenset[str], float]:
-    """How many operations of instructions with vectors or masks go to which of the ports.
+    """The number of vector and mask operations on each set of ports.
 
-    `table` is llvm-mca's of the instructions and of the pressure that each puts on each port. A move from register to
-    register takes no port: the processor renames the register. A root takes one for the one operation that it is, as
-    long as it may keep the unit behind the port busy.
+    `table` is llvm-mca's table of instructions and their pressure on each port. A register move takes no port, because
+    the processor renames the register. A square root takes a port for one operation, however long it occupies the unit
+    behind the port.
     """
     names = dict(re.findall(r"^\[(\S+)\]\s+- (\S+)", table, re.MULTILINE))
     information, pressure = table.split("Resource pressure by instruction")
@@ -176,13 +176,13 @@ def vector_operations(table: str, ports: tuple[str, ...]) -> Mapping[frozenset[s
 
 
 def least_cycles(operations: Mapping[frozenset[str], float], ports: tuple[str, ...]) -> float:
-    """Until these ports have done them, if nothing else delays them."""
+    """Cycles until these ports finish the operations, without other delays."""
     sets = chain.from_iterable(combinations(ports, size) for size in range(1, len(ports) + 1))
     return max(sum(count for used, count in operations.items() if used <= set(some)) / len(some) for some in sets)
 
 
 def floor(case: str, target: str, processor: str) -> Floor:
-    """The floor of one kernel, and what the processor's model says of it; that is nan for vectors of 512 bits."""
+    """The floor of one kernel, and the processor model's cycles, which are NaN for vectors of 512 bits."""
     values, ports = values_per_stretch(case, target), PROCESSORS[processor]
     addresses = executed(case, target, STRETCHES * values)
     text = "\n".join(assembly(one_stretch(addresses, STRETCHES))) + "\n"

@@ -1,4 +1,4 @@
-"""Prints the Python files that the package consists of, one a line: what ``meson.build`` installs."""
+"""Prints the package's Python files, one per line, for ``meson.build`` to install."""
 
 from pathlib import Path
 

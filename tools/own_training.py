@@ -1,8 +1,8 @@
-"""Twelve small models trained from four initializations, the table of docs/own.md: ``python -m tools.own_training``.
+"""Trains twelve small models from four initializations for docs/own.md: ``python -m tools.own_training``.
 
-Each model is built by its author's constructor, and by ``deferred()`` and ``materialize()`` with each recipe. All see
-the same batches of real data. A cell is the loss on data that were held out, after 200 steps: the mean and the standard
-deviation over three seeds. It takes about twenty minutes on two cores.
+Each model is built by its author's constructor, and by ``deferred()`` and ``materialize()`` with each recipe. All use
+the same batches of real data. A cell is the loss on held-out data after 200 steps, as mean and standard deviation over
+three seeds. It takes about twenty minutes on two cores.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 AUTHOR = "author"
 COLUMNS = (AUTHOR, "own", "auto", "fans")
 STEPS, BATCH, HELD_OUT = 200, 32, 256
-LENGTH = 48  # characters of a text that a model sees
+LENGTH = 48  # characters of text per example
 
 
-# Data that packages ship
+# Data from packages
 
 
 class Images(NamedTuple):
-    """Images of digits (count, 1, height, width), standardized, and what they show."""
+    """Standardized images of digits (count, 1, height, width), and their labels."""
 
     images: Tensor
     labels: Tensor
@@ -77,7 +77,7 @@ def text() -> str:
     return "".join(letter if letter.isascii() and letter.isprintable() else " " for letter in joined)
 
 
-# The first numbers are for padding and for what is masked.
+# The first numbers stand for padding and masked characters.
 PADDING, MASK, FIRST = 0, 1, 2
 VOCABULARY = FIRST + 95  # printable characters of ASCII
 
@@ -91,12 +91,12 @@ def tokens(letters: str) -> Tensor:
 
 @functools.cache
 def _written() -> tuple[Tensor, Tensor]:
-    """The text as numbers, as it is and in small letters."""
+    """The text as numbers, unchanged and in lower case."""
     return tokens(text()), tokens(text().lower())
 
 
 def windows(generator: torch.Generator, count: int, held_out: bool) -> Tensor:
-    """Where so many pieces of the text begin: in its last tenth, or before."""
+    """The starts of a number of pieces of the text, in its last tenth or before."""
     import torch
 
     end = len(text()) - LENGTH
@@ -105,7 +105,7 @@ def windows(generator: torch.Generator, count: int, held_out: bool) -> Tensor:
     return torch.randint(low, high, (count,), generator=generator)[:, None] + torch.arange(LENGTH)
 
 
-# Tasks: the loss of a model on so many examples
+# Tasks: the loss of a model on a number of examples
 
 
 Loss = Callable[["nn.Module", "torch.Generator", int, bool], "Tensor"]
@@ -135,7 +135,7 @@ def next_character(model: nn.Module, generator: torch.Generator, count: int, hel
 
 
 def masked_characters(model: nn.Module, generator: torch.Generator, count: int, held_out: bool) -> Tensor:
-    """The cross entropy of characters that are masked, one in seven."""
+    """The cross entropy of masked characters, one in seven."""
     import torch
 
     pieces = _written()[0][windows(generator, count, held_out)]
@@ -145,7 +145,7 @@ def masked_characters(model: nn.Module, generator: torch.Generator, count: int, 
 
 
 def capital_letters(model: nn.Module, generator: torch.Generator, count: int, held_out: bool) -> Tensor:
-    """Token classification: which letters of a text in small letters are capitals."""
+    """Token classification: which letters of a lower-case text were capitals."""
     written, small = _written()
     places = windows(generator, count, held_out)
     loss: Tensor = model(input_ids=small[places], labels=(written[places] != small[places]).long()).loss
@@ -153,7 +153,7 @@ def capital_letters(model: nn.Module, generator: torch.Generator, count: int, he
 
 
 def missing_vowels(model: nn.Module, generator: torch.Generator, count: int, held_out: bool) -> Tensor:
-    """From a text whose vowels are masked to the text."""
+    """From a text with masked vowels to the text."""
     import torch
 
     pieces = _written()[0][windows(generator, count, held_out)]
@@ -166,7 +166,7 @@ def missing_vowels(model: nn.Module, generator: torch.Generator, count: int, hel
 
 
 def mlp(layers: int) -> nn.Module:
-    """Linear layers of 64, each followed by a ReLU, as torch.nn makes them."""
+    """Linear layers of 64 units, each followed by a ReLU, with torch.nn's initialization."""
     from torch import nn
 
     inner = [one for _ in range(layers - 2) for one in (nn.Linear(64, 64), nn.ReLU())]
@@ -174,7 +174,7 @@ def mlp(layers: int) -> nn.Module:
 
 
 def cnn() -> nn.Module:
-    """Six convolutions without a norm, as torch.nn makes them."""
+    """Six convolutions without a norm, with torch.nn's initialization."""
     from torch import nn
 
     layers: list[nn.Module] = []
@@ -218,7 +218,7 @@ def transformer(kind: str, **options: Any) -> Callable[[], nn.Module]:
 
 
 class Case(NamedTuple):
-    """A model, what it learns, and how."""
+    """A model with its task and its training."""
 
     build: Callable[[], nn.Module]
     loss: Loss
@@ -272,7 +272,7 @@ CASES: dict[str, Case] = {
 
 
 def initialized(build: Callable[[], nn.Module], column: str, seed: int) -> nn.Module:
-    """A model as its author makes it, or deferred and materialized by a recipe."""
+    """A model from its author's constructor, or deferred and materialized by a recipe."""
     import torch
 
     torch.manual_seed(seed)
@@ -287,7 +287,7 @@ def initialized(build: Callable[[], nn.Module], column: str, seed: int) -> nn.Mo
 
 
 def final_loss(name: str, column: str, seed: int, steps: int = STEPS) -> float:
-    """The loss on data that were held out, after so many steps. Columns see the same batches."""
+    """The loss on held-out data after a number of steps. All columns use the same batches."""
     import torch
 
     warnings.simplefilter("ignore")

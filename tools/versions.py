@@ -1,7 +1,7 @@
-"""Runs tests on other versions of what fastinit stands on; `python -m tools.versions oldest` runs one row.
+"""Runs tests with other versions of fastinit's dependencies; `python -m tools.versions oldest` runs one row.
 
-Each row below is an environment of its own in `build/versions/`, with the package built for its Python, and files of
-tests that must pass there. A row whose Python is not on this machine is skipped and says so.
+Each row below is a separate environment in `build/versions/`, with the package built for its Python, and test files
+that must pass there. A row without an installed Python is skipped with a message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "build/versions"
 TOOLS = ("pytest>=8", "hypothesis>=6.100", "mpmath>=1.3", "ml_dtypes>=0.5")
-# Left out: files that need what the environments lack, or that read the whole documentation.
+# Excluded: files that need packages missing there, or that read the whole documentation.
 CORE = tuple(
     f"tests/{path.name}"
     for path in sorted((ROOT / "tests").glob("test_*.py"))
@@ -27,7 +27,7 @@ CORE = tuple(
 
 
 class Row(NamedTuple):
-    """An environment and what must pass in it."""
+    """An environment and its tests."""
 
     python: str
     requirements: tuple[str, ...]
@@ -57,7 +57,7 @@ def interpreter(version: str) -> str | None:
 
 
 def call(*command: object) -> subprocess.CompletedProcess[str]:
-    """A command with one thread for each library and nothing of this environment."""
+    """Runs a command with one thread per library, without variables of this environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FASTINIT_", "PYTHON"))}
     kept |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.run(
@@ -66,7 +66,7 @@ def call(*command: object) -> subprocess.CompletedProcess[str]:
 
 
 def run(name: str, row: Row) -> bool:
-    """Makes the environment of a row, runs its tests and prints a line; whether they pass, or cannot be run here."""
+    """Creates a row's environment, runs its tests and prints a line. True if they pass or cannot run here."""
     found = interpreter(row.python)
     if found is None:
         print(f"{name:12} skipped: there is no Python {row.python} here", flush=True)

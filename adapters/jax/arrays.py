@@ -34,31 +34,30 @@ def filled(
     out_sharding: Any = None,
     own: Callable[..., Any] | None = None,
 ) -> jax.Array:
-    """A new array with an initializer's values; the functions that the factories return call it.
+    """A new array with an initializer's values. The functions of the factories call it.
 
-    `key` may also be the words of a key, two or four as uint32. `own` is JAX's own initializer, for dtypes that
-    fastinit does not fill and for functions that are exported; without it they are refused. See the package for the
-    rest.
+    `key` may also be the two or four uint32 words of a key. `own` is JAX's own initializer, for unsupported dtypes and
+    for exported functions; without it they raise an error. See the package's docstring for the other arguments.
 
     Parameters
     ----------
     initializer : fastinit.Initializer
-        What to draw.
+        The distribution.
     key : JAX key, fastinit.Key or array of uint32
-        The stream. May be None for an initializer that draws nothing (``fastinit.Identity()``).
+        The stream. May be None for an initializer without random numbers (``fastinit.Identity()``).
     shape : tuple of int
         The array's shape.
     dtype : dtype, optional
         JAX's default if None.
     out_sharding : Sharding, optional
-        Where the array goes: each device fills its own piece.
+        Sharding of the array. Each device fills its own piece.
     own : callable, optional
         JAX's own initializer.
 
     Raises
     ------
     TypeError, ValueError
-        For what is no key, a batch of keys, and a shape that the initializer refuses.
+        For an invalid key, a batch of keys, and a shape that the initializer refuses.
 
     Examples
     --------
@@ -70,7 +69,7 @@ def filled(
     """
     words = words_of(ANY_KEY if key is None and own is None and isinstance(initializer, KEYLESS) else key)
     shape = shape_of(shape)
-    probe = jnp.zeros((), dtype)  # in JAX's reading of the dtype; and traced, if everything is
+    probe = jnp.zeros((), dtype)  # with JAX's interpretation of the dtype; traced, if all arguments are
     name = probe.dtype.name
     if name not in DTYPES:
         if own is None:
@@ -79,7 +78,7 @@ def filled(
     work = Fill(initializer, shape, probe.dtype)
     traced = is_traced(probe) or is_traced(words)
     if traced:
-        initializer.check(shape, name)  # before it runs
+        initializer.check(shape, name)  # before the function runs
         if own is not None:
             work = replace(work, own=functools.partial(_of_words, own, _kind(key), shape, probe.dtype))
     if out_sharding is not None:
@@ -87,49 +86,49 @@ def filled(
     if traced:
         return _called(work, words)
     sharding = _sharding_of_results(key, len(shape))
-    array: jax.Array = jax.device_put(work.memory(words), sharding)  # on the host it stays where it is
+    array: jax.Array = jax.device_put(work.memory(words), sharding)  # on the host it keeps its place
     return array
 
 
 def scaled(
     factor: Any, initializer: fastinit.Initializer, key: Any, shape: tuple[int, ...], dtype: Any, *rest: Any
 ) -> jax.Array:
-    """What :func:`filled` gives, times a factor that JAX has: rounded to the dtype once, after the product."""
+    """The result of :func:`filled` times a JAX factor, rounded to the dtype once, after the product."""
     dtype = jnp.zeros((), dtype).dtype
     wide = jnp.dtype("float32") if dtype.name in DTYPES and dtype.itemsize < 4 else dtype
     return (filled(initializer, key, shape, wide, *rest) * jnp.asarray(factor, wide)).astype(dtype)
 
 
 def _kind(key: Any) -> Any:
-    """The implementation of JAX that a key belongs to; None for raw words."""
+    """JAX's implementation of a key; None for raw words."""
     if isinstance(key, Key):
         return KIND_OF_KEYS
     return jax.random.key_impl(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else None
 
 
 def _of_words(own: Callable[..., Any], kind: Any, shape: tuple[int, ...], dtype: Any, words: Any) -> Any:
-    """The array that JAX's own initializer makes of the words of a key of a kind."""
+    """The array of JAX's own initializer for the words of a key of an implementation."""
     return own(words if kind is None else jax.random.wrap_key_data(words, impl=kind), shape, dtype)
 
 
 def _called(work: Fill, *operands: Any) -> jax.Array:
-    """What a compiled function gets from the host when it runs; for a batch of keys, by one call."""
+    """The array that a compiled function gets from the host. A batch of keys takes one call."""
     call = functools.partial(fill, work=work)
     free = _free_axes()
-    if free and jax.sharding.get_abstract_mesh().manual_axes:  # JAX calls the host within all axes of a mesh or none
+    if free and jax.sharding.get_abstract_mesh().manual_axes:  # JAX calls the host within all axes of a mesh, or none
         call = jax.shard_map(call, in_specs=EVERYWHERE, out_specs=EVERYWHERE, axis_names=free, check_vma=False)
     array: jax.Array = call(*operands)
     return array
 
 
 def _free_axes() -> set[Any]:
-    """The axes of the mesh around this code over which it is not mapped."""
+    """The axes of the surrounding mesh that are not mapped over."""
     mesh = jax.sharding.get_abstract_mesh()
     return set(mesh.axis_names) - set(mesh.manual_axes)
 
 
 def _sharding_of_results(key: Any, rank: int) -> Any:
-    """Where JAX's own functions put an array of a rank that they make of a key; None for the default device."""
+    """The sharding that JAX's own functions give to an array of this rank from a key; None for the default device."""
     placed = isinstance(key, jax.Array) and key.committed
     if not placed and jax.sharding.get_abstract_mesh().empty:
         return None
@@ -156,7 +155,7 @@ def words_of(key: Any) -> Any:
 
 
 def shape_of(shape: Any) -> tuple[int, ...]:
-    """A shape of integers, as JAX reads it: one number stands for one axis; traced sizes are refused."""
+    """A shape of integers, as in JAX: one number means one axis. Traced sizes are refused."""
     try:
         sizes = tuple(operator.index(size) for size in ((shape,) if np.ndim(shape) == 0 else shape))
     except TypeError as problem:
@@ -169,12 +168,12 @@ def shape_of(shape: Any) -> tuple[int, ...]:
 
 
 def is_symbolic(shape: Any) -> bool:
-    """Whether a size of a shape is an unknown of a function that is exported."""
+    """Whether a size of a shape is a symbol of an exported function."""
     return isinstance(shape, Sequence) and any(map(jax.export.is_symbolic_dim, shape))
 
 
 def _sharding(given: Any, traced: bool) -> NamedSharding:
-    """The sharding with a mesh: of devices, or, in a function that is traced, of names alone."""
+    """The sharding with a mesh: of devices, or in a traced function of names only."""
     if not isinstance(given, (NamedSharding, PartitionSpec)):
         raise TypeError(f"out_sharding must be a NamedSharding or a PartitionSpec, got {shown(given)}")
     if isinstance(given, NamedSharding) and (traced or isinstance(given.mesh, jax.sharding.Mesh)):
@@ -186,10 +185,10 @@ def _sharding(given: Any, traced: bool) -> NamedSharding:
 
 
 def _piece_shape(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of each device's piece; ValueError if there is none."""
+    """The shape of each device's piece. Raises ValueError if there is none."""
     if len(sharding.spec) > len(shape):
         raise ValueError(f"{sharding.spec} has more axes than an array of shape {shape}")
-    # of a mesh without axes that are mapped over already: JAX has no shape of a piece for those
+    # for a mesh without mapped axes: JAX has no piece shape for those
     mesh = jax.sharding.AbstractMesh(sharding.mesh.axis_sizes, sharding.mesh.axis_names)
     return NamedSharding(mesh, sharding.spec).shard_shape(shape)
 
@@ -198,7 +197,7 @@ def _pieces(work: Fill, words: Any, sharding: NamedSharding) -> jax.Array:
     local = _piece_shape(sharding, work.shape)
     counts = [whole // size if size else 1 for whole, size in zip(work.shape, local, strict=True)]
 
-    @functools.cache  # replicas are filled once
+    @functools.cache  # each set of replicas is filled once
     def at(*numbers: int) -> np.ndarray:
         return work.memory(words, [numbers, counts])
 
@@ -219,6 +218,6 @@ def _traced_pieces(work: Fill, words: Any, sharding: NamedSharding) -> jax.Array
     names = _free_axes() or set(sharding.mesh.axis_names)
     run = jax.shard_map(
         piece, mesh=sharding.mesh, in_specs=EVERYWHERE, out_specs=sharding.spec, axis_names=names, check_vma=False
-    )  # unchecked: replicas agree
+    )  # unchecked, because replicas agree
     array: jax.Array = run(words)
     return array

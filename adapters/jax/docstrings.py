@@ -1,6 +1,6 @@
-"""The docstrings and signatures of the factories that are made from fastinit's presets and classes.
+"""Docstrings and signatures of the factories derived from fastinit's presets and classes.
 
-This file imports no JAX, so that the reference can be built without it.
+This file does not import JAX, so that the reference can be built without it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["class_form", "of_class", "of_preset", "preset_form"]
 
 
 def of_preset(name: str, preset: str) -> str:
-    """The docstring of the factory `name`, which draws a row of fastinit's presets."""
+    """The docstring of the factory `name` for a row of fastinit's presets."""
     row = fastinit.PRESETS[preset]
     fan = {"fan_in": 512, "fan_avg": 384}[row.mode]
     return f"""Var(W) = {row.scale:g} / {row.mode}, distribution {row.distribution}. {row.source}.
@@ -62,7 +62,7 @@ def preset_form(
 
 
 def of_class(own: Callable[..., Any]) -> str:
-    """The docstring of the factory of a class of fastinit."""
+    """The docstring of the factory for a class of fastinit."""
     first, *sections = re.split(r"^(?=\w+\n-{4,}\n)", (inspect.getdoc(own) or "") + "\n", flags=re.MULTILINE)
     parameters = "Parameters\n----------\n"
     if sections and sections[0].startswith(parameters):
@@ -73,6 +73,6 @@ def of_class(own: Callable[..., Any]) -> str:
 
 
 def class_form(own: Callable[..., Any]) -> inspect.Signature:
-    """The signature of the factory of a class of fastinit."""
+    """The signature of the factory for a class of fastinit."""
     dtype = inspect.Parameter("dtype", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Any")
     return inspect.Signature([*inspect.signature(own).parameters.values(), dtype], return_annotation="Initializer")

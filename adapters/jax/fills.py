@@ -1,4 +1,4 @@
-"""Fills in traced functions: the host makes the values when the compiled function runs, for each device its piece."""
+"""Fills in traced functions: the host computes each device's piece when the compiled function runs."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ DEVICES = "devices"
 class Fill:
     """The values of an array, for any key.
 
-    `shape` is that of the whole array. `pieces`, if any, counts the equal pieces that each axis is cut into: a fill
-    then makes one of them, the one that the operand `place` names.
+    `shape` is the whole array's shape. `pieces`, if given, counts the equal pieces along each axis. A fill then
+    computes the piece named by the operand `place`.
     """
 
     initializer: fastinit.Initializer
     shape: tuple[int, ...]
     dtype: Any
     pieces: tuple[int, ...] | None = None
-    # JAX's own initializer, of the words of a key, for programs that run without this process
+    # JAX's own initializer from a key's words, for programs that run without this process
     own: Callable[[Any], jax.Array] | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -46,7 +46,7 @@ class Fill:
             isinstance(other, Fill)
             and self.kind == other.kind
             and self.initializer == other.initializer
-            and self.own == other.own  # the same one: equal draws of fastinit may be different ones of JAX
+            and self.own == other.own  # the same object: JAX's may differ for equal ones of fastinit
         )
 
     def __hash__(self) -> int:  # JAX compiles equal ones once
@@ -54,11 +54,11 @@ class Fill:
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """All but the initializer's parameters, which need not be hashable."""
+        """Everything except the initializer's parameters, which may be unhashable."""
         return type(self.initializer), self.shape, self.dtype, self.pieces
 
     def memory(self, words: Any, place: Any = None) -> np.ndarray:
-        """Memory of the host, filled: an array for each of the keys, whose words are the last axis of `words`."""
+        """Filled host memory: one array per key, whose words are the last axis of `words`."""
         local, part = self.shape, dict[str, Any]()
         if place is not None:
             numbers, pieces = np.asarray(place).tolist()
@@ -80,9 +80,9 @@ def _divided(shape: Sequence[int], pieces: Sequence[int]) -> tuple[int, ...]:
 
 
 def place_of_device(axes: Sequence[Any], pieces: Sequence[int]) -> jax.Array:
-    """Where the piece of this device is: its number along each axis, and how many pieces there are.
+    """This device's piece: its number along each axis, and the number of pieces.
 
-    `axes` has, for each axis of the array, the names of the mesh's axes that it is split over, or None.
+    `axes` has, for each axis of the array, the names of the mesh axes that split it, or None.
     """
     numbers = [0 if names is None else jax.lax.axis_index(names) for names in axes]
     return jnp.array([numbers, [*pieces]], jnp.int32)
@@ -93,7 +93,7 @@ def _shape(words: tuple[int, ...], *_: Any, work: Fill) -> tuple[int, ...]:
 
 
 def _eager(words: Any, *place: Any, work: Fill) -> Any:
-    # compiled even where jax.disable_jit holds, or this would be called again; and once for all equal draws
+    # compiled even under jax.disable_jit, to avoid a second call; and once for all equal draws
     with jax.disable_jit(False):
         return _compiled(words, *place, work=replace(work, own=None))
 
@@ -119,7 +119,7 @@ def _elsewhere(work: Fill) -> Callable[..., Any]:
     def called(words: Any, *place: Any) -> Any:
         result = jax.ShapeDtypeStruct(_shape(words.shape, work=work), work.dtype)  # type: ignore[no-untyped-call]
         array = jax.pure_callback(work.memory, result, words, *place)
-        # on several devices, what the host gives is on one of them: the barrier spreads it, or JAX could not return it
+        # with several devices, the host's result is on one of them; JAX can return it only after the barrier spreads it
         return jax.lax.optimization_barrier(array)  # type: ignore[no-untyped-call]
 
     return called
@@ -128,7 +128,7 @@ def _elsewhere(work: Fill) -> Callable[..., Any]:
 def _exported(work: Fill) -> Callable[..., Any]:
     if work.own is None:
         raise ValueError(
-            f"{shown(work.initializer)} cannot be exported: this process makes its values when the function runs. Pass "
+            f"{shown(work.initializer)} cannot be exported: this process computes its values at run time. Pass "
             "the initialized array to the function, or use an initializer of jax.nn.initializers"
         )
     say_once(*EXPORTED)
@@ -149,7 +149,7 @@ def _exported(work: Fill) -> Callable[..., Any]:
 
 
 def _program(work: Fill, call: Callable[..., Any], devices: Sequence[Any]) -> Callable[..., Any]:
-    """The call of the host: for the whole array, and for the piece of every device once JAX has split it."""
+    """The host callback for the whole array, or for every device's piece once JAX has split it."""
 
     def called(words: Any, *place: Any) -> Any:
         return call(words, *place, shape=_shape(words.shape, work=work), dtype=work.dtype)
@@ -160,7 +160,7 @@ def _program(work: Fill, call: Callable[..., Any], devices: Sequence[Any]) -> Ca
 
         def piece(words: Any) -> Any:
             place = jnp.stack([numbers[jax.lax.axis_index(DEVICES)], jnp.array(pieces, jnp.int32)])
-            for axis, count in enumerate(pieces[:lead]):  # the keys of its part of a batch
+            for axis, count in enumerate(pieces[:lead]):  # the keys of this part of a batch
                 size = words.shape[axis] // count
                 words = jax.lax.dynamic_slice_in_dim(words, place[0, axis] * size, size, axis)
             return call(words, place[:, lead:], shape=_divided(result.shape, pieces), dtype=work.dtype)
@@ -182,7 +182,7 @@ def _program(work: Fill, call: Callable[..., Any], devices: Sequence[Any]) -> Ca
             partition,
             infer_sharding_from_operands=whole_everywhere,
             propagate_user_sharding=lambda mesh, user: user.sharding,
-            decode_shardings=False,  # into names of one mesh: a program may have several, or none
+            decode_shardings=False,  # into names of one mesh, because a program may have several, or none
             sharding_rule=f"{' '.join([*batch, 'words'])} -> {' '.join([*batch, *axes])}",
             need_replication_factors=("words",),
         )
@@ -192,7 +192,7 @@ def _program(work: Fill, call: Callable[..., Any], devices: Sequence[Any]) -> Ca
 
 
 def mesh_size(mesh: Any, names: Any) -> int:
-    """How many pieces an axis of an array has that is split over these axes of a mesh."""
+    """The number of pieces of an array axis that is split over these mesh axes."""
     if names is None:
         return 1
     return math.prod(mesh.shape[name] for name in ([names] if isinstance(names, str) else names))
@@ -203,9 +203,9 @@ def _everywhere(devices: Sequence[Any]) -> NamedSharding:
 
 
 def _cut(sharding: Any, shape: tuple[int, ...], devices: Sequence[Any]) -> tuple[Any, Any, list[int]]:
-    """A sharding, the numbers of each device's piece along the axes, and how many pieces there are along each.
+    """A sharding, the numbers of each device's piece along the axes, and the number of pieces along each.
 
-    Where the pieces would not be equal, the sharding is that of the whole array on every device.
+    If the pieces would not be equal, the sharding places the whole array on every device.
     """
     try:
         local = sharding.shard_shape(shape)

@@ -1,4 +1,4 @@
-"""The factories of ``jax.nn.initializers``, and those of initializers that JAX does not have."""
+"""The factories of ``jax.nn.initializers``, and factories for initializers that JAX lacks."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def _init(
 ) -> Initializer:
     """An initializer in JAX's form.
 
-    of(shape, scale) : fastinit's initializer; None if JAX's own is to draw
-    scale : a number; traced ones and arrays multiply, as ``as_factor(scale)``, what is drawn with scale 1
+    of(shape, scale) : fastinit's initializer; None if JAX's own should draw
+    scale : a number; traced scales and arrays multiply a draw of scale 1, as ``as_factor(scale)``
     own(scale) : JAX's own initializer
     """
 
@@ -100,7 +100,7 @@ def initializer(own: fastinit.Initializer, dtype: Any = None) -> Initializer:
     Parameters
     ----------
     own : fastinit.Initializer
-        What to draw. TypeError for anything else.
+        The distribution. Other types raise TypeError.
     dtype : dtype
         Default dtype of the arrays; JAX's own if None.
 
@@ -118,7 +118,7 @@ def initializer(own: fastinit.Initializer, dtype: Any = None) -> Initializer:
 
 
 def uniform(scale: Any = 1e-2, dtype: Any = None) -> Initializer:
-    """The uniform distribution on [0, scale), or on [scale, 0) if that is negative; see :class:`fastinit.Uniform`.
+    """The uniform distribution on [0, scale), or on [scale, 0) for a negative scale; see :class:`fastinit.Uniform`.
 
     Parameters
     ----------
@@ -164,15 +164,15 @@ def normal(stddev: Any = 1e-2, dtype: Any = None) -> Initializer:
 
 
 def truncated_normal(stddev: Any = 1e-2, dtype: Any = None, lower: Any = -2.0, upper: Any = 2.0) -> Initializer:
-    """The normal distribution cut to [lower, upper] standard deviations; `stddev` is that before the cut.
+    """The normal distribution truncated to [lower, upper] standard deviations.
 
-    By one draw per element, of any bounds; see :class:`fastinit.TruncatedNormal`. If a bound is traced or an array,
-    JAX's own function draws. Raises ValueError, when called, if lower >= upper.
+    Takes one draw per element for all bounds; see :class:`fastinit.TruncatedNormal`. If a bound is traced or an array,
+    JAX's own function draws. The initializer raises ValueError when called with lower >= upper.
 
     Parameters
     ----------
     stddev : float
-        The standard deviation before the cut.
+        The standard deviation before truncation.
     dtype : dtype
         Default dtype of the arrays; JAX's own if None.
     lower, upper : float
@@ -202,7 +202,7 @@ def _check_axes(shape: tuple[int, ...], in_axis: Any, *others: Any) -> None:
     for given in (in_axis, *others):
         for axis in np.atleast_1d(np.asarray(given, int)):
             if not -len(shape) <= axis < len(shape):
-                raise IndexError(f"axis {axis} is no axis of shape {shape}")
+                raise IndexError(f"axis {axis} is out of range for shape {shape}")
 
 
 def variance_scaling(
@@ -219,7 +219,7 @@ def variance_scaling(
     stride: int | Sequence[int] = 1,
     blocks: int = 1,
 ) -> Initializer:
-    """Var(W) = scale / fan, for the fan that `mode` names; see :class:`fastinit.VarianceScaling`.
+    """Var(W) = scale / fan, for the fan named by `mode`; see :class:`fastinit.VarianceScaling`.
 
     Parameters
     ----------
@@ -227,20 +227,20 @@ def variance_scaling(
         In [0, inf).
     mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
     distribution : {"truncated_normal", "normal", "uniform"}
-        The truncated one is cut at 2 standard deviations, with the variance corrected.
+        The truncated normal is truncated at 2 standard deviations, with the variance corrected.
     in_axis, out_axis, batch_axis : int or sequence of int
         All other axes are spatial.
     groups, transposed, stride, blocks
-        Of the layer that the kernel belongs to; see :func:`fastinit.fans`.
+        Properties of the kernel's layer; see :func:`fastinit.fans`.
     dtype : dtype
         Default dtype of the arrays; JAX's own if None.
 
     Raises
     ------
     ValueError
-        When called, if an argument is out of range, or the shape has fewer than 2 axes and `in_axis` its default.
+        When called, if an argument is out of range, or the shape has fewer than 2 axes and `in_axis` has its default.
     IndexError
-        When called, if the shape has no such axis.
+        When called, if an axis is out of range for the shape.
 
     Examples
     --------
@@ -308,9 +308,9 @@ def orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None) -> In
 
 
 def delta_orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None) -> Initializer:
-    """A convolution (spatial..., in, out) that keeps norms: an orthogonal matrix at the centre, 0 elsewhere.
+    """A norm-preserving convolution (spatial..., in, out): an orthogonal matrix at the centre, 0 elsewhere.
 
-    `column_axis`, of that square matrix, changes nothing about its distribution. Raises ValueError, when called, for
+    `column_axis` of this square matrix does not affect its distribution. Raises ValueError, when called, for
     other than 3 to 5 axes or in > out.
 
     L. Xiao et al., "Dynamical isometry and a mean field theory of CNNs", 2018.
@@ -342,7 +342,7 @@ def delta_orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None)
 def _factory(
     name: str, make: Callable[..., Initializer], parameters: Iterable[inspect.Parameter], summary: str | None
 ) -> Callable[..., Initializer]:
-    """A factory with a name, parameters and words of its own."""
+    """Sets a factory's name, signature and docstring."""
 
     def factory(*given: Any, **named: Any) -> Initializer:
         return make(*given, **named)
@@ -354,7 +354,7 @@ def _factory(
 
 
 class OfPreset(Protocol):
-    """The form of a preset's factory."""
+    """The type of a preset's factory."""
 
     def __call__(
         self,
@@ -371,14 +371,14 @@ class OfPreset(Protocol):
 
 
 def _of_preset(name: str, preset: str) -> OfPreset:
-    """The factory of a row of fastinit's presets: what :func:`variance_scaling` takes after the distribution."""
+    """The factory of a row of fastinit's presets, with the later arguments of :func:`variance_scaling`."""
     row = fastinit.PRESETS[preset]
     make = functools.partial(variance_scaling, row.scale, row.mode, row.distribution)
     return _factory(name, make, inspect.signature(make).parameters.values(), docstrings.of_preset(name, preset))
 
 
 def _of_class(name: str, own: Callable[..., fastinit.Initializer]) -> Callable[..., Initializer]:
-    """The factory of an initializer that JAX does not have: the parameters of fastinit's class, and `dtype` by name."""
+    """The factory of an initializer that JAX lacks, with the parameters of fastinit's class, and `dtype` by name."""
 
     def make(*given: Any, dtype: Any = None, **named: Any) -> Initializer:
         return initializer(own(*given, **named), dtype)

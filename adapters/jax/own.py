@@ -1,4 +1,4 @@
-"""Falls back to JAX's own initializers, with one warning for each reason."""
+"""Fallback to JAX's own initializers, with one warning per reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastinit.extending import Notices
 
 __all__ = ["EXPORTED", "KIND_OF_KEYS", "by_jax", "notices", "refusal_of_jax", "say_once"]
 
-KIND_OF_KEYS: Final = "rbg"  # the implementation of JAX whose keys have four words, as a fastinit.Key has
+KIND_OF_KEYS: Final = "rbg"  # JAX's implementation with keys of four words, like a fastinit.Key
 
 EXPORTED: Final = ("export", "an exported function cannot call fastinit")
 
@@ -29,7 +29,7 @@ def by_jax(
     dtype: Any,
     out_sharding: Any = None,
 ) -> jax.Array:
-    """The array that JAX's own initializer makes, with one warning for each kind."""
+    """The array of JAX's own initializer, with one warning per kind."""
     if isinstance(key, Key):
         key = jax.random.wrap_key_data(jax.numpy.array(key.words, "uint32"), impl=KIND_OF_KEYS)
     sharding = {} if out_sharding is None else {"out_sharding": out_sharding}
@@ -39,7 +39,7 @@ def by_jax(
 
 
 def refusal_of_jax(own: Callable[..., jax.Array], shape: tuple[int, ...], dtype: Any) -> Exception | None:
-    """The error that JAX's own initializer raises for a shape and dtype, in the words of this version of JAX."""
+    """The error of JAX's own initializer for a shape and dtype, as worded by the installed JAX."""
     with warnings.catch_warnings(action="ignore"):
         try:
             jax.eval_shape(lambda: own(jax.random.key(0), shape, dtype))
@@ -49,5 +49,5 @@ def refusal_of_jax(own: Callable[..., jax.Array], shape: tuple[int, ...], dtype:
 
 
 def say_once(kind: object, why: str) -> None:
-    """Warns, in the caller's line, that the numbers are JAX's own, once for each kind."""
+    """Warns at the caller's line that the numbers are JAX's own, once per kind."""
     notices.say_once(kind, f"these are JAX's own numbers, since {why}")

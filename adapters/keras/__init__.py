@@ -1,14 +1,14 @@
 """Keras, on all its backends: initializers with the classes of ``keras.initializers``, and whole models by path.
 
 ===============  =======================================================================================
-initializers     ``keras.initializers`` with other numbers and more speed, and the initializers that it lacks
-initialize       every variable of a model, as its layers do or by rules; gives a record
-explain          what each recipe would do to each variable, and why
-recorded         where new variables keep what they are made with
-replay           fills a model again as a record says
-verify           which variables still hold what the record says, and what became of the others
-audit            what is wrong with a model's variables, and where its signal breaks
-lsuv             layer-sequential unit variance: scales kernels by what a batch shows
+initializers     ``keras.initializers`` with other numbers and more speed, and additional initializers
+initialize       fills every variable of a model, as its layers do or by rules, and returns a record
+explain          compares what each recipe would do to each variable, with reasons
+recorded         context in which new variables keep their initializers
+replay           fills a model again from a record
+verify           reports which variables still match a record, and how the others changed
+audit            finds bad variables, and the layer where the signal breaks
+lsuv             layer-sequential unit variance: scales kernels with a batch of data
 ===============  =======================================================================================
 
 >>> import keras
@@ -20,7 +20,7 @@ lsuv             layer-sequential unit variance: scales kernels by what a batch 
 [2.0, 1.0]
 """
 
-import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)
+import fastinit.extending  # noqa: F401 (first: detects an unrelated package that overwrote this one)
 from fastinit.adapters.keras import initializers
 from fastinit.adapters.keras.auditing import audit, lsuv
 from fastinit.adapters.keras.explaining import explain

@@ -1,7 +1,7 @@
-"""Is a model initialized as it should be, does the signal survive in it? :func:`audit`; and :func:`lsuv` mends it.
+"""Checks of a model's initialization and signal (:func:`audit`), and scaling by data (:func:`lsuv`).
 
-Layers are measured by standing in for their ``call`` while the model runs once, so that it may be of any architecture,
-and it is left as it was.
+Stand-ins for the layers' ``call`` measure them while the model runs once. Every architecture works, and the model stays
+unchanged.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from fastinit.extending import Held, UnitVariance, in_stream_environment, judge_
 
 __all__ = ["audit", "lsuv"]
 
-# Their outputs, before an activation, are their kernel times their input, and a bias.
+# Layers whose output, before an activation, is the kernel times the input, plus a bias.
 SCALED: Final = {"Dense", "EinsumDense", CONVOLUTION, DEPTHWISE, SEPARABLE, TRANSPOSED}
 
 
 def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[str] | None = None) -> Audit:
-    """Looks for what is wrong with a model's initialization.
+    """Checks a model's initialization.
 
-    Of the variables: NaN, values never written, constant or identical units, copies, and scales that no scheme gives,
-    or one with wrong fans; see :mod:`fastinit.audits`. A variable that is what its layer makes it with, as
-    :func:`~fastinit.adapters.keras.initialize` finds it, is none of these, whatever that is: a kernel or a norm that
-    begins at zero, or a scheme of the author's. With a batch the model runs once, as it does in training, so that its
-    norms use the batch; every layer is measured forward and backward, on every backend, and the verdict comes with the
-    layer that breaks the chain and the rule that would mend it. Nothing of the model changes.
+    For the variables, it finds NaN, unwritten values, constant or identical units, copies, and scales that match no
+    scheme, or match one with wrong fans; see :mod:`fastinit.audits`. A variable that matches its layer's own
+    initializer, as found by :func:`~fastinit.adapters.keras.initialize`, is never a finding: a kernel or a norm that
+    begins at zero, or the author's own scheme. With a batch, the model runs once in training mode, so that norms use
+    the batch, and every layer is measured forward and backward, on every backend. The verdict names the layer where
+    the signal breaks and the rule that would fix it. The model stays unchanged.
 
     Parameters
     ----------
     model : keras.Model or keras.Layer
-        Built, by an Input, ``build()`` or a call. Functional, Sequential or subclassed.
-    batch : array or tensor, or what the model takes in its place, optional
+        A model built by an Input, ``build()`` or a call. Functional, Sequential or subclassed.
+    batch : array or tensor, or another argument of the model, optional
         The argument of a call: real inputs, or standard normal ones.
     record : Record, str or path, optional
-        Of the model's initialization: then values are compared with it, and scales with its stds.
+        Record of the model's initialization. Then values are compared with it, and scales with its stds.
 
     Returns
     -------
@@ -59,15 +59,15 @@ def audit(model: Any, batch: Any = None, *, record: Record | str | os.PathLike[s
     Raises
     ------
     TypeError, ValueError
-        Not a model, or one without variables; a batch with which it cannot be called, or that is not finite; a
-        record that lacks a variable.
+        For an object that is not a model, or a model without variables; a batch that is not finite or does not fit the
+        model; and a record that lacks a variable.
 
     Notes
     -----
-    A layer is measured by the first floating tensor of its output, and that after its own activation
-    (``Dense(activation="relu")``). Not measured are the cells of recurrent layers, which are measured as one layer, and
-    layers that run inside a loop or a map of the backend. What is differentiated is the sum of the model's outputs
-    times standard normal noise, the same every time. Of a layer that is shared every call is measured.
+    A layer is measured by the first floating tensor of its output, after its own activation
+    (``Dense(activation="relu")``). A recurrent layer is measured as one, without its cells. Layers inside a loop or a
+    map of the backend are not measured. The gradients are those of the sum of the model's outputs times standard normal
+    noise, the same every time. Every call of a shared layer is measured.
 
     >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64, name="one")], name="two")
     >>> _ = model.layers[0].kernel.assign(np.ones((64, 64)))
@@ -105,36 +105,36 @@ def _held(place: Place, entry: Entry | None) -> Held:
 def lsuv(model: Any, batch: Any, *, tolerance: float = 0.02, rounds: int = 10) -> dict[str, float]:
     """Scales the kernels of a model, layer by layer, until each layer's output on a batch has unit variance.
 
-    Layer-sequential unit variance: in the order of execution, each dense or convolutional layer's kernel is divided by
-    the standard deviation of what the layer gives before its activation, so that the next layer sees what it will see.
-    Biases and all other state stay. The model runs once, as in training.
+    Layer-sequential unit variance divides each dense or convolutional layer's kernel by the standard deviation of the
+    layer's output before its activation, in the order of execution, so that the next layer sees its final input. Biases
+    and all other state stay. The model runs once, as in training.
 
     Parameters
     ----------
     model : keras.Model or keras.Layer
-        Built. Initialize it first: the paper does so with orthogonal matrices, and any independent draws will do.
-    batch : array or tensor, or what the model takes in its place
-        The scales are as good as the batch is typical.
+        A built model. Initialize it first: the paper uses orthogonal matrices, and all independent draws work.
+    batch : array or tensor, or another argument of the model
+        The argument of a call. A typical batch gives good scales.
     tolerance : float, > 0
-        By how much a variance may differ from 1.
+        Maximum deviation of a variance from 1.
     rounds : int, >= 1
-        How often a layer is scaled at most: one time is enough without a bias.
+        Maximum number of scalings per layer. One is enough without a bias.
 
     Returns
     -------
     dict of str to float
-        What each kernel was multiplied by, in the order of execution.
+        The factor of each kernel, in the order of execution.
 
     Raises
     ------
     TypeError, ValueError
-        What :func:`audit` raises of a model and a batch; a layer whose output has no variance, none that is finite, or
-        does not come near 1, as with a bias of larger variance. Nothing has been written then.
+        As in :func:`audit` for a model and a batch. Also for a layer whose output variance is zero, not finite, or does
+        not approach 1, as with a bias of larger variance. Then nothing has been written.
 
     Notes
     -----
-    Left alone are recurrent layers, whose outputs their kernels do not scale, and layers that the batch does not reach.
-    A layer that is called more than once is scaled at its first call.
+    Recurrent layers, whose outputs their kernels do not scale, and layers that the batch does not reach stay unchanged.
+    A layer with several calls is scaled at its first call.
 
     D. Mishkin and J. Matas, "All you need is a good init", ICLR 2016, algorithm 1.
 

@@ -1,7 +1,7 @@
-"""What fastinit's Keras initializers share: they fill a tensor where Keras's class of the same name computes one.
+"""Base classes of fastinit's Keras initializers, which fill tensors instead of computing them with Keras's operations.
 
-Each is a class in front of Keras's own, in the order ``class RandomNormal(Random, keras.initializers.RandomNormal)``,
-so arguments, attributes and configurations are Keras's.
+Each class precedes Keras's own in the bases, as in ``class RandomNormal(Random, keras.initializers.RandomNormal)``, so
+arguments, attributes and configurations are Keras's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ notices: Final = Notices("keras.")
 
 @dataclass(frozen=True, slots=True)
 class AsOfShape(fastinit.ElementwiseInitializer):
-    """What another initializer draws for a tensor of another shape: one that has the fans that Keras says."""
+    """Another initializer's distribution for a tensor of another shape, which has Keras's fans."""
 
     initializer: fastinit.ElementwiseInitializer
     shape: tuple[int, ...]
@@ -38,22 +38,22 @@ class AsOfShape(fastinit.ElementwiseInitializer):
 
 
 NEEDS: Final = {"needs": "import fastinit.adapters.keras", "stream_version": STREAM_VERSION}
-"""What a configuration says beyond Keras's own. Keras looks an unregistered class up by its bare name,
-and would silently load its own class, which draws other numbers. So this stands in the seed: Keras's class accepts it,
-and refuses it when called, in one line that shows it."""
+"""An addition to Keras's configurations. Keras looks an unregistered class up by its bare name and would silently load
+its own class, which draws other numbers. So this text is in the seed: Keras's class accepts it and refuses it when
+called, with one line that shows it."""
 
 
 class Filling:
-    """Fills a tensor where Keras's class of the same name computes one. Subclasses say with what."""
+    """Fills a tensor instead of computing it as Keras's class of the same name. Subclasses define the initializer."""
 
     seed: Any = 0
 
     def fastinit_initializer(self, shape: tuple[int, ...]) -> fastinit.Initializer:
-        """What fills a tensor of this shape."""
+        """The initializer for a tensor of this shape."""
         raise NotImplementedError
 
     def keras_call(self) -> Callable[..., Any] | None:
-        """The call of Keras's own class of this name, for what fastinit does not fill; None if there is none."""
+        """The call of Keras's own class of this name, for unsupported tensors; None if Keras has none."""
         return None
 
     def __call__(self, shape: Any, dtype: Any = None, layout: Any = None) -> Any:
@@ -63,21 +63,21 @@ class Filling:
         ----------
         shape : sequence of int
         dtype : str, optional
-            Of the dtypes that Keras has; ``keras.config.floatx()`` by default.
+            One of Keras's dtypes; ``keras.config.floatx()`` by default.
         layout : optional
-            A layout of ``keras.distribution``; on JAX each device then fills its own piece.
+            A layout of ``keras.distribution``. On JAX each device then fills its own piece.
 
         Raises
         ------
         TypeError, ValueError
-            An invalid shape, or one that the initializer cannot take; also while a function is traced.
+            For an invalid shape, or one that does not fit the initializer; also while a function is traced.
 
         Warns
         -----
         UserWarning
-            Once per kind: fastinit does not fill this dtype, or has no such distribution (a negative standard
-            deviation, a value beyond the dtype's largest), and Keras's own class does. Where that one refuses too, or
-            Keras has none, it is an error.
+            Once per kind, if Keras's own class computes the tensor because fastinit does not fill this dtype or lacks
+            the distribution (a negative standard deviation, a value beyond the dtype's largest). It is an error if
+            Keras's class also refuses, or if Keras has none.
         """
         shape, name = checked_shape(shape), keras.backend.standardize_dtype(dtype)
         try:
@@ -90,7 +90,7 @@ class Filling:
         return drawn(initializer, shape, name, self.seed, layout)
 
     def _by_keras(self, shape: tuple[int, ...], dtype: str, layout: Any, problem: Exception) -> Any:
-        """The tensor that Keras's own class makes, or its error; without such a class, fastinit's reason."""
+        """The tensor of Keras's own class, or its error. Without such a class, an error with fastinit's reason."""
         call = self.keras_call()
         if call is None:
             raise ValueError(str(problem)) from None
@@ -98,7 +98,7 @@ class Filling:
             tensor = call(shape, dtype=dtype)
         except (TypeError, ValueError):
             raise
-        except Exception as failure:  # of the backend, in the words of its operations
+        except Exception as failure:  # the backend's errors, as raised by its operations
             raise ValueError(str(problem)) from failure
         self._say_keras_own(dtype, problem)
         return distributed(tensor, layout)

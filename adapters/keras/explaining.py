@@ -1,4 +1,4 @@
-"""What each recipe would do to a Keras model, side by side.
+"""Comparison of the recipes for a Keras model.
 
 print(explain(model))
 """
@@ -14,27 +14,27 @@ __all__ = ["explain"]
 
 
 def explain(model: Any) -> Explanation:
-    """What the recipes "own", "auto" and "fans" would do to each variable of a model, how they differ, and why.
+    """Explains what the recipes "own", "auto" and "fans" would do to each variable of a model, and why they differ.
 
-    Nothing is filled, and no values are looked at.
+    It fills no variable and reads no values.
 
     Parameters
     ----------
     model : keras.Model or keras.Layer
-        Built, by an Input, ``build()`` or a call. What a layer makes its variables with is found as
-        :func:`~fastinit.adapters.keras.initialize` finds it.
+        A model built by an Input, ``build()`` or a call. A layer's own initializers are found as in
+        :func:`~fastinit.adapters.keras.initialize`.
 
     Returns
     -------
     Explanation
-        A row for each variable that is made to be trained; printed, it is a table with the distribution and the
-        standard deviation that each recipe gives, the kind of difference ("same", "scale", "distribution", "constant
-        instead of drawn"...) and what was found. Frozen variables are kept by every recipe.
+        One row per trainable variable. It prints as a table with each recipe's distribution and standard deviation, the
+        kind of difference ("same", "scale", "distribution", "constant instead of drawn"...) and the facts behind it.
+        All recipes keep frozen variables.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`~fastinit.adapters.keras.initialize` does for models that it cannot describe.
+        As in :func:`~fastinit.adapters.keras.initialize`, for models that it cannot describe.
 
     Examples
     --------

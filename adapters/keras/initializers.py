@@ -1,28 +1,27 @@
-"""keras.initializers on fastinit: the same classes, arguments and configurations; other numbers, more speed.
+"""keras.initializers on fastinit: the same classes, arguments and configurations; new numbers, more speed.
 
 >>> from fastinit.adapters.keras import initializers
 >>> kernel = initializers.HeNormal(seed=0)(shape=(784, 256))
 >>> layer = keras.layers.Dense(256, kernel_initializer=initializers.GlorotUniform())
 
-Every class is a subclass of Keras's class of the same name, and draws what that one draws: its ``*Normal`` are cut at
-two standard deviations with the variance corrected; an integer seed gives the same values at every call, None draws a
-seed once, a ``SeedGenerator`` advances. A seed may also be a :class:`fastinit.Key`. The values depend on nothing else:
-not on the backend, the device, the layout or the number of threads.
+Every class is a subclass of Keras's class of the same name, with the same distribution: ``*Normal`` classes are
+truncated at two standard deviations with the variance corrected. An integer seed gives the same values at every call,
+None draws a seed once, and a ``SeedGenerator`` advances. A seed may also be a :class:`fastinit.Key`. The values do not
+depend on the backend, the device, the layout or the number of threads.
 
-Beyond Keras come ``*UntruncatedNormal``, ``DeltaOrthogonal``, ``ICNR`` and ``ZerO`` (also ``zero_init``). Classes that
-scale by the fans compute them as Keras does, which is wrong for grouped, depthwise, transposed and packed kernels;
-these say what they are, by name only, and get their true fans (see :func:`fastinit.fans`):
+Additional classes are ``*UntruncatedNormal``, ``DeltaOrthogonal``, ``ICNR`` and ``ZerO`` (also ``zero_init``). Classes
+that scale by the fans compute them as Keras does, which is wrong for grouped, depthwise, transposed and packed kernels.
+These keyword arguments give the true fans (see :func:`fastinit.fans`):
 
 kernel_layout : str
-    What each axis is: ``"...IO"``, ``"...IM"`` of a depthwise kernel, ``"...OI"`` of a transposed one, ``"VD"`` of an
-    embedding.
+    Meaning of the axes: ``"...IO"``, ``"...IM"`` for a depthwise kernel, ``"...OI"`` for a transposed one, ``"VD"`` for
+    an embedding.
 groups, transposed, stride, blocks
-    Of the layer that the kernel belongs to.
+    Properties of the kernel's layer.
 
-All are registered in the package "fastinit": ``kernel_initializer="fastinit>HeNormal"``, and models that are saved with
-them load wherever this module has been imported; elsewhere Keras's error names the import. What draws no numbers loads
-everywhere. In a dtype that fastinit does not fill, or with parameters that it has no distribution for, a class gives
-what Keras's own gives, with one warning.
+All classes are registered in the package "fastinit": ``kernel_initializer="fastinit>HeNormal"``. Saved models with them
+load if this module has been imported; otherwise Keras's error names the import. Classes without random numbers load
+everywhere. For unsupported dtypes and distributions, a class falls back to Keras's own, with one warning.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ __all__ = [
     "zeros",
 ]
 
-# not imported by name: of an older Keras the bases say which one is needed
+# not imported by name, so that the bases can refuse an older Keras with a clear error
 STFT, Initializer, serialize = keras.initializers.STFT, keras.initializers.Initializer, keras.initializers.serialize
 
 _register = keras.saving.register_keras_serializable(package="fastinit")
@@ -135,7 +134,7 @@ class Constant(Fixed, keras.initializers.Constant):
     Parameters
     ----------
     value : float or array
-        Any number; an array is broadcast by Keras.
+        Any number, or an array that Keras broadcasts.
 
     Examples
     --------
@@ -154,7 +153,7 @@ class Constant(Fixed, keras.initializers.Constant):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        unknown = sorted(set(config) - {"value", "stream_version"})  # which Keras would pass over
+        unknown = sorted(set(config) - {"value", "stream_version"})  # Keras would ignore them
         if unknown:
             raise TypeError(f"a configuration of Constant has the field 'value', got {', '.join(unknown)}")
         return super().from_config({"value": 0.0, **config})  # Keras needs the value, and "constant" has none
@@ -182,7 +181,7 @@ class Identity(Fixed, keras.initializers.Identity):
         return fastinit.Identity(float(self.gain))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "gain": self.gain}  # which Keras forgets
+        return {**super().get_config(), "gain": self.gain}  # Keras omits it
 
 
 @_register
@@ -194,9 +193,9 @@ class RandomNormal(Random, keras.initializers.RandomNormal):
     Parameters
     ----------
     mean, stddev : float
-        Of the distribution.
+        Mean and standard deviation.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
 
     Examples
     --------
@@ -216,7 +215,7 @@ class RandomNormal(Random, keras.initializers.RandomNormal):
 
 @_register
 class TruncatedNormal(Random, keras.initializers.TruncatedNormal):
-    """The normal distribution cut at mean +- 2 stddev, by one draw per element; `stddev` is that before the cut.
+    """The normal distribution truncated at mean +- 2 stddev, with one draw per element.
 
     See :class:`fastinit.TruncatedNormal`. If stddev < 0 or either is not finite, the numbers are Keras's own, with one
     warning.
@@ -224,9 +223,9 @@ class TruncatedNormal(Random, keras.initializers.TruncatedNormal):
     Parameters
     ----------
     mean, stddev : float
-        Of the distribution before the cut.
+        Mean and standard deviation before truncation.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
 
     Examples
     --------
@@ -246,17 +245,17 @@ class TruncatedNormal(Random, keras.initializers.TruncatedNormal):
 
 @_register
 class RandomUniform(Random, keras.initializers.RandomUniform):
-    """The uniform distribution on [minval, maxval), (minval, maxval) if minval = -maxval.
+    """The uniform distribution on [minval, maxval), or (minval, maxval) if minval = -maxval.
 
     See :class:`fastinit.Uniform`. If minval > maxval or either is not finite, the numbers are Keras's own, with one
-    warning, where Keras's backend has any.
+    warning, if Keras's backend supports it.
 
     Parameters
     ----------
     minval, maxval : float
         The interval.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
 
     Examples
     --------
@@ -277,23 +276,24 @@ class RandomUniform(Random, keras.initializers.RandomUniform):
 
 @_register
 class VarianceScaling(Scaled, keras.initializers.VarianceScaling):
-    """Var(W) = scale / n, n the fan that `mode` names, or 1 if that is less.
+    """Var(W) = scale / n, where n is the fan named by `mode`, but at least 1.
 
-    `distribution` is "truncated_normal" (also under the name "normal"; cut at 2 standard deviations, sqrt(scale / n)
-    that of what is left), "untruncated_normal" or "uniform". See :class:`fastinit.VarianceScaling`.
+    `distribution` is "truncated_normal" (also called "normal"; truncated at 2 standard deviations, with the standard
+    deviation sqrt(scale / n) after truncation), "untruncated_normal" or "uniform". See
+    :class:`fastinit.VarianceScaling`.
 
     Parameters
     ----------
     scale : float
         Multiplies the variance.
     mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
-        Which fan.
+        The fan that scales the kernel.
     distribution : str
         As above.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -318,15 +318,15 @@ class VarianceScaling(Scaled, keras.initializers.VarianceScaling):
 
 
 class _Preset(VarianceScaling):
-    """A named point of VarianceScaling."""
+    """A preset of VarianceScaling."""
 
     def __init__(self, seed: Any = None, input_axes: Any = None, output_axes: Any = None, **weight: Any) -> None:
-        # past VarianceScaling's own arguments, which Keras's class of the preset fills in
+        # skips VarianceScaling's own arguments, which Keras's class of the preset sets
         super(VarianceScaling, self).__init__(seed=seed, input_axes=input_axes, output_axes=output_axes, **weight)
 
 
 class _Untruncated(VarianceScaling):
-    """A named point that Keras does not have."""
+    """A preset that Keras lacks."""
 
     _point: tuple[float, str]
 
@@ -347,9 +347,9 @@ class GlorotUniform(_Preset, keras.initializers.GlorotUniform):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -368,9 +368,9 @@ class GlorotNormal(_Preset, keras.initializers.GlorotNormal):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -384,14 +384,14 @@ class GlorotNormal(_Preset, keras.initializers.GlorotNormal):
 
 @_register
 class GlorotUntruncatedNormal(_Untruncated):
-    """Normal, Var(W) = 2 / (fan_in + fan_out): what torch calls Xavier normal. X. Glorot and Y. Bengio, 2010.
+    """Normal, Var(W) = 2 / (fan_in + fan_out), torch's Xavier normal. X. Glorot and Y. Bengio, 2010.
 
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -412,9 +412,9 @@ class HeUniform(_Preset, keras.initializers.HeUniform):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -433,9 +433,9 @@ class HeNormal(_Preset, keras.initializers.HeNormal):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -449,14 +449,14 @@ class HeNormal(_Preset, keras.initializers.HeNormal):
 
 @_register
 class HeUntruncatedNormal(_Untruncated):
-    """Normal, Var(W) = 2 / fan_in: what torch calls Kaiming normal. K. He et al., 2015.
+    """Normal, Var(W) = 2 / fan_in, torch's Kaiming normal. K. He et al., 2015.
 
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -477,9 +477,9 @@ class LecunUniform(_Preset, keras.initializers.LecunUniform):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -498,9 +498,9 @@ class LecunNormal(_Preset, keras.initializers.LecunNormal):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -519,9 +519,9 @@ class LecunUntruncatedNormal(_Untruncated):
     Parameters
     ----------
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
     input_axes, output_axes
-        As in Keras; by name only, `kernel_layout`, `groups`, `transposed`, `stride`, `blocks` for the true fans.
+        As in Keras. By name only: `kernel_layout`, `groups`, `transposed`, `stride`, `blocks`, for the true fans.
 
     Examples
     --------
@@ -547,7 +547,7 @@ class Orthogonal(Random, keras.initializers.Orthogonal):
     gain : float
         Multiplies the matrix.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
 
     Examples
     --------
@@ -567,7 +567,7 @@ class Orthogonal(Random, keras.initializers.Orthogonal):
 
 @_register
 class DeltaOrthogonal(Orthogonal):
-    """A convolution that keeps norms: an orthogonal matrix at the spatial centre, 0 elsewhere.
+    """A norm-preserving convolution: an orthogonal matrix at the spatial centre, 0 elsewhere.
 
     Raises ValueError for other than 3 to 5 axes, or fewer output than input channels. L. Xiao et al., 2018.
 
@@ -576,7 +576,7 @@ class DeltaOrthogonal(Orthogonal):
     gain : float
         Multiplies the matrix.
     seed : int, SeedGenerator, Key or None
-        What governs the numbers; see the module.
+        Source of the numbers; see the module's docstring.
 
     Examples
     --------
@@ -601,17 +601,17 @@ class ICNR(Random, RandomInitializer):
     Parameters
     ----------
     initializer : initializer of this module, its name or its configuration
-        Of the kernel before it is repeated. Its own seed is not used.
+        Initializer of the kernel before repetition. Its own seed is not used.
     factor : int
-        By how much each spatial axis grows.
+        Growth factor of each spatial axis.
     order : {"subpixel", "channel"}
-        Which of the two varies more slowly on the last axis: "subpixel" is that of TensorFlow's depth_to_space.
+        The index that varies more slowly on the last axis. "subpixel" is TensorFlow's depth_to_space.
     seed : int, SeedGenerator, Key or None
 
     Raises
     ------
     ValueError
-        If `factor` or `order` is out of range, or the initializer is none of this module.
+        If `factor` or `order` is out of range, or the initializer is not one of this module.
 
     Examples
     --------
@@ -644,7 +644,7 @@ class ICNR(Random, RandomInitializer):
 
 @_register
 class ZerO(Filling, keras.initializers.Initializer):
-    """Zeros and ones only: a partial identity or a scaled Hadamard matrix, at the spatial centre; no seed is used.
+    """Zeros and ones only: a partial identity or a scaled Hadamard matrix at the spatial centre, without a seed.
 
     Raises ValueError for other than 2 to 5 axes. J. Zhao, F. Schaefer and A. Anandkumar, 2022.
 
@@ -672,35 +672,35 @@ glorot_uniform, glorot_normal, glorot_untruncated_normal = GlorotUniform, Glorot
 he_uniform, he_normal, he_untruncated_normal = HeUniform, HeNormal, HeUntruncatedNormal
 lecun_uniform, lecun_normal, lecun_untruncated_normal = LecunUniform, LecunNormal, LecunUntruncatedNormal
 delta_orthogonal, icnr, zero_init = DeltaOrthogonal, ICNR, ZerO
-zer_o = ZerO  # the name that Keras's rule for classes gives
+zer_o = ZerO  # the name by Keras's rule for classes
 IdentityInitializer, OrthogonalInitializer, STFTInitializer = Identity, Orthogonal, STFT
 
-# Names that keras.initializers.get takes too, and that are no names of the module.
+# Names that keras.initializers.get also accepts, but that are not names of the module.
 _SHORT: Final = {"normal": RandomNormal, "uniform": RandomUniform, "one": Ones, "zero": Zeros}
 _NAMED: Final = _SHORT | {name: value for name, value in vars().items() if name in __all__ and isinstance(value, type)}
 
 
 def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> Any:
-    """The initializer of a configuration, as ``keras.initializers.deserialize``; bare names mean fastinit's classes.
+    """The initializer of a configuration, as in ``keras.initializers.deserialize``. Bare names mean fastinit's classes.
 
-    A configuration that Keras wrote of a class of its own names its module, and stays what it is.
+    A configuration of Keras's own class names Keras's module and gives that class.
 
     Parameters
     ----------
     config : dict or str
-        What :func:`serialize` gave.
+        The result of :func:`serialize`.
     custom_objects : dict, optional
-        Names of further classes.
+        Further classes by name.
 
     Returns
     -------
     keras.initializers.Initializer
-        What the configuration describes.
+        The described initializer.
 
     Raises
     ------
     ValueError
-        For a configuration of another version of the stream, and where Keras raises it.
+        For a configuration of another stream version, and as in Keras.
 
     Examples
     --------
@@ -712,12 +712,12 @@ def deserialize(config: Any, custom_objects: dict[str, Any] | None = None) -> An
 
 
 def get(identifier: Any) -> Any:
-    """The initializer that a name, a configuration, a class or a callable stands for, as ``keras.initializers.get``.
+    """The initializer for a name, a configuration, a class or a callable, as in ``keras.initializers.get``.
 
     Parameters
     ----------
     identifier : str, dict, class, callable or None
-        What stands for the initializer.
+        A representation of the initializer.
 
     Returns
     -------

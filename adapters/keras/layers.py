@@ -1,8 +1,8 @@
-"""What a rule needs to know of each variable of a Keras model: its layer, its axes, the activation that follows.
+"""Facts about each variable of a Keras model for rules: its layer, its axes, the following activation.
 
-:func:`parameters` turns a model into facts (:class:`fastinit.Parameter`) and draws nothing. An activation counts as
-following a layer where the layer has it (``Dense(activation="relu")``) or where, in a Sequential or Functional model,
-it is what the layer's output goes through next. Everything else is None, which rules read as "unknown".
+:func:`parameters` turns a model into facts (:class:`fastinit.Parameter`) without drawing. The following activation is
+the layer's own (``Dense(activation="relu")``), or the next operation on its output in a Sequential or Functional model.
+Otherwise it is None, which means "unknown".
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ __all__ = ["Place", "activation_after", "known", "parameters", "statistics", "wi
 
 
 class Place(NamedTuple):
-    """One variable of a model, the facts about it, and the layer that made it."""
+    """One variable of a model, its facts, and the layer that created it."""
 
     parameter: Parameter
     variable: Any
     layer: Any
 
 
-# Keras's names of activations, where they are not those of fastinit.advice.activations
+# Keras's names of activations that differ from those of fastinit.advice.activations
 _NAMES: Final = {
     "linear": None,
     "swish": "silu",
@@ -116,7 +116,7 @@ _PASSED_THROUGH = (
 
 
 def _named(function: Any) -> tuple[str, float] | None:
-    """The name and the negative slope of an activation function; None of the identity and of what is not known."""
+    """The name and negative slope of an activation function; None for the identity and unknown functions."""
     name = getattr(function, "__name__", "")
     name = _NAMES.get(name, name)
     if name not in _KNOWN and name not in _NAMES.values():
@@ -125,7 +125,7 @@ def _named(function: Any) -> tuple[str, float] | None:
 
 
 def _of_layer(layer: Any) -> tuple[str, float] | None:
-    """The activation that a layer is; None of any other layer, and of one with parameters of its own."""
+    """The activation of an activation layer; None for other layers and for non-standard parameters."""
     if isinstance(layer, layers.Activation):
         return _named(layer.activation)
     if isinstance(layer, layers.PReLU):
@@ -142,7 +142,7 @@ def _of_layer(layer: Any) -> tuple[str, float] | None:
 
 
 def _of_operation(operation: Any) -> tuple[str, float] | None:
-    """The activation that an operation of keras.ops is, such as ``keras.ops.relu(x)``."""
+    """The activation of an operation of keras.ops, such as ``keras.ops.relu(x)``."""
     if not is_neural_operation(operation):
         return None
     name = _OPERATIONS.get(type(operation).__name__)
@@ -154,7 +154,7 @@ def _of_operation(operation: Any) -> tuple[str, float] | None:
 
 
 def activation_after(layer: Any) -> tuple[str, float] | None:
-    """Name and negative slope of the activation that the output of a layer goes through; None if unknown."""
+    """Name and negative slope of the activation after a layer; None if unknown."""
     function = getattr(layer, "activation", None)
     own = _named(function)
     if own is not None or (callable(function) and function is not keras.activations.linear):
@@ -171,7 +171,7 @@ def _next(operation: Any) -> tuple[str, float] | None:
 
 
 def _einsum_axes(equation: str) -> Axes:
-    """Of the kernel of an EinsumDense: axes that are summed over are inputs, new ones outputs, shared ones neither."""
+    """Axes of an EinsumDense kernel: summed axes are inputs, new axes are outputs, shared axes are neither."""
     operands, _, result = equation.replace("...", "").replace(" ", "").partition("->")
     source, _, kernel = operands.partition(",")
     ins = tuple(i for i, letter in enumerate(kernel) if letter in source and letter not in result)
@@ -180,7 +180,7 @@ def _einsum_axes(equation: str) -> Axes:
 
 
 def _layer(layer: Any) -> str:
-    """The class of Keras's own layers that a layer is an instance of; empty for a user's own."""
+    """The layer's class among Keras's own layers; empty for custom layers."""
     own = (cls.__name__ for cls in type(layer).__mro__ if cls.__module__.partition(".")[0] == "keras")
     found = next(own, "")
     return "" if found == "Layer" else found
@@ -195,7 +195,7 @@ def _depthwise(layer: Any, role: str) -> dict[str, Any]:
 
 
 def _separable(layer: Any, role: str) -> dict[str, Any]:
-    if role == "depthwise_kernel":  # what follows it is the other kernel
+    if role == "depthwise_kernel":  # the other kernel follows it
         return {"layout": "...IM", "activation": None}
     return {"layout": "...IO"}
 
@@ -213,7 +213,7 @@ _ROLES: Final = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_ke
 
 
 def _geometry(layer: Any, role: str) -> dict[str, Any]:
-    """What the axes of a variable are; layout None for one that is not a linear map."""
+    """The meaning of a variable's axes; layout None if it is not a linear map."""
     names = {cls.__name__ for cls in type(layer).__mro__}
     if isinstance(layer, layers.Embedding):
         return {"layout": "VD" if role == "embeddings" else None}
@@ -243,18 +243,17 @@ _GEOMETRY: Final[dict[str, Callable[[Any, str], dict[str, Any]]]] = {
 
 
 def parameters(model: Any) -> list[Place]:
-    """Every variable of a model that its layers made to be trained, once, in the model's order; frozen ones too.
+    """Every trainable variable of a model once, in the model's order, including frozen ones.
 
-    A variable that a layer shares with one within it, as SpectralNormalization does, is described as the inner one's.
-
-    The name is that of :func:`fastinit.adapters.keras.names.canonical_names`.
+    A variable that a layer shares with an inner layer, as in SpectralNormalization, is described as the inner layer's.
+    Names come from :func:`fastinit.adapters.keras.names.canonical_names`.
 
     Raises
     ------
     TypeError
-        If it is not a Keras model or layer.
+        If `model` is not a Keras model or layer.
     ValueError
-        If it has no variables yet, or two of them have the same name.
+        If it has no variables yet, or two variables have the same name.
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a keras.Model or a layer, not {type(model).__name__}")
@@ -286,10 +285,10 @@ def parameters(model: Any) -> list[Place]:
 
 
 def _names(model: Any, made: Sequence[tuple[Any, Any]]) -> list[str]:
-    """The names of variables, each with the layer that made it.
+    """The names of variables, from pairs of a variable and its layer.
 
-    Layers that were built before what holds them, as the two encoders of a CLIP are, may have variables of one path:
-    these get the names of the holders in front, one after the other until they differ.
+    Layers built before their parents, such as the two encoders of a CLIP, may have variables with the same path. Their
+    parents' names are put in front, one at a time, until the names differ.
     """
     within = _holders_by_name(model)
     paths = [variable.path for variable, _ in made]
@@ -307,7 +306,7 @@ def _names(model: Any, made: Sequence[tuple[Any, Any]]) -> list[str]:
 
 
 def _holders_by_name(model: Any) -> dict[int, tuple[str, ...]]:
-    """The names of the layers that each layer within a model is held by, the outermost first, by its identity."""
+    """The names of the parents of each layer within a model, outermost first, by the layer's identity."""
     found: dict[int, tuple[str, ...]] = {id(model): ()}
     pending = [model]
     while pending:
@@ -321,7 +320,7 @@ def _holders_by_name(model: Any) -> dict[int, tuple[str, ...]]:
 
 
 def with_programs(model: Any, places: Sequence[Place]) -> list[Place]:
-    """The places of a model with what their layers made them with, where that is known."""
+    """The places of a model with their layers' own initializers, if known."""
     names = {id(place.variable): place.parameter.name for place in places}
     found = programs_of(model, list({id(place.layer): place.layer for place in places}.values()), names)
     return [
@@ -330,7 +329,7 @@ def with_programs(model: Any, places: Sequence[Place]) -> list[Place]:
 
 
 def known(model: Any, places: Sequence[Place], frozen: bool = False) -> list[Place]:
-    """The places with their programs; frozen ones have none unless they are to be filled, so that they stay."""
+    """The places with their programs. Frozen ones have none, so that they stay, unless they should be filled."""
     return [
         place
         if frozen or not place.parameter.frozen
@@ -340,7 +339,7 @@ def known(model: Any, places: Sequence[Place], frozen: bool = False) -> list[Pla
 
 
 def statistics(model: Any) -> Iterator[tuple[Any, Any, float]]:
-    """Each norm of a model with each of its running statistics and the value that it has in a new one."""
+    """Each norm of a model with its running statistics and their initial values."""
     for layer in layers_of(model):
         if isinstance(layer, layers.BatchNormalization):
             for variable, value in statistics_of(layer):

@@ -1,7 +1,6 @@
-"""Models that run once, with stand-ins for their layers' calls, on every backend, and are left as they were.
+"""Measurement of models on every backend: one run with stand-ins for the layers' calls. The model stays unchanged.
 
-A stand-in sees what its layer is given and what it gives, so a model may be of any architecture. Everything happens
-within a stateless scope.
+A stand-in sees the input and output of its layer, so every architecture works. All runs are in a stateless scope.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ __all__ = ["array_of", "calls", "check_batch", "hooked", "is_floating", "left_as
 
 
 def is_floating(tensor: Any) -> bool:
-    """Whether it is a tensor or variable of floating-point numbers."""
+    """Whether a value is a tensor or variable of floating-point numbers."""
     return "float" in keras.backend.standardize_dtype(tensor.dtype)
 
 
 def array_of(tensor: Any) -> np.ndarray:
-    """The values, in a dtype of NumPy that holds them exactly."""
+    """The values, in a NumPy dtype that holds them exactly."""
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     wide = tensor if dtype in ("float16", "float32", "float64") else keras.ops.cast(tensor, "float32")
     return np.asarray(keras.ops.convert_to_numpy(wide))
@@ -61,11 +60,11 @@ def check_batch(batch: Any) -> None:
     )
 
 
-# Layers that run
+# Running layers
 
 
 def hooked(model: Any) -> Iterator[Any]:
-    """Layers without layers in them, or with variables of their own; a recurrent layer in place of its cell."""
+    """Layers without inner layers, or with their own variables. A recurrent layer stands for its cell."""
     recurrent = [layer for layer in layers_of(model) if isinstance(layer, layers.RNN)]
     cells = {id(inner) for layer in recurrent for inner in inner_layers(layer)}
     for layer in layers_of(model):
@@ -75,7 +74,7 @@ def hooked(model: Any) -> Iterator[Any]:
 
 
 def run(model: Any, batch: Any, stand_ins: dict[Any, Callable[..., Any]]) -> Any:
-    """The output of a model whose layers' calls are other functions meanwhile; updates go into the current scope."""
+    """The output of a model while other functions replace its layers' calls. Updates go into the current scope."""
     with ExitStack() as stack:
         for layer, call in stand_ins.items():
             stack.enter_context(replaced(layer, "call", call))
@@ -85,7 +84,7 @@ def run(model: Any, batch: Any, stand_ins: dict[Any, Callable[..., Any]]) -> Any
 
 @contextmanager
 def left_as_it_was() -> Iterator[Any]:
-    """A scope that takes every update of a variable; torch's generator, which dropout draws from, is put back."""
+    """A scope that captures every update of a variable and restores torch's generator, which dropout uses."""
     with ExitStack() as stack:
         if keras.config.backend() == "torch":
             import torch
@@ -96,7 +95,7 @@ def left_as_it_was() -> Iterator[Any]:
 
 
 class _Call(NamedTuple):
-    """One call of a layer: the first floating tensor that it is given, None if there is none, and that it gives."""
+    """One call of a layer: the first floating tensor of its input, or None, and that of its output."""
 
     layer: Any
     given: Any
@@ -112,7 +111,7 @@ def _floating(structure: Any) -> list[Any]:
 
 
 def _passed(model: Any, batch: Any, see: See) -> Any:
-    """The output of a model, where `see` gets each call and gives what goes on in place of the layer's tensor."""
+    """The output of a model. `see` receives each call and returns the tensor that replaces the layer's output."""
 
     def stand_in(layer: Any) -> Callable[..., Any]:
         call = layer.call
@@ -129,7 +128,7 @@ def _passed(model: Any, batch: Any, see: See) -> Any:
 
 
 def _seen(call: _Call, see: See) -> Any:
-    identity = call.given is call.tensor and not own_variables(call.layer)  # which is no layer
+    identity = call.given is call.tensor and not own_variables(call.layer)  # does not count as a layer
     return call.tensor if identity or 0 in call.tensor.shape else see(call)
 
 
@@ -143,11 +142,11 @@ def _changed(output: Any, change: Callable[[Any], Any]) -> Any:
     return output
 
 
-# Measured
+# Measurements
 
 
 def calls(model: Any, places: Sequence[Place], batch: Any) -> tuple[list[Measured], float | None]:
-    """Every call of a layer, in order, measured forward and backward; and the response of the model's own output."""
+    """Measures every call of a layer forward and backward, in order, and the response of the model's output."""
     differentiate = {"tensorflow": _by_tensorflow, "jax": _by_jax, "torch": _by_torch}.get(keras.config.backend())
     if differentiate is None:
         raise ValueError(f"layers are measured on TensorFlow, JAX and torch, not on {keras.config.backend()!r}")
@@ -158,7 +157,7 @@ def calls(model: Any, places: Sequence[Place], batch: Any) -> tuple[list[Measure
 
 
 def _weight(layer: Any, by_variable: dict[int, Place]) -> Place | None:
-    """The first linear map of a layer, or of the cell of a recurrent one."""
+    """The first linear map of a layer, or of a recurrent layer's cell."""
     holder = layer.cell if isinstance(layer, layers.RNN) else layer
     found = (by_variable.get(id(variable)) for variable in own_variables(holder))
     return next((place for place in found if place is not None and is_linear_map(place.parameter)), None)
@@ -178,7 +177,7 @@ def _one(call: _Call, place: Place | None, gradient: Any) -> Measured:
         closed = is_closed(trained, received, float(values.var()), norm=norm, holds_others=bool(others))
     facts: dict[str, Any] = {"closed": closed, "norm": norm, "received": received}
     facts["starts"] = bool(own) and (call.given is None or call.starts)
-    found = measured(layer.path or layer.name, values, weight=weight, **facts)  # one without variables has no path
+    found = measured(layer.path or layer.name, values, weight=weight, **facts)  # a layer without variables has no path
     return found if gradient is None else differentiated(found, values, _by_unit(layer, gradient))
 
 
@@ -187,7 +186,7 @@ def _is_zero(place: Place) -> bool:
 
 
 def _by_unit(layer: Any, tensor: Any) -> np.ndarray:
-    """Values of shape (values of a unit, units): units are the channels."""
+    """Values of shape (values per unit, units). Units are the channels."""
     array = array_of(tensor).astype(np.float64)
     if array.ndim == 0:
         return array.reshape(1, 1)
@@ -196,14 +195,14 @@ def _by_unit(layer: Any, tensor: Any) -> np.ndarray:
     return array.reshape(-1, array.shape[-1])
 
 
-# Differentiated
+# Gradients
 
 Weights = dict[int, Place | None]
 Ran = tuple[list[_Call], list[Any], float | None]
 
 
 def _closing(ran: Sequence[_Call], weights: Weights) -> list[int]:
-    """The numbers of the calls of maps at the end that begin at zero: they would let nothing pass."""
+    """The numbers of calls of final maps that begin at zero, which would block all gradients."""
     found: list[int] = []
     for number, call in enumerate(ran):
         place = weights[id(call.layer)]
@@ -213,7 +212,7 @@ def _closing(ran: Sequence[_Call], weights: Weights) -> list[int]:
 
 
 def _factors(tensors: Sequence[Any]) -> tuple[list[np.ndarray], float | None]:
-    """What the tensors are multiplied by before they are summed, and the response of the sum; None without tensors."""
+    """The factors of the tensors in the sum, and the response of the sum; None without tensors."""
     factors = [noise(tuple(tensor.shape), number) for number, tensor in enumerate(tensors)]
     if not factors:
         return [], None
@@ -236,7 +235,7 @@ def _by_tensorflow(model: Any, batch: Any, weights: Weights) -> Ran:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
 
         def see(call: _Call) -> Any:
-            if hasattr(call.tensor, "numpy"):  # not a symbol of a function that is traced
+            if hasattr(call.tensor, "numpy"):  # not a symbol of a traced function
                 ran.append(call._replace(starts=call.given is not None and not is_watched(call.given)))
                 tape.watch(call.tensor)
             return call.tensor
@@ -304,7 +303,7 @@ def _by_jax(model: Any, batch: Any, weights: Weights) -> Ran:
             starts.append(call.given is not None and not is_traced(call.given))
             if number in closing:
                 inputs.append(call.given)
-            # the derivative by what is added to an output is that by the output
+            # the derivative with respect to an addend of an output equals that with respect to the output
             return call.tensor + shifts[number]
 
         return _sum([*_floating(_passed(model, batch, shifted)), *inputs], factors)

@@ -43,61 +43,60 @@ def initialize(
     rows: Mapping[str, int | NewRows] | None = None,
     digests: bool = False,
 ) -> Record:
-    """Gives every variable of a model that is made to be trained new values, each by its own key.
+    """Fills every trainable variable of a model, each with its own key.
 
     The key is ``Key(seed).fold_in(name)``, so adding, removing or reordering layers changes no other variable's values,
-    on any backend. The name is the variable's path, without the name that Keras gave to the model, and with Keras's
-    numbers of layers without a name (``dense_7``) counted anew within whatever holds them: the same code gives the same
-    values, however often it runs. A layer that is added without a name can change the numbers of its class, so name
-    layers whose values are to stay. Everything is checked, and every variable has its rule, before anything is written.
+    on any backend. The name is the variable's path, without a model name that Keras chose. The numbers of unnamed
+    layers (``dense_7``) are recounted within their parent, so the same code gives the same values, however often it
+    runs. A new unnamed layer can change the numbers of its class, so name the layers whose values must stay. All
+    arguments are checked, and every variable has its rule, before anything is written.
 
     Parameters
     ----------
     model : keras.Model or keras.Layer
-        Built, by an Input, ``build()`` or a call.
+        A model built by an Input, ``build()`` or a call.
     recipe : str, Recipe or None
-        ``"own"`` (what each layer makes its variables with), ``"auto"`` (true fans and the gain of the activation that
-        follows, where the author left Keras's default), ``"fans"`` (the same wherever the author draws the kernel of
-        a linear map), or a :class:`fastinit.Recipe`, whose rules see Keras's class names and the variables' names:
-        ``Rule("Dense", "kernel", ...)``. None is "own".
+        ``"own"`` (each layer's own initializers), ``"auto"`` (true fans and the gain of the following activation, for
+        variables that the author left at Keras's default), ``"fans"`` (the same for every kernel of a linear map that
+        the author draws), or a :class:`fastinit.Recipe`, whose rules match Keras's class names and the variables'
+        names: ``Rule("Dense", "kernel", ...)``. None means "own".
     seed : int or str
-        Of all keys. The seeds of the layers' own initializers play no part.
+        Seed of all keys. The seeds of the layers' own initializers have no effect.
     unmatched : {"error", "keep"}
-        What becomes of variables that the recipe has no answer for: one error that names them all, or they stay as
-        they are.
+        Treatment of variables without an answer from the recipe: one error that names them all, or leave them
+        unchanged.
     frozen : bool
-        Whether variables of frozen layers are filled too. Otherwise they stay as they are, and so do the running
-        statistics of their norms.
+        Whether to fill variables of frozen layers. Otherwise they and the running statistics of their norms stay
+        unchanged.
     only, skip : str, sequence of str, callable or None
-        The variables that are meant, see :func:`fastinit.selected`: patterns of names, or a function of a
-        :class:`fastinit.Parameter`. Everything else keeps its values, and needs no rule.
+        Selection of variables, see :func:`fastinit.selected`: patterns of names, or a function of a
+        :class:`fastinit.Parameter`. All other variables keep their values and need no rule.
     rows : mapping of str to int or NewRows, optional
-        Variables of which the new rows alone are filled, along the first axis, as of the embeddings of a larger
-        vocabulary that hold the rows of a smaller one: for patterns of names the first new row, or a
-        :class:`fastinit.NewRows`. They are meant beside those of `only`, and without it alone.
+        Variables whose new rows alone are filled, along the first axis, such as the embeddings of an enlarged
+        vocabulary. Maps patterns of names to the first new row, or to a :class:`fastinit.NewRows`. These variables are
+        selected in addition to `only`; without `only`, they alone are selected.
     digests : bool
-        Whether the record holds digests of the bytes too, for :func:`replay` to compare and for other programs. They
-        take longer than the fill, and :func:`~fastinit.adapters.keras.verify` needs none.
+        Whether the record holds digests of the bytes, for :func:`replay` and for other programs. They take longer than
+        the fill, and :func:`~fastinit.adapters.keras.verify` does not need them.
 
     Returns
     -------
     Record
-        An entry for each variable, in the model's order: the same as that of the torch adapter.
+        One entry per variable, in the model's order, in the form of the torch adapter's records.
 
     Raises
     ------
     UnmatchedParameter, ValueError, TypeError
-        Variables that the recipe has no answer for, an initializer that a shape or dtype cannot take, contradictory
-        rules, two variables with one path, a model that is not built. Each names the variable; nothing has been
-        written.
+        For variables without an answer, an initializer that does not fit a shape or dtype, contradictory rules, two
+        variables with one path, and a model that is not built. The error names the variable. Nothing has been written.
 
     Notes
     -----
-    Running statistics of batch norms are reset; other variables that are not trained are left alone.
+    Running statistics of batch norms are reset. Other non-trainable variables stay unchanged.
 
-    What a layer makes its variables with is read from its twin: the model is built once more from its configuration,
-    without values, or where Keras cannot do that each layer in it. A layer that has no configuration, or none that can
-    be read, is to be built inside :func:`fastinit.adapters.keras.recorded`.
+    A layer's initializers are read from its twin: the model is built again from its configuration, without values. If
+    Keras cannot do that, each layer is built again. A layer without a readable configuration must be built inside
+    :func:`fastinit.adapters.keras.recorded`.
 
     Examples
     --------
@@ -122,25 +121,25 @@ def initialize(
 
 @in_stream_environment
 def replay(record: Record | str | os.PathLike[str], model: Any) -> Record:
-    """Fills a model as a record says, and compares the bytes with the record's digests, if it has any.
+    """Fills a model from a record, and compares the bytes with the record's digests, if any.
 
     Parameters
     ----------
     record : Record, str or path
-        A record, its JSON, or the path of a file that holds it, made on any backend.
+        A record, its JSON, or the path of its file, from any backend.
     model : keras.Model or keras.Layer
-        With the variables that the record names, of the same shapes and dtypes, in any order.
+        A model with the record's variables, of the same shapes and dtypes, in any order.
 
     Returns
     -------
     Record
-        With the digests of the bytes that were written, where the given one has digests.
+        The record, with digests of the written bytes if the given record has digests.
 
     Raises
     ------
     ValueError
-        A record of another stream version; names, shapes or dtypes that differ, before anything is written; afterwards,
-        a digest that differs.
+        For a record of another stream version, and for different names, shapes or dtypes, before anything is written.
+        Afterwards, for a different digest.
 
     Examples
     --------
@@ -165,7 +164,7 @@ def _dtypes(places: Sequence[Place]) -> list[str]:
 
 
 def _check_new_rows(places: Sequence[Place], entries: Sequence[Entry]) -> None:
-    """Raises what giving variables their new rows would raise, before anything is written."""
+    """Raises the errors of filling new rows, before anything is written."""
     for place, entry in zip(places, entries, strict=True):
         if isinstance(entry.initializer, NewRows):
             try:
@@ -177,9 +176,9 @@ def _check_new_rows(places: Sequence[Place], entries: Sequence[Entry]) -> None:
 def _written(
     model: Any, places: Sequence[Place], entries: Sequence[Entry], digests: Sequence[bool], partly: bool = False
 ) -> list[Entry]:
-    """The entries, once the variables hold what they say, and digests of those that are to have one.
+    """Fills the variables. Returns the entries, with digests where requested.
 
-    `partly`: layers without a variable among them stay.
+    `partly`: layers without a variable among them stay unchanged.
     """
     written = []
     kept: dict[int, bool] = {}
@@ -192,6 +191,6 @@ def _written(
             assign(place.variable, entry.initializer, entry.key)
         written.append(replace(entry, digest=digest(memory_of(place.variable)) if has_digest else None))
     for norm, variable, value in statistics(model):
-        if not kept.get(id(norm), partly or not norm.trainable):  # a pretrained norm keeps its statistics too
+        if not kept.get(id(norm), partly or not norm.trainable):  # a pretrained norm also keeps its statistics
             variable.assign(keras.ops.full(variable.shape, value, dtype=variable.dtype))
     return written

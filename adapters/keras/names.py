@@ -1,9 +1,8 @@
-"""Names of a model's variables that do not depend on what else the process has made.
+"""Names of a model's variables that do not depend on other models of the process.
 
-Keras gives a layer, a model or a variable without a name that of its class and a number, which counts through the whole
-process: ``dense``, ``dense_1``. A second model in one process, or the same model behind another one, has other paths,
-and so other keys. Here the numbers are counted anew within whatever holds the layer or variable; the model's own name
-is left out.
+Keras names an unnamed layer, model or variable by its class and a number that counts through the whole process:
+``dense``, ``dense_1``. A second model in one process therefore has other paths, and so would have other keys. This
+module recounts the numbers within the parent of the layer or variable, and leaves out the model's own name.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from fastinit.adapters.keras.internals import VARIABLE, automatic_name
 
 __all__ = ["canonical_names", "role_of"]
 
-# Models around layers that were taken out of them: their names stay in the paths, and nothing else of them.
+# Former parent models of layers: only their names remain, in the paths.
 FOREIGN: Final = ("sequential", "functional", "model")
 
 
 class Automatic(NamedTuple):
-    """A name that Keras has given: what it put before the name of the class, that name, and the number."""
+    """A name that Keras chose: a prefix, the class's name, and the number."""
 
     before: str
     kind: str
@@ -32,18 +31,18 @@ class Automatic(NamedTuple):
 
 
 def canonical_names(model: Any, layers: Iterable[Any], paths: Sequence[str]) -> list[str]:
-    """The names of variables, from their paths; equal ones only where paths are equal.
+    """The names of variables, from their paths. Names are equal only if paths are equal.
 
-    A name counts as Keras's if Keras could have given it: ``dense`` or ``dense_3`` to a Dense. All others stay.
+    A name counts as Keras's if Keras could have chosen it: ``dense`` or ``dense_3`` for a Dense. All others stay.
 
     Parameters
     ----------
     model : keras.Model or keras.Layer
-        Whose own name, if it is Keras's, is left out.
+        The model. Its own name is left out if Keras chose it.
     layers : iterable of keras.Layer
         The model and all layers within it.
     paths : sequence of str
-        Of the variables.
+        Paths of the variables.
     """
     kinds: dict[str, set[str]] = {}
     for layer in layers:
@@ -59,7 +58,7 @@ def canonical_names(model: Any, layers: Iterable[Any], paths: Sequence[str]) -> 
     inner = [_without(own, parts) for parts in whole]
     names = _joined(inner)
     often = Counter(names)
-    # the model's own layer may be called like one that was built before, outside of it
+    # the model's own layer may have the name of one that was built earlier, outside the model
     return [
         f"{own.kind}/{name}" if own and often[name] > 1 and len(parts) < len(before) else name
         for name, parts, before in zip(names, inner, whole, strict=True)
@@ -67,15 +66,15 @@ def canonical_names(model: Any, layers: Iterable[Any], paths: Sequence[str]) -> 
 
 
 def role_of(variable: Any) -> str:
-    """What a variable is called within its layer, without a number of Keras's."""
+    """A variable's name within its layer, without Keras's number."""
     return VARIABLE if _automatic(variable.name, (VARIABLE,), ()) else str(variable.name)
 
 
 def _automatic(name: str, kinds: Iterable[str], known: Collection[str]) -> Automatic | None:
     for kind in kinds:
-        # of the layer within a Bidirectional Keras makes two, and puts a word before its name
+        # Keras doubles the layer within a Bidirectional and adds a prefix to its name
         found = re.fullmatch(rf"(forward_|backward_|){re.escape(kind)}(?:_([1-9]\d*))?", name)
-        if found and f"{kind}_0" not in known:  # Keras does not begin with 0
+        if found and f"{kind}_0" not in known:  # Keras's numbers do not begin with 0
             return Automatic(found[1], kind, int(found[2] or 0))
     return None
 
@@ -88,7 +87,7 @@ def _without(own: Automatic | None, parts: list[Automatic | str]) -> list[Automa
 
 
 def _joined(paths: list[list[Automatic | str]]) -> list[str]:
-    """Paths whose numbers count from 0 for each class within each scope, in the order of Keras's numbers."""
+    """Paths with numbers from 0 for each class in each scope, in the order of Keras's numbers."""
     held: dict[tuple[Automatic | str, ...], set[Automatic | str]] = {}
     for parts in paths:
         for at, part in enumerate(parts):
@@ -107,7 +106,7 @@ def _joined(paths: list[list[Automatic | str]]) -> list[str]:
 
 
 def _numbered(kind: str) -> Iterator[str]:
-    """The names that Keras gives to instances of a class, one after another."""
+    """The names that Keras chooses for instances of a class, in order."""
     yield kind
     for number in itertools.count(1):
         yield f"{kind}_{number}"

@@ -1,14 +1,13 @@
-"""The program of every variable of a built model: what its layer made it with, as an initializer of the library.
+"""The program of every variable of a built model: its layer's own initializer, as an initializer of fastinit.
 
-Keras drops an initializer as soon as it has called it, so the model is built once more from its configuration, apart,
-without values, or each layer in it where that cannot be done: the variables of such a twin say what they would be made
-with, and what code assigned to them. A model that is built inside :func:`recorded` needs none of this, since its own
-variables say so.
+Keras drops an initializer after calling it. So the model is built again from its configuration, separately and without
+values; if Keras cannot do that, each layer is built again. The variables of such a twin hold their initializers and the
+values that code assigned. A model built inside :func:`recorded` needs no twin, because its own variables hold them.
 
-What Keras's and fastinit's classes draw is an initializer of the library, with Keras's fans. Anything else is called,
-twice, under different seeds: what is the same both times is a table of values; what differs is run again by Keras with
-a seed that follows from the key, as long as Keras can write it into a configuration and read it; so is what a layer
-computes from draws when it is built. Only what Keras cannot write has no program.
+Keras's and fastinit's classes become initializers of fastinit, with Keras's fans. Other initializers are called twice
+under different seeds. Equal results become a table of values. Different results are computed again by Keras, with a
+seed from the key, if Keras can write the initializer to a configuration and read it. The same holds for values that a
+layer computes from draws in its ``build``. Only initializers that Keras cannot write have no program.
 """
 
 from __future__ import annotations
@@ -51,14 +50,14 @@ __all__ = ["programs_of", "recorded"]
 SEEDS: Final = (1, 2)
 
 Role = tuple[str, tuple[int, ...]]
-"""A variable within its layer: what it is called, and its shape."""
+"""A variable within its layer: its role and its shape."""
 
 
 def recorded() -> AbstractContextManager[None]:
-    """A context in which the variables of new layers keep what they are made with.
+    """A context in which the variables of new layers keep their initializers.
 
-    It is needed for layers that Keras cannot build again from their configuration, such as those whose constructor
-    takes a function and that have no ``get_config``. Values are drawn as ever.
+    It is needed for layers that Keras cannot build again from their configuration, such as layers without
+    ``get_config`` whose constructor takes a function. Values are drawn as usual.
 
     Examples
     --------
@@ -77,7 +76,7 @@ def recorded() -> AbstractContextManager[None]:
 
 
 class _Made(NamedTuple):
-    """What a variable was made with: an initializer, a function or an array; arrays as two builds give them."""
+    """The origin of a variable: an initializer, a function or an array. Arrays come from two builds."""
 
     source: Any
     again: Any = None
@@ -85,7 +84,7 @@ class _Made(NamedTuple):
 
 
 class _Built(NamedTuple):
-    """Where a variable is in a layer that is built: of which of the layers within it, and the how manieth of a role."""
+    """Position of a variable in a built layer: the index of the inner layer, and the index within its role."""
 
     holder: Any
     layer: int
@@ -94,16 +93,16 @@ class _Built(NamedTuple):
 
 
 def programs_of(model: Any, layers: Iterable[Any], names: dict[int, str]) -> dict[int, Program]:
-    """The programs of the variables that layers made, by the variable's identity; without those that are not known.
+    """The known programs of layers' variables, by the variable's identity.
 
     Parameters
     ----------
     model : keras.Layer
-        Built.
+        A built model.
     layers : iterable of keras.Layer
-        Those within it that made the variables.
+        The layers within it that created the variables.
     names : dict of int to str
-        The canonical name of each variable, by its identity: the draws are called by it.
+        The canonical name of each variable, by its identity, for the names of draws.
     """
     found = {}
     twins: _Twins = {}
@@ -122,16 +121,16 @@ def programs_of(model: Any, layers: Iterable[Any], names: dict[int, str]) -> dic
     return found
 
 
-# What a variable was made with
+# Origins of variables
 
 
 class _Twin(NamedTuple):
-    """What the variables of each layer within a twin were made with, in order; nothing where it cannot be built."""
+    """The origins of the variables of each layer within a twin, in order; empty if it cannot be built."""
 
     sources: list[tuple[type, str, dict[Role, list[Any]]]]
 
     def of(self, layer: Any, number: int) -> dict[Role, list[Any]]:
-        """The same of the layer with this number, where it is this one's twin."""
+        """The origins for the layer with this number, if it is this layer's twin."""
         if number >= len(self.sources):
             return {}
         kind, name, found = self.sources[number]
@@ -139,21 +138,20 @@ class _Twin(NamedTuple):
         return found if kind is type(layer) and named else {}
 
 
-# By the identity of the layer that it is a twin of, and the seed.
+# By the seed and the identity of the original layer.
 _Twins = dict[tuple[int, int], _Twin]
 
 
 def _unnumbered(name: str) -> str:
-    """A name without the number that Keras may have given to it."""
+    """A name without a number that Keras may have added."""
     return re.sub(r"_\d+$", "", name)
 
 
 def _made(layer: Any, holders: Sequence[Any], twins: _Twins) -> dict[int, _Made]:
-    """What the variables of a layer were made with, by their identity.
+    """The origins of a layer's variables, by their identity.
 
-    As they say themselves; as a twin says, of the layer or of one that holds it, which may have assigned other values
-    to them, so that the outermost comes first; or, in a layer that Keras's own code builds, as the layer's own
-    attributes say.
+    The sources are, in this order: the variables themselves; a twin of the layer or of a parent, outermost first,
+    because a parent may have assigned other values; and the layer's attributes, if Keras's own code builds the layer.
     """
     mine = own_variables(layer)
     found = {id(one): _Made(made_with(one)) for one in mine if made_with(one) is not None}
@@ -165,7 +163,7 @@ def _made(layer: Any, holders: Sequence[Any], twins: _Twins) -> dict[int, _Made]
 
 
 def _holders(model: Any) -> dict[int, list[Any]]:
-    """For each layer within a model, by its identity, those that it is within, the outermost first."""
+    """The parents of each layer within a model, outermost first, by the layer's identity."""
     found: dict[int, list[Any]] = defaultdict(list)
     for holder in layers_of(model):
         for inner in inner_layers(holder):
@@ -194,13 +192,13 @@ def _twin(holder: Any, seed: int, twins: _Twins) -> _Twin:
 
 
 def _sources(build: Callable[[], Any], seed: int) -> list[tuple[type, str, dict[Role, list[Any]]]]:
-    """What the variables of each layer within a new one are made with; what code assigned to them later, as arrays."""
+    """The origins of the variables of each layer within a new one. Values assigned later by code are arrays."""
     listed: list[tuple[type, str, dict[Role, list[Any]]]] = []
     with seeded(seed), apart() as scope, noting(arrays_too=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             layers = list(layers_of(build()))
-        except Exception:  # whatever an author's code raises: then nothing is known
+        except Exception:  # the author's code may raise anything; then the origins are unknown
             return listed
         for twin in layers:
             found: dict[Role, list[Any]] = defaultdict(list)
@@ -220,7 +218,7 @@ def _by_role(variables: Iterable[Any]) -> dict[Role, list[Any]]:
 
 
 def _by_attributes(layer: Any) -> dict[int, _Made]:
-    """What a layer that a method of Keras's builds has for each variable: ``gamma_initializer`` of gamma."""
+    """The initializer attributes of a layer built by Keras's own method, such as ``gamma_initializer`` for gamma."""
     builder = next((cls for cls in type(layer).__mro__ if "build" in vars(cls)), None)
     if builder is None or builder.__module__.partition(".")[0] != "keras" or hasattr(layer, "unit_forget_bias"):
         return {}
@@ -243,7 +241,7 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _array(tensor: Any) -> np.ndarray:
-    """The values in the widest of the dtypes that are needed for them."""
+    """The values in the widest dtype that they need."""
     if not keras.ops.is_tensor(tensor):
         return np.asarray(tensor)
     if keras.backend.standardize_dtype(tensor.dtype) in ("bfloat16", "float16"):
@@ -251,7 +249,7 @@ def _array(tensor: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
-# As an initializer of the library
+# Conversion to initializers of fastinit
 
 
 class _Translated(NamedTuple):
@@ -261,7 +259,7 @@ class _Translated(NamedTuple):
 
 
 def _translated(made: _Made, shape: tuple[int, ...], dtype: str) -> _Translated | None:
-    """What fills a variable as its author's code does; None if that is not known."""
+    """The initializer that fills a variable as its author's code does; None if unknown."""
     if _is_array(made.source):
         values, again = _array(made.source), _array(made.source if made.again is None else made.again)
         if _same(values, again):
@@ -275,7 +273,7 @@ def _name(source: Any) -> str:
 
 
 def _table(values: np.ndarray, shape: tuple[int, ...], name: str) -> _Translated | None:
-    """Given values: a constant where all are one, otherwise the values themselves."""
+    """Given values: a constant if all are equal, otherwise a table."""
     wide = np.ascontiguousarray(
         np.broadcast_to(values, shape), np.float64 if values.dtype == np.float64 else np.float32
     )
@@ -291,7 +289,7 @@ def _replayed(shape: tuple[int, ...], name: str, draws: int, **own: Any) -> _Tra
 
 
 _SCALED: Final = ("scale", "mode", "distribution")
-# What each of Keras's classes draws, as fastinit's class of the same name says; by the class whose call it is.
+# The distributions of Keras's classes, from fastinit's class of the same name, by the class that defines the call.
 _ARGUMENTS: Final[dict[Any, tuple[str, ...]]] = {
     keras.initializers.Zeros: (),
     keras.initializers.Ones: (),
@@ -306,7 +304,7 @@ _ARGUMENTS: Final[dict[Any, tuple[str, ...]]] = {
 
 
 def _plain(source: Any, shape: tuple[int, ...]) -> _Translated | None:
-    """What one of Keras's or fastinit's own classes draws; None of any other, and where fastinit has no such thing."""
+    """The distribution of one of Keras's or fastinit's own classes; None for others, or without a counterpart."""
     owner = next((cls for cls in type(source).__mro__ if "__call__" in vars(cls)), None)
     if owner is not None and owner in _ARGUMENTS:
         if owner is keras.initializers.Constant and not isinstance(source.value, (int, float)):
@@ -321,7 +319,7 @@ def _plain(source: Any, shape: tuple[int, ...]) -> _Translated | None:
         found.check(shape, "float32")
     except (TypeError, ValueError, ArithmeticError):
         return None
-    if isinstance(found, AsOfShape):  # with fans that no layout says
+    if isinstance(found, AsOfShape):  # with fans that match no layout
         found = of_elements(found, shape) or found
     return _Translated(found, int(_draws(found, shape)), (_name(source),))
 
@@ -333,7 +331,7 @@ def _draws(initializer: Initializer, shape: tuple[int, ...]) -> bool:
 
 
 def _forgetting(source: Any, shape: tuple[int, ...], dtype: str) -> _Translated | None:
-    """The bias of an LSTM, whose forget gate is 1; None of anything else."""
+    """The bias of an LSTM, with 1 for the forget gate; None for anything else."""
     others = bias_with_forget_gate(source)
     if others is None:
         return None
@@ -349,11 +347,11 @@ def _forgetting(source: Any, shape: tuple[int, ...], dtype: str) -> _Translated 
     return _Translated(Painted(Ones(), boxes), 2, operators)
 
 
-# By Keras itself
+# Replay by Keras
 
 
 def _called(source: Any, shape: tuple[int, ...], dtype: str) -> _Translated | None:
-    """Anything else that can be called: a table if it draws nothing, a graph if Keras can write it; otherwise None."""
+    """Other callables: a table if deterministic, a graph if Keras can write it, otherwise None."""
     config = _config(source)
     call = _call if config is None else _call_of_config
     try:
@@ -364,7 +362,7 @@ def _called(source: Any, shape: tuple[int, ...], dtype: str) -> _Translated | No
             if config is None:
                 return _table(first, shape, _name(source))
             return _replayed(shape, _name(source), 0, dtype=dtype, config=config)
-        # a generator that nothing here seeds, as TensorFlow's own, gives other numbers each time
+        # an unseeded generator, such as TensorFlow's own, gives other numbers each time
         if config is None or not np.array_equal(first, call(config, shape, dtype, SEEDS[0])):
             return None
     except Exception:
@@ -373,7 +371,7 @@ def _called(source: Any, shape: tuple[int, ...], dtype: str) -> _Translated | No
 
 
 def _rebuilt(built: _Built, values: np.ndarray, shape: tuple[int, ...]) -> _Translated | None:
-    """What code computes from draws and assigns: by building the layer again; None if Keras cannot write it."""
+    """Values computed from draws and assigned: builds the layer again. None if Keras cannot write the layer."""
     config, shapes = _config(built.holder), built.holder.get_build_config()
     try:
         layer = json.loads(json.dumps({"twin": config, "shapes": shapes, "layer": built.layer, "place": built.place}))
@@ -387,7 +385,7 @@ def _rebuilt(built: _Built, values: np.ndarray, shape: tuple[int, ...]) -> _Tran
 
 
 def _value_of(graph: Any, seed: int) -> np.ndarray:
-    """What a variable is in a layer that is built from its configuration under a seed."""
+    """The value of a variable in a layer built from its configuration under a seed."""
 
     def build() -> Any:
         layer = keras.saving.deserialize_keras_object(_with_seed(graph["twin"], seed))
@@ -401,7 +399,7 @@ def _value_of(graph: Any, seed: int) -> np.ndarray:
 
 
 def _config(source: Any) -> Any:
-    """A configuration from which Keras makes the same initializer, as JSON holds it; None if there is none."""
+    """A JSON configuration from which Keras builds the same initializer; None if there is none."""
     try:
         config = json.loads(json.dumps(keras.saving.serialize_keras_object(source)))
         made = keras.saving.deserialize_keras_object(config)
@@ -411,7 +409,7 @@ def _config(source: Any) -> Any:
 
 
 def _with_seed(config: Any, seed: int) -> Any:
-    """A configuration all of whose seeds are this one."""
+    """A configuration with all its seeds replaced by this one."""
     if isinstance(config, list):
         return [_with_seed(one, seed) for one in config]
     if isinstance(config, dict):
@@ -424,7 +422,7 @@ def _call_of_config(config: Any, shape: tuple[int, ...], dtype: str, seed: int) 
 
 
 def _call(source: Any, shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
-    if hasattr(source, "seed"):  # an object of an author's, whose seed is that of Keras's classes
+    if hasattr(source, "seed"):  # an author's object with a seed, as in Keras's classes
         source = copy.copy(source)
         source.seed = seed
     with seeded(seed):
@@ -433,7 +431,7 @@ def _call(source: Any, shape: tuple[int, ...], dtype: str, seed: int) -> np.ndar
 
 @runs_graphs("keras")
 def run(graph: Any, keys: Sequence[Key], num_threads: int | None, target: str | None) -> np.ndarray:
-    """The values of a graph: a table, or what Keras's initializer gives with a seed from the key."""
+    """The values of a graph: a table, or those of Keras's initializer with a seed from the key."""
     shape = tuple(graph["shape"])
     if "data" in graph:
         values = np.frombuffer(

@@ -1,8 +1,7 @@
-"""Tensors of Keras's backend, made from memory that fastinit has filled; and keys from Keras's seeds.
+"""Backend tensors from memory filled by fastinit, and keys from Keras's seeds.
 
-A new tensor takes over the memory that was filled, so that nothing is copied: TensorFlow through DLPack, torch and JAX
-through their own adapters. Where a function is being traced (``tf.function``, ``jax.jit``), the fill becomes a call
-that the compiled function makes when it runs.
+A new tensor takes over the filled memory without a copy: TensorFlow through DLPack, torch and JAX through their own
+adapters. In a traced function (``tf.function``, ``jax.jit``), the fill becomes a callback of the compiled function.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ __all__ = ["assign", "assign_rows", "check_new_rows", "distributed", "drawn", "k
 
 
 def key_of(seed: Any) -> Any:
-    """The key of a seed; of a SeedGenerator, which advances, its two words as a tensor.
+    """The key of a seed. For a SeedGenerator, its two words as a tensor; the generator advances.
 
-    An int is ``Key(seed)``, so that it means the same as in every other adapter. Of a SeedGenerator the words are the
-    state that it gives, ``[seed, number of draws before]``: ``Key.from_words(seed, number)``.
+    An int means ``Key(seed)``, as in every other adapter. The words of a SeedGenerator are its state,
+    ``[seed, number of draws before]``: ``Key.from_words(seed, number)``.
     """
     if isinstance(seed, keras.random.SeedGenerator):
         return seed.next()
-    return Key.of(int(seed) if isinstance(seed, bool) else seed)  # a bool is an int to Keras
+    return Key.of(int(seed) if isinstance(seed, bool) else seed)  # Keras treats a bool as an int
 
 
 def drawn(initializer: Initializer, shape: tuple[int, ...], dtype: str, seed: Any, layout: Any = None) -> Any:
@@ -38,9 +37,9 @@ def drawn(initializer: Initializer, shape: tuple[int, ...], dtype: str, seed: An
     Parameters
     ----------
     initializer
-        What to draw.
+        The distribution.
     shape, dtype
-        Of the tensor; the dtype is one of fastinit's names.
+        Shape and dtype of the tensor; the dtype is one of fastinit's names.
     seed : int, SeedGenerator or Key
     layout : optional
         A ``keras.distribution.TensorLayout`` or a layout of the backend: each device fills its own piece (JAX).
@@ -48,7 +47,7 @@ def drawn(initializer: Initializer, shape: tuple[int, ...], dtype: str, seed: An
     Raises
     ------
     ValueError
-        What :func:`fastinit.fill` raises, before anything is written; a backend other than TensorFlow, JAX and
+        As in :func:`fastinit.fill`, before anything is written. Also for a backend other than TensorFlow, JAX and
         torch.
     """
     make = _MAKERS.get(keras.config.backend())
@@ -58,7 +57,7 @@ def drawn(initializer: Initializer, shape: tuple[int, ...], dtype: str, seed: An
 
 
 def assign(variable: Any, initializer: Initializer, key: Key) -> None:
-    """Gives a variable an initializer's values: in place on torch, elsewhere as a new tensor that it takes over."""
+    """Fills a variable: in place on torch, on other backends through a new tensor that the variable takes over."""
     dtype = keras.backend.standardize_dtype(variable.dtype)
     if keras.config.backend() == "torch":
         from fastinit.adapters.torch import fill_
@@ -69,12 +68,12 @@ def assign(variable: Any, initializer: Initializer, key: Key) -> None:
 
 
 def check_new_rows(variable: Any, rows: NewRows) -> None:
-    """Raises what :func:`assign_rows` would raise, before anything is written."""
+    """Raises the errors of :func:`assign_rows`, before anything is written."""
     check_rows(buffer_of(*_on_host(variable)), rows)
 
 
 def assign_rows(variable: Any, rows: NewRows, key: Key) -> None:
-    """Gives a variable new rows; the old ones keep every bit."""
+    """Fills the new rows of a variable. The old rows keep every bit."""
     memory, dtype = _on_host(variable)
     fill_rows(memory, rows, key, dtype=dtype)
     if keras.config.backend() == "torch":
@@ -89,7 +88,7 @@ def assign_rows(variable: Any, rows: NewRows, key: Key) -> None:
 
 
 def _on_host(variable: Any) -> tuple[np.ndarray, str]:
-    """A copy of what a variable holds, as raw memory, and its dtype."""
+    """A copy of a variable's values as raw memory, and its dtype."""
     dtype = keras.backend.standardize_dtype(variable.dtype)
     return memory_of(variable).copy().view(DTYPES[dtype].raw).reshape(tuple(variable.shape)), dtype
 
@@ -105,7 +104,7 @@ def memory_of(variable: Any) -> np.ndarray:
 
 
 def _key_from_words(words: Any) -> Key:
-    """The key of a SeedGenerator's state; some backends hold the words as signed numbers."""
+    """The key of a SeedGenerator's state. Some backends store the words as signed numbers."""
     low, high = (int(word) & 0xFFFFFFFF for word in np.asarray(words))
     return Key.from_words(low, high)
 
@@ -139,10 +138,10 @@ def _of_tensorflow(initializer: Initializer, shape: tuple[int, ...], dtype: str,
 def _eager_tensor(memory: np.ndarray, kind: Any) -> Any:
     import tensorflow as tf
 
-    try:  # TensorFlow takes over what DLPack describes, and copies whatever else comes from NumPy
+    try:  # TensorFlow takes over memory described by DLPack, and copies other NumPy memory
         tensor = tf.experimental.dlpack.from_dlpack(memory.__dlpack__())
         return tensor if tensor.dtype == kind else tf.bitcast(tensor, kind)
-    except tf.errors.InvalidArgumentError:  # of float8 it knows no bitcast
+    except tf.errors.InvalidArgumentError:  # it lacks a bitcast for float8
         return tf.convert_to_tensor(memory.view(kind.as_numpy_dtype))
 
 
@@ -151,7 +150,7 @@ def _of_torch(initializer: Initializer, shape: tuple[int, ...], dtype: str, key:
 
     from fastinit.adapters.torch import fill_
 
-    # as Keras converts: to its device, which is "meta" where only shapes are asked for
+    # to Keras's device, as Keras converts; the device is "meta" if only shapes are needed
     like = keras.ops.convert_to_tensor(torch.empty(0))
     tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
     return distributed(tensor if tensor.is_meta else fill_(tensor, initializer, _concrete(key)), layout)
@@ -166,7 +165,7 @@ def _of_jax(initializer: Initializer, shape: tuple[int, ...], dtype: str, key: A
 
 
 def distributed(tensor: Any, layout: Any) -> Any:
-    """A tensor in a layout of ``keras.distribution``, if there is one."""
+    """A tensor in a layout of ``keras.distribution``, if one is given."""
     return tensor if layout is None else keras.distribution.distribute_tensor(tensor, layout)
 
 

@@ -1,4 +1,4 @@
-"""Whether a model still holds what its record says, variable by variable.
+"""Comparison of a model with its record, variable by variable.
 
 print(verify("init.json", model))
 """
@@ -28,30 +28,29 @@ __all__ = ["compared", "verify"]
 
 @in_stream_environment
 def verify(record: Record | str | os.PathLike[str], model: Any) -> Verification:
-    """Compares every variable of a model with what its record says it was filled with. Nothing is written.
+    """Compares every variable of a model with its recorded values, without writing.
 
-    The values are made anew, a piece at a time, and compared in place, in about the time of the fill. No digest is
-    needed.
+    The values are recomputed piece by piece and compared in place, in about the time of a fill. No digest is needed.
 
     Parameters
     ----------
     record : Record, str or path
-        A record, its JSON, or the path of a file that holds it, made on any backend.
+        A record, its JSON, or the path of its file, from any backend.
     model : keras.Model or keras.Layer
-        Built, with variables of any dtype that fastinit fills.
+        A built model, with variables of any dtype that fastinit fills.
 
     Returns
     -------
     Verification
-        A row for each variable: ``"equal"``; ``"rounded"``, equal in another dtype; ``"trained"``, with how far it has
-        moved; ``"damaged"``, with the stretch that differs; ``"missing"`` from the model; ``"unknown"`` to the record;
-        ``"kept"``, of which the record knows no values. Printed, it names those that are not as recorded.
+        One row per variable. The verdicts are ``"equal"``; ``"rounded"`` (equal in another dtype); ``"trained"``, with
+        the distance moved; ``"damaged"``, with the range that differs; ``"missing"`` from the model; ``"unknown"`` to
+        the record; and ``"kept"`` (without recorded values). The printed form names the variables that differ.
 
     Raises
     ------
     ValueError
-        A record of another stream version, and what :func:`~fastinit.adapters.keras.initialize` raises of a model whose
-        variables cannot be named.
+        For a record of another stream version, and for a model whose variables cannot be named, as in
+        :func:`~fastinit.adapters.keras.initialize`.
 
     Examples
     --------
@@ -73,7 +72,7 @@ def verify(record: Record | str | os.PathLike[str], model: Any) -> Verification:
 
 
 def compared(place: Place, entry: Entry) -> Verified:
-    """What became of one variable, of the recorded shape."""
+    """The verdict on one variable of the recorded shape."""
     memory = memory_of(place.variable)
     if isinstance(entry.initializer, Keep):
         return judged_kept(entry, None if entry.digest is None else digest(memory))

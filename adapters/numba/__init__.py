@@ -1,20 +1,20 @@
-"""Numba: single elements inside compiled code, and fills of memory on the host and on CUDA devices.
+"""Numba: single elements in compiled code, and fills of host arrays and CUDA device arrays.
 
 ========================  ==============================================================================
 words                     one 32-bit word of a stream
 uniform                   one float32 of ``fastinit.Uniform(low, high)``
 normal                    one float32 of ``fastinit.Normal(mean, std)``
-truncated_normal          one float32 of ``fastinit.TruncatedNormal(mean, std)``, cut at +-2 sigma
+truncated_normal          one float32 of ``fastinit.TruncatedNormal(mean, std)``, truncated at +-2 sigma
 uniform_float64           the same three in float64
 normal_float64
 truncated_normal_float64
-fill                      whole arrays: NumPy's, and those with ``__cuda_array_interface__``
+fill                      whole NumPy arrays, and arrays with ``__cuda_array_interface__``
 ========================  ==============================================================================
 
-The functions of one element take ``key.words`` and an index, and can be called from ``@njit`` code, from ``@cuda.jit``
-kernels and from Python; the values are the core's, bit for bit, whatever options the calling code is compiled with.
-Nothing needs CUDA until a device array is filled or a kernel compiled. The generated PTX has been read, and the kernels
-have run in Numba's simulator and on an H200.
+The functions of one element take ``key.words`` and an index. They run in ``@njit`` code, in ``@cuda.jit`` kernels and
+in Python. Their values equal the core's bit for bit, whatever options the calling code is compiled with. CUDA is needed
+only to fill a device array or to compile a kernel. The generated PTX was inspected, and the kernels were run in Numba's
+simulator and on an H200.
 
 >>> import numpy as np, numba, fastinit
 >>> from fastinit.adapters.numba import normal
@@ -30,7 +30,7 @@ have run in Numba's simulator and on an H200.
 True
 """
 
-import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)
+import fastinit.extending  # noqa: F401 (first: detects an unrelated package that overwrote this one)
 from fastinit.adapters.numba.elements import (
     normal,
     normal_float64,

@@ -1,12 +1,12 @@
-"""Single IEEE operations: the same bits in Python, on the CPU and on a GPU, whatever options the calling code has.
+"""Single IEEE operations with the same bits in Python, on the CPU and on a GPU, for all options of the calling code.
 
-On the CPU LLVM fuses a product and a sum only under ``fastmath``, but on a GPU NVVM does so by default, and under
-``fastmath`` it flushes subnormals and approximates as well. So each operation here is one instruction of its own: on
-the CPU the plain one, on a GPU what PTX calls ``mul.rn``, ``add.rn``, ``div.rn`` and ``sqrt.rn``, which is never fused,
-approximated or flushed. In Python, and so in Numba's CUDA simulator, they are operations of NumPy's scalars.
+On the CPU, LLVM fuses a product and a sum only under ``fastmath``. On a GPU, NVVM does so by default, and under
+``fastmath`` it also flushes subnormals and approximates. So each operation here is a separate instruction. On the CPU
+it is the plain one. On a GPU it is PTX's ``mul.rn``, ``add.rn``, ``div.rn`` or ``sqrt.rn``, which are never fused,
+approximated or flushed. In Python, and so in Numba's CUDA simulator, it is an operation of NumPy scalars.
 
-What :data:`exact` decorates is a Python function that compiled code may call as well, and that does not take on the
-``fastmath`` of its caller. Integers are uint64 throughout: of a uint64 and an int64 Numba makes a float64.
+A function decorated with :data:`exact` runs in Python and in compiled code, and ignores its caller's ``fastmath``. All
+integers are uint64, because Numba promotes a uint64 and an int64 to a float64.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ _i32, _i64, _f32, _f64 = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.Doub
 
 
 def _compiled(result: Any, *kinds: Any) -> Callable[[Lower], Callable[[Function], Function]]:
-    """Gives a Python function of one or two arguments of the same type its instructions in compiled code.
+    """Defines the compiled instructions of a Python function with one or two arguments of the same type.
 
-    `result` is the type of its value; None for that of the arguments.
+    `result` is the type of its value; None means the type of the arguments.
     """
 
     def instructions(lower: Lower) -> Callable[[Function], Function]:
@@ -86,7 +86,7 @@ def _is_gpu(builder: ir.IRBuilder) -> bool:
 
 
 def _call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
-    """A call of one of LLVM's intrinsic functions."""
+    """A call of an LLVM intrinsic function."""
     function = builder.module.globals.get(name)
     if function is None:
         function = ir.Function(builder.module, ir.FunctionType(result, [each.type for each in arguments]), name)
@@ -94,7 +94,7 @@ def _call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.
 
 
 def _rounded(operation: str, plain: Lower) -> Lower:
-    """On a GPU the operation that rounds to nearest even by its very name, elsewhere the plain one."""
+    """The plain operation; on a GPU, the named one that rounds to nearest even."""
 
     def lower(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
         if not _is_gpu(builder):
@@ -124,13 +124,13 @@ def _difference(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
 
 
 def _bound(comparison: str, name: str) -> Lower:
-    """x, or the limit where x is beyond it: a comparison, and its name in PTX."""
+    """x limited by a bound. Takes the comparison and its name in PTX."""
 
     def lower(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
         x, limit = arguments
         if not (_is_gpu(builder) and x.type == _f32):
             return builder.select(builder.fcmp_ordered(comparison, x, limit), limit, x)
-        # by name: a comparison under fastmath may take a subnormal for 0
+        # explicit, because a comparison under fastmath may treat a subnormal as 0
         text = f"{{.reg .pred p; setp.{name}.f32 p, $1, $2; selp.f32 $0, $2, $1, p;}}"
         return builder.call(ir.InlineAsm(ir.FunctionType(_f32, [_f32, _f32]), text, "=f,f,f"), arguments)
 
@@ -151,7 +151,7 @@ def _narrowed(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
 
 
 def _pair(name: str) -> Lower:
-    """Two float32 rounded to a format of 16 bits, by the instruction that a GPU has for it."""
+    """Rounds two float32 values to a 16-bit format with the GPU's own instruction."""
 
     def lower(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
         instruction = ir.InlineAsm(ir.FunctionType(_i32, [_f32, _f32]), f"cvt.rn.{name}.f32 $0, $2, $1;", "=r,f,f")
@@ -165,7 +165,7 @@ def _shifted(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
 
 
 def _wide_product(builder: ir.IRBuilder, arguments: list[ir.Value]) -> ir.Value:
-    """One instruction by name: of a masked product a GPU's compiler makes four."""
+    """One named instruction, because a GPU's compiler turns a masked product into four."""
     instruction = ir.InlineAsm(ir.FunctionType(_i64, [_i32, _i32]), "mul.wide.u32 $0, $1, $2;", "=l,r,r")
     return builder.call(instruction, [builder.trunc(value, _i32) for value in arguments])
 
@@ -209,19 +209,19 @@ def sqrt(x: Any) -> Any:
 
 @_compiled(None, types.Float)(_negated)
 def negated(x: Any) -> Any:
-    """The number with the other sign."""
+    """The negative of a number."""
     return -x
 
 
 @_compiled(None, types.Float, types.Float)(_bound("<", "lt"))
 def at_least(x: Any, limit: Any) -> Any:
-    """The limit where x is less, else x; neither is NaN."""
+    """The larger of x and the limit; neither is NaN."""
     return limit if x < limit else x
 
 
 @_compiled(None, types.Float, types.Float)(_bound(">", "gt"))
 def at_most(x: Any, limit: Any) -> Any:
-    """The limit where x is greater, else x."""
+    """The smaller of x and the limit; neither is NaN."""
     return limit if x > limit else x
 
 
@@ -235,18 +235,18 @@ def product32(a: Any, b: Any) -> Any:
 
 @_compiled(types.uint64, types.Integer, types.Integer)(_shifted)
 def shifted32(w: Any, count: Any) -> Any:
-    """The lower half of a uint64 as a signed integer, shifted right: the lower half of the result, with zeros above."""
+    """Shifts the lower half of a uint64 right as a signed integer. Returns the lower half, with zeros above."""
     return np.uint64((np.int64(np.int32(w & np.uint64(0xFFFFFFFF))) >> np.int64(count)) & 0xFFFFFFFF)
 
 
 def polynomial(coefficients: Sequence[float], real: Any) -> Callable[[Any], Any]:
-    """The polynomial with these coefficients, lowest degree first, as a function that compiled code may call.
+    """A function for the polynomial with these coefficients, lowest degree first, for compiled code.
 
-    Each step multiplies, then adds, with one rounding for each, in the precision `real`.
+    Each step multiplies, then adds, with one rounding each, in the precision `real`.
     """
     constants = [real(c) for c in coefficients]
 
-    # in place of a loop, which compilers unroll too late to work on several values at once
+    # instead of a loop, which compilers unroll too late to process several values at once
     def steps(builder: ir.IRBuilder, x: list[ir.Value]) -> ir.Value:
         p, *rest = (ir.Constant(x[0].type, float(c)) for c in reversed(constants))
         for c in rest:
@@ -286,7 +286,7 @@ def float32_of_int(w: Any) -> Any:
 
 @_compiled(types.float64, types.Integer)(lambda builder, w: builder.sitofp(w[0], _f64))
 def float64_of_int(w: Any) -> Any:
-    """A uint64 taken as a signed integer, rounded to float64."""
+    """A uint64 as a signed integer, rounded to float64."""
     return np.float64(np.int64(w))
 
 
@@ -314,12 +314,12 @@ def float64_of_bits(w: Any) -> Any:
     return w.view(np.float64)
 
 
-# Two values at once, on GPUs of compute capability 8.0 and more
+# Two values at once, on GPUs of compute capability 8.0 and newer
 
 
 @_compiled(types.uint64, types.Float, types.Float)(_pair("f16x2"))
 def float16_pair(a: Any, b: Any) -> Any:
-    """The bits of two float32 rounded to float16, which are finite: the first in the lower half of 32."""
+    """The bits of two finite float32 values rounded to float16, the first in the lower half of 32 bits."""
     low, high = (np.uint64(np.float16(x).view(np.uint16)) for x in (a, b))
     return low | (high << np.uint64(16))
 

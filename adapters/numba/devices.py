@@ -1,4 +1,4 @@
-"""Kernels that fill memory of a CUDA device."""
+"""Kernels that fill CUDA device memory."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ __all__ = ["buffer_of", "dense_kernel", "fill", "kernel"]
 u64 = np.uint64
 
 THREADS: Final = 128
-# Blocks of threads: enough for every multiprocessor of any device, after which threads go on with the next quad, and,
-# but in the simulator, as many as Numba wants to see without a warning.
+# Limits of the number of blocks. The largest occupies every multiprocessor of any device; its threads then loop over
+# further quads. Outside the simulator, Numba warns below the least.
 LEAST_GRID: Final = 1 if IS_SIMULATED else 128
 LARGEST_GRID: Final = 2**16
 
 
 class _Memory:
-    """Memory of a device in unsigned integers, as other libraries describe theirs."""
+    """Device memory as unsigned integers, described by the array interface."""
 
     def __init__(
         self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype, stream: Any = None
@@ -62,26 +62,26 @@ class _Memory:
         return cls(part.address, part.shape, part.byte_strides, np.dtype(part.dtype.raw), stream)
 
     def array(self) -> Any:
-        """What a kernel takes."""
+        """The array to pass to a kernel."""
         if IS_SIMULATED:
             return simulated_array(np.asarray(self))
         return cuda.as_cuda_array(self)
 
 
 def _described(out: Any) -> dict[str, Any]:
-    """The interface of a device array; the simulator's is memory of the host."""
+    """The array interface of a device array. The simulator's arrays are host memory."""
     found = getattr(out, "__cuda_array_interface__", None)
     return dict(out.__array_interface__ if found is None else found)
 
 
 def _format(held: np.dtype, dtype: Any) -> DType:
-    """The format to write into elements of a dtype."""
+    """The format of the values to write into elements of dtype `held`."""
     if dtype is None:
         if held in NATIVE:
             return NATIVE[held]
         raise TypeError(
-            f"out must have one of the dtypes {', '.join(map(str, NATIVE))}, or dtype= must say what its raw memory "
-            f"holds; got an out of dtype {held}"
+            f"out must have one of the dtypes {', '.join(map(str, NATIVE))}, or dtype= must name the format of its raw "
+            f"memory; got an out of dtype {held}"
         )
     found = dtype_named(dtype)
     if held.name != found.name and not (held.kind in "uV" and held.itemsize == found.itemsize):
@@ -93,7 +93,7 @@ def _format(held: np.dtype, dtype: Any) -> DType:
 
 
 def buffer_of(out: Any, dtype: Any) -> Buffer:
-    """The memory of a device array, checked as :func:`fastinit.extending.buffer_of` checks that of the host."""
+    """The memory of a device array, with the checks of :func:`fastinit.extending.buffer_of`."""
     description = _described(out)
     held = np.dtype(description["typestr"])
     found = _format(held, dtype)
@@ -116,7 +116,7 @@ def buffer_of(out: Any, dtype: Any) -> Buffer:
 
 
 def fill(buffer: Buffer, initializer: Initializer, key: Key, shard: Shard, stream: Any) -> None:
-    """:func:`fastinit.adapters.numba.fill` for memory of a device, all of it checked."""
+    """Fills device memory for :func:`fastinit.adapters.numba.fill`. All arguments are checked."""
     name, others = buffer.dtype.name, _described(buffer.owner).get("stream")
     stream = 0 if stream is None else stream
     if isinstance(initializer, ElementwiseInitializer):
@@ -138,29 +138,29 @@ def fill(buffer: Buffer, initializer: Initializer, key: Key, shard: Shard, strea
     fill_buffer(buffer_on_host(host, buffer.dtype), initializer, key, shard)
     if buffer.size:
         source = cuda.to_device(host.view(buffer.dtype.raw).reshape(-1), stream=stream)
-        for part, first, steps in pieces(buffer, Shard(None, None, 0)):  # elements of the host's array
+        for part, first, steps in pieces(buffer, Shard(None, None, 0)):  # indices into the host array
             _copy[_grid(_quads(part)), THREADS, stream](_Memory.of(part, others).array(), first, *steps, source)
 
 
 def _after(part: Buffer, count: int) -> Buffer:
-    """A part without its first elements; a count only of a part that is one run."""
+    """A part without its first `count` elements. A positive count requires a part that is a single run."""
     outer, inner, run = part.shape
     return part._replace(address=part.address + count * part.byte_strides[2], shape=(outer, inner, run - count))
 
 
 def _quads(part: Buffer) -> int:
-    """Quads that the runs of a part may touch: they may begin and end within one."""
+    """Maximum number of quads of a part. A run may begin and end within a quad."""
     outer, inner, run = part.shape
     return outer * inner * ((run + 3) // 4 + 1)
 
 
 def _grid(quads: int) -> int:
-    """Blocks of threads for so many quads."""
+    """Number of thread blocks for a number of quads."""
     return min(max(-(-quads // THREADS), LEAST_GRID), LARGEST_GRID)
 
 
 class _Row:
-    """A quad as the widest integers that a thread can store it by: of at most 8 bytes."""
+    """A quad as the widest integers that a thread can store, at most 8 bytes each."""
 
     def __init__(self, itemsize: int) -> None:
         self.dtype = np.dtype(f"u{min(4 * itemsize, 8)}")
@@ -168,7 +168,7 @@ class _Row:
 
 
 def _whole_quads(part: Buffer, first: int) -> int:
-    """How many quads at the start of a part can be stored by their rows: consecutive, whole and aligned."""
+    """Number of quads at the start of a part that can be stored as rows: consecutive, whole and aligned."""
     outer, inner, run = part.shape
     itemsize = part.dtype.itemsize
     is_one_run = outer == inner == 1 and (part.byte_strides[2] == itemsize or run == 1)
@@ -176,7 +176,7 @@ def _whole_quads(part: Buffer, first: int) -> int:
 
 
 def _rounds_pairs() -> bool:
-    """Whether the device has an instruction that rounds two float32 to a format of 16 bits."""
+    """Whether the device has an instruction that rounds two float32 values to a 16-bit format."""
     return bool(IS_SIMULATED or cuda.get_current_device().compute_capability >= (8, 0))
 
 
@@ -185,7 +185,7 @@ _PAIRS: Final = {"float16": float16_pair, "bfloat16": bfloat16_pair}
 
 @cache
 def _rows(kind: str, dtype: str, in_pairs: bool) -> Any:
-    """The function that gives the words of a quad's row, first word first; it takes what :func:`quads.quad` does."""
+    """A function for the words of a quad's row, first word first, with the arguments of :func:`quads.quad`."""
     if in_pairs and dtype in _PAIRS and kind != "constant":
         of, pair = values(kind), _PAIRS[dtype]
 
@@ -213,12 +213,12 @@ def _rows(kind: str, dtype: str, in_pairs: bool) -> Any:
 
 @cache
 def dense_kernel(kind: str, dtype: str, in_pairs: bool) -> Any:
-    """The kernel that fills rows of whole quads, see :class:`_Row`, from quad `first` on; see :func:`_rounds_pairs`."""
+    """A kernel that fills rows of whole quads (:class:`_Row`), starting at quad `first`; see :func:`_rounds_pairs`."""
     row_of, words = _rows(kind, dtype, in_pairs), _Row(DTYPES[dtype].itemsize).words
 
     @cuda.jit
     def fill_rows(out: Any, first: Any, key: Any, p: Any) -> None:
-        # unsigned: a negative index would count from the end
+        # unsigned, because a signed index could be negative and count from the end
         threads = u64(cuda.gridDim.x) * u64(cuda.blockDim.x)
         task = u64(cuda.blockIdx.x) * u64(cuda.blockDim.x) + u64(cuda.threadIdx.x)
         while task < u64(out.shape[0]):
@@ -232,7 +232,7 @@ def dense_kernel(kind: str, dtype: str, in_pairs: bool) -> Any:
 
 @cache
 def kernel(kind: str, dtype: str) -> Any:
-    """The kernel that fills an array of three axes with a sampler's values in a dtype, a quad at a time."""
+    """A kernel that fills an array of three axes with a sampler's values in a dtype, one quad at a time."""
     four = quad(kind, dtype)
 
     @cuda.jit
@@ -243,7 +243,7 @@ def kernel(kind: str, dtype: str) -> Any:
         task = np.int64(cuda.blockIdx.x) * np.int64(cuda.blockDim.x) + np.int64(cuda.threadIdx.x)
         while task < outer * inner * per_run:
             i, j, part = np.int64(0), np.int64(0), task
-            if outer * inner > 1:  # a device divides slower than it draws
+            if outer * inner > 1:  # a division on the device is slower than a draw
                 row = task // per_run
                 part = task - row * per_run
                 i = row // inner

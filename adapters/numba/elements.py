@@ -1,9 +1,9 @@
-"""One element of a stream, as functions for Python, ``@njit`` and ``@cuda.jit`` alike.
+"""Functions that compute one element of a stream, for Python, ``@njit`` and ``@cuda.jit``.
 
-Parameters are taken as float64, and everything that follows from them is computed as the core does: the value is that
-of :func:`fastinit.sample`, bit for bit. Parameters that the core refuses (a negative or NaN `std`, ``low >= high``, an
-interval that holds no value, a reach beyond the largest value) are not checked here, and give a value without meaning.
-They compute in the floating-point environment of the code that calls them.
+Parameters are float64, and derived quantities are computed as in the core, so the value equals that of
+:func:`fastinit.sample` bit for bit. The functions do not check for parameters that the core refuses (a negative or NaN
+`std`, ``low >= high``, an interval without values, a reach beyond the largest value); then the value is meaningless.
+They run in the floating-point environment of the calling code.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ f32, f64, u64 = np.float32, np.float64, np.uint64
 
 ZERO, ONE, TWO = u64(0), u64(1), u64(2)
 SIGN32, SIGN64 = u64(1 << 31), u64(1 << 63)
-# From this step on, float32 holds the steps of a uniform distribution in full.
+# From this step on, float32 holds the steps of a uniform distribution exactly.
 SMALLEST_NORMAL: Final = f64(2.0**-126)
-# From here on 2^24 steps, rounded to float32, are infinite.
+# From this step on, 2^24 steps rounded to float32 are infinite.
 LARGEST_STEP: Final = f64(2.0**104 - 2.0**79)
 FIRST, COUNT = map(u64, window(-2.0, 2.0, 64))
 
@@ -100,7 +100,7 @@ def _below64(x: Any) -> Any:
 
 @exact
 def _shift32(x: Any) -> Any:
-    """x as :func:`finish` adds it in float32: a zero adds nothing."""
+    """x for :func:`finish` in float32, with -0.0 instead of a zero."""
     nearest = single(x)
     return nearest if bits32(nearest) & (SIGN32 - ONE) != ZERO else f32(-0.0)
 
@@ -133,7 +133,7 @@ def words(key: Any, index: Any) -> Any:
     Parameters
     ----------
     key : tuple of four integers
-        ``Key.words``. In compiled code of any integer type.
+        ``Key.words``. In compiled code, any integer type.
     index : int
         In [0, 2**63).
 
@@ -214,7 +214,7 @@ def normal(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> Any:
 
     Notes
     -----
-    Two neighbours, elements 2j and 2j + 1, come from the same two words, so each call draws one value too many:
+    Elements 2j and 2j + 1 come from the same two words, so each call computes one value too many.
     :func:`fastinit.adapters.numba.fill` takes half the time per element.
 
     G. E. P. Box and M. E. Muller, "A note on the generation of random normal deviates", 1958.
@@ -239,7 +239,7 @@ def normal(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> Any:
 
 @exact
 def truncated_normal(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> Any:
-    """Element `index` of ``fastinit.TruncatedNormal(mean, std)``: cut at two standard deviations.
+    """Element `index` of ``fastinit.TruncatedNormal(mean, std)``, truncated at two standard deviations.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def truncated_normal(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> A
     index : int
         In [0, 2**63).
     mean, std : float
-        Of the normal before it is cut, std in [0, inf).
+        Mean and std of the normal before truncation, std in [0, inf).
 
     Returns
     -------
@@ -275,7 +275,7 @@ def truncated_normal(key: Any, index: Any, mean: Any = 0.0, std: Any = 1.0) -> A
 
 @exact
 def uniform_float64(key: Any, index: Any, low: Any = 0.0, high: Any = 1.0) -> Any:
-    """:func:`uniform` in float64: what ``fastinit.sample(..., dtype="float64")`` gives.
+    """:func:`uniform` in float64, equal to ``fastinit.sample(..., dtype="float64")``.
 
     Parameters
     ----------

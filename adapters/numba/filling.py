@@ -1,4 +1,4 @@
-"""fill(): NumPy arrays by a compiled loop on this processor, device arrays by a kernel on theirs."""
+"""fill(): a compiled loop for NumPy arrays, a kernel for device arrays."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ __all__ = ["fill"]
 
 u64 = np.uint64
 
-# Elements that are drawn before they are put in their place: whole quads that stay in the first cache.
+# Elements drawn into a buffer before they are copied: whole quads that stay in the first-level cache.
 TILE = 2048
-# Tiles that a thread takes at a time: some tenths of a millisecond of work. Fewer are not worth a second thread.
+# Tiles per task: a few tenths of a millisecond of work. Fewer tiles do not justify a second thread.
 TILES_AT_A_TIME = 64
 
 Out = TypeVar("Out")
@@ -55,28 +55,30 @@ def fill(
     num_threads: SupportsIndex | None = None,
     stream: Any = None,
 ) -> Out:
-    """:func:`fastinit.fill` by code that Numba compiles: the same values, in memory of the host or of a CUDA device.
+    """:func:`fastinit.fill` with code that Numba compiles, for host arrays and CUDA device arrays.
+
+    The values are the same.
 
     Parameters
     ----------
     out : numpy.ndarray, writable buffer or device array
-        Device arrays are those with ``__cuda_array_interface__``, such as Numba's, CuPy's and CUDA tensors of torch;
-        their memory must be on Numba's current device (``with numba.cuda.gpus[1]:``), each of their elements aligned.
-        Any layout whose elements do not overlap.
+        A device array has ``__cuda_array_interface__``, such as Numba's, CuPy's and CUDA tensors of torch. Its memory
+        must be on Numba's current device (``with numba.cuda.gpus[1]:``) and its elements aligned. Every layout without
+        overlapping elements works.
     initializer : Initializer
-        What to draw. Structured ones are computed by the core on the host and, for a device, copied.
+        The distribution. The core computes structured initializers on the host and copies them to a device.
     key : Key
         The stream.
     global_shape, offsets, ranges, start : optional
-        Which elements of a larger tensor `out` holds, see :func:`fastinit.fill`.
+        Position of `out` in a larger tensor, see :func:`fastinit.fill`.
     dtype : str, optional
-        What raw memory of unsigned integers holds. Of a bfloat16 or float8 tensor of torch, whose dtype the interface
-        cannot express, give a view: ``fill(tensor.view(torch.uint16), ..., dtype="bfloat16")``.
+        Format of the values in raw memory of unsigned integers. The interface cannot express the dtypes of bfloat16 and
+        float8 tensors of torch, so pass a view: ``fill(tensor.view(torch.uint16), ..., dtype="bfloat16")``.
     num_threads : int, optional
-        At most so many threads, by default :func:`fastinit.default_num_threads`; for memory of the host.
+        Maximum number of threads for host memory, by default :func:`fastinit.default_num_threads`.
     stream : optional
-        Numba's CUDA stream that the kernel is put into, by default the default stream; for memory of a device. The
-        call returns before the kernel has run.
+        Numba's CUDA stream for the kernel, by default the default stream. Device memory only. The call returns before
+        the kernel has run.
 
     Returns
     -------
@@ -86,11 +88,11 @@ def fill(
     Raises
     ------
     TypeError, ValueError, BufferError
-        As :func:`fastinit.fill`, before anything is written.
+        As in :func:`fastinit.fill`, before anything is written.
 
     Notes
     -----
-    The first fill with a sampler and dtype compiles a loop for them, in about a second.
+    The first fill with a sampler and dtype compiles a loop for them, which takes about a second.
 
     Examples
     --------
@@ -107,14 +109,14 @@ def fill(
         from fastinit.adapters.numba import devices
 
         if num_threads is not None:
-            raise ValueError(f"num_threads is for memory of the host, not for a device array; got {shown(num_threads)}")
+            raise ValueError(f"num_threads applies to host memory, not to a device array; got {shown(num_threads)}")
         buffer = devices.buffer_of(out, dtype)
         shard = Shard.of(buffer.shape, global_shape, offsets, ranges, start)
         check_fill(buffer, initializer, shard)
         devices.fill(buffer, initializer, key, shard, stream)
         return out
     if stream is not None:
-        raise ValueError(f"a stream is for device arrays, not for memory of the host; got {shown(stream)}")
+        raise ValueError(f"stream applies to device arrays, not to host memory; got {shown(stream)}")
     buffer = buffer_of(out, dtype)
     shard = Shard.of(buffer.shape, global_shape, offsets, ranges, start)
     if not isinstance(initializer, ElementwiseInitializer):
@@ -128,7 +130,7 @@ def fill(
         array = part.array(buffer.dtype.raw)
         count = math.prod(array.shape[:2]) * -(-array.shape[2] // TILE)
 
-        @in_stream_environment  # of each thread that helps
+        @in_stream_environment  # also on each helper thread
         def work(
             number: int, array: np.ndarray = array, count: int = count, first: Any = first, strides: Any = strides
         ) -> None:
@@ -144,8 +146,8 @@ def _loop(kind: str, dtype: str) -> Any:
     """The compiled loop over the tiles of an array of three axes."""
     four, bits = quad(kind, dtype), np.dtype(DTYPES[dtype].raw).type
 
-    # The GIL is released, and threads of Python share the tiles out: Numba's own would not survive a fork, and could
-    # not be called from several threads at once.
+    # The GIL is released, and Python threads share the tiles. Numba's own threads do not survive a fork, and several
+    # threads cannot call them at once.
     @njit(nogil=True, fastmath=False, error_model="numpy")
     def loop(
         out: Any, start: Any, outer_step: Any, inner_step: Any, first_tile: int, last_tile: int, key: Any, p: Any

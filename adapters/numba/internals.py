@@ -1,6 +1,6 @@
-"""Numba's internals, each used here alone: its switch for the CUDA simulator, and the simulator's arrays.
+"""All uses of Numba's internals: the switch for the CUDA simulator, and the simulator's arrays.
 
-They were read in Numba 0.68. ``tests/adapters/numba/test_internals.py`` names the one that a new release has changed.
+They follow Numba 0.68. If a release changes one, ``tests/adapters/numba/test_internals.py`` names it.
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ from numba import config
 __all__ = ["IS_SIMULATED", "OLDEST", "is_simulated_array", "simulated_array"]
 
 OLDEST: Final = "0.60"
-"""The oldest Numba that this adapter has been tested with."""
+"""The oldest supported Numba."""
 
 if [int(part) for part in re.findall(r"\d+", numba.__version__)[:2]] < [int(part) for part in OLDEST.split(".")]:
     raise ImportError(f"fastinit.adapters.numba needs Numba {OLDEST} or newer, and {numba.__version__} is installed")
 
 IS_SIMULATED: Final = bool(config.ENABLE_CUDASIM)
-"""Whether ``cuda`` is the simulator, by ``NUMBA_ENABLE_CUDASIM=1``: ``numba.config.ENABLE_CUDASIM``, which is read when
-Numba is imported. Without it kernels would be given device memory that the simulator does not have."""
+"""Whether ``cuda`` is the simulator (``NUMBA_ENABLE_CUDASIM=1``): ``numba.config.ENABLE_CUDASIM``, read at import.
+
+Without this check, kernels would get device memory that the simulator lacks."""
 
 
 def is_simulated_array(out: Any) -> bool:
-    """Whether it is a device array of the simulator, which has no ``__cuda_array_interface__``.
+    """Whether `out` is a device array of the simulator, which lacks ``__cuda_array_interface__``.
 
-    Known by ``__cuda_ndarray__``, which Numba's own device arrays have too. Without it the simulator's arrays are taken
-    for memory of the host.
+    The sign is ``__cuda_ndarray__``, which Numba's own device arrays also have. Without this check, the simulator's
+    arrays would count as host memory.
     """
     return hasattr(out, "__cuda_ndarray__")
 
 
 def simulated_array(memory: np.ndarray) -> Any:
-    """A device array of the simulator that writes into an array of NumPy.
+    """A device array of the simulator that writes into a NumPy array.
 
-    ``numba.cuda.simulator.cudadrv.devicearray.FakeCUDAArray``. Without it fills of views cannot be tested without a
-    GPU: what ``cuda.to_device`` gives there is a copy.
+    It is a ``numba.cuda.simulator.cudadrv.devicearray.FakeCUDAArray``. It allows tests of fills of views without a GPU,
+    because ``cuda.to_device`` returns a copy.
     """
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 

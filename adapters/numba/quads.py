@@ -1,4 +1,4 @@
-"""Four elements at a time, of any sampler in any dtype: what the loops of the CPU and the kernels of a GPU call."""
+"""Functions that compute four elements at a time, of any sampler in any dtype, for CPU loops and GPU kernels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ZERO, ONE = u64(0), u64(1)
 
 
 class Parameters(NamedTuple):
-    """What a sampler needs beside the draws: the first four in the precision that it works in."""
+    """Parameters of a sampler. The first four have the sampler's precision."""
 
     scale: Any
     shift: Any
@@ -35,13 +35,13 @@ class Parameters(NamedTuple):
 
 
 def parameters(given: dict[str, int | float]) -> tuple[str, Parameters]:
-    """The kind of a sampling of the core, and its parameters as :func:`quad` takes them."""
+    """The kind of one of the core's samplings, and its parameters for :func:`quad`."""
     kind = KINDS[int(given["kind"])]
     real: Any = f64 if kind.endswith("_64") else f32
     shift = real(given["shift"])
     return kind, Parameters(
         real(given["scale"]),
-        shift if shift != 0 else real(-0.0),  # which adds nothing to any number
+        shift if shift != 0 else real(-0.0),  # adding -0.0 leaves every number unchanged
         real(given["low"]),
         real(given["high"]),
         u64(given["first"]),
@@ -54,7 +54,7 @@ def parameters(given: dict[str, int | float]) -> tuple[str, Parameters]:
 
 
 def _pair_of(kind: str) -> Any:
-    """A function of two draws and the parameters that gives two standard values."""
+    """A function of two draws and the parameters that returns two standard values."""
     if kind in ("normal", "normal_64"):
         of_both = getattr(samplers, kind)
 
@@ -90,16 +90,16 @@ def _pair_of(kind: str) -> Any:
 
 @cache
 def values(kind: str) -> Any:
-    """The function that gives four elements, before they are rounded to a dtype; for all kinds but constants.
+    """A function that computes four elements before rounding to a dtype, for all kinds except constants.
 
-    It takes the number of the quad, the four words of a key and :class:`Parameters` as a plain tuple, and gives
-    elements 4 number to 4 number + 3, in the precision that the sampler works in.
+    Its arguments are the number of the quad, the four words of a key, and :class:`Parameters` as a plain tuple. It
+    returns elements 4 number to 4 number + 3, in the sampler's precision.
     """
     pair = _pair_of(kind)
 
     @exact
     def finished(z: Any, p: Any) -> Any:
-        if p[9] != ZERO:  # the same for all elements: a device jumps over the bounds
+        if p[9] != ZERO:  # the same for all elements, so a device skips the bounds
             return finish(z, p[0], p[1], p[2], p[3])
         return add(mul(z, p[0]), p[1])
 
@@ -127,7 +127,7 @@ def values(kind: str) -> Any:
 
 @cache
 def quad(kind: str, dtype: str) -> Any:
-    """The function that gives the bits of four elements in a dtype, as uint64; it takes what :func:`values` does."""
+    """A function for the bits of four elements in a dtype, as uint64, with the arguments of :func:`values`."""
     if kind == "constant":
 
         @exact

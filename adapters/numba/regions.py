@@ -1,4 +1,4 @@
-"""Where the elements of a buffer lie: regions of three axes, which loops of the host and kernels of a device fill."""
+"""Regions of three axes: the units that host loops and device kernels fill."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ u64 = np.uint64
 
 
 def pieces(buffer: Buffer, shard: Shard, in_tiles: bool = False) -> Iterator[tuple[Buffer, Any, tuple[Any, Any]]]:
-    """What to fill, as buffers of three axes, of which the last is a run of consecutive elements of the tensor.
+    """Splits a buffer into buffers of three axes, whose last axis is a run of consecutive elements of the tensor.
 
-    Yields with each the index of its first element and the steps of the index along the first two axes. `in_tiles`
-    cuts strided runs into columns, in an order that is kind to the caches of a processor.
+    Yields each buffer with the index of its first element and the index steps along the first two axes. `in_tiles`
+    cuts strided runs into columns, in a cache-friendly order.
     """
     if not buffer.size:
         return

@@ -1,8 +1,8 @@
-"""The samplers of stream v1 once more, in a text that Numba compiles: ``docs/stream-v1.md`` says what each line does.
+"""The samplers of stream v1 as source for Numba's compiler. ``docs/stream-v1.md`` explains each line.
 
-Everything is written in :mod:`fastinit.adapters.numba.arithmetic`'s operations, in the order of the specification. A
-draw is a uint64: a word of 32 bits or a number of 64. A sampler takes one draw, or, of a normal, the pair of draws of
-elements 2j and 2j + 1, and gives a standard value, that :func:`finish` scales.
+The code uses the operations of :mod:`fastinit.adapters.numba.arithmetic`, in the order of the specification. A draw is
+a uint64: a 32-bit word or a 64-bit number. A sampler takes one draw and returns a standard value, which :func:`finish`
+scales. The normal sampler takes the two draws of elements 2j and 2j + 1.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ as241_a, as241_b, as241_c, as241_d, as241_e, as241_f = (
     polynomial(c, f64)
     for c in (table.AS241_A, table.AS241_B, table.AS241_C, table.AS241_D, table.AS241_E, table.AS241_F)
 )
-ICDF: Final = np.array(table.ICDF, f32)  # compiled code takes a global array for a constant
+ICDF: Final = np.array(table.ICDF, f32)  # compiled code treats a global array as a constant
 TRUNC2_SCALE, TRUNC2_SHIFT = f32(table.TRUNC2_SCALE), f32(table.TRUNC2_SHIFT)
 TWO_LN2_F, TWO_LN2 = f32(table.TWO_LN2_F), f64(table.TWO_LN2)
 
@@ -90,15 +90,15 @@ def philox4x32(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
 
 @exact
 def block_words(key: Any, block: Any) -> Any:
-    """The four words of a block of the stream of a key's words."""
-    # the masks tell the compiler that 32-bit multiplications will do
+    """The four words of a block of a key's stream."""
+    # the masks tell the compiler that 32-bit multiplications suffice
     k0, k1, c2, c3 = u64(key[0]) & LOW32, u64(key[1]) & LOW32, u64(key[2]) & LOW32, u64(key[3]) & LOW32
     return philox4x32(block & LOW32, block >> u64(32), c2, c3, k0, k1)
 
 
 @exact
 def block_draws(key: Any, block: Any) -> Any:
-    """The two draws of 64 bits of a block."""
+    """The two 64-bit draws of a block."""
     w0, w1, w2, w3 = block_words(key, block)
     return w0 | (w1 << u64(32)), w2 | (w3 << u64(32))
 
@@ -193,7 +193,7 @@ def _twice_neg_log(y: Any, k: Any) -> Any:
 
 @exact
 def normal_64(a: Any, b: Any) -> Any:
-    """Box and Muller, as :func:`normal`."""
+    """Box and Muller, as in :func:`normal`."""
     v = add(float64_of_int(a), f64(0.5))
     is_lower = a >= u64(1 << 63)  # where v < 0
     bits = bits64(v)
@@ -214,7 +214,7 @@ def normal_64(a: Any, b: Any) -> Any:
 
 @exact
 def _high_product(a: Any, b: Any) -> Any:
-    """The upper half of the 128 bits of a b."""
+    """The upper half of the 128-bit product a b."""
     a0, a1, b0, b1 = a & LOW32, a >> u64(32), b & LOW32, b >> u64(32)
     middle = a1 * b0 + (a0 * b0 >> u64(32))
     other = a0 * b1 + (middle & LOW32)
@@ -267,15 +267,15 @@ def truncated_tail_64(d: Any, low: Any, share: Any) -> Any:
 
 @exact
 def finish(z: Any, scale: Any, shift: Any, low: Any, high: Any) -> Any:
-    """z * scale + shift, clamped into [low, high]: all in the precision of z.
+    """z * scale + shift, clamped into [low, high], in the precision of z.
 
-    -0.0 for `shift` adds nothing, and infinities clamp nothing.
+    A `shift` of -0.0 leaves the value unchanged, and infinite bounds disable the clamp.
     """
     return at_most(at_least(add(mul(z, scale), shift), low), high)
 
 
 def _narrower(exponent_bits: int, fraction_bits: int) -> Any:
-    """The function that rounds a float32 to a narrower format, to nearest, ties to even. The result is finite."""
+    """A function that rounds a float32 to a narrower format, to nearest, ties to even. The result is finite."""
     lost, fraction = u64(23 - fraction_bits), u64(fraction_bits)
     below_half = u64(2 ** (22 - fraction_bits) - 1)
     sign, sign_shift = u64(1 << 31), u64(31 - exponent_bits - fraction_bits)
@@ -283,7 +283,7 @@ def _narrower(exponent_bits: int, fraction_bits: int) -> Any:
     @exact
     def rounded(bits: Any) -> Any:
         """A carry out of the significand adds one to the exponent."""
-        return ((bits + below_half + ((bits >> lost) & ONE)) & LOW32) >> lost  # of 32 bits, as the compiler shall know
+        return ((bits + below_half + ((bits >> lost) & ONE)) & LOW32) >> lost  # 32 bits, for the compiler
 
     if exponent_bits == 8:  # subnormals too have float32's exponent
 
@@ -296,7 +296,7 @@ def _narrower(exponent_bits: int, fraction_bits: int) -> Any:
     bias = 2 ** (exponent_bits - 1) - 1
     rebias = u64(127 - bias)
     least_normal = (rebias + ONE) << u64(23)
-    # a float32 whose last bit is worth as much as that of the subnormals: adding it rounds as they do
+    # the last bit of this float32 has the weight of the subnormals' last bit, so adding it rounds as they do
     aligned = f32(2.0 ** (24 - bias - fraction_bits))
     aligned_bits = u64(np.float32(aligned).view(np.uint32))
 
@@ -338,4 +338,4 @@ def _encoder(dtype: DType) -> Any:
 
 
 ENCODERS: Final = {name: _encoder(dtype) for name, dtype in DTYPES.items()}
-"""For each dtype, the function that gives the bits of a float32 or float64 value in it, as a uint64."""
+"""For each dtype, the function that returns the bits of a float32 or float64 value in it, as a uint64."""

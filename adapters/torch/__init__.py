@@ -1,21 +1,21 @@
 """PyTorch: a drop-in for ``torch.nn.init``, whole models keyed by parameter name, and shards that equal the whole.
 
 ===============  =======================================================================================
-init             ``torch.nn.init`` with other numbers and more speed, and the initializers that it lacks
-patched          inside, modules' own constructors and ``reset_parameters`` use it
-initialize_      every parameter of a model, by rules; gives a record
-deferred         inside, constructors draw nothing, and parameters on the meta device carry their own initialization
+init             ``torch.nn.init`` with other numbers and more speed, and additional initializers
+patched          context in which constructors and ``reset_parameters`` use ``init``
+initialize_      fills every parameter of a model by rules and returns a record
+deferred         context in which constructors record their initialization instead of drawing
 materialize      gives a model on the meta device its memory and its values, in its final dtype
-keyed            inside, a model's own init code draws by the names of the tensors that it fills, sharded or not
-explain          what the recipes would do to each parameter, side by side
-replay           fills a model again as a record says
-state_dict       a model's state dict whose tensors, or slices of them, are computed when asked for
+keyed            context in which a model's own init code draws by tensor names, sharded or not
+explain          compares what the recipes would do to each parameter
+replay           fills a model again from a record
+state_dict       a model's state dict that computes tensors, or slices of them, on request
 InitReader       the same for ``torch.distributed.checkpoint.load``: each rank computes its slices
-verify           which parameters still hold what a record says, and what became of the others
-audit            what is wrong with a model's parameters, and where its signal breaks
-lsuv_            layer-sequential unit variance: scales weights by what a batch shows
-mark_slice       says of which larger tensor a parameter is a slice, and which one
-fill_            one tensor, DTensor or shard with a fastinit initializer and key
+verify           reports which parameters still match a record, and how the others changed
+audit            finds bad parameters, and the layer where the signal breaks
+lsuv_            layer-sequential unit variance: scales weights with a batch of data
+mark_slice       marks a parameter as a slice of a larger tensor
+fill_            fills one tensor, DTensor or shard with a fastinit initializer and key
 ===============  =======================================================================================
 
 >>> import torch
@@ -29,8 +29,8 @@ fill_            one tensor, DTensor or shard with a fastinit initializer and ke
 
 from typing import TYPE_CHECKING
 
-import fastinit.extending  # noqa: F401 (first: names an unrelated package that lies over this one)
-from fastinit.adapters.torch import versions as versions  # first: what follows fails in an older torch
+import fastinit.extending  # noqa: F401 (first: detects an unrelated package that overwrote this one)
+from fastinit.adapters.torch import versions as versions  # first: the next imports fail with an older torch
 
 # isort: split
 from fastinit.adapters.torch import init
@@ -75,7 +75,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """What needs torch.distributed, which not every torch has, is imported when it is asked for."""
+    """Imports names on first use that need torch.distributed, which some builds of torch lack."""
     if name == "InitReader":
         from fastinit.adapters.torch.reading import InitReader
 

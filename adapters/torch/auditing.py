@@ -1,6 +1,6 @@
-"""Is a model initialized as it should be, does the signal survive in it? :func:`audit`; and :func:`lsuv_` mends it.
+"""Checks of a model's initialization and signal (:func:`audit`), and scaling by data (:func:`lsuv_`).
 
-Layers are measured by hooks, so a model may be of any architecture, and it is left as it was.
+Hooks measure the layers, so every architecture works, and the model stays unchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fastinit.extending import (
 
 __all__ = ["audit", "lsuv_"]
 
-# Their outputs are their weight times their input, and a bias.
+# Layers whose output is the weight times the input, plus a bias.
 SCALED: Final = {
     "Linear",
     "Bilinear",
@@ -52,27 +52,27 @@ def audit(
     record: Record | str | os.PathLike[str] | None = None,
     loss: Callable[[Any], Tensor] | None = None,
 ) -> Audit:
-    """Looks for what is wrong with a model's initialization.
+    """Checks a model's initialization.
 
-    Of the parameters: NaN, values never written, constant or identical units, tensors that are copies or tied by
-    mistake, and scales that no scheme gives, or one with wrong fans; see :mod:`fastinit.audits`. With a batch the model
-    runs once, forward and backward, in the mode it is in (a new one trains, so that its norms use the batch), and every
-    layer is measured; the verdict comes with the layer that breaks the chain and the rule that would mend it.
+    For the parameters, it finds NaN, unwritten values, constant or identical units, accidental copies and ties, and
+    scales that match no scheme, or match one with wrong fans; see :mod:`fastinit.audits`. With a batch, the model runs
+    once, forward and backward, in its current mode (in training mode norms use the batch), and every layer is measured.
+    The verdict names the layer where the signal breaks and the rule that would fix it.
 
-    The model is left as it was: parameters, gradients, buffers, modes, hooks, and the state of torch's generators.
+    The model stays unchanged: parameters, gradients, buffers, modes, hooks, and the state of torch's generators.
 
     Parameters
     ----------
     model : torch.nn.Module
-        With memory. Of sharded parameters each process judges its own part, without communication.
+        A model with memory. For sharded parameters, each process judges its own part, without communication.
     batch : tensor, tuple, list or mapping, optional
-        What the model is called with: a tensor, arguments, or arguments by name, on the model's device. Real inputs, or
-        standard normal ones; from 32 examples on, dead layers are told well.
+        The model's input: a tensor, arguments, or arguments by name, on the model's device. Use real inputs or standard
+        normal ones. With 32 or more examples, dead layers are detected reliably.
     record : Record, str or path, optional
-        Of the model's initialization: then values are compared with it, and scales with its stds.
+        Record of the model's initialization. Then values are compared with it, and scales with its stds.
     loss : callable, optional
-        From the model's output to what is differentiated, a scalar; by default the sum of all its floating tensors
-        times standard normal noise, the same every time.
+        Function from the model's output to a scalar to differentiate. By default the sum of all floating tensors of the
+        output times standard normal noise, the same every time.
 
     Returns
     -------
@@ -81,14 +81,14 @@ def audit(
     Raises
     ------
     TypeError, ValueError
-        A model that is no module, has no parameters, or some on the meta device or of lazy modules; a batch with which
-        the model cannot be run, or that is not finite; a record that lacks a parameter.
+        For a model that is not a module, has no parameters, or has parameters on the meta device or of lazy modules; a
+        batch that is not finite or does not fit the model; and a record that lacks a parameter.
 
     Notes
     -----
-    A layer is measured by the first floating tensor of its output, which may be a tensor, a tuple, list, mapping or
-    dataclass of them. Layers inside a module that calls no others of its own (``nn.MultiheadAttention``'s projections)
-    are measured as one. Gradients pass no ``torch.no_grad`` and no reentrant checkpoint.
+    A layer is measured by the first floating tensor of its output, which may be a tensor, or a tuple, list, mapping or
+    dataclass of tensors. Layers in a module that does not call them (``nn.MultiheadAttention``'s
+    projections) are measured as one. Gradients do not pass ``torch.no_grad`` and reentrant checkpoints.
 
     D. Mishkin and J. Matas, "All you need is a good init", 2016; X. Glorot and Y. Bengio, "Understanding the difficulty
     of training deep feedforward neural networks", 2010.
@@ -159,7 +159,7 @@ def _held(place: Place, repeated: set[int], normed: dict[int, bool], entry: Entr
 
 
 def _repeated(model: nn.Module) -> set[int]:
-    """Modules that stand several times in one container, as in ``nn.ModuleList([layer] * 3)``, and all in them."""
+    """Modules that appear several times in one container, as in ``nn.ModuleList([layer] * 3)``, with all children."""
     found = set()
     for container in model.modules():
         if isinstance(container, (nn.Sequential, nn.ModuleList)):
@@ -170,9 +170,9 @@ def _repeated(model: nn.Module) -> set[int]:
 
 
 def _tied_by_mistake(place: Place, repeated: set[int]) -> bool:
-    """Whether different layers of one type share a tensor, or one layer stands several times in a container.
+    """Whether different layers of one type share a tensor, or one layer appears several times in a container.
 
-    A module that has another name besides is an alias; an embedding and its head, and embeddings, share on purpose.
+    A module with a second name is an alias. Embeddings, and an embedding and its head, share on purpose.
     """
     if not place.parameter.other_names or place.tensor.numel() < 2 or not place.parameter.layer:
         return False
@@ -190,40 +190,40 @@ def _tied_by_mistake(place: Place, repeated: set[int]) -> bool:
 def lsuv_(model: nn.Module, batch: Any, *, tolerance: float = 0.02, rounds: int = 10) -> dict[str, float]:
     """Scales the weights of a model in place, layer by layer, until each output on a batch has unit variance.
 
-    Layer-sequential unit variance: in the order of execution, each linear or convolutional layer's weight is divided by
-    the standard deviation of the layer's output, so that the next layer sees what it will see. Biases stay. The model
-    runs once, in the mode it is in; buffers, modes, hooks and torch's generators are left as they were. The same model
-    and batch give the same weights.
+    Layer-sequential unit variance divides each linear or convolutional layer's weight by the standard deviation of the
+    layer's output, in the order of execution, so that the next layer sees its final input. Biases stay. The model runs
+    once, in its current mode. Buffers, modes, hooks and torch's generators stay unchanged. The same model and batch
+    give the same weights.
 
     Parameters
     ----------
     model : torch.nn.Module
-        With memory, neither sharded nor parametrized where it is scaled. Initialize it first: the paper does so with
-        orthogonal matrices, and any independent draws will do.
+        A model with memory, whose scaled weights are neither sharded nor parametrized. Initialize it first: the paper
+        uses orthogonal matrices, and all independent draws work.
     batch : tensor, tuple, list or mapping
-        As for :func:`audit`. The scales are as good as the batch is typical.
+        As for :func:`audit`. A typical batch gives good scales.
     tolerance : float, > 0
-        By how much a variance may differ from 1.
+        Maximum deviation of a variance from 1.
     rounds : int, >= 1
-        How often a layer is scaled at most: one time is enough without a bias.
+        Maximum number of scalings per layer. One is enough without a bias.
 
     Returns
     -------
     dict of str to float
-        What each weight was multiplied by, in the order of execution.
+        The factor of each weight, in the order of execution.
 
     Raises
     ------
     TypeError, ValueError
-        What :func:`audit` raises of a model and a batch; a weight that is a DTensor or parametrized; a layer whose
-        output has no variance, none that is finite, or does not come near 1, as with a bias of larger variance. The
-        weights are then as they were.
+        As in :func:`audit` for a model and a batch; for a weight that is a DTensor or parametrized; and for a layer
+        whose output variance is zero, not finite, or does not approach 1, as with a bias of larger variance. Then the
+        weights stay unchanged.
 
     Notes
     -----
-    Left alone are recurrent layers and ``nn.MultiheadAttention``, whose outputs their weights do not scale, layers that
-    the batch does not reach, and weights that an embedding shares. A layer that is called more than once is scaled at
-    its first call.
+    Some weights are not scaled: those of recurrent layers and ``nn.MultiheadAttention``, whose outputs they do not
+    scale, of layers that the batch does not reach, and weights shared with an embedding. A layer with several calls is
+    scaled at its first call.
 
     D. Mishkin and J. Matas, "All you need is a good init", ICLR 2016, algorithm 1.
 

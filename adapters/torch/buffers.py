@@ -1,9 +1,9 @@
-"""Buffers, and tensors that modules hold as plain attributes: given values where they have none.
+"""Restores buffers, and tensors that modules hold as plain attributes, without values.
 
-A model that was built under ``deferred()`` has its buffers in memory, and their programs: so they can be made again
-where ``to_empty`` lost them. Others built theirs on the meta device. Of these are known the running statistics of
-norms, what transformers' ``_init_weights`` sets, and what a method ``init_weights(buffer_device=...)`` sets, as
-torchtitan's models have it. All others are the caller's to give, or are refused by name.
+A model built under ``deferred()`` has its buffers in memory, with their programs, so they can be restored after
+``to_empty``. Other models may have buffers on the meta device. Three kinds of these can be restored: running statistics
+of norms, buffers set by transformers' ``_init_weights``, and buffers set by a method
+``init_weights(buffer_device=...)`` as in torchtitan. The caller supplies all others, or they are refused by name.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _STATISTICS: Final = {"running_mean": 0, "running_var": 1, "num_batches_tracked"
 
 
 def statistics_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The buffers of a module that are the running statistics of a norm, whoever wrote it: a mean and a variance."""
+    """The running statistics among a module's buffers: a mean and a variance, in any norm, including custom ones."""
     found = {name: buffer for name, buffer in own_buffers(module).items() if name in _STATISTICS and buffer is not None}
     return found if {"running_mean", "running_var"} <= found.keys() else {}
 
 
 def reset_norms(model: nn.Module, kept: Container[nn.Module] = ()) -> None:
-    """Running statistics as a new norm has them: mean 0, variance 1, no batches seen. Those of `kept` ones stay."""
+    """Resets running statistics to mean 0, variance 1 and no batches, except in `kept` modules."""
     with torch.no_grad():
         for module in model.modules():
             for name, buffer in statistics_of(module).items() if module not in kept else ():
@@ -64,7 +64,7 @@ def reset_norms(model: nn.Module, kept: Container[nn.Module] = ()) -> None:
 
 
 def exchanged(value: Any, function: Callable[[str, Tensor], Tensor], path: str = "", depth: int = 4) -> Any:
-    """An attribute with other tensors in the place of its own, within lists, tuples and dictionaries, too."""
+    """An attribute with its tensors replaced, also within lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         return function(path, value)
     if depth and type(value) in (list, tuple):
@@ -77,7 +77,7 @@ def exchanged(value: Any, function: Callable[[str, Tensor], Tensor], path: str =
 
 
 def attributes_of(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """The tensors that a module holds as plain attributes, each with where it is."""
+    """The tensors that a module holds as plain attributes, with their locations."""
     found: list[tuple[str, Tensor]] = []
 
     def see(path: str, tensor: Tensor) -> Tensor:
@@ -112,14 +112,14 @@ def restore_buffers(
     hook: Callable[[nn.Module], object] | None = None,
     rename: Rename | None = None,
 ) -> None:
-    """Gives the buffers that are on the meta device memory and values, but for those that follow from the parameters.
+    """Gives memory and values to buffers on the meta device, except those computed from the parameters.
 
-    `hook` is called with the model first. `rename` gives the names that random ones are drawn by.
+    `hook` is called with the model first. `rename` maps to the names for keys of random buffers.
 
     Raises
     ------
     ValueError
-        Names all those whose values are unknown; everything is then as it was, but for what the hook did.
+        Names all buffers with unknown values. Then everything but the hook's changes is undone.
     """
     if hook is not None:
         hook(model)
@@ -154,7 +154,7 @@ def restore_buffers(
 
 
 def _call_init_weights(model: nn.Module, device: torch.device) -> None:
-    """Has a model set its buffers as torchtitan's models do. Its parameters are on the meta device, and not drawn."""
+    """Lets a model set its buffers as torchtitan's models do. Its parameters are on the meta device, and not drawn."""
     function = getattr(model, "init_weights", None)
     if not callable(function) or not any(buffer.is_meta for buffer in model.buffers()):
         return
@@ -174,15 +174,14 @@ def remake_buffers(
     kept: Container[nn.Module] = (),
     rename: Rename | None = None,
 ) -> None:
-    """Buffers as their programs say: those that are drawn, and those that have lost their values.
+    """Fills buffers from their programs, if they are random or have lost their values.
 
-    Running statistics are what the constructor left, which may have set them to something else than a new norm has.
+    Running statistics get the constructor's values, which may differ from those of a new norm. Random tensors that
+    modules hold as plain attributes are filled too.
 
-    So are the tensors that modules hold as plain attributes, where they are drawn.
-
-    A buffer has lost its values if it is on the meta device, or if it has other memory than it was constructed in, and
-    other values. `parameters` are the model's, whose draws they may share; those of `kept` modules stay. `rename` gives
-    the names that they are drawn by.
+    A buffer has lost its values if it is on the meta device, or if both its memory and its values differ from those of
+    construction. `parameters` are the model's, whose draws buffers may share. Buffers of `kept` modules stay. `rename`
+    maps to the names for keys.
     """
     with torch.no_grad():
         for module, role, buffer, keyed in keyed_buffers(model, parameters, seed, kept, rename):
@@ -199,7 +198,7 @@ def remake_buffers(
 
 
 def is_made_again(module: nn.Module, role: str, buffer: Tensor) -> bool:
-    """Whether a buffer with a program is to have that program's values: it is drawn, or may have lost its own."""
+    """Whether to fill a buffer from its program: it is random, or may have lost its values."""
     stays = is_as_constructed(buffer) and role not in statistics_of(module)
     return programs_of(module)[role].is_drawn or buffer.is_meta or not stays
 
@@ -211,10 +210,10 @@ def keyed_buffers(
     kept: Container[nn.Module] = (),
     rename: Rename | None = None,
 ) -> list[tuple[nn.Module, str, Tensor, Keyed]]:
-    """The buffers and attributes that have programs, each with the module that holds it, its role there, and its key.
+    """The buffers and attributes with programs, each with its module, its role there, and its key.
 
-    `parameters` are the model's, whose draws they may share; those of `kept` modules are left out. `rename` gives the
-    names that they are drawn by.
+    `parameters` are the model's, whose draws they may share. Those of `kept` modules are left out. `rename` maps to the
+    names for keys.
     """
     buffers = [
         (canonical_name(f"{prefix}.{role}" if prefix else role), module, role, buffer)
@@ -239,14 +238,14 @@ def _attributes_with_programs(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _lost_attributes(prefix: str, module: nn.Module) -> list[str]:
-    """The tensors that were computed on the meta device, unknown to the module that holds them."""
+    """Tensors computed on the meta device that their module has not registered."""
     return [prefix + path for path, tensor in attributes_of(module) if tensor.is_meta and not tensor.requires_grad]
 
 
 def _with_pretrained(
     module: nn.Module, prefix: str, trained: nn.Module | None
 ) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
-    """Every module with the innermost transformers model that it is in."""
+    """Every module with the innermost transformers model around it."""
     if is_pretrained(module):
         trained = module
     yield prefix, module, trained
@@ -257,7 +256,7 @@ def _with_pretrained(
 def _restore_by_transformers(
     trained: nn.Module, module: nn.Module, meta: dict[str, torch.Tensor], device: torch.device, key: Key
 ) -> None:
-    """Buffers as transformers sets them where it loads a checkpoint; parameters stay as they are."""
+    """Sets buffers as transformers does when it loads a checkpoint. Parameters stay unchanged."""
     for name, buffer in meta.items():
         own_buffers(module)[name] = torch.full_like(buffer, _unset(buffer), device=device)
     marked = [tensor for tensor in module.parameters() if not (tensor.is_meta or hasattr(tensor, MARK))]
@@ -272,14 +271,14 @@ def _restore_by_transformers(
 
 
 def _unset(buffer: torch.Tensor) -> float | int:
-    """A value that no buffer has."""
+    """A value that buffers do not contain."""
     if buffer.dtype == torch.bool:
         return 0
     return math.nan if buffer.is_floating_point() or buffer.is_complex() else torch.iinfo(buffer.dtype).min
 
 
 def _is_unset(buffer: torch.Tensor | None) -> bool:
-    """Whether an element still has that value, or might: a boolean may always."""
+    """Whether an element still has that value. Always possible for booleans."""
     assert buffer is not None
     unset = _unset(buffer)
     return buffer.dtype == torch.bool or bool((buffer.isnan() if math.isnan(unset) else buffer == unset).any())

@@ -1,4 +1,4 @@
-"""A state dict without memory: its tensors are computed, each slice of them where somebody asks for it.
+"""A state dict without memory, which computes tensors and slices of them on request.
 
 weights = state_dict(model, seed=0, dtype=torch.bfloat16)
 weights.slice("lm_head.weight", offsets=(1000, 0), shape=(10, 4096))
@@ -24,9 +24,9 @@ __all__ = ["Source", "StateDict", "sources_of", "state_dict"]
 
 
 class Source(NamedTuple):
-    """Where a tensor of a state dict comes from: an entry that fills it, or a tensor that is there.
+    """The source of a tensor of a state dict: an entry that fills it, or an existing tensor.
 
-    `shard` says which part of the entry's tensor it is, where it is one; `shape` is its own.
+    `shard` is its position in the entry's tensor, if it is a part. `shape` is its own shape.
     """
 
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ class Source(NamedTuple):
     shard: Shard | None = None
 
     def write(self, out: Tensor, offsets: Sequence[int]) -> None:
-        """Gives memory the elements of the slice that begins at these offsets."""
+        """Fills memory with the elements of the slice at these offsets."""
         if self.entry is not None:
             shard = Shard.of(tuple(out.shape), self.shape, offsets)
             shard = shard if self.shard is None else shard.within(self.shard)
@@ -55,7 +55,7 @@ def sources_of(
     dtype: torch.dtype | None,
     rename: Rename | None = None,
 ) -> dict[str, Source]:
-    """Where each tensor of a model's state dict comes from, by the names that it has there."""
+    """The source of each tensor of a model's state dict, by its name there."""
     if dtype is not None and dtype not in DTYPES:
         raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}")
     places = parameters(model, rename)
@@ -80,7 +80,7 @@ def sources_of(
             wanted = getattr(torch, str(entry.dtype))
             kept = isinstance(entry.initializer, Keep)
             if kept and place.tensor.is_meta:
-                raise ValueError(f"{name!r} is to be kept, and is on the meta device, without values")
+                raise ValueError(f"{name!r} should be kept, but is on the meta device, without values")
             shard = None if place.is_flat else place.shard
             shape = entry.shape if shard is None else tuple(place.tensor.shape)
             values = place.tensor.detach() if kept else None
@@ -101,12 +101,12 @@ def sources_of(
 
 
 class StateDict(Mapping[str, Tensor]):
-    """The state dict of a model that has no memory: see :func:`state_dict`. Nothing is kept that was computed.
+    """The state dict of a model without memory, see :func:`state_dict`. It does not store computed tensors.
 
     Parameters
     ----------
     sources : mapping of str to Source
-        Where each tensor comes from.
+        The source of each tensor.
 
     Examples
     --------
@@ -148,21 +148,21 @@ class StateDict(Mapping[str, Tensor]):
         return self._source(name).dtype
 
     def slice(self, name: str, offsets: Sequence[int] | None = None, shape: Sequence[int] | None = None) -> Tensor:
-        """A box of a tensor, computed alone.
+        """Computes a box of a tensor without the rest.
 
         Parameters
         ----------
         name : str
-            The tensor.
+            Name of the tensor.
         offsets : sequence of int, optional
-            Where the box begins, by default at the first element.
+            Position of the box, by default the first element.
         shape : sequence of int, optional
-            Its shape, by default all that lies behind `offsets`.
+            Shape of the box, by default everything from `offsets` to the end.
 
         Raises
         ------
         KeyError, ValueError
-            If there is no such tensor, or the box leaves it.
+            If the tensor does not exist, or the box extends beyond it.
 
         Examples
         --------
@@ -184,7 +184,7 @@ class StateDict(Mapping[str, Tensor]):
             not 0 <= first <= first + size <= whole
             for first, size, whole in zip(begin, extent, source.shape, strict=True)
         ):
-            raise ValueError(f"the box of shape {extent} at {begin} leaves {name!r} of shape {source.shape}")
+            raise ValueError(f"the box of shape {extent} at {begin} extends beyond {name!r} of shape {source.shape}")
         out = torch.empty(extent, dtype=source.dtype, device="cpu")
         source.write(out, begin)
         return out
@@ -199,26 +199,26 @@ def state_dict(
     dtype: torch.dtype | None = None,
     rename: Rename | None = None,
 ) -> StateDict:
-    """The state dict that a model would have once it is materialized: a mapping that computes what it is asked for.
+    """The state dict of a model after materialization, as a mapping that computes tensors on request.
 
     Parameters
     ----------
     model : torch.nn.Module
-        On the meta device, as :func:`~fastinit.adapters.torch.deferred` leaves it. It stays as it is.
+        A model on the meta device, from :func:`~fastinit.adapters.torch.deferred`. It stays unchanged.
     recipe, seed, dtype, rename
         As in :func:`~fastinit.adapters.torch.materialize`.
 
     Returns
     -------
     StateDict
-        By the names of ``model.state_dict()``, whatever `rename` says. Each tensor is computed when it is asked for,
-        and ``slice()`` computes a box of it alone, with the bytes of the whole; structured and replayed tensors are
-        computed whole for that.
+        A mapping with the names of ``model.state_dict()``, independent of `rename`. Each tensor is computed on access.
+        ``slice()`` computes only a box, with the bytes of the whole. For structured and replayed tensors it computes
+        the whole internally.
 
     Raises
     ------
     ValueError, TypeError
-        As :func:`~fastinit.adapters.torch.materialize`; for buffers on the meta device, by name.
+        As in :func:`~fastinit.adapters.torch.materialize`. Also for buffers on the meta device, by name.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Constructors that draw nothing: parameters end up on the meta device, each with the program of its initialization.
+"""Deferred constructors: parameters end up on the meta device, each with the program of its initialization.
 
 with deferred():
     model = Transformer(configuration)
@@ -46,27 +46,28 @@ from fastinit.extending import with_origins
 
 __all__ = ["deferred", "settle_rest", "verified"]
 
-# Graphs of buffers are kept up to this length: longer ones hold tables.
+# Maximum length of a stored graph for a buffer; longer ones are stored as tables.
 _LONG = 2**18
-# A buffer that is not random and follows from more calls is kept as a table.
+# A buffer without random values that follows from more calls is stored as a table.
 _MANY = 32
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, constructors draw nothing: each parameter ends on the meta device, with its author's initialization.
+    """A context in which constructors record their initialization instead of drawing.
 
-    What the code does to a parameter is recorded: functions of torch.nn.init, methods of tensors, factories,
-    arithmetic, views, copies, in any order and however often. :func:`materialize` then fills each parameter so, on any
-    device and mesh, by a key that follows from its name. Buffers are in memory and have their values.
+    Each parameter ends up on the meta device with its author's initialization. The context records what the code does
+    to a parameter: functions of torch.nn.init, tensor methods, factories, arithmetic, views and copies, in any order
+    and number. :func:`materialize` then fills each parameter accordingly, on any device and mesh, with a key derived
+    from its name. Buffers are in memory and have their values.
 
-    It is in force in the thread that entered it, until the outermost of nested contexts ends. Parameters of modules
-    that existed before keep their memory.
+    The context applies to the thread that entered it, until the outermost of nested contexts ends. Parameters of
+    modules that existed before keep their memory.
 
     Raises
     ------
     DeferralError
-        Where the code reads a value that is drawn, naming the line.
+        If the code reads a drawn value. The error names the line.
 
     Examples
     --------
@@ -83,12 +84,12 @@ def deferred() -> Iterator[None]:
     >>> record["0.weight"].initializer
     TruncatedNormal(mean=0.0, std=0.02, low=-2.0, high=2.0, bounds='absolute', correct_variance=False)
     """
-    if is_deferring():  # the outermost is in charge
+    if is_deferring():  # the outermost context does the work
         yield
         return
     tape, modules = Tape(), weakref.WeakSet[nn.Module]()
     thread = threading.get_ident()
-    inside = [True]  # a hook that an exception from outside leaves behind does nothing
+    inside = [True]  # a hook left behind by an asynchronous exception has no effect
 
     def see(module: nn.Module, name: str, one: Any) -> None:
         if inside and threading.get_ident() == thread:
@@ -127,7 +128,7 @@ def _finish(tape: Tape, seen: Iterable[nn.Module]) -> None:
     _keep_of_buffers(tape, modules, shared)
     _name_copies(modules)
     _keep_of_attributes(tape, modules, shared)
-    # what still holds their memory, a local variable or a view, has no values: they would not be the parameter's
+    # a local variable or a view that still holds the memory has no values: they would not be the parameter's
     given_up = {id(tape.memory_of(tensor)) for tensor, _ in parameters.values()}
     for tensor, owners in parameters.values():
         _to_meta(tensor, owners)
@@ -145,12 +146,12 @@ def _all_modules(roots: Iterable[nn.Module]) -> list[nn.Module]:
 
 
 def _every_module() -> list[nn.Module]:
-    """Every module there is: those that were copied, or unpickled, were not seen."""
+    """All live modules, because the construction of copied and unpickled ones was not seen."""
     return [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and is_initialized(one)]
 
 
 def _has_unowned(tape: Tape, modules: Iterable[nn.Module]) -> bool:
-    """Whether a storage that was made on the tape belongs to none of these modules."""
+    """Whether a storage created on the tape belongs to none of these modules."""
     owned = set()
     for module in modules:
         for tensor in (*own_parameters(module).values(), *own_buffers(module).values()):
@@ -167,7 +168,7 @@ Owners = list[tuple[nn.Module, str]]
 
 
 def _parameters(tape: Tape, modules: Iterable[nn.Module]) -> dict[int, tuple[Tensor, Owners]]:
-    """The parameters that were made on the tape and that fastinit fills, each with its owners."""
+    """The parameters that were created on the tape and that fastinit fills, each with its owners."""
     found: dict[int, tuple[Tensor, Owners]] = {}
     for module in modules:
         for role, tensor in own_parameters(module).items():
@@ -198,7 +199,7 @@ def _keep(parameters: dict[int, tuple[Tensor, Owners]], programs: dict[int, Prog
 
 
 def shared_draws(programs: Iterable[Program], others: Iterable[State]) -> set[str]:
-    """The draws that more than one tensor follows from: parameters with programs, and others with states."""
+    """The draws that several tensors depend on: parameters with programs, and other tensors with states."""
     uses = Counter(draw for program in programs for draw in set(program.draws))
     for state in others:
         uses.update({call.identity for call in calls_of(state) if call.identity is not None})
@@ -206,7 +207,7 @@ def shared_draws(programs: Iterable[Program], others: Iterable[State]) -> set[st
 
 
 def _others(tape: Tape, modules: Iterable[nn.Module]) -> list[State]:
-    """The states of buffers, and of tensors that modules hold as attributes."""
+    """The states of buffers and of tensors in plain attributes."""
     found: dict[int, State] = {}
     for module in modules:
         for _, tensor in (*own_buffers(module).items(), *attributes_of(module)):
@@ -220,9 +221,9 @@ _ANY_KEY: Final = Key(0)
 
 
 def verified(tape: Tape, tensor: Tensor, state: State, owners: Owners, shared: Container[str] = ()) -> Program:
-    """The program of a parameter. Where its memory has values that its program does not give, it is those values.
+    """The program of a parameter. If the memory's values contradict it, the program is those values.
 
-    That is so where code wrote to the memory behind torch's back, through NumPy for example.
+    This happens if code wrote to the memory without torch, for example through NumPy.
     """
     view = View.of(tensor)
     try:
@@ -244,7 +245,7 @@ def verified(tape: Tape, tensor: Tensor, state: State, owners: Owners, shared: C
 
 
 def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module], shared: Container[str]) -> None:
-    """Buffers have programs, too: those that are drawn are drawn again, and those that get lost can be made again."""
+    """Stores the programs of buffers, so that random ones are drawn again and lost ones can be restored."""
     for module in modules:
         for role, buffer in own_buffers(module).items():
             memory = None if buffer is None else _memory(tape, buffer)
@@ -252,7 +253,7 @@ def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module], shared: Container
                 continue
             state = memory.state
             if first_draw(state) is None:
-                tape.settle(buffer)  # once, for what follows
+                tape.settle(buffer)  # computed once for the next steps
                 if len(calls_of(state)) > _MANY and not memory.is_meta:
                     state = Data(buffer.untyped_storage())
             program = program_of(state, View.of(buffer), shared)
@@ -264,7 +265,7 @@ def _keep_of_buffers(tape: Tape, modules: Iterable[nn.Module], shared: Container
 
 
 def _keep_of_attributes(tape: Tape, modules: Iterable[nn.Module], shared: Container[str]) -> None:
-    """Plain tensors that modules hold, such as a copy of the first weights, have programs where they are drawn."""
+    """Stores the programs of random plain tensors in modules, such as a copy of the initial weights."""
     for module in modules:
         for path, tensor in attributes_of(module):
             memory = None if isinstance(tensor, nn.Parameter) else _memory(tape, tensor)
@@ -275,7 +276,7 @@ def _keep_of_attributes(tape: Tape, modules: Iterable[nn.Module], shared: Contai
 
 
 def _name_copies(modules: list[nn.Module]) -> None:
-    """Tells copies of draws what their source is called."""
+    """Stores the source's name in copies of draws."""
     inner = {id(child) for module in modules for child in module.children()}
     for root in (module for module in modules if id(module) not in inner):
         places = {
@@ -290,7 +291,7 @@ def _name_copies(modules: list[nn.Module]) -> None:
 
 
 def _to_meta(tensor: Tensor, owners: Owners) -> None:
-    """Exchanges a parameter's memory: the object stays what it is wherever that is possible."""
+    """Exchanges a parameter's memory and keeps the object, if possible."""
     data = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     new = nn.Parameter(data, requires_grad=tensor.requires_grad)
     vars(new).update(vars(tensor))
@@ -301,7 +302,7 @@ def _to_meta(tensor: Tensor, owners: Owners) -> None:
 
 
 def settle_rest(tape: Tape, modules: Iterable[nn.Module], given_up: Container[int]) -> None:
-    """Gives everything else that lives its values; what is random in them is torch's, in the order of the calls."""
+    """Computes the values of all other live tensors. Their random values are torch's, in the order of the calls."""
     for memory in tape.memories():
         if memory.holds or id(memory) in given_up:
             continue

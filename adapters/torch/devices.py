@@ -1,4 +1,4 @@
-"""CUDA tensors, filled by the device itself where Numba can run kernels on it."""
+"""CUDA tensors, filled on the device if Numba can run kernels there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RAW: Final = {"u1": torch.uint8, "u2": torch.uint16, "u4": torch.uint32, "u8": 
 
 @cache
 def _numba() -> ModuleType | None:
-    """The Numba adapter's devices; None without Numba or a driver, or where it does not compile a kernel."""
+    """The Numba adapter's devices; None without Numba or a driver, or if a kernel does not compile."""
     if find_spec("numba") is None:
         return None
     try:
@@ -31,24 +31,24 @@ def _numba() -> ModuleType | None:
         from fastinit.adapters.numba import devices, fill
 
         fill(cuda.device_array(1, "uint32"), Zeros(), Key(0), dtype="float32")
-    except Exception:  # whatever a broken driver or an unfit NumPy raises: the host can fill it too
+    except Exception:  # a broken driver or an incompatible NumPy may raise anything; the host can fill the tensor
         return None
     return devices
 
 
 def fills_on_device(tensor: Tensor) -> bool:
-    """Whether a tensor's own device can fill it; otherwise the host does, and the values are copied."""
+    """Whether a tensor's own device can fill it. Otherwise the host fills and copies."""
     return tensor.is_cuda and _numba() is not None
 
 
 def fill_on_device(tensor: Tensor, dtype: DType, initializer: Initializer, key: Key, shard: Shard | None) -> bool:
-    """Puts a kernel that fills a CUDA tensor into torch's current stream of its device; False if the host must."""
+    """Launches a kernel for a CUDA tensor in torch's current stream of its device. False if the host must fill it."""
     devices = _numba() if tensor.is_cuda else None
     if devices is None:
         return False
     from numba import cuda
 
-    raw = tensor.detach().view(_RAW[dtype.raw])  # the interface cannot say float8
+    raw = tensor.detach().view(_RAW[dtype.raw])  # the interface cannot express float8
     with cuda.gpus[tensor.device.index]:
         stream = cuda.external_stream(torch.cuda.current_stream(tensor.device).cuda_stream)
         buffer = devices.buffer_of(raw, dtype)

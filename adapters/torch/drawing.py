@@ -1,6 +1,6 @@
-"""What torch draws where fastinit does not: its own function raises its own error, or fills a tensor, with one warning.
+"""Fallback to torch: its own function fills the tensor, with one warning, or raises its own error.
 
-And what both share: initializers of torch's parameters, keys that are given.
+Also the conversion of torch's parameters to initializers, and of keys.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from fastinit.extending import DTYPES, Notices, in_stream_environment, recalled
 __all__ = ["REFUSALS", "Made", "by_torch", "drawing_from", "factory", "given_key", "notices", "plain_number"]
 
 Made = Initializer | str
-"""An initializer, or why fastinit has none for the parameters; "" where there is no need to say so."""
+"""An initializer, or the reason why fastinit has none for the parameters; "" if no reason needs to be given."""
 
 REFUSALS: Final = (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)
 
 
 def plain_number(value: Any) -> Any:
-    """A number in the guise of a tensor or of a NumPy scalar as one of Python's; anything else as it is."""
+    """Converts a tensor or NumPy scalar to a Python number. Returns other values unchanged."""
     return value.item() if isinstance(value, (Tensor, np.generic)) else value
 
 
 def factory(make: Callable[..., Made], number: Callable[[Any], Any] = plain_number) -> Callable[..., Made]:
-    """A function that makes an initializer of torch's parameters; remembered, since small fills take less time.
+    """A cached function from torch's parameters to an initializer. The cache pays off for small fills.
 
-    What `make` raises becomes the reason why there is none. `number` reads parameters that are no plain values.
+    An error of `make` becomes the reason for a fallback. `number` reads parameters that are not plain values.
     """
 
     make = in_stream_environment(make)
@@ -49,21 +49,21 @@ def factory(make: Callable[..., Made], number: Callable[[Any], Any] = plain_numb
     def anew(*parameters: Any) -> Made:
         if all(isinstance(parameter, (int, float, str, NoneType)) for parameter in parameters):
             return made(*parameters)
-        try:  # a tensor, for one, which is found by its identity, and may have another value then
+        try:  # such as a tensor, which hashes by identity and may change its value
             return make(*map(number, parameters))
         except REFUSALS as error:
             return str(error)
 
-    return recalled(made, anew)  # True is 1, and not for torch
+    return recalled(made, anew)  # True equals 1, but torch treats them differently
 
 
 def given_key(key: Key | int, generator: torch.Generator | None = None) -> Key:
-    """The key that a caller gives.
+    """The key from a caller's arguments.
 
     Raises
     ------
     TypeError
-        If it is neither a Key nor an int, or a generator comes with it.
+        If it is neither a Key nor an int, or if a generator is given too.
     """
     if generator is not None:
         raise TypeError("the numbers come from a key or from a generator, got both")
@@ -78,9 +78,9 @@ def by_torch(
     original: Callable[..., Tensor],
     arguments: tuple[Any, ...],
 ) -> Tensor:
-    """The tensor as ``original(tensor, *arguments, generator=)`` fills it, or what that raises.
+    """Fills the tensor with ``original(tensor, *arguments, generator=)``, or raises its error.
 
-    `why` says why fastinit does not, "" that no warning is due, None that it is because of the tensor.
+    `why` is the reason for the fallback: "" means no warning, None means that the tensor is the reason.
     """
     if not isinstance(tensor, Tensor):
         return original(tensor, *arguments, generator=generator)
@@ -95,14 +95,14 @@ def by_torch(
 
 
 def _seeded(key: Key, device: torch.device) -> torch.Generator:
-    """A generator of torch that follows from a key."""
+    """A torch generator seeded from a key."""
     low, high, *_ = key.fold_in("torch.Generator").words
     return torch.Generator(device).manual_seed(low | high << 32)
 
 
 @contextmanager
 def drawing_from(key: Key) -> Iterator[None]:
-    """What others draw in here on the CPU, such as a right inverse that completes a basis, follows from the key."""
+    """Inside, other code's draws on the CPU follow the key, such as those of a right inverse that completes a basis."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(key.words[0] | key.words[1] << 32)
         yield
@@ -112,7 +112,7 @@ notices: Final = Notices("torch.nn.init")
 
 
 def _say_torchs(tensor: Tensor, original: Callable[..., Tensor], why: str | None) -> None:
-    """Warns that the numbers are torch's own: of parameters once per function, of tensors once per kind."""
+    """Warns that the numbers are torch's own: for parameters once per function, for tensors once per kind."""
     if why is not None:
         notices.say_once(original, f"these are torch's own numbers, since fastinit has none: {why}")
         return

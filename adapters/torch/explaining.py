@@ -1,4 +1,4 @@
-"""What each recipe would do to a torch model, side by side.
+"""Comparison of the recipes for a torch model.
 
 print(explain(model))
 """
@@ -14,27 +14,26 @@ __all__ = ["explain"]
 
 
 def explain(model: nn.Module) -> Explanation:
-    """What the recipes "own", "auto" and "fans" would do to each parameter of a model, how they differ, and why.
+    """Explains what the recipes "own", "auto" and "fans" would do to each parameter of a model, and why they differ.
 
-    Nothing is filled, and no values are looked at.
+    It fills no parameter and reads no values.
 
     Parameters
     ----------
     model : torch.nn.Module
-        In memory or on the meta device, sharded or not. What its own code does is known if it was built inside
+        In memory or on the meta device, sharded or not. The model's own initialization is known if it was built inside
         :func:`~fastinit.adapters.torch.deferred`.
 
     Returns
     -------
     Explanation
-        A row for each parameter; printed, it is a table with the distribution and the standard deviation that each
-        recipe gives, the kind of difference ("same", "scale", "distribution", "constant instead of drawn"...) and what
-        was found.
+        One row per parameter. It prints as a table with each recipe's distribution and standard deviation, the kind of
+        difference ("same", "scale", "distribution", "constant instead of drawn"...) and the facts behind it.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`~fastinit.adapters.torch.initialize_` does for models that it cannot describe.
+        As in :func:`~fastinit.adapters.torch.initialize_`, for models that it cannot describe.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""Histories of storages, as values: what each held, what was called, what was read. Nothing here runs an operator.
+"""Histories of storages as values: states, calls and reads. This module runs no operators.
 
-A storage has a :class:`State`: nothing yet, memory that came from elsewhere, or what an operator wrote over an earlier
-state. An operator is a :class:`Call`; where its arguments were tensors it has the state that they had (:class:`Read`).
-So the state of a parameter's storage is its whole history, and holds no tensor.
+A storage has a :class:`State`: never written, external memory, or the result of an operator over an earlier state. An
+operator is a :class:`Call`, whose tensor arguments are stored with their states (:class:`Read`). So the state of a
+parameter's storage is its whole history, without holding tensors.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ __all__ = [
 ]
 
 
-# Results of more elements are computed only when they are read: constants, and all others.
+# Results with more elements are computed only when read: the limits for constants, and for all others.
 LARGE: Final = 2**21
 LARGER: Final = 2**22
 
 
 class View(NamedTuple):
-    """Which elements of a storage a tensor is."""
+    """The elements of a storage that a tensor views."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
     dtype: torch.dtype
     is_conjugate: bool = False
-    """Whether its elements are the conjugates of what the storage holds, as torch's ``conj()`` leaves them;"""
+    """Whether the elements are conjugates of the stored ones, as after torch's ``conj()``."""
     is_negative: bool = False
-    """whether they are the negatives: the imaginary part of such a tensor."""
+    """Whether the elements are negatives of the stored ones, as in the imaginary part of such a tensor."""
 
     @classmethod
     def of(cls, tensor: Tensor) -> View:
-        """The view that a tensor is."""
+        """The view of a tensor."""
         shape, strides, offset = tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
         return cls(shape, strides, offset, tensor.dtype, tensor.is_conj(), tensor.is_neg())
 
@@ -75,22 +75,22 @@ class View(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many elements."""
+        """Number of elements."""
         return torch.Size(self.shape).numel()
 
     def is_whole(self, nbytes: int) -> bool:
-        """Whether it is all of a storage of this size."""
+        """Whether the view covers a whole storage of this size."""
         return _is_whole(self, nbytes)
 
     @property
     def is_dense(self) -> bool:
-        """Whether its elements lie side by side, in whatever order, each once."""
+        """Whether the elements are contiguous, in any order, without repetition."""
         steps = list(zip(self.strides, self.shape, strict=True))
-        return _side_by_side(reversed(steps)) or _side_by_side(sorted(steps))  # as mostly, or in another order
+        return _side_by_side(reversed(steps)) or _side_by_side(sorted(steps))  # the common case, or another order
 
     @property
     def repeats(self) -> bool:
-        """Whether elements share memory, as those of an expanded tensor do."""
+        """Whether elements share memory, as in an expanded tensor."""
         reach = 0
         for stride, extent in sorted(zip(self.strides, self.shape, strict=True)):
             if extent > 1:
@@ -118,13 +118,13 @@ def _side_by_side(steps: Iterable[tuple[int, int]]) -> bool:
 
 
 class State:
-    """What a storage holds at one moment."""
+    """The content of a storage at one moment."""
 
     __slots__ = ("memory", "nbytes")
 
     nbytes: int
     memory: Any
-    """The storage whose memory holds it, if that is the case still."""
+    """The storage whose memory still holds this state, if any."""
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
@@ -138,7 +138,7 @@ class Empty(State):
 
 
 class Data(State):
-    """Memory that came from elsewhere: from Python's numbers, from NumPy, from before."""
+    """External memory: from Python numbers, from NumPy, or from before."""
 
     __slots__ = ("storage",)
 
@@ -148,7 +148,7 @@ class Data(State):
 
 
 class Written(State):
-    """What an operator wrote into a view; `before` is None where that is all of the storage."""
+    """An operator's write into a view. `before` is None if the view covers the whole storage."""
 
     __slots__ = ("before", "source", "view")
 
@@ -158,7 +158,7 @@ class Written(State):
 
 
 class Read(NamedTuple):
-    """A tensor as an operator found it; without a state if the operator does not look at its values."""
+    """A tensor as an operator's argument, without a state if the operator ignores its values."""
 
     state: State | None
     view: View
@@ -182,34 +182,34 @@ class Call:
         self.function, self.args, self.kwargs = function, args, kwargs
         self.number = number
         self.identity = identity
-        """What tells its draw from all others; None if it draws nothing."""
+        """Identity of the draw; None if the call does not draw."""
         self.chosen = chosen
-        """Whether it draws, and the author's own code called it, not that of a layer of torch.nn."""
+        """Whether it draws and was called by the author's code, not by a layer of torch.nn."""
         self.default = torch.get_default_dtype()
-        """The dtype of what names none, as it was when this was called."""
+        """The default dtype at the time of the call."""
         self._reads = reads
 
     @property
     def name(self) -> str:
-        """The operator without what tells it from its overloads."""
+        """The operator's name without its overload."""
         return str(self.function.overloadpacket.__name__)
 
     def given(self, name: str, otherwise: Any = None) -> Any:
-        """An argument by its name, whether it was given by that or by its position."""
+        """An argument by name, whether it was passed by name or by position."""
         if name in self.kwargs:
             return self.kwargs[name]
         place = places_of(self.function).get(name)
         return self.args[place] if place is not None and place < len(self.args) else otherwise
 
     def reads(self) -> tuple[Read, ...]:
-        """The tensors among its arguments."""
+        """The tensors among the arguments."""
         if self._reads is None:
             self._reads = tuple(one for one in flattened((self.args, self.kwargs)) if isinstance(one, Read))
         return self._reads
 
 
 class Output(NamedTuple):
-    """One of the tensors that a call gave."""
+    """One of the tensors that a call returned."""
 
     call: Call
     number: int
@@ -228,7 +228,7 @@ def flattened(value: Any) -> Iterator[Any]:
 
 
 def tensors_in(values: Iterable[Any]) -> list[Tensor]:
-    """The tensors among values, those in lists, tuples and mappings, too."""
+    """The tensors among values, including those in lists, tuples and mappings."""
     found: list[Tensor] = []
     for one in values:
         if isinstance(one, Tensor):
@@ -252,7 +252,7 @@ def mapped(function: Callable[[Any], Any], value: Any) -> Any:
 
 
 def only_call(state: State | None) -> Call | None:
-    """The call that made all of a state, from no other's values; None if there is not just one."""
+    """The only call behind a state, which read no other values; None if it is not a single call."""
     if not isinstance(state, Written) or state.before is not None:
         return None
     for read in state.source.call.reads():
@@ -262,8 +262,8 @@ def only_call(state: State | None) -> Call | None:
 
 
 def calls_of(state: State | None) -> list[Call]:
-    """Every call that a state follows from, in the order of their time."""
-    if (only := only_call(state)) is not None:  # as of most parameters
+    """Every call that a state depends on, in chronological order."""
+    if (only := only_call(state)) is not None:  # the case of most parameters
         return [only]
     calls: dict[int, Call] = {}
     seen: set[int] = set()
@@ -281,7 +281,7 @@ def calls_of(state: State | None) -> list[Call]:
 
 
 def first_draw(state: State | None) -> Call | None:
-    """The first call that draws of those that a state follows from; None if nothing is drawn."""
+    """The first drawing call that a state depends on; None if there is none."""
     return next((call for call in calls_of(state) if call.identity is not None), None)
 
 
@@ -289,14 +289,14 @@ def first_draw(state: State | None) -> Call | None:
 
 
 class Signature(NamedTuple):
-    """What the tape needs to know of an operator."""
+    """The tape's facts about an operator."""
 
     is_view: bool
     draws: bool
     written: tuple[int | str, ...]
-    """Positions and names of the arguments that are written."""
+    """Positions and names of the written arguments."""
     overwrites: bool
-    """Whether those are written without being read."""
+    """Whether these are written without being read."""
     gives_tensors: bool
     gives_bool: bool
     gives_number: bool
@@ -304,15 +304,15 @@ class Signature(NamedTuple):
     """Whether it writes one number everywhere."""
     makes_empty: bool
     is_dynamic: bool
-    """Whether the shapes of what it gives depend on values."""
+    """Whether the shapes of its results depend on values."""
 
     @property
     def most(self) -> int:
-        """Up to so many elements its results are computed at once."""
+        """Maximum number of elements for results that are computed at once."""
         return LARGE if self.is_constant else LARGER
 
     def arguments_written(self, args: Any, kwargs: Any) -> list[Any]:
-        """The arguments that are written, those of lists too."""
+        """The written arguments, including those in lists."""
         if not self.written:
             return []
         given = [args[one] if isinstance(one, int) else kwargs.get(one) for one in self.written]
@@ -340,7 +340,7 @@ _CONSTANT: Final = frozenset({"zeros", "ones", "full", "zero", "fill"})
 
 @lru_cache(maxsize=4096)
 def signature_of(function: Any) -> Signature:
-    """What the tape needs to know of an operator."""
+    """The tape's facts about an operator."""
     schema, name = schema_of(function), function.overloadpacket.__name__
     written: list[int | str] = []
     for position, argument in enumerate(schema.arguments):
@@ -367,11 +367,11 @@ def places_of(function: Any) -> dict[str, int]:
     return {argument.name: place for place, argument in enumerate(schema_of(function).arguments)}
 
 
-# What is drawn
+# Draws
 
 
 def fill_of(args: Any) -> tuple[Initializer, Key | None, bool]:
-    """What a call of ``fastinit::fill_`` fills with, the key that it names, and whether anything is random in it."""
+    """The initializer of a call of ``fastinit::fill_``, its key, and whether it is random."""
     initializer = decoded(args[1])
     draws = is_random(initializer)
     key = Key.from_words(*args[2]) if draws and len(args) > 2 and args[2] else None
@@ -379,7 +379,7 @@ def fill_of(args: Any) -> tuple[Initializer, Key | None, bool]:
 
 
 def operators_of(calls: Sequence[Call]) -> tuple[str, ...]:
-    """The names of what was called, in order, each once: of fills by fastinit, the initializer's."""
+    """The names of the calls in order, without repetition. For fills by fastinit, the initializer's name."""
     names = (
         type(fill_of(call.args)[0]).__name__ if call.function.namespace == "fastinit" else call.name.rstrip("_")
         for call in calls
@@ -389,7 +389,7 @@ def operators_of(calls: Sequence[Call]) -> tuple[str, ...]:
 
 
 def drawn_by(call: Call) -> Initializer | None:
-    """The distribution of a call that draws each element from one; None of any other."""
+    """The distribution of a call that draws each element independently; None for other calls."""
     if call.function.namespace == "fastinit":
         return fill_of(call.args)[0] if call.name == "fill_" else None
     name = call.name
@@ -409,5 +409,5 @@ def drawn_by(call: Call) -> Initializer | None:
 
 
 def _is_real(dtype: torch.dtype | None) -> bool:
-    """Whether a dtype, or the default one, is of real numbers: complex normals have another variance."""
+    """Whether a dtype, or the default one, is real. Complex normals have another variance."""
     return (dtype or torch.get_default_dtype()).is_floating_point

@@ -1,21 +1,20 @@
-"""torch.nn.init on fastinit: the same names, arguments, defaults, errors and warnings; other numbers, more speed.
+"""torch.nn.init on fastinit: the same names, arguments, defaults, errors and warnings; new numbers, more speed.
 
 >>> from fastinit.adapters.torch import init
 >>> weight = init.kaiming_normal_(torch.empty(256, 128), nonlinearity="relu")
 
-Every function fills its tensor in place, without autograd, and returns it. ``torch.manual_seed`` and ``generator=``
-govern the numbers: a call draws 64 bits from the generator, and they are the key. By name only come
+Every function fills its tensor in place, without autograd, and returns it. The numbers follow ``torch.manual_seed`` or
+``generator=``: each call draws 64 bits from the generator as its key. The functions have these keyword arguments:
 
 key : Key or int
     The stream, instead of the bits from the generator.
 groups, transposed, stride
-    Of the convolution that a weight belongs to, for its true fans; without them the fans are torch's, which are wrong
-    for these. See :func:`fastinit.fans`.
+    Properties of the weight's convolution, for its true fans. Without them the fans are torch's, which are wrong for
+    grouped and transposed convolutions. See :func:`fastinit.fans`.
 
-Tensors and parameters that fastinit has no numbers for (complex ones, unknown subclasses, a standard deviation that
-float16 cannot hold) are torch's to fill, with its own numbers, or to refuse; the former is said once. What draws no
-numbers is mostly torch's own function. :mod:`fastinit.adapters.torch.schemes` has the initializers that torch lacks,
-and this module offers them too.
+Unsupported tensors and parameters (complex tensors, unknown subclasses, a standard deviation that float16 cannot hold)
+fall back to torch, with one warning; torch may also raise. Most functions without random numbers are torch's own. This
+module also offers the initializers of :mod:`fastinit.adapters.torch.schemes`, which torch lacks.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ __all__ = [
     "zeros_",
 ]
 
-# used by others, private as they are
+# private, but used by other packages
 _no_grad_fill_ = internals.no_grad_fill_
 _no_grad_zero_ = internals.no_grad_zero_
 _calculate_fan_in_and_fan_out = internals.calculate_fan_in_and_fan_out
@@ -101,21 +100,21 @@ _calculate_correct_fan = internals.calculate_correct_fan
 @factory
 def _uniform(a: float, b: float) -> Made:
     if a == b or b - a > torch.finfo(torch.float32).max:
-        return ""  # torch fills a; torch refuses
+        return ""  # torch fills with a; torch refuses
     return Uniform(a, b)
 
 
 @factory
 def _truncated_normal(mean: float, std: float, a: float, b: float) -> Made:
     if std == 0 or a == b:
-        return ""  # torch divides by zero; torch fills a
+        return ""  # torch divides by zero; torch fills with a
     if _share(mean, std, a, b) <= 0.3 and not (math.isfinite(a) and math.isfinite(b)):
         return ""  # torch refuses
     return TruncatedNormal(mean, std, a, b, bounds="absolute")
 
 
 def _share(mean: float, std: float, a: float, b: float) -> float:
-    """The probability of [a, b], as torch computes it."""
+    """Probability of [a, b], computed as in torch."""
     lower, upper = ((1.0 + math.erf((bound - mean) / std / math.sqrt(2.0))) / 2.0 for bound in (a, b))
     return upper - lower
 
@@ -127,7 +126,7 @@ def _orthogonal(gain: float) -> Made:
 
 @factory
 def _sparse(zeros: int, rows: int, std: float) -> Made:
-    # rows of a slice: more of them than there are are all, and negative numbers count from the end, as in torch
+    # slice semantics, as in torch: too large a number means all rows, and a negative one counts from the end
     return Sparse(Fraction(len(range(rows)[:zeros]), rows), std)
 
 
@@ -155,11 +154,11 @@ def uniform_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned.
+        Tensor, filled in place and returned.
     a, b : float
         The interval.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
 
     Examples
     --------
@@ -187,11 +186,11 @@ def normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned.
+        Tensor, filled in place and returned.
     mean, std : float
-        Of the distribution, std >= 0.
+        Mean and standard deviation, std >= 0.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
 
     Examples
     --------
@@ -213,23 +212,22 @@ def trunc_normal_(
     *,
     key: Key | int | None = None,
 ) -> Tensor:
-    """Fills a tensor of any shape from a normal distribution cut to [a, b], in units of the values.
+    """Fills a tensor of any shape from a normal distribution truncated to [a, b], in units of the values.
 
-    `std` is that of the distribution before the cut. One draw per element, of any interval; see
-    :class:`fastinit.TruncatedNormal`.
+    Takes one draw per element for every interval; see :class:`fastinit.TruncatedNormal`.
 
     Raises ZeroDivisionError if std = 0, RuntimeError if a > b, and warns if the mean is more than 2 std outside.
 
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned.
+        Tensor, filled in place and returned.
     mean, std : float
-        Of the distribution before the cut.
+        Mean and standard deviation of the normal before truncation.
     a, b : float
         The interval, in units of the values.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
 
     Examples
     --------
@@ -251,9 +249,9 @@ def trunc_normal_(
 def _truncated_by_torch(
     tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None
 ) -> Tensor:
-    if is_fake(tensor) and not is_recorded():  # it would look at the values
+    if is_fake(tensor) and not is_recorded():  # the check would read the values
         return tensor
-    with warnings.catch_warnings():  # it has been said
+    with warnings.catch_warnings():  # already warned
         warnings.filterwarnings("ignore", "mean is more than 2 std", UserWarning)
         return torch_init.trunc_normal_(tensor, mean, std, a, b, generator)
 
@@ -278,13 +276,13 @@ def xavier_uniform_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, filled in place and returned.
     gain : float
         Multiplies the standard deviation.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Examples
     --------
@@ -320,13 +318,13 @@ def xavier_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, filled in place and returned.
     gain : float
         Multiplies the standard deviation.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Examples
     --------
@@ -367,17 +365,17 @@ def kaiming_uniform_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, filled in place and returned.
     a : float
         Negative slope of a leaky_relu.
     mode : {"fan_in", "fan_out"}
-        Which fan.
+        The fan that scales the weight.
     nonlinearity : str
-        The activation that follows; a name that ``calculate_gain`` knows.
+        Name of the following activation, as in ``calculate_gain``.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Examples
     --------
@@ -415,17 +413,17 @@ def kaiming_normal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, filled in place and returned.
     a : float
         Negative slope of a leaky_relu.
     mode : {"fan_in", "fan_out"}
-        Which fan.
+        The fan that scales the weight.
     nonlinearity : str
-        The activation that follows; a name that ``calculate_gain`` knows.
+        Name of the following activation, as in ``calculate_gain``.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Examples
     --------
@@ -449,7 +447,9 @@ def orthogonal_(
     *,
     key: Key | int | None = None,
 ) -> Tensor:
-    """Fills a weight (out, ...) so that, as a matrix (out, the rest), its rows or columns are orthonormal, times gain.
+    """Fills a weight (out, ...) with an orthogonal matrix (out, all other axes), times gain.
+
+    Its rows or columns are orthonormal.
 
     Exactly Haar-distributed, in any dtype and layout; see :class:`fastinit.Orthogonal`.
 
@@ -460,11 +460,11 @@ def orthogonal_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, filled in place and returned.
     gain : float
         Multiplies the matrix.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
 
     Examples
     --------
@@ -485,9 +485,9 @@ def sparse_(
     *,
     key: Key | int | None = None,
 ) -> Tensor:
-    """Fills a matrix (rows, columns) from N(0, std^2), save ceil(sparsity * rows) zeros in each column.
+    """Fills a matrix (rows, columns) from N(0, std^2), with ceil(sparsity * rows) zeros in each column.
 
-    The places are drawn from the same stream as the values; see :class:`fastinit.Sparse`.
+    The positions of the zeros come from the same stream as the values; see :class:`fastinit.Sparse`.
 
     Raises ValueError for other than two axes.
 
@@ -496,13 +496,13 @@ def sparse_(
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of two axes.
+        Tensor of two axes, filled in place and returned.
     sparsity : float
         Share of zeros in each column, in [0, 1].
     std : float
-        Of the other values.
+        Standard deviation of the other values.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
 
     Examples
     --------
@@ -520,11 +520,11 @@ def sparse_(
 def _sparse_by_torch(
     tensor: Tensor, sparsity: float, std: float, seeded: bool, generator: torch.Generator | None
 ) -> Tensor:
-    if is_fake(tensor) and not is_recorded() and tensor.ndimension() == 2:  # it would look at the places
+    if is_fake(tensor) and not is_recorded() and tensor.ndimension() == 2:  # the operation would read the positions
         return tensor
     if not seeded or generator is None:
         return torch_init.sparse_(tensor, sparsity, std, generator)
-    with torch.random.fork_rng(devices=()):  # torch draws the places from the default generator, whichever it is given
+    with torch.random.fork_rng(devices=()):  # torch always draws the positions from the default generator
         torch.default_generator.manual_seed(generator.initial_seed())
         return torch_init.sparse_(tensor, sparsity, std, generator)
 
@@ -538,7 +538,7 @@ def eye_(tensor: Tensor) -> Tensor:
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of two axes.
+        Tensor of two axes, filled in place and returned.
 
     Examples
     --------
@@ -553,14 +553,14 @@ def eye_(tensor: Tensor) -> Tensor:
 
 @traceable
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
-    """Fills the weight (out, in / groups, ...) of a convolution so that each group passes its input through.
+    """Fills the weight (out, in / groups, ...) of a convolution so that each group is an identity map.
 
     Raises ValueError for other than three to five axes, or groups that do not divide the output channels.
 
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of three to five axes.
+        Tensor of three to five axes, filled in place and returned.
     groups : int
         Groups of the convolution.
 

@@ -1,4 +1,4 @@
-"""Init code that runs late: on memory, on shards, after to_empty(), each draw by the name of the tensor that it fills.
+"""Keys for init code that runs late: on memory, on shards or after to_empty(), each draw by its tensor's name.
 
 with keyed(model, seed=0) as drawn:
     model.init_weights()
@@ -56,14 +56,14 @@ __all__ = ["Drawn", "keyed"]
 
 
 class Drawn:
-    """What :func:`keyed` saw. Its attributes are there once the context has ended.
+    """Results of :func:`keyed`, available once the context has ended.
 
     Attributes
     ----------
     record : Record
-        Of the parameters that were written.
+        The record of the written parameters.
     complaints : tuple of str
-        What :meth:`check` gives.
+        The complaints that :meth:`check` returns.
 
     Examples
     --------
@@ -80,8 +80,8 @@ class Drawn:
     complaints: tuple[str, ...] = ()
 
     def check(self) -> tuple[str, ...]:
-        """What may be amiss: parameters that were never written, that were written in another thread, so that what was
-        written is lost, or that were drawn twice, and draws into anything else.
+        """Possible problems: parameters that were never written, that another thread wrote (so the values are lost), or
+        that were drawn twice, and draws into other tensors.
 
         Examples
         --------
@@ -100,13 +100,13 @@ _HOST: Final = torch.device("cpu")
 
 
 class _Absent(Empty):
-    """Values that are elsewhere: on other ranks, or on a device."""
+    """Values stored elsewhere: on other ranks, or on a device."""
 
     __slots__ = ()
 
 
 def _is_absent(state: State | None, itself: bool = True) -> bool:
-    """Whether values follow from some that are elsewhere: were read, or, of the state `itself`, are perhaps left."""
+    """Whether values depend on values stored elsewhere. Those of the state `itself` may also remain in it."""
     if itself and isinstance(_first(state), _Absent):
         return True
     if only_call(state) is not None:
@@ -116,19 +116,19 @@ def _is_absent(state: State | None, itself: bool = True) -> bool:
 
 
 def _first(state: State | None) -> State | None:
-    """What was there before all that was written."""
+    """The state before all writes."""
     while isinstance(state, Written):
         state = state.before
     return state
 
 
 def _reads(call: Call) -> bool:
-    """Whether a call looks at more of its tensors than their shapes and dtypes."""
+    """Whether a call reads more of its tensors than their shapes and dtypes."""
     return not (call.name.endswith("_like") or call.name.startswith("new_"))
 
 
 class _Ledger(Tape):  # type: ignore[no-untyped-call]
-    """A tape that keeps where is drawn, and how often memory is drawn whole."""
+    """A tape that notes the lines of draws, and how often memory is drawn as a whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,50 +163,49 @@ def keyed(
     digests: bool = False,
     num_threads: int | None = None,
 ) -> Iterator[Drawn]:
-    """Inside, init code draws by names: each parameter that it fills gets the bytes of deferred() and materialize().
+    """A context in which init code draws by names, with the bytes of deferred() and materialize().
 
-    For code that runs after construction: ``model.init_weights()``, ``reset_parameters``, on memory, on DTensors
-    (FSDP2, tensor parallel), after ``to_empty``. While it runs, the parameters stand for whole tensors that hold
-    nothing yet; when it has ended, each process fills what it holds, without communication.
+    It is for code that runs after construction, such as ``model.init_weights()`` and ``reset_parameters``, on memory,
+    on DTensors (FSDP2, tensor parallel) or after ``to_empty``. While the code runs, stand-ins represent whole tensors
+    without values. When the context ends, each process fills its part, without communication.
 
     Parameters
     ----------
     model : torch.nn.Module
-        With memory. Parameters that the code does not write keep their bytes, and all stay the objects that they are.
-        Those that the code adds, or puts in the place of others, are drawn by their names, too.
+        A model with memory. Parameters that the code does not write keep their bytes, and all keep their objects.
+        Parameters that the code adds or replaces are drawn by their names too.
     seed : int or str
-        Of all keys.
+        Seed of all keys.
     rename : callable, mapping of str to str, or None
-        The names of the definition for those that this model has, as in
-        :func:`~fastinit.adapters.torch.initialize_`.
+        Maps the names of this model to those of the definition, as in :func:`~fastinit.adapters.torch.initialize_`.
     digests : bool
         As in :func:`~fastinit.adapters.torch.initialize_`.
     num_threads : int, optional
-        At most so many threads.
+        Maximum number of threads.
 
     Yields
     ------
     Drawn
-        Its record, once the context has ended, and what :meth:`Drawn.check` finds.
+        The record, once the context has ended, and the findings of :meth:`Drawn.check`.
 
     Raises
     ------
     ValueError
-        If two tensors have one canonical name, also where `rename` joins them; for parameters on the meta device, in
-        flat parameters, or parametrized, by name; for num_threads below 1. With TypeError for what is no seed, before
-        the code inside has run.
+        If two tensors have one canonical name, also through `rename`; for parameters on the meta device, in flat
+        parameters, or parametrized, by name; for num_threads below 1. An invalid seed raises TypeError. All of these
+        are raised before the code inside runs.
     DeferralError
-        Where the code reads a value that is drawn, or reads, or writes only a part of, a tensor of which this process
-        has no whole; where it gives a parameter another shape or dtype, or replaces one that is sharded; also inside
-        :func:`~fastinit.adapters.torch.deferred` or another keyed(), and where it writes to a parameter through a
-        reference from before. After it, as after any exception inside, no parameter has been written.
+        If the code reads a drawn value; reads, or writes part of, a tensor that this process does not hold in full;
+        changes a parameter's shape or dtype; replaces a sharded parameter; or writes to a parameter through an earlier
+        reference. Also inside :func:`~fastinit.adapters.torch.deferred` or another keyed(). After this error, as after
+        any exception inside, no parameter has been written.
 
     Notes
     -----
-    What the code writes to buffers, and to parameters of dtypes that fastinit does not fill, has its values. What is
-    random in buffers is drawn by their names, as by :func:`~fastinit.adapters.torch.materialize`; what is random
-    elsewhere is torch's, from a generator that is seeded with the seed's key, in the order of the calls. It is in force
-    in the thread that entered it, and what another one writes to parameters is lost, which :meth:`Drawn.check` says.
+    Buffers, and parameters of dtypes that fastinit does not fill, get the code's values. Random values in buffers are
+    drawn by the buffers' names, as in :func:`~fastinit.adapters.torch.materialize`. Other random values are torch's, in
+    the order of the calls, from a generator seeded with the seed's key. The context applies to the thread that entered
+    it. Writes of other threads to parameters are lost, and :meth:`Drawn.check` reports them.
 
     Examples
     --------
@@ -223,7 +222,7 @@ def keyed(
     """
     if is_deferring():
         raise DeferralError("keyed() inside deferred() or another keyed(): one of them records what is drawn")
-    Key(seed)  # or it raises, before the code has run
+    Key(seed)  # otherwise it raises, before the code has run
     if num_threads is not None:
         at_least(1, "num_threads", num_threads)
     places = _places(model, rename)
@@ -233,7 +232,7 @@ def keyed(
     try:
         stands = [_stand_in(tape, place) for place in places]
         with ExitStack() as stack:
-            # outside the tape, which need not see what this looks at
+            # outside the tape, which need not see these reads
             stack.enter_context(_exchanged(model, places, stands))
             stack.enter_context(deferring(tape.fill))
             stack.enter_context(patched())
@@ -251,12 +250,12 @@ def keyed(
 
 
 def _places(model: nn.Module, rename: Rename | None) -> list[Place]:
-    """The parameters that fastinit fills; complex numbers and integers get what the code writes, as buffers do."""
+    """The parameters that fastinit fills. Complex and integer ones get the code's values, as buffers do."""
     return [place for place in parameters(model, rename) if place.tensor.dtype in DTYPES]
 
 
 def _structure(model: nn.Module) -> list[tuple[Any, ...]]:
-    """Which modules and parameters are where: while it stays the same, so do names and places."""
+    """The structure of modules and parameters. While it is unchanged, names and places are too."""
     tables = [(module, own_modules(module), own_parameters(module)) for module in model.modules()]
     return [
         (id(module), *children, *map(id, children.values()), *own, *map(id, own.values()))
@@ -279,18 +278,18 @@ def _refuse(places: Sequence[Place]) -> None:
 
 
 class _Stand(NamedTuple):
-    """What stands for a parameter inside; a parameter that was made inside stands for itself."""
+    """The stand-in for a parameter inside the context. A parameter created inside is its own stand-in."""
 
     tensor: Any
-    """The parameter;"""
+    """The parameter."""
     inside: Any
-    """what the code sees instead;"""
+    """The tensor that the code sees instead."""
     state: State | None
-    """and the state of that at first."""
+    """The initial state of that tensor."""
 
 
 def _stand_in(tape: Tape, place: Place) -> _Stand:
-    """A parameter of the global shape on the tape, in which whatever is in the host's memory can be read."""
+    """A parameter of the global shape on the tape. Values in host memory can be read from it."""
     tensor, shape = place.tensor, place.parameter.shape
     is_here = kind_of(tensor) is Kind.PLAIN and place.shard is None
     storage = tensor.untyped_storage() if is_here else None
@@ -312,7 +311,7 @@ def _stand_in(tape: Tape, place: Place) -> _Stand:
 
 @contextmanager
 def _exchanged(model: nn.Module, places: Sequence[Place], stands: Sequence[_Stand]) -> Iterator[None]:
-    """Modules hold the stand-ins, and afterwards their parameters again; after an exception, all that they held."""
+    """A context in which modules hold the stand-ins. Afterwards, and after an exception, they hold their parameters."""
     held = [(module, role, stand) for place, stand in zip(places, stands, strict=True) for module, role in place.owners]
     try:
         for module, role, stand in held:
@@ -330,13 +329,13 @@ def _exchanged(model: nn.Module, places: Sequence[Place], stands: Sequence[_Stan
         for module in {*model.modules(), *(module for module, _, _ in held)}:
             own = own_parameters(module)
             own.update({role: real[id(one)] for role, one in own.items() if id(one) in real})
-            for name, value in holding(module):  # and lists of them, as an RNN's flat weights
+            for name, value in holding(module):  # also lists of them, such as an RNN's flat weights
                 if (new := exchanged(value, lambda _, one: real.get(id(one), one))) is not value:
                     vars(module)[name] = new
 
 
 def _carry(stand: _Stand) -> None:
-    """What the code said of a parameter: whether it is trained, its attributes, and its hooks."""
+    """Applies the code's changes to a parameter: ``requires_grad``, attributes and hooks."""
     said, known = vars(stand.inside), vars(stand.tensor)
     if said or known:
         for name in known.keys() - said.keys():
@@ -367,7 +366,7 @@ def _refuse_changes(places: Sequence[Place], stands: Sequence[_Stand]) -> None:
 
 
 def _refuse_aliases(tape: Tape, places: Sequence[Place], stands: Sequence[_Stand]) -> None:
-    """Refuses what was written to the parameters themselves, which the code had before it was inside."""
+    """Refuses writes to the parameters themselves, through references from before the context."""
     for place, stand in zip(places, stands, strict=True):
         if stand.inside is stand.tensor or kind_of(stand.tensor) is not Kind.PLAIN:
             continue
@@ -401,7 +400,7 @@ def _finish(
     asked = [place.parameter.name in programs for place in places]
     drawn.complaints = tuple(_complaints(tape, places, stands, programs))
     checked, planned = planned_places(described, OWN, seed, frozen=True, asked=asked) if any(asked) else ([], [])
-    # before the parameters, whose values of before they may hold
+    # before the parameters, whose earlier values they may hold
     _give_buffers(tape, [place.parameter for place in described], buffers, seed)
     with drawing_from(Key(seed).fold_in("outside the parameters")):
         own = {id(tape.memory_of(stand.inside)) for stand in stands}
@@ -413,7 +412,7 @@ def _finish(
 
 
 _Buffers = dict[str, tuple[Tensor, Program]]
-"""Buffers, and tensors that modules hold as attributes, that follow from draws, by their names."""
+"""Random buffers and tensors in plain attributes, by name."""
 
 
 def _recorded(
@@ -423,7 +422,7 @@ def _recorded(
     modules: _Modules,
     naming: Callable[[str], str],
 ) -> tuple[dict[str, Program], _Buffers]:
-    """The programs of the parameters that were written, by name, and of buffers that are drawn."""
+    """The programs of the written parameters and the random buffers, by name."""
     states = _written(tape, places, stands)
     programs = {name: _whole_program(tape, place, stand, state) for name, (place, stand, state) in states.items()}
     drawn_buffers = list(_drawn_buffers(modules, tape, naming))
@@ -437,7 +436,7 @@ def _recorded(
         if not (program := program_of(state, View.of(tensor), shared)).uninitialized
     }
     found = {**programs, **{name: program for name, (_, program) in buffers.items()}}
-    # attributes come last, as in deferred(): none of them is what a parameter is a copy of
+    # attributes come last, as in deferred(), so that a parameter never counts as a copy of an attribute
     named = found | with_origins({name: found[name] for name in map(naming, _names(modules)) if name in found})
     return {name: named[name] for name in programs}, {name: (one, named[name]) for name, (one, _) in buffers.items()}
 
@@ -445,7 +444,7 @@ def _recorded(
 def _written(
     tape: _Ledger, places: Sequence[Place], stands: Sequence[_Stand]
 ) -> dict[str, tuple[Place, _Stand, State]]:
-    """The parameters that the code wrote, by name, and what they hold."""
+    """The parameters that the code wrote, by name, with their states."""
     found = {}
     for place, stand in zip(places, stands, strict=True):
         memory = tape.memory_of(stand.inside)
@@ -456,7 +455,7 @@ def _written(
 
 
 def _whole_program(tape: _Ledger, place: Place, stand: _Stand, state: State) -> Program:
-    """The program of a parameter, refused where it needs values that are elsewhere."""
+    """The program of a parameter. Refused if it needs values stored elsewhere."""
     program = verified(tape, stand.inside, state, list(place.owners))
     if program.uninitialized or _is_absent(state, isinstance(program.initializer, Replayed)):
         raise DeferralError(
@@ -467,7 +466,7 @@ def _whole_program(tape: _Ledger, place: Place, stand: _Stand, state: State) -> 
 
 
 def _give_buffers(tape: _Ledger, parameters: Sequence[Parameter], buffers: _Buffers, seed: int | str) -> None:
-    """Buffers that are drawn get their values, by their names."""
+    """Fills random buffers, keyed by their names."""
     others = [Parameter(name, tuple(tensor.shape), program=program) for name, (tensor, program) in buffers.items()]
     keys = program_keys([*parameters, *others], seed) if others else {}
     for name, (tensor, _) in buffers.items():
@@ -479,7 +478,7 @@ def _give_buffers(tape: _Ledger, parameters: Sequence[Parameter], buffers: _Buff
 
 
 def _give_views(model: nn.Module, stands: Sequence[_Stand]) -> None:
-    """Buffers and attributes that the code left as views of a parameter are views of the one that lasts."""
+    """Turns buffers and attributes that view a stand-in into views of the final parameter."""
     own_memory = {address_of(stand.inside): stand for stand in stands if isinstance(stand.state, Data)}
 
     def view(_: str, one: Tensor) -> Tensor:
@@ -499,23 +498,23 @@ def _give_views(model: nn.Module, stands: Sequence[_Stand]) -> None:
 
 
 _Modules = Sequence[tuple[str, nn.Module, list[tuple[str, Tensor]]]]
-"""Modules with their names, and the tensors that they hold as plain attributes."""
+"""Modules with their names and the tensors in their plain attributes."""
 
 
 def _names(modules: _Modules) -> Iterator[str]:
-    """Canonical names of parameters and buffers in the order in which deferred() names copies: module by module."""
+    """Canonical names of parameters and buffers, module by module: the order in which deferred() names copies."""
     for prefix, module, _ in modules:
         for role in (*own_parameters(module), *own_buffers(module)):
             yield canonical_name(f"{prefix}.{role}" if prefix else role)
 
 
 def _is_given(state: State) -> bool:
-    """Whether memory came from elsewhere, or was never written."""
+    """Whether memory has an external source, or was never written."""
     return isinstance(state, (Data, Empty))
 
 
 def _drawn_buffers(modules: _Modules, tape: Tape, naming: Callable[[str], str]) -> Iterator[tuple[str, Tensor, State]]:
-    """Buffers, and tensors that modules hold as attributes, that follow from draws: they may share a parameter's."""
+    """Random buffers and tensors in plain attributes, which may share a parameter's draws."""
     seen: set[int] = set()
     for prefix, module, attributes in modules:
         for role, tensor in (*own_buffers(module).items(), *attributes):
@@ -552,4 +551,4 @@ def _complaints(
     used = {draw for program in programs.values() for draw in program.draws}
     outside = [call.name for call, address in tape.drawn_at if address not in names and call.identity not in used]
     if outside:
-        yield f"drawn into what is no parameter: {', '.join(sorted(set(outside)))}"
+        yield f"drawn into other tensors than parameters: {', '.join(sorted(set(outside)))}"

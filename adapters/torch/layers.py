@@ -1,9 +1,9 @@
-"""What a rule needs to know of each parameter of a torch model: its layer, its layout, the activation that follows.
+"""Facts about each parameter of a torch model for rules: its layer, its layout, the following activation.
 
-:func:`parameters` turns a model into facts (:class:`fastinit.Parameter`) and draws nothing. An activation counts as
-following a layer only where the model says so: in an ``nn.Sequential``, in the layer itself (``nn.RNN``), or in the
-naming that transformers, timm, torchvision and torch's own Transformer share, an attribute such as ``act_fn`` beside a
-layer such as ``fc1``. Everything else is None, which rules read as "unknown".
+:func:`parameters` turns a model into facts (:class:`fastinit.Parameter`) without drawing. It finds the activation after
+a layer only if the model's structure shows it: in an ``nn.Sequential``, in the layer itself (``nn.RNN``), or in the
+attribute names that transformers, timm, torchvision and torch's own Transformer share, such as ``act_fn`` beside
+``fc1``. Otherwise the activation is None, which means "unknown".
 """
 
 from __future__ import annotations
@@ -60,32 +60,32 @@ __all__ = [
 
 
 class Activation(NamedTuple):
-    """An activation by its standard name, and the slope that a leaky rectifier has for negative inputs."""
+    """An activation: its standard name, and a leaky rectifier's slope for negative inputs."""
 
     name: str
     negative_slope: float = 0.0
 
 
 class Place(NamedTuple):
-    """One parameter of a model: the facts about it, and where it lives.
+    """One parameter of a model: its facts and its location.
 
     Attributes
     ----------
     parameter : Parameter
-        The facts, under the first of its names.
+        The facts, under the parameter's first name.
     tensor : torch.Tensor
-        The registered tensor; of a parametrized weight, its (first) original.
+        The registered tensor. For a parametrized weight, its (first) original.
     owners : tuple of (nn.Module, str)
-        Every module and attribute that holds the tensor, the first name's first.
+        Every module and attribute that holds the tensor, beginning with that of the first name.
     parametrizations : ParametrizationList or None
-        Through which the weight is assigned.
+        The parametrizations that assign the weight.
     shard : Shard or None
-        What a piece of a flat parameter (FSDP's first version) holds, or a tensor that is marked as a slice; None of
-        any other tensor.
+        Position of a piece of a flat parameter (FSDP's first version) or of a tensor marked as a slice; None for
+        other tensors.
     kind : Kind
         The kind of the tensor, once the place has been checked.
     names : tuple of str
-        Its canonical names in this model, which a caller may have renamed for `parameter`.
+        The canonical names in this model. `parameter` has the names after a caller's renaming.
     """
 
     parameter: Parameter
@@ -98,11 +98,11 @@ class Place(NamedTuple):
 
     @property
     def is_flat(self) -> bool:
-        """Whether it is a piece of a flat parameter."""
+        """Whether the parameter is a piece of a flat parameter."""
         return self.shard is not None and self.shard.start is not None
 
 
-# Spellings without underscores: of strings, of functions, and of classes without "Activation" at their end.
+# Names without underscores: of strings, functions, and classes without the suffix "Activation".
 _NAMES = {
     "relu": "relu",
     "relu6": "relu6",
@@ -141,7 +141,7 @@ _NAMES = {
     "relu2": "relu_squared",
     "squaredrelu": "relu_squared",
 }
-# Parameters with which an activation is the one of that name.
+# Parameter values for which an activation is the standard one of its name.
 _STANDARD = {
     "elu": {"alpha": 1.0},
     "celu": {"alpha": 1.0},
@@ -161,7 +161,7 @@ _ACTIVATION_ATTRIBUTES = (
     "non_linearity",
     "relu",
 )
-# What such an attribute is applied to, wherever both stand side by side.
+# Layers that such an attribute is applied to, if a module has both.
 _ACTIVATED = frozenset(
     {
         "fc1",
@@ -184,7 +184,7 @@ _ACTIVATED = frozenset(
         "lin_in",
     }
 )
-# And these only beside, or without, another layer: w1 and w3 are the gate and the rest of a gated MLP.
+# These count only with, or without, another layer: w1 and w3 are the gate and the other half of a gated MLP.
 _ACTIVATED_WITH = {"w1": "w3", "conv1": "bn1"}
 _ACTIVATED_WITHOUT = {"up_proj": "gate_proj"}
 
@@ -201,7 +201,7 @@ NORMS: Final = (
     nn.InstanceNorm2d,
     nn.InstanceNorm3d,
 )
-"""The framework's layers that bring what they are given to a scale of their own."""
+"""The framework's normalization layers, which rescale their input."""
 
 _PASSED_THROUGH = (
     nn.Identity,
@@ -230,10 +230,10 @@ _PASSED_THROUGH = (
 
 
 def activation_of(value: Any) -> Activation | None:
-    """Which activation a module, a function or a name is; None for anything else.
+    """The activation that a module, a function or a name stands for; None for anything else.
 
-    Classes and functions are known by their names, so that transformers' ``NewGELUActivation`` and the like need no
-    import. One with parameters of its own, such as ``nn.ELU(alpha=2)``, is not the activation of that name.
+    Classes and functions are identified by name, so that transformers' ``NewGELUActivation`` and similar classes need
+    no import. With non-standard parameters, such as ``nn.ELU(alpha=2)``, the result is None.
 
     >>> activation_of(nn.GELU(approximate="tanh"))
     Activation(name='gelu_tanh', negative_slope=0.0)
@@ -243,7 +243,7 @@ def activation_of(value: Any) -> Activation | None:
     if isinstance(value, functools.partial):
         return None if value.args else _named(getattr(value.func, "__name__", ""), value.keywords)
     if isinstance(value, nn.PReLU):
-        return Activation("prelu", PRELU_SLOPE)  # as every recipe initializes it
+        return Activation("prelu", PRELU_SLOPE)  # the slope in every recipe's initialization
     if isinstance(value, nn.Module):
         return _named(type(value).__name__.removesuffix("Activation"), vars(value))
     return _named(getattr(value, "__name__", ""), {}) if callable(value) else None
@@ -268,7 +268,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _first_activation(modules: Iterable[nn.Module]) -> tuple[bool, Activation | None]:
-    """Whether anything computes here, and if so, the activation if it is one."""
+    """Whether the module computes anything, and the activation if it is one."""
     for module in map(_unwrapped, modules):
         if _is_chain(module):
             computes, found = _first_activation(module.children())
@@ -304,9 +304,9 @@ def _following(parent: nn.Module, key: str, after_parent: Activation | None) -> 
 
 
 def followed_by_norms(model: nn.Module) -> dict[int, bool]:
-    """Of the modules in chains, by their ids, whether a norm follows after layers that keep or pass on a scale.
+    """For the modules in chains, by id: whether a norm follows, possibly after layers that preserve scales.
 
-    Those of which the model does not say what follows are left out.
+    Modules with an unknown successor are left out.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.ReLU())
     >>> found = followed_by_norms(model)
@@ -315,7 +315,7 @@ def followed_by_norms(model: nn.Module) -> dict[int, bool]:
     """
     found: dict[int, bool] = {}
     for chain in filter(_is_chain, model.modules()):
-        following = False if chain is model else None  # nothing comes after the model
+        following = False if chain is model else None  # the model ends here
         for module in reversed(list(_leaves_of(chain))):
             if following is not None:
                 found[id(module)] = found.get(id(module), True) and following
@@ -327,7 +327,7 @@ def followed_by_norms(model: nn.Module) -> dict[int, bool]:
 
 
 def _leaves_of(chain: nn.Module) -> Iterator[nn.Module]:
-    """What a chain runs, one after the other, chains in it opened."""
+    """The modules that a chain runs in order, with nested chains flattened."""
     for module in map(_unwrapped, chain.children()):
         if _is_chain(module):
             yield from _leaves_of(module)
@@ -347,7 +347,7 @@ def _visited(
 
 
 def _layer(module: nn.Module, transposed: type[nn.Module] | None = None) -> str:
-    """The class of torch's own layers, or transformers' Conv1D, that a module is an instance of; else empty."""
+    """The module's class among torch's own layers and transformers' Conv1D; empty for other modules."""
     if transposed is not None and isinstance(module, transposed):
         return "Conv1D"
     kind: Any = type(module)
@@ -363,14 +363,14 @@ def _layer_of(kind: type[nn.Module]) -> str:
 
 @functools.lru_cache
 def _types(kind: type[nn.Module]) -> tuple[str, ...]:
-    """Class names, most derived first, without those that parametrizing or sharding put in front."""
+    """Class names, most derived first, without the classes added by parametrizing or sharding."""
     added = ("torch.nn.utils.parametrize", "torch.distributed.")
     return tuple(cls.__name__ for cls in kind.__mro__[:-1] if not cls.__module__.startswith(added))
 
 
 @contextmanager
 def evaluating(parametrizations: parametrize.ParametrizationList) -> Iterator[None]:
-    """Where parametrizations do not learn: in training a spectral norm moves its buffers whenever it is asked."""
+    """A context in evaluation mode: in training mode, each access to a spectral norm updates its buffers."""
     training = [module for module in parametrizations.modules() if module.training]
     try:
         parametrizations.eval()
@@ -382,7 +382,7 @@ def evaluating(parametrizations: parametrize.ParametrizationList) -> Iterator[No
 
 
 def originals(parametrizations: parametrize.ParametrizationList) -> list[torch.Tensor]:
-    """The tensors that a parametrized weight is computed from."""
+    """The original tensors of a parametrized weight."""
     several = (f"original{number}" for number in range(parametrizations.ntensors))
     return [getattr(parametrizations, name) for name in (("original",) if parametrizations.is_tensor else several)]
 
@@ -409,7 +409,7 @@ def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]], slices: dic
         shape = tuple(piece.shape)
         shard = Shard(shape, None, piece.start)
         yield _Own(role, piece.tensor, shape, identity, shard=shard, requires_grad=piece.requires_grad)
-    # originals that were made inside deferred() have programs of their own
+    # originals created inside deferred() have their own programs
     if not isinstance(module, parametrize.ParametrizationList) or programs_of(module):
         for role, tensor in own_parameters(module).items():
             if tensor is not None and role not in flat and not getattr(tensor, FLAT_MARK, False):
@@ -429,7 +429,7 @@ def _own(module: nn.Module, flat: dict[str, tuple[Piece, Hashable]], slices: dic
 
 
 def _reshard(model: nn.Module) -> None:
-    """Frees what FSDP has gathered for a forward pass, so that modules hold the parameters that last."""
+    """Frees the parameters that FSDP gathered for a forward pass, so that modules hold the sharded ones."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     for module in model.modules() if fsdp is not None else ():
         if isinstance(module, fsdp.FSDPModule):  # type: ignore[union-attr]
@@ -437,7 +437,7 @@ def _reshard(model: nn.Module) -> None:
 
 
 def _flattened(model: nn.Module) -> dict[int, dict[str, tuple[Piece, Hashable]]]:
-    """What FSDP's first version has flattened, by the module that owned it and its role there."""
+    """The parameters flattened by FSDP's first version, by owning module and role."""
     if not is_flattened(model):
         return {}
     from fastinit.adapters.torch.shards import flat_pieces
@@ -468,7 +468,7 @@ def _embedding(module: nn.Module, role: str, **_: Any) -> dict[str, Any]:
 
 
 def _attention(module: nn.Module, role: str, **_: Any) -> dict[str, Any]:
-    if role in ("bias_k", "bias_v"):  # one more key and value, no linear map
+    if role in ("bias_k", "bias_v"):  # an additional key and value, not a linear map
         return {"layout": None}
     return {"blocks": 3} if role.startswith("in_proj") else {}
 
@@ -496,26 +496,26 @@ def _geometry(module: nn.Module, role: str, transposed: type[nn.Module] | None) 
     for classes, facts in _GEOMETRY:
         if isinstance(module, classes):
             return facts(module, role=role)
-    # transformers' Linear with the weight the other way round
+    # transformers' Linear with a transposed weight
     return {"layout": "IO"} if transposed is not None and isinstance(module, transposed) else {}
 
 
 def parameters(model: nn.Module, rename: Rename | None = None) -> list[Place]:
-    """Every parameter of a model once, under its first canonical name, with what a rule sees of it.
+    """Every parameter of a model once, under its first canonical name, with its facts for rules.
 
-    Names are those of ``named_parameters`` without what wrappers add (:func:`fastinit.canonical_name`); shapes are
-    global, so a sharded model gives the facts of the whole one. A parametrized weight appears as the weight
-    (``"layer.weight"``), its originals do not. Of a tensor with several names the later ones are its `other_names`, and
-    it is ``tied`` unless every layer that shares it is an embedding. What ``fully_shard`` has gathered is let go first.
-    `rename` gives the names of the definition, see :func:`fastinit.extending.renaming`.
+    Names are those of ``named_parameters`` without the components that wrappers add (:func:`fastinit.canonical_name`).
+    Shapes are global, so a sharded model gives the facts of the whole one. A parametrized weight appears as the weight
+    (``"layer.weight"``), and its originals do not appear. A tensor's later names are its `other_names`, and it is
+    ``tied`` unless every layer that shares it is an embedding. Parameters gathered by ``fully_shard`` are freed first.
+    `rename` maps to the names of the definition, see :func:`fastinit.extending.renaming`.
 
     Raises
     ------
     TypeError
         If the model is not a module.
     ValueError
-        Two different tensors under one canonical name, or parameters of lazy modules, whose shapes are not known yet; a
-        `rename` that joins two tensors, buffers included, or has a prefix that matches no name.
+        For two different tensors under one canonical name, parameters of lazy modules, whose shapes are unknown, and a
+        `rename` that gives two tensors (or buffers) one name or has a prefix without a match.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
@@ -570,21 +570,21 @@ def parameters(model: nn.Module, rename: Rename | None = None) -> list[Place]:
 
 
 def _global_row(row: int | None, shard: Shard | None) -> int | None:
-    """A row of the table that a module holds, counted in the whole one."""
+    """A row of a module's table, as its index in the whole table."""
     return row if row is None or shard is None or shard.ranges is None else shard.global_index(0, row)
 
 
 class _Holders:
-    """Which tensor has each name; two of one name are refused."""
+    """The tensor of each name. Two tensors of one name are refused."""
 
     def __init__(self, is_renamed: bool) -> None:
         self._found: dict[str, tuple[Hashable, str]] = {}
         self._is_renamed = is_renamed
         self.names: list[str] = []
-        """The names before they were changed."""
+        """The names before renaming."""
 
     def see(self, name: str, before: str, identity: Hashable) -> None:
-        """A tensor of this name, which is called `before` in the model."""
+        """Adds a tensor of this name, which is called `before` in the model."""
         self.names.append(before)
         other, others = self._found.setdefault(name, (identity, before))
         if other == identity:
@@ -595,7 +595,7 @@ class _Holders:
 
 
 def _beside(module: nn.Module, programs: Iterable[str]) -> Iterator[tuple[str, Hashable]]:
-    """What else of a module has a name that values may follow from: buffers, and tensors with programs."""
+    """The module's other tensors whose names may determine values: buffers, and tensors with programs."""
     own, buffers = own_parameters(module), own_buffers(module)
     for role, buffer in buffers.items():
         if buffer is not None:
@@ -606,7 +606,7 @@ def _beside(module: nn.Module, programs: Iterable[str]) -> Iterator[tuple[str, H
 
 
 def _shared(place: Place, name: str, before: str, module: nn.Module, role: str) -> Place:
-    """The place of a tensor that turned up under another name."""
+    """The place of a tensor found under another name."""
     if before not in place.names:
         place = place._replace(names=(*place.names, before))
     names = (place.parameter.name, *place.parameter.other_names)
@@ -615,7 +615,7 @@ def _shared(place: Place, name: str, before: str, module: nn.Module, role: str) 
     owners = (*place.owners, (module, role))
     tied = not all(isinstance(owner, _EMBEDDINGS) for owner, _ in owners)
     zero_row = place.parameter.zero_row
-    if zero_row is None and role == "weight":  # one layer's padding row is a row of all that share the tensor
+    if zero_row is None and role == "weight":  # a padding row applies to all layers that share the tensor
         zero_row = getattr(module, "padding_idx", None) if isinstance(module, _EMBEDDINGS) else None
         zero_row = _global_row(zero_row, place.shard)
     parameter = replace(place.parameter, tied=tied, zero_row=zero_row, other_names=(*names[1:], name))

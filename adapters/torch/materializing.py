@@ -23,7 +23,7 @@ from fastinit.extending import Rename, at_least, in_stream_environment, progress
 
 __all__ = ["materialize"]
 
-# A model of so many bytes takes seconds: worth a progress bar.
+# A model of this many bytes takes seconds, so it gets a progress bar.
 _LARGE = 2**32
 
 
@@ -45,60 +45,60 @@ def materialize(
     progress: bool | None = None,
     num_threads: int | None = None,
 ) -> Record:
-    """Gives the parameters of a model that are on the meta device their memory and their values.
+    """Allocates and fills the parameters of a model that are on the meta device.
 
-    Each is allocated once, in its final dtype, and filled once, with the bytes that
-    :func:`~fastinit.adapters.torch.initialize_` gives it. The peak of memory is the model and less than 64 MiB; only
-    structured initializers (orthogonal recurrent weights) take the memory of one float32 tensor in passing, and so do
-    parametrized weights.
+    Each is allocated once, in its final dtype, and filled once, with the bytes of
+    :func:`~fastinit.adapters.torch.initialize_`. The peak memory is the model's size plus less than 64 MiB. Structured
+    initializers (orthogonal recurrent weights) and parametrized weights need one additional float32 tensor temporarily.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Built under :func:`deferred` or ``torch.device("meta")``, sharded or not. Parameters that have memory keep it
-        and their values. Ties, ``requires_grad`` and attributes of the parameters are kept.
+        A model built under :func:`deferred` or ``torch.device("meta")``, sharded or not. Parameters with memory keep
+        it and their values. Ties, ``requires_grad`` and attributes of the parameters are preserved.
     recipe, seed, num_threads
         As in :func:`~fastinit.adapters.torch.initialize_`.
     unmatched, frozen
-        As there; without memory, to stay as it is means what the model's own code does, where it is known.
+        As in :func:`~fastinit.adapters.torch.initialize_`. Parameters without memory that would stay unchanged get the
+        initialization of the model's own code, if known.
     only, skip
-        As there. What is not meant stays on the meta device.
+        As in :func:`~fastinit.adapters.torch.initialize_`. All other parameters stay on the meta device.
     rename
-        As there.
+        As in :func:`~fastinit.adapters.torch.initialize_`.
     dtype : torch.dtype, optional
-        Of the floating-point parameters; by default the one that each has. Running statistics of norms follow it, other
-        buffers keep theirs.
+        Dtype of the floating-point parameters; by default each keeps its own. Running statistics of norms follow it,
+        and other buffers keep theirs.
     device : torch.device or str
-        Where the parameters and all buffers go. Values are made on the host.
+        Device of the parameters and all buffers. Values are computed on the host.
     buffers : callable, optional
-        A function of the model that gives values to buffers which others built on the meta device. It is called first,
-        with the parameters on the meta device: what it draws into them has no effect.
+        A function of the model that sets buffers created on the meta device without ``deferred()``. It is called
+        first, while the parameters are on the meta device, so it cannot change them.
     digests : bool
-        As there.
+        As in :func:`~fastinit.adapters.torch.initialize_`.
     progress : bool, optional
-        Whether to show a progress bar on stderr, drawn by tqdm where it is installed; by default if stderr is a
+        Whether to show a progress bar on stderr, using tqdm if installed. By default it is shown if stderr is a
         terminal and the parameters take more than 4 GiB.
 
     Returns
     -------
     Record
-        Of the parameters that were on the meta device.
+        The record of the parameters that were on the meta device.
 
     Raises
     ------
     ValueError
-        Where nothing is on the meta device; for buffers on it whose values are unknown, by name; and as
+        If no parameter is on the meta device, for buffers on it with unknown values, by name, and as in
         :func:`~fastinit.adapters.torch.initialize_`. Nothing has been allocated.
     TypeError
-        If dtype is none that fastinit fills, and as :func:`~fastinit.adapters.torch.initialize_`.
+        If fastinit does not fill the dtype, and as in :func:`~fastinit.adapters.torch.initialize_`.
 
     Notes
     -----
-    Buffers of a model that was built under :func:`deferred` are as its code made them, also where ``to_empty`` lost
-    them; what is random in them is drawn by the buffer's name. Of other models' buffers on the meta device are known
-    the running statistics of norms, what transformers' own ``_init_weights`` sets (where that draws, it draws from a
-    generator seeded with the key of the module's name), and what a method ``init_weights(buffer_device=...)`` sets, as
-    in torchtitan. `buffers` gives all others.
+    In a model built under :func:`deferred`, buffers have the values from its code, even if ``to_empty`` lost them.
+    Random buffers are drawn by their names. For other models, fastinit can restore three kinds of buffers on the meta
+    device: running statistics of norms, buffers set by transformers' ``_init_weights`` (whose draws come from a
+    generator seeded with the key of the module's name), and buffers set by a method ``init_weights(buffer_device=...)``
+    as in torchtitan. `buffers` sets all others.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def materialize(
         raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}")
     if num_threads is not None:
         at_least(1, "num_threads", num_threads)
-    if not isinstance(device, (str, int, torch.device)):  # with others torch itself may crash
+    if not isinstance(device, (str, int, torch.device)):  # with other types torch itself may crash
         raise TypeError(f"device must be a torch.device or its name, got {shown(device)}")
     where = torch.device(device)
     if recipe is not None:
@@ -155,9 +155,9 @@ def materialize(
 
 
 def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype | None, stay: Container[int]) -> None:
-    """Memory for all that is on the meta device but the parameters that `stay` there.
+    """Allocates everything on the meta device, except parameters that `stay` there.
 
-    By ``Module._apply``, which RNNs and FSDP know how to follow.
+    It uses ``Module._apply``, which RNNs and FSDP support.
     """
     modules = list(model.modules())
     meta = [
@@ -168,7 +168,7 @@ def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype | None,
     ]
     attributes = [dict(vars(tensor)) for _, _, tensor in meta]
     statistics = {id(buffer) for module in modules for buffer in statistics_of(module).values()}
-    made: dict[int, torch.Tensor] = {}  # by the tensors that `meta` keeps alive
+    made: dict[int, torch.Tensor] = {}  # keyed by tensors that `meta` keeps alive
 
     def with_memory(tensor: torch.Tensor) -> torch.Tensor:
         is_parameter = isinstance(tensor, nn.Parameter)
@@ -186,7 +186,7 @@ def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype | None,
 
     numbers = [id(tensor) for _, _, tensor in meta]
     for _, _, tensor in meta:
-        tensor.grad = None  # no gradient on the meta device is worth memory
+        tensor.grad = None  # gradients on the meta device need no memory
     apply(model, with_memory)
     first: dict[int, nn.Parameter] = {}
     for number, (module, role, before), kept in zip(numbers, meta, attributes, strict=True):
@@ -195,12 +195,12 @@ def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype | None,
         vars(new).update(kept)
         if new is not before:
             carry_hooks(before, new)
-        if first.setdefault(number, new) is not new:  # tied, and memory moved twice: one object again
+        if first.setdefault(number, new) is not new:  # tied, and moved twice: make it one object again
             own_parameters(module)[role] = first[number]
 
 
 def _current(place: Place) -> Place:
-    """A place with the tensor that is there now."""
+    """A place with its current tensor."""
     module, role = place.owners[0]
     chain = place.parametrizations
     tensor = module.get_parameter(role) if chain is None else originals(chain)[0]
@@ -208,7 +208,7 @@ def _current(place: Place) -> Place:
 
 
 def _size(place: Place, entry: Entry) -> int:
-    """How many bytes this process is to hold of it."""
+    """Number of bytes that this process will hold."""
     tensor = place.tensor
     is_part = kind_of(tensor) is Kind.DISTRIBUTED
     local: torch.Tensor = tensor.to_local() if is_part else tensor  # type: ignore[attr-defined]

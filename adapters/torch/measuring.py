@@ -1,4 +1,4 @@
-"""Models that run once, with hooks on their layers, and are left as they were."""
+"""Measurement of models: one run with hooks on the layers, which leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ __all__ = ["arguments_of", "array_of", "calls", "left_as_it_was", "run"]
 
 
 def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a model is called with.
+    """The arguments for a model's call.
 
-    Raises ValueError if it is not finite.
+    Raises ValueError if they are not finite.
     """
     arguments: tuple[tuple[Any, ...], dict[str, Any]] = (batch,), {}
     if isinstance(batch, (tuple, list)):
@@ -50,7 +50,7 @@ def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def array_of(tensor: Tensor) -> np.ndarray:
-    """The values of a floating tensor, in a dtype of NumPy that holds them exactly."""
+    """The values of a floating tensor, in a NumPy dtype that holds them exactly."""
     tensor = tensor.detach()
     wide = tensor if tensor.dtype in (torch.float16, torch.float32, torch.float64) else tensor.float()
     array: np.ndarray = wide.numpy(force=True)
@@ -77,7 +77,7 @@ def calls(
     named: dict[str, Any],
     loss: Callable[[Any], Tensor] | None,
 ) -> tuple[list[Measured], float | None]:
-    """Every call of a layer, in order, measured forward and backward; and the response of the model's own output."""
+    """Measures every call of a layer forward and backward, in order, and the response of the model's output."""
     weights = _weights(places)
     found: list[Measured] = []
     closing: list[Tensor] = []
@@ -92,7 +92,7 @@ def calls(
                     return
                 before = next(_tensors((given, named)), None)
                 changed = getattr(module, "inplace", False)
-                if before is tensor and not changed and not own_parameters(module):  # an identity, which is no layer
+                if before is tensor and not changed and not own_parameters(module):  # an identity is not a layer
                     return
                 number = len(found)
                 reads = origins.of(_tensors((given, named)))
@@ -101,7 +101,7 @@ def calls(
                 if found[number].weight is not None:
                     closing[:] = [*closing, before] if found[number].closed and before is not None else []
                 if tensor.requires_grad:
-                    values = tensor.detach().clone()  # what follows may work in place
+                    values = tensor.detach().clone()  # later layers may work in place
 
                     def see(gradient: Tensor) -> None:
                         arrays = _by_unit(module, values), _by_unit(module, gradient)
@@ -115,7 +115,7 @@ def calls(
         for name, module in _hooked(model):
             stack.callback(module.register_forward_hook(measure(name, module), with_kwargs=True).remove)
         output = run(model, arguments, named)
-        # maps at the end that begin at zero would let nothing pass
+        # final maps that begin at zero would block all gradients
         objective, end = _objective((output, closing) if loss is None else closing)
         if loss is not None:
             objective, end = loss(output) if objective is None else loss(output) + objective, None
@@ -125,25 +125,25 @@ def calls(
 
 
 class _Origins:
-    """Which calls gave the tensors that others are given, by the graph that autograd keeps."""
+    """Traces which calls produced the inputs of other calls, through autograd's graph."""
 
     def __init__(self) -> None:
-        self._calls: dict[Any, frozenset[int]] = {}  # the calls that a node comes from
+        self._calls: dict[Any, frozenset[int]] = {}  # the calls that produced a node
 
     def add(self, tensor: Tensor, number: int, changed: bool) -> None:
-        """A call has given a tensor: one of its own, one that a call inside it gave, or its input, changed in place."""
+        """Notes that a call returned a tensor: its own, an inner call's, or its input, changed in place."""
         node = tensor.grad_fn
         if node is not None and (changed or node not in self._calls):
             self._calls[node] = frozenset([number])
 
     def of(self, tensors: Iterable[Tensor]) -> tuple[int, ...]:
-        """The calls whose outputs reach the tensors by way of no other call, in order."""
+        """The calls whose outputs reach the tensors without passing through another call, in order."""
         found = (self._of(tensor.grad_fn) for tensor in tensors if tensor.grad_fn is not None)
         return tuple(sorted(frozenset().union(*found)))
 
     def _of(self, last: Any) -> frozenset[int]:
         pending = [last]
-        while pending:  # no recursion: a loop over time makes thousands of nodes
+        while pending:  # not recursive, because a loop over time creates thousands of nodes
             node = pending.pop()
             if node in self._calls:
                 continue
@@ -157,7 +157,7 @@ class _Origins:
 
 
 def _weights(places: Iterable[Place]) -> dict[int, Parameter]:
-    """The first linear map of each module that has one."""
+    """The first linear map of each module with one."""
     found: dict[int, Parameter] = {}
     for place in places:
         if is_linear_map(place.parameter):
@@ -167,7 +167,7 @@ def _weights(places: Iterable[Place]) -> dict[int, Parameter]:
 
 
 def _hooked(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module that holds parameters itself or no other modules, without what parametrizations add."""
+    """Every module with its own parameters or without children, excluding the modules of parametrizations."""
     for name, module in model.named_modules():
         if "parametrizations" in name.split("."):
             continue
@@ -182,7 +182,7 @@ def _hooked(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @contextmanager
 def left_as_it_was(model: nn.Module, places: Iterable[Place]) -> Iterator[list[Tensor]]:
-    """Where a model may run forward and backward; gives the tensors to differentiate by."""
+    """A context in which a model runs forward and backward. Yields the tensors to differentiate by."""
     tensors = {id(tensor): tensor for place in places for tensor in _leaves(place)}
     trained = [tensor for tensor in tensors.values() if tensor.is_leaf and tensor.is_floating_point()]
     frozen = [tensor for tensor in trained if not tensor.requires_grad]
@@ -216,7 +216,7 @@ def _leaves(place: Place) -> Iterator[Tensor]:
 def run(model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
     """The output of a model.
 
-    Raises ValueError that names what the model raised.
+    Raises ValueError with the model's own error.
     """
     model = uncompiled(model)
     with called(type(model).__name__):
@@ -224,7 +224,7 @@ def run(model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> 
 
 
 def _objective(output: Any) -> tuple[Tensor | None, float | None]:
-    """The sum of the output's tensors times noise, with a like share for each where there are several; its response."""
+    """The sum of the output's tensors times noise, with equal shares for several tensors, and its response."""
     parts: list[tuple[Tensor, float]] = []
     for number, tensor in enumerate(_tensors(output)):
         if tensor.requires_grad:
@@ -239,7 +239,7 @@ def _objective(output: Any) -> tuple[Tensor | None, float | None]:
 
 
 def _by_unit(module: nn.Module, tensor: Tensor) -> np.ndarray:
-    """Values as float64 of shape (values of a unit, units): units are channels of images, and else the last axis."""
+    """Values as float64 of shape (values per unit, units); units are an image's channels, otherwise the last axis."""
     tensor = tensor.detach()
     if kind_of(tensor) is Kind.DISTRIBUTED:
         tensor = tensor.full_tensor()  # type: ignore[attr-defined]
@@ -275,13 +275,13 @@ def _forward(
 
 
 def _is_normed(module: nn.Module, values: np.ndarray) -> bool:
-    """Whether every row has one root mean square, as after a norm of somebody's own."""
+    """Whether every row has the same root mean square, as after a custom norm."""
     own = [one for one in own_parameters(module).values() if one is not None]
     return bool(own) and not any(True for _ in module.children()) and is_normed(values)
 
 
 def _is_gate(module: nn.Module, received: float | None, variance: float, norm: bool) -> bool:
-    """Whether a module without a linear map of its own lets next to nothing of a branch pass."""
+    """Whether a module without its own linear map blocks almost all of a branch."""
     own = [one.detach() for one in own_parameters(module).values() if one is not None and one.requires_grad]
     if not own or received is None or not math.isfinite(received):
         return False

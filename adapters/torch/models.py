@@ -46,7 +46,7 @@ from fastinit.extending import (
 
 __all__ = ["initialize_", "replay"]
 
-# What torch's registration of a spectral norm spends on its first estimate of the singular vectors, and more.
+# More iterations than torch's registration of a spectral norm uses to estimate the singular vectors.
 _POWER_ITERATIONS = 15
 
 
@@ -67,68 +67,66 @@ def initialize_(
 ) -> Record:
     """Fills every parameter of a model in place, each with its own key: ``Key(seed).fold_in(name)``.
 
-    Adding, removing or reordering layers changes the values of no other parameter, and neither does wrapping, compiling
-    or sharding the model: names are canonical, shapes global. Everything is checked, and every parameter has its rule,
-    before anything is written.
+    Adding, removing or reordering layers changes no other parameter's values, and neither does wrapping, compiling or
+    sharding the model, because names are canonical and shapes global. All arguments are checked, and every parameter
+    has its rule, before anything is written.
 
     Parameters
     ----------
     model : torch.nn.Module
-        With memory; a model on the meta device is for :func:`fastinit.adapters.torch.materialize`. The Parameter
-        objects, ``requires_grad`` and optimizers that hold them stay as they are.
-        Of DTensors (FSDP2, tensor parallel) and of FSDP's flat parameters the local part is filled, without
-        communication, to the bytes of the whole.
+        A model with memory; for the meta device use :func:`fastinit.adapters.torch.materialize`. The Parameter
+        objects, ``requires_grad`` and optimizers stay unchanged. For DTensors (FSDP2, tensor parallel) and FSDP's flat
+        parameters, the local part is filled with the bytes of the whole, without communication.
     recipe : str, Recipe or None
-        ``"own"`` (what the model's own code does), ``"auto"`` (true fans and the gain of the activation that follows,
-        where the author left torch's default), ``"fans"`` (the same wherever the author draws the weight of a linear
-        map), ``"torch"`` (torch's own layer defaults), or a :class:`fastinit.Recipe`. None is "own" for a model built
-        inside ``deferred()``, and "auto" for any other.
+        ``"own"`` (the model's own code), ``"auto"`` (true fans and the gain of the following activation, for weights
+        that the author left at torch's default), ``"fans"`` (the same for every weight of a linear map that the author
+        draws), ``"torch"`` (torch's own layer defaults), or a :class:`fastinit.Recipe`. None means "own" for a model
+        built inside ``deferred()``, and "auto" for any other.
     seed : int or str
-        Of all keys.
+        Seed of all keys.
     unmatched : {"error", "keep"}
-        What becomes of parameters that the recipe has no answer for: one error that names them all, or they stay as
-        they are.
+        Treatment of parameters without an answer from the recipe: one error that names them all, or leave them
+        unchanged.
     frozen : bool
-        Whether frozen parameters whose initialization is unknown are filled too. Otherwise they stay as they are.
+        Whether to fill frozen parameters whose initialization is unknown. Otherwise they stay unchanged.
     only, skip : str, sequence of str, callable or None
-        The parameters that are meant, see :func:`fastinit.selected`: patterns of canonical names, or a function of a
-        :class:`fastinit.Parameter`. Everything else keeps its bytes, buffers too, and needs no rule.
+        Selection of parameters, see :func:`fastinit.selected`: patterns of canonical names, or a function of a
+        :class:`fastinit.Parameter`. All other parameters and buffers keep their bytes and need no rule.
     rows : mapping of str to int or NewRows, optional
-        Parameters of which the new rows alone are filled, as of an embedding that was resized: for patterns of names
-        the first new row, or a :class:`fastinit.NewRows` that also says what fills them; the number alone is what the
-        recipe gives these rows of the whole tensor. They are meant beside those of `only`, and without it alone. Their
-        mean can only be asked for where this process holds all rows. Of frozen parameters they are filled too, unless
-        the recipe is to say by what.
+        Parameters whose new rows alone are filled, such as a resized embedding. Maps patterns of names to the first new
+        row, or to a :class:`fastinit.NewRows` with the values. A number alone means the recipe's values for these rows
+        of the whole tensor. These parameters are selected in addition to `only`; without `only`, they alone are
+        selected. A mean requires that this process holds all rows. The rows of frozen parameters are filled too, unless
+        their values come from the recipe.
     rename : callable, mapping of str to str, or None
-        The names of the definition, the whole model, for those that this model has: a function of a canonical name, or
-        dotted prefixes and what replaces them, the longest that matches first. Keys, the record, `only`, `skip` and
-        `rows` go by the new names.
+        Maps the names of this model to those of the definition, the whole model: a function of a canonical name, or a
+        mapping of dotted prefixes to replacements, where the longest match wins. Keys, the record, `only`, `skip` and
+        `rows` use the new names.
     digests : bool
-        Whether the record holds digests of the bytes too, for :func:`replay` to compare and for other programs. They
-        take longer than the fill, and :func:`~fastinit.adapters.torch.verify` needs none.
+        Whether the record holds digests of the bytes, for :func:`replay` and for other programs. They take longer than
+        the fill, and :func:`~fastinit.adapters.torch.verify` does not need them.
     num_threads : int, optional
-        At most so many threads. The values do not depend on it.
+        Maximum number of threads. The values do not depend on it.
 
     Returns
     -------
     Record
-        An entry for each parameter that is meant, in the model's order. A tensor with several names has one entry,
-        under the first. A digest is of the whole tensor's row-major bytes, and None where this process holds only a
-        part of it.
+        One entry per selected parameter, in the model's order. A tensor with several names has one entry, under the
+        first. A digest covers the whole tensor's row-major bytes. It is None if this process holds only a part.
 
     Raises
     ------
     UnmatchedParameter, ValueError, TypeError
-        Parameters that no rule matches, an initializer that its shape or dtype cannot take, contradictory rules, two
-        tensors under one canonical name, also where `rename` joins them, a parametrization that cannot be assigned to,
-        lazy or meta parameters. Each names the parameter; nothing has been written.
+        For parameters without a matching rule, an initializer that does not fit the shape or dtype, contradictory
+        rules, two tensors under one canonical name (also through `rename`), a parametrization without assignment, and
+        lazy or meta parameters. The error names the parameter. Nothing has been written.
 
     Notes
     -----
-    A parametrized weight (``torch.nn.utils.parametrizations``) is made as the plain weight would be, and assigned
-    through the parametrization's ``right_inverse``; its digest is that of the values made. Running statistics of norms
-    are reset. Of a model that was built under :func:`~fastinit.adapters.torch.deferred`, buffers that are random are
-    drawn by their names, and those that ``to_empty`` lost are made again; others are left alone.
+    A parametrized weight (``torch.nn.utils.parametrizations``) gets the values of the plain weight, assigned through
+    the parametrization's ``right_inverse``; its digest covers the values before the assignment. Running statistics of
+    norms are reset. In a model built under :func:`~fastinit.adapters.torch.deferred`, random buffers are drawn by their
+    names, and buffers lost by ``to_empty`` are restored. Other buffers stay unchanged.
 
     Examples
     --------
@@ -160,29 +158,29 @@ def replay(
     rename: Rename | None = None,
     num_threads: int | None = None,
 ) -> Record:
-    """Fills a model as a record says, and compares the bytes with the record's digests, if it has any.
+    """Fills a model from a record, and compares the bytes with the record's digests, if any.
 
     Parameters
     ----------
     record : Record, str or path
-        A record, its JSON, or the path of a file that holds it.
+        A record, its JSON, or the path of its file.
     model : torch.nn.Module
-        With the parameters that the record names, of the same shapes and dtypes, in any order.
+        A model with the record's parameters, of the same shapes and dtypes, in any order.
     rename : callable, mapping of str to str, or None
-        The record's names for those that this model has, as in :func:`initialize_`.
+        Maps the names of this model to the record's names, as in :func:`initialize_`.
     num_threads : int, optional
-        At most so many threads.
+        Maximum number of threads.
 
     Returns
     -------
     Record
-        With the digests of the bytes that were written, where the given one has digests.
+        The record, with digests of the written bytes if the given record has digests.
 
     Raises
     ------
     ValueError
-        A record of another stream version; names, shapes or dtypes that differ, before anything is written; afterwards,
-        a digest that differs.
+        For a record of another stream version, and for different names, shapes or dtypes, before anything is written.
+        Afterwards, for a different digest.
 
     Examples
     --------
@@ -221,10 +219,10 @@ def planned_places(
     asked: Sequence[bool] | None = None,
     rows: Sequence[NewRows | None] | None = None,
 ) -> tuple[list[Place], list[Entry]]:
-    """The places with their kinds, and what each is to be filled with, all of it checked.
+    """The places with their kinds, and the checked entry for each.
 
-    `dtype` stands in place of the dtypes that the parameters have. `in_memory` is False where they have no values.
-    Those that are not `asked` for get an entry that keeps them, and those of `rows` one of their new rows.
+    `dtype` replaces the parameters' dtypes. `in_memory` is False for parameters without values. Parameters that are not
+    `asked` for get an entry that keeps them, and those in `rows` get an entry for their new rows.
     """
     changes = [dtype is not None and place.tensor.is_floating_point() for place in places]
     dtypes = [dtype if change else place.tensor.dtype for place, change in zip(places, changes, strict=True)]
@@ -237,7 +235,7 @@ def planned_places(
 
 
 def check_places(places: Sequence[Place], entries: Sequence[Entry]) -> list[Place]:
-    """The places with their kinds; raises what writing the entries there would raise, naming the parameter."""
+    """The places with their kinds. Raises the errors of writing the entries there, with the parameter's name."""
     written = [not isinstance(entry.initializer, Keep) for entry in entries]
     found = iter(
         checked_kinds(
@@ -261,7 +259,7 @@ def check_places(places: Sequence[Place], entries: Sequence[Entry]) -> list[Plac
 
 
 def _rehearse(place: Place, entry: Entry) -> None:
-    """Assigns to a copy of the parametrization, to see whether it can be done."""
+    """Checks that the parametrization can be assigned to, on a copy."""
     chain = copy.deepcopy(place.parametrizations)
     assert chain is not None
     if place.tensor.is_meta:
@@ -275,7 +273,7 @@ def _rehearse(place: Place, entry: Entry) -> None:
 
 
 def fill_place(place: Place, entry: Entry, digests: bool, num_threads: int | None) -> Entry:
-    """Fills one parameter; returns its entry, with a digest if asked for and if all of it is here."""
+    """Fills one parameter. Returns its entry, with a digest if requested and if this process holds the whole."""
     if isinstance(entry.initializer, Keep):
         return replace(entry, digest=digest_of(place, num_threads) if digests else None)
     if isinstance(entry.initializer, NewRows):
@@ -289,7 +287,7 @@ def fill_place(place: Place, entry: Entry, digests: bool, num_threads: int | Non
 
 
 def _assign(place: Place, entry: Entry, num_threads: int | None) -> torch.Tensor:
-    """Makes the weight and assigns it through its parametrizations; returns a copy of the weight."""
+    """Computes the weight and assigns it through its parametrizations. Returns a copy of the weight."""
     chain, original = place.parametrizations, place.tensor
     assert chain is not None
     weight = torch.empty(entry.shape, dtype=original.dtype, device=original.device)
@@ -306,7 +304,7 @@ def _assign(place: Place, entry: Entry, num_threads: int | None) -> torch.Tensor
 
 
 def _value(place: Place) -> torch.Tensor:
-    """What a parameter is now."""
+    """The current value of a parameter."""
     if place.parametrizations is None:
         return place.tensor
     with evaluating(place.parametrizations):
@@ -317,7 +315,7 @@ def _value(place: Place) -> torch.Tensor:
 def _estimate_again(
     spectral_norm: nn.Module, estimates: tuple[torch.Tensor, torch.Tensor], weight: torch.Tensor, key: Key
 ) -> None:
-    """A spectral norm's singular vectors: of this weight, from a start that does not depend on the last one."""
+    """The singular vectors of a spectral norm for this weight, from a start independent of the previous weight."""
     for name, vector in zip(("_u", "_v"), estimates, strict=True):
         fill_part(vector, fastinit.Normal(), key.fold_in(name))
         vector.div_(vector.norm())
@@ -328,7 +326,7 @@ def _estimate_again(
 
 
 def digest_of(place: Place, num_threads: int | None) -> str | None:
-    """The digest of what a parameter is now; None if all of it is not here."""
+    """The digest of a parameter's current value; None if this process does not hold the whole."""
     return _digest(place, _value(place), num_threads)
 
 
@@ -345,7 +343,7 @@ def _digest(place: Place, tensor: torch.Tensor, num_threads: int | None) -> str 
 
 
 def kept_modules(places: Iterable[Place], entries: Iterable[Entry]) -> set[nn.Module]:
-    """The modules that have parameters, all of which keep their values: a pretrained norm keeps its statistics too."""
+    """The modules with parameters that all keep their values. A pretrained norm among them keeps its statistics."""
     kept: dict[nn.Module, bool] = {}
     for place, entry in zip(places, entries, strict=True):
         for module, _ in place.owners:
@@ -354,7 +352,7 @@ def kept_modules(places: Iterable[Place], entries: Iterable[Entry]) -> set[nn.Mo
 
 
 def untouched_modules(model: nn.Module, places: Iterable[Place], entries: Iterable[Entry]) -> set[nn.Module]:
-    """The modules none of whose own parameters is written."""
+    """The modules without any written parameter of their own."""
     written = {
         module
         for place, entry in zip(places, entries, strict=True)

@@ -1,4 +1,4 @@
-"""A warning for fills of tensors that a parametrization computes anew at every access: such a fill is lost."""
+"""A warning for fills of a parametrization's output, which is recomputed at every access, so that the fill is lost."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fastinit.adapters.torch.internals import base_of
 
 __all__ = ["tell_if_lost"]
 
-# The names that torch.nn.utils.parametrize, spectral_norm and prune give to the parameters that they compute with.
+# Names of the original parameters in torch.nn.utils.parametrize, spectral_norm and prune.
 _ORIGINAL: Final = re.compile(r"original\d*|\w+_orig")
 
-_COPIES: Final = ("CloneBackward", "ToCopyBackward")  # made to be written to
+_COPIES: Final = ("CloneBackward", "ToCopyBackward")  # meant to be written to
 
-_NODES = 500  # the longest graph that is followed; that of an orthogonal parametrization has about 20
-_SEARCHES = 10  # per process: each goes over all objects, which takes 0.1 s where there are millions
+_NODES = 500  # maximum length of a graph to follow; an orthogonal parametrization has about 20 nodes
+_SEARCHES = 10  # per process: each search visits all objects, which takes 0.1 s for millions
 _searched: Final = count()
 
 _WARNING: Final = "parametrized"
@@ -29,9 +29,9 @@ _WARNING: Final = "parametrized"
 def tell_if_lost(tensor: Tensor) -> None:
     """Warns, once, if a tensor that requires a gradient is a parametrization's output.
 
-    There is no warning for a view, which writes to its parameter, nor for any other computed tensor: all leaves of the
-    graph have to be original parameters of a parametrization. Where autograd keeps no graph (``torch.no_grad()``), the
-    output of a parametrization is not recognized.
+    It does not warn for a view, which writes to its parameter, or for other computed tensors: all leaves of the graph
+    must be original parameters of a parametrization. Without autograd's graph (``torch.no_grad()``), the output of a
+    parametrization is not recognized.
     """
     if _WARNING in notices.said:
         return
@@ -47,7 +47,7 @@ def tell_if_lost(tensor: Tensor) -> None:
     if all(any(_computed_with(leaf, table) for table in tables) for leaf in leaves):
         notices.say_once(
             _WARNING,
-            "the tensor is the output of a parametrization, which is computed anew from other parameters, so what is "
+            "the tensor is the output of a parametrization, which is recomputed from other parameters, so what is "
             "filled into it is lost: assign the values (layer.weight = values), fill the original parameter, or fill "
             "before parametrizing",
         )
@@ -68,7 +68,7 @@ def _leaves(function: Any) -> list[Tensor]:
 
 
 def _computed_with(leaf: Tensor, table: dict[Any, Any]) -> bool:
-    """Whether a table has a parameter under a name that parametrize, prune, weight_norm or spectral_norm gave it."""
+    """Whether a table has a parameter under a name from parametrize, prune, weight_norm or spectral_norm."""
     for name in [name for name, value in table.items() if value is leaf and isinstance(name, str)]:
         of_norm = {name[:-1] + "g", name[:-1] + "v"}
         if _ORIGINAL.fullmatch(name) or (name in of_norm and of_norm <= table.keys()):

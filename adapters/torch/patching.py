@@ -85,7 +85,7 @@ def _stand_in(code: CodeType) -> CodeType:
 
 
 def _own_code(function: FunctionType) -> CodeType:
-    """Torch's own code for a function of torch.nn.init, even while a stand-in has its place."""
+    """Torch's own code for a function of torch.nn.init, even while a stand-in replaces it."""
     code = function.__code__
     if __name__ not in code.co_names:
         return code
@@ -143,10 +143,10 @@ os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_i
 
 
 def _settle() -> None:
-    """Gives every function the code that is due: its stand-in while anything is in force, torch's own otherwise.
+    """Sets the code of every function: its stand-in while any entry is in force, torch's own otherwise.
 
-    Exceptions from outside come between bytecodes. So one call that runs no bytecode takes the lock, looks up what is
-    due, sets the codes and releases the lock.
+    Asynchronous exceptions come between bytecodes. So one call without bytecode takes the lock, determines the codes,
+    sets them and releases the lock.
     """
     exchanges = tuple(_exchanges.values())
     due = map(getitem, map(attrgetter("codes"), exchanges), map(bool, repeat(_in_force)))
@@ -160,7 +160,7 @@ def _settle() -> None:
         raise
 
 
-# Who is called
+# Dispatch
 
 
 def _chosen(name: str) -> Callable[..., Any]:
@@ -185,7 +185,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class _Latest(threading.local):
-    """The latest `__exit__` of this thread that was looked up and has not been used yet."""
+    """This thread's latest `__exit__` that was looked up but not used yet."""
 
     found: _Reference | None = None
 
@@ -277,7 +277,7 @@ class _Patched:
         return found
 
     def __call__(self, function: _F) -> _F:
-        """The function with its calls inside a patched() of their own."""
+        """The function with each call inside its own patched()."""
         if isinstance(function, type):
             raise TypeError(f"patched() decorates functions, got the class {function.__name__}; decorate its __init__")
         if not callable(function):
@@ -299,7 +299,7 @@ def _decorated(function: Callable[..., Any]) -> Callable[..., Any]:
             return await function(*args, **kwargs)
 
     def generate(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        # in force while the body runs; between the steps, the caller has what it had
+        # in force while the body runs; between the steps, the caller's state applies
         body = function(*args, **kwargs)
         step, given = body.send, None
         while True:
@@ -329,14 +329,13 @@ def patched(function: _F) -> _F: ...
 def patched(function: Any = None) -> Any:
     """A context, or a decorator, in which the functions of torch.nn.init are fastinit's.
 
-    Constructors and ``reset_parameters`` of torch's modules, and everything else that calls a function of
-    torch.nn.init, under whatever name and wherever it was bound, then fill with the functions of
-    ``fastinit.adapters.torch.init``: torch's arguments, errors and distributions, other numbers, more speed.
-    ``torch.manual_seed`` governs the numbers; the number of threads does not change them. Fills that do not call
-    torch.nn.init, such as ``weight.data.normal_()``, are not affected, nor is code compiled by torch.compile.
+    All calls of functions of torch.nn.init, under any name, then use ``fastinit.adapters.torch.init``. This includes
+    constructors and ``reset_parameters`` of torch's modules. Arguments, errors and distributions are torch's; the
+    numbers and the speed differ. The numbers follow ``torch.manual_seed`` and do not depend on the number of threads.
+    Fills without torch.nn.init, such as ``weight.data.normal_()``, and code compiled by torch.compile are not affected.
 
-    It is in force in the thread, or asynchronous task, that entered it, until it leaves. Other threads keep torch's
-    functions until they enter it themselves. Entries may nest, overlap and end in any order. The last exit restores
+    The context applies to the thread, or asynchronous task, that entered it. Other threads keep torch's functions until
+    they enter it themselves. Entries may nest, overlap and end in any order. The last exit restores
     torch.nn.init.
 
     Parameters

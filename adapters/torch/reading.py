@@ -30,28 +30,28 @@ __all__ = ["InitReader"]
 class InitReader(StorageReader):
     """A checkpoint of a model's initialization for ``torch.distributed.checkpoint.load``, without a file.
 
-    Each rank computes the slices that it is to hold: on any mesh the bytes of the whole.
+    Each rank computes the slices that it will hold, with the bytes of the whole on any mesh.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Built under :func:`~fastinit.adapters.torch.deferred`: it says what each tensor is. It may be the one whose
-        state is loaded, sharded and with memory by then, or another on the meta device.
+        A model built under :func:`~fastinit.adapters.torch.deferred`, which defines each tensor. It may be the model
+        whose state is loaded, sharded and with memory by then, or another one on the meta device.
     recipe, seed, rename
         As in :func:`~fastinit.adapters.torch.materialize`.
     prefix : str
-        What stands before the model's names in the state that is loaded: ``"model."`` for ``{"model": ...}``. The state
-        has the names of the model, whatever `rename` says.
+        Prefix of the model's names in the loaded state: ``"model."`` for ``{"model": ...}``. `rename` does not affect
+        the names in the state.
 
     Raises
     ------
     ValueError, TypeError
-        As :func:`~fastinit.adapters.torch.state_dict`. A state with names that the model lacks is refused by
-        ``load`` before anything is written; a dtype that fastinit does not fill, with the name.
+        As in :func:`~fastinit.adapters.torch.state_dict`. ``load`` refuses names that the model lacks, and dtypes that
+        fastinit does not fill, before anything is written.
 
     Notes
     -----
-    With ``no_dist=True`` no collective is called.
+    ``no_dist=True`` avoids collectives.
 
     Examples
     --------
@@ -80,14 +80,14 @@ class InitReader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        """No path leads here."""
+        """Always False: no path denotes a computed checkpoint."""
         return False
 
     def reset(self, checkpoint_id: Any = None) -> None:
-        """There is nothing to begin anew."""
+        """Does nothing, because the reader has no state."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """What the checkpoint would hold: every tensor as one chunk."""
+        """The metadata of the checkpoint, with every tensor as one chunk."""
         return Metadata(
             {
                 name: TensorStorageMetadata(
@@ -100,10 +100,10 @@ class InitReader(StorageReader):
         )
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """There is no storage."""
+        """Does nothing, because no storage exists."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """Refuses what cannot be computed, before anything is written."""
+        """Refuses items that cannot be computed, before anything is written."""
         for item in plan.items:
             name = item.storage_index.fqn
             if item.type is LoadItemType.BYTE_IO:
@@ -111,12 +111,12 @@ class InitReader(StorageReader):
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """Every rank computes by itself."""
+        """Returns the plans unchanged: each rank computes its own."""
         return plans
 
     @in_stream_environment
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Computes the slices that this rank asked for."""
+        """Computes the slices of this rank's plan."""
         targets = []
         for item in plan.items:
             name, target = item.storage_index.fqn, planner.resolve_tensor(item).detach()

@@ -41,13 +41,13 @@ _LIBRARY: Final = torch.library.Library("fastinit", "FRAGMENT")  # type: ignore[
 
 
 def implement(fill: _Fill) -> _Fill:
-    """Defines the operator by its implementation, which draws a key where it gets none."""
+    """Defines the operator by its implementation, which draws a key if it gets none."""
 
     def run(tensor: Tensor, initializer: str, key: Sequence[int]) -> None:
         with not_traced():
             fill(tensor, decoded(initializer), Key.from_words(*key) if key else None)
 
-    if not hasattr(torch.ops.fastinit, "fill_"):  # a process has one, and modules may be imported again
+    if not hasattr(torch.ops.fastinit, "fill_"):  # a process has one operator, but may import this module again
         schema = "fill_(Tensor(a!) tensor, str initializer, int[] key) -> ()"
         _LIBRARY.define(schema, tags=(torch.Tag.nondeterministic_seeded,))  # type: ignore[no-untyped-call]
         _LIBRARY.impl("fill_", run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
@@ -56,10 +56,10 @@ def implement(fill: _Fill) -> _Fill:
 
 
 def encoded(initializer: Initializer) -> str:
-    """An initializer as the operator's calls name it."""
+    """The text of an initializer in the operator's calls."""
     try:
         return _encoded(initializer)
-    except TypeError:  # one that has no hash
+    except TypeError:  # an unhashable initializer
         return json.dumps(initializer_config(initializer))
 
 
@@ -70,23 +70,23 @@ def _encoded(initializer: Initializer) -> str:
 
 @lru_cache(maxsize=256)
 def decoded(initializer: str) -> Initializer:
-    """The initializer that a call of the operator names."""
+    """The initializer of a call of the operator."""
     return initializer_from_config(json.loads(initializer))
 
 
-# While a call is asked what it would record, it fills nothing and appends (initializer as JSON, key) of each fill.
+# While a call is being inspected, it fills nothing and appends (initializer as JSON, key) for each fill.
 _asked: ContextVar[list[tuple[str, tuple[int, ...]]] | None] = ContextVar("fastinit.adapters.torch.asked", default=None)
 
 
 _Recorder = Callable[[Tensor, Initializer], bool]
 
-# What a tape that records in this context does with a fill, see recorded_at_once(); None where no tape records.
+# The current tape's handler of a fill, see recorded_at_once(); None without a tape.
 _recorder: Final[ContextVar[_Recorder | None]] = ContextVar("fastinit.adapters.torch.deferring", default=None)
 
 
 @contextmanager
 def deferring(recorder: _Recorder | None) -> Iterator[None]:
-    """Inside, fills become operators that a tape sees, or, without a recorder, again do not."""
+    """Inside, fills become operators that a tape sees; without a recorder they are ordinary again."""
     token = _recorder.set(recorder)
     try:
         yield
@@ -105,9 +105,9 @@ def is_deferring() -> bool:
 
 
 def recorded_at_once(tensor: Tensor, initializer: Initializer) -> bool:
-    """Whether a fill, by a key that follows from a name, went to the tape without torch's operator in between.
+    """Whether a fill with a named key went directly to the tape, without torch's operator.
 
-    Calling an operator takes torch and its modes longer than all else that is done for a small parameter.
+    For a small parameter, torch and its modes take longer to call an operator than all other steps together.
     """
     recorder = _recorder.get()
     return recorder is not None and recorder(tensor, initializer)
@@ -119,7 +119,7 @@ def is_recorded() -> bool:
 
 
 def record(tensor: Tensor, initializer: Initializer, key: Key | None) -> Tensor:
-    """Fills a tensor by the operator, so that the graph in the making records it."""
+    """Fills a tensor with the operator, so that the current graph records it."""
     text, words = encoded(initializer), [] if key is None else list(key.words)
     answers = _asked.get()
     if answers is not None:
@@ -130,11 +130,11 @@ def record(tensor: Tensor, initializer: Initializer, key: Key | None) -> Tensor:
 
 
 def _fill(tensor: Tensor, initializer: str, key: list[int]) -> None:
-    # detached, since a block of torch.no_grad() that returns nothing is more than torch.export.load can read
+    # detached, because torch.export.load cannot read a block of torch.no_grad() that returns nothing
     torch.ops.fastinit.fill_.default(tensor.detach(), initializer, key)
 
 
-# What these functions draw, or whether they may, depends on the sizes of a tensor; and so with these arguments.
+# The distribution or validity of these functions depends on the tensor's sizes, and likewise with these arguments.
 _OF_A_SIZE: Final = frozenset({"dirac_", "sparse_", "orthogonal_", "delta_orthogonal_", "icnr_", "zero_init_"})
 _OF_A_CONVOLUTION: Final = frozenset({"groups", "transposed", "stride"})
 
@@ -150,9 +150,9 @@ def _answer(
     arguments: tuple[Any, ...],
     named: dict[str, Any],
 ) -> tuple[str, tuple[int, ...]]:
-    """What a function of this name would record for a tensor; "" if torch's own function takes its place.
+    """The record of a function of this name for a tensor; "" if the function falls back to torch.
 
-    The compiler calls this while it traces. It runs the function on a tensor without memory.
+    The compiler calls this while tracing. It runs the function on a tensor without memory.
     """
     if key is not None:
         named = named | {"key": Key.from_words(*key) if isinstance(key, tuple) else key}
@@ -164,16 +164,16 @@ def _answer(
 
     try:
         copy_context().run(ask)
-    except (TypeError, ValueError, RuntimeError):  # which torch's function raises where the graph runs, or is made
+    except (TypeError, ValueError, RuntimeError):  # torch's function raises this error later
         return "", ()
     return answers[-1] if answers else ("", ())
 
 
 def traceable(function: _Function) -> _Function:
-    """Makes torch.compile trace the operator in the place of a function that fills.
+    """Makes torch.compile trace the operator instead of a function that fills.
 
-    Where fastinit has no numbers, torch.compile traces torch's function of the same name. Where there is none, the
-    graph breaks, and the function runs as it is.
+    If fastinit has no numbers, torch.compile traces torch's function of the same name. If torch has no such function,
+    the graph breaks, and the function runs normally.
     """
     name = function.__name__
     torchs = getattr(torch_init, name, None)
@@ -184,7 +184,7 @@ def traceable(function: _Function) -> _Function:
 
     def traced(tensor: Tensor, *arguments: Any, key: Key | int | None = None, **named: Any) -> Tensor:
         given = key.words if isinstance(key, Key) else key
-        # sizes that matter become constants of the graph; 2 stands for those that do not, and may change
+        # relevant sizes become constants of the graph; 2 stands for the others, which may change
         of_convolution = not _OF_A_CONVOLUTION.isdisjoint(named)
         sizes = tensor.shape if name in _OF_A_SIZE or of_convolution else (2,) * tensor.dim()
         shape = tuple([index(size) for size in sizes])

@@ -1,9 +1,8 @@
-"""Calls that are run again: on the tape while a model is built, or from the graph that a record holds.
+"""Replay of calls: on the tape while a model is built, or from the graph in a record.
 
-A graph is JSON. ``calls`` are the operators in order, each with its arguments; a tensor among them is a view of a
-storage's state, and ``states`` say which call wrote what over which state. A draw has a number, and gets the stream's
-numbers by its key: normals and uniforms are fastinit's, any other random operator is torch's with a generator that
-follows from the key.
+A graph is JSON. ``calls`` lists the operators in order with their arguments. A tensor argument is a view of a storage's
+state, and ``states`` lists which call wrote which result over which state. Each draw has a number and a key. Normals
+and uniforms are fastinit's; other random operators are torch's, with a generator seeded from the key.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ Draw = Callable[[Call], Key | None]
 def evaluated(state: State, draw: Draw | None = None, live: bool = True) -> torch.UntypedStorage:
     """A storage that holds a state.
 
-    `draw` gives the key of each call that draws; without it torch's own generator is asked. Where `live`, memory that
-    holds an earlier state is read, instead of being computed again.
+    `draw` gives the key of each drawing call; without it, torch's own generator draws. If `live`, memory that holds an
+    earlier state is read instead of being recomputed.
     """
     with not_deferring(), torch.no_grad():
         return _Evaluation(state, draw, live).storage(state)
@@ -65,7 +64,7 @@ def memory_of(nbytes: int, zero: bool = True) -> torch.UntypedStorage:
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Inside, what names no dtype has this one: it is torch's setting for the whole process, and rarely changed."""
+    """A context with this default dtype. It is torch's setting for the whole process, and rarely changed."""
     before = torch.get_default_dtype()
     if before is dtype:
         yield
@@ -78,7 +77,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 class _Evaluation:
-    """Calls made again in order. What nothing later reads is let go, and a state goes on in the memory of the last."""
+    """Repeats calls in order. Frees states without later readers, and continues a state in its predecessor's memory."""
 
     def __init__(self, state: State, draw: Draw | None, live: bool) -> None:
         self._draw, self._live = draw, live
@@ -94,7 +93,7 @@ class _Evaluation:
                 self._write(one, outputs[one.source.number])
 
     def _needed(self, state: State) -> tuple[list[Call], dict[int, list[Written]]]:
-        """The calls that are to be made, in order, and the states that each writes; what lives in memory needs none."""
+        """The calls to make, in order, with the states that each writes. States in live memory need no call."""
         calls: dict[int, Call] = {}
         written: dict[int, list[Written]] = {}
         seen: set[int] = set()
@@ -115,7 +114,7 @@ class _Evaluation:
                     self._uses[id(one.before)] = self._uses.get(id(one.before), 0) + 1
                 one = one.before
         for states in written.values():
-            states.sort(key=lambda one: one.source.number)  # of two in one storage the earlier comes first
+            states.sort(key=lambda one: one.source.number)  # in one storage, the earlier state comes first
         return sorted(calls.values(), key=lambda call: call.number), written
 
     def _living(self, state: State) -> torch.UntypedStorage | None:
@@ -133,7 +132,7 @@ class _Evaluation:
                 self._own.discard(id(state))
 
     def _write(self, state: Written, values: Tensor) -> None:
-        """Makes a state, in the memory of the one before it if nothing else needs that."""
+        """Computes a state, in its predecessor's memory if nothing else needs that."""
         before = state.before
         if before is None:
             storage = memory_of(state.nbytes, zero=False)
@@ -149,7 +148,7 @@ class _Evaluation:
         self._own.add(id(state))
 
     def storage(self, state: State) -> torch.UntypedStorage:
-        """The storage of a state, not to be written."""
+        """The storage of a state, for reading only."""
         found = self._storages.get(id(state))
         if found is None and isinstance(state, Data):
             return state.storage
@@ -185,18 +184,18 @@ class _Evaluation:
 
 
 def _draw(call: Call, key: Key, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """What a call that draws gives, from the stream of a key."""
+    """The result of a drawing call, from the stream of a key."""
     initializer = drawn_by(call)
     if initializer is None:
         with drawing_from(key):
             return call.function(*args, **kwargs)
     if call.name.endswith("_"):
         return fill_part(args[0], initializer, key)
-    if call.name == "normal":  # of a size and a dtype, whose factory is the same without moments
+    if call.name == "normal":  # a factory with a size and a dtype, and without moments
         options = {name: value for name, value in kwargs.items() if name not in ("generator", "mean", "std")}
         like = torch.ops.aten.empty.memory_format(call.given("size"), **options)
     else:
-        like = call.function(*args, **kwargs)  # which draws for its shape and dtype only
+        like = call.function(*args, **kwargs)  # uses only its shape and dtype
     return fill_part(like, initializer, key)
 
 
@@ -204,7 +203,7 @@ def _draw(call: Call, key: Key, args: list[Any], kwargs: dict[str, Any]) -> Any:
 
 
 def graph_of(state: State, view: View, draws: Sequence[Call]) -> str:
-    """The JSON of a graph that gives a view of a state; `draws` are the calls that draw, in order."""
+    """The JSON of a graph that computes a view of a state. `draws` are the drawing calls, in order."""
     calls = calls_of(state)
     place = {id(call): number for number, call in enumerate(calls)}
     drawn = {id(call): number for number, call in enumerate(draws)}
@@ -275,7 +274,7 @@ def _view(view: View) -> list[Any]:
     return found + signs if any(signs) else found
 
 
-# Operators that would read files, or run what they are given.
+# Operators that would read files or run arbitrary code.
 _REFUSED: Final = frozenset({"from_file"})
 
 
@@ -287,13 +286,13 @@ def _operator(name: str) -> Any:
 
 
 def check_graph(steps: Iterable[dict[str, Any]]) -> None:
-    """Raises ValueError if one of the operators is unknown here."""
+    """Raises ValueError if this torch lacks one of the operators."""
     for step in steps:
         _operator(step["name"])
 
 
 class _Reading:
-    """A graph as calls and states again."""
+    """Calls and states from a graph."""
 
     def __init__(self, graph: dict[str, Any]) -> None:
         self._states: list[State] = []
@@ -357,22 +356,22 @@ def _values(graph: dict[str, Any], keys: Sequence[Key]) -> Tensor:
 
 
 def equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors, one of them in memory of the host, have the same values; NaN is NaN."""
+    """Whether two tensors, one of them in host memory, have the same values. NaN equals NaN."""
     here = other.detach().cpu()
     return torch.equal(one, here) or bool(((one == here) | (one.isnan() & here.isnan())).all())
 
 
 def rebuilt(initializer: Initializer, like: Tensor, key: Key) -> Tensor:
-    """What a buffer of the shape and the dtype of another holds, in memory of the host.
+    """The values of a buffer, in host memory.
 
     Parameters
     ----------
     initializer : Initializer
-        Of its program.
+        The initializer of its program.
     like : torch.Tensor
-        Gives the shape and the dtype.
+        A tensor with the buffer's shape and dtype.
     key : Key
-        Of the buffer's draws, if it has any.
+        Key of the buffer's draws, if any.
     """
     if isinstance(initializer, Replayed):
         return _values(json.loads(initializer.graph), initializer.draw_keys(key)).to(like.dtype)

@@ -1,12 +1,12 @@
-"""The initializers that torch lacks, in its style: in place, without autograd, returning the tensor.
+"""Initializers that torch lacks, in torch's style: they work in place, without autograd, and return the tensor.
 
-All take ``generator``, as torch's do, and by name only:
+All take ``generator``, as torch's do, and these keyword arguments:
 
 key : Key or int
-    The stream, instead of the 64 bits that are drawn once from the generator.
+    The stream, instead of 64 bits drawn once from the generator.
 groups, transposed, stride
-    Of the convolution that a weight belongs to, for its true fans; see :func:`fastinit.fans`. A transposed one's
-    weight is (in, out / groups, ...), any other (out, in / groups, ...).
+    Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`. The weight of a transposed
+    convolution has shape (in, out / groups, ...), any other (out, in / groups, ...).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LAYOUT = "OI..."
 
 @factory
 def xavier(distribution: str, gain: float) -> Made:
-    """Of torch's ``xavier_*_``, with torch's fans, which are the true ones of weights without groups."""
+    """Initializer for torch's ``xavier_*_``, with torch's fans, which are the true ones for weights without groups."""
     if gain == 0:
         return ""  # torch fills zeros
     if gain < 0:
@@ -54,8 +54,8 @@ def xavier(distribution: str, gain: float) -> Made:
 
 
 def _kaiming(distribution: str, a: float | None, mode: str, nonlinearity: Any) -> Made:
-    """Of torch's ``kaiming_*_``, with torch's fans and torch's gains."""
-    gain = torch_init.calculate_gain(nonlinearity, a)  # refuses some slopes, and all names but its own
+    """Initializer for torch's ``kaiming_*_``, with torch's fans and gains."""
+    gain = torch_init.calculate_gain(nonlinearity, a)  # refuses some slopes and all unknown names
     if mode.lower() not in ("fan_in", "fan_out"):
         raise ValueError(f"mode must be fan_in or fan_out, got {shown(mode)}")
     scale = gain * gain
@@ -76,9 +76,9 @@ def of_weight(
     original: Callable[..., Tensor],
     *arguments: Any,
 ) -> tuple[Any, ...]:
-    """What :func:`draw` takes to fill a weight with the true fans of its convolution.
+    """The arguments of :func:`draw` to fill a weight with the true fans of its convolution.
 
-    `original` and its arguments are torch's, which knows of no groups, or :func:`_by_torch`'s.
+    `original` and its arguments are torch's, which ignores groups, or those of :func:`_by_torch`.
     """
     if (groups == 1 and not transposed and stride == 1) or not isinstance(initializer, VarianceScaling):
         return (initializer, original, *arguments)
@@ -107,7 +107,7 @@ def _by_torch(
     *,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """The tensor filled by torch with what an initializer would draw; one without elements as `original` does it."""
+    """Fills the tensor with torch from an initializer's distribution; without elements, as `original` does."""
     _check_tensor(tensor)
     sampling = initializer.sampling(tuple(tensor.shape))
     if is_fake(tensor) and not is_recorded():
@@ -131,14 +131,14 @@ def _of_truncated(
     original: Callable[..., Tensor],
     *arguments: Any,
 ) -> tuple[Any, ...]:
-    """:func:`of_weight`, where torch's function draws another distribution: torch then draws what fastinit would."""
+    """:func:`of_weight` if torch's function has another distribution: the fallback then draws fastinit's with torch."""
     if not isinstance(initializer, VarianceScaling):
         return (initializer, original, *arguments)
     return of_weight(initializer, groups, transposed, stride, _by_torch, initializer, original, arguments)
 
 
 def _said_of_no_elements(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """torch's function, but its warning of weights without elements names the caller's line, not one in here."""
+    """torch's function, with its warning about weights without elements attributed to the caller's line."""
 
     def by_torch(tensor: Tensor, *parameters: Any, generator: torch.Generator | None) -> Tensor:
         if kind_of(tensor) is Kind.PLAIN and not tensor.numel() and not is_watched():
@@ -171,13 +171,13 @@ def variance_scaling_(
     Parameters
     ----------
     tensor : torch.Tensor
-        (out, in, ...), of at least two axes. Filled in place and returned.
+        Weight (out, in, ...) with at least two axes, filled in place and returned.
     scale : float
         Multiplies the variance, in (0, inf).
     mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
-        Which fan: of the inputs, of the outputs, their arithmetic or their geometric mean.
+        The fan: inputs, outputs, or their arithmetic or geometric mean.
     distribution : {"truncated_normal", "normal", "uniform"}
-        The truncated normal is cut at +-2 of its own standard deviations, and has the variance after the cut.
+        The truncated normal is truncated at +-2 standard deviations and has the given variance after truncation.
     generator, key, groups, transposed, stride
         As in all functions of this module.
 
@@ -196,14 +196,14 @@ def variance_scaling_(
     """
     try:
         initializer = _variance_scaling(plain_number(scale), mode, distribution)
-    except TypeError:  # of an argument without a hash, which is wrong, but has not been looked at
+    except TypeError:  # an unhashable argument, which is invalid but not checked yet
         initializer = VarianceScaling(plain_number(scale), mode, distribution, LAYOUT)
     _check_tensor(tensor)
     return draw(tensor, key, generator, *of_weight(initializer, groups, transposed, stride, _by_torch, initializer))
 
 
 def _check_tensor(tensor: Tensor) -> None:
-    """Raises TypeError: torch has no function that would raise its own."""
+    """Raises TypeError, because torch has no such function to raise it."""
     if not isinstance(tensor, Tensor):
         raise not_a_tensor(tensor)
 
@@ -237,18 +237,18 @@ def lecun_uniform_(
     transposed: bool = False,
     stride: int | Iterable[int] = 1,
 ) -> Tensor:
-    """Fills a weight (out, in, ...) of variance 1 / fan_in, uniform on +-sqrt(3 / fan_in).
+    """Fills a weight (out, in, ...) with variance 1 / fan_in, uniform on +-sqrt(3 / fan_in).
 
     Y. LeCun et al., "Efficient BackProp", 1998; G. Klambauer et al., "Self-normalizing neural networks", 2017.
 
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, filled in place and returned.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Raises
     ------
@@ -276,18 +276,18 @@ def lecun_normal_(
     transposed: bool = False,
     stride: int | Iterable[int] = 1,
 ) -> Tensor:
-    """Fills a weight (out, in, ...) of variance 1 / fan_in, normal and untruncated.
+    """Fills a weight (out, in, ...) with variance 1 / fan_in, normal and untruncated.
 
     Y. LeCun et al., "Efficient BackProp", 1998; G. Klambauer et al., "Self-normalizing neural networks", 2017.
 
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, filled in place and returned.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Raises
     ------
@@ -315,18 +315,18 @@ def lecun_truncated_normal_(
     transposed: bool = False,
     stride: int | Iterable[int] = 1,
 ) -> Tensor:
-    """Fills a weight (out, in, ...) of variance 1 / fan_in, normal and cut at +-2 of its own standard deviations.
+    """Fills a weight (out, in, ...) with variance 1 / fan_in, normal and truncated at +-2 standard deviations.
 
     Y. LeCun et al., "Efficient BackProp", 1998; G. Klambauer et al., "Self-normalizing neural networks", 2017.
 
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, filled in place and returned.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Raises
     ------
@@ -355,21 +355,21 @@ def xavier_truncated_normal_(
     transposed: bool = False,
     stride: int | Iterable[int] = 1,
 ) -> Tensor:
-    """``xavier_normal_`` cut at +-2 of its own standard deviations, with the same variance after the cut.
+    """``xavier_normal_`` truncated at +-2 standard deviations, with the same variance after truncation.
 
-    What Keras, JAX and TensorFlow call glorot_normal. X. Glorot and Y. Bengio, "Understanding the difficulty of
+    Keras, JAX and TensorFlow call it glorot_normal. X. Glorot and Y. Bengio, "Understanding the difficulty of
     training deep feedforward neural networks", 2010.
 
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, filled in place and returned.
     gain : float
         Multiplies the standard deviation.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Examples
     --------
@@ -396,24 +396,24 @@ def kaiming_truncated_normal_(
     transposed: bool = False,
     stride: int | Iterable[int] = 1,
 ) -> Tensor:
-    """``kaiming_normal_`` cut at +-2 of its own standard deviations, with the same variance after the cut.
+    """``kaiming_normal_`` truncated at +-2 standard deviations, with the same variance after truncation.
 
-    What Keras, JAX and TensorFlow call he_normal. K. He et al., "Delving deep into rectifiers", 2015.
+    Keras, JAX and TensorFlow call it he_normal. K. He et al., "Delving deep into rectifiers", 2015.
 
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of at least two axes.
+        Tensor of at least two axes, filled in place and returned.
     a : float
         Negative slope of a leaky_relu.
     mode : {"fan_in", "fan_out"}
-        Which fan.
+        The fan that scales the weight.
     nonlinearity : str
-        The activation that follows; a name that ``calculate_gain`` knows.
+        Name of the following activation, as in ``calculate_gain``.
     generator, key
-        What governs the numbers; see :mod:`fastinit.adapters.torch.init`.
+        Source of the numbers; see :mod:`fastinit.adapters.torch.init`.
     groups, transposed, stride
-        Of the convolution that the weight belongs to, for its true fans; see :func:`fastinit.fans`.
+        Properties of the weight's convolution, for its true fans; see :func:`fastinit.fans`.
 
     Examples
     --------
@@ -436,12 +436,12 @@ def delta_orthogonal_(
     *,
     key: Key | int | None = None,
 ) -> Tensor:
-    """Fills a convolution's weight so that it keeps norms: an orthogonal matrix at the spatial centre, 0 elsewhere.
+    """Fills a norm-preserving convolution: an orthogonal matrix at the spatial centre, 0 elsewhere.
 
     Parameters
     ----------
     tensor : torch.Tensor
-        (out, in, ...) with one to three spatial axes and out >= in. Filled in place and returned.
+        Weight (out, in, ...) with one to three spatial axes and out >= in, filled in place and returned.
     gain : float
         Multiplies the matrix.
     generator, key
@@ -450,7 +450,7 @@ def delta_orthogonal_(
     Raises
     ------
     ValueError
-        If the shape has not 3 to 5 axes, or out < in.
+        If the shape does not have 3 to 5 axes, or out < in.
 
     Notes
     -----
@@ -476,23 +476,23 @@ def icnr_(
     *,
     key: Key | int | None = None,
 ) -> Tensor:
-    """Fills the weight of a convolution before PixelShuffle so that both start as nearest-neighbour resize.
+    """Fills a convolution before PixelShuffle so that the two start as a nearest-neighbour resize.
 
     Parameters
     ----------
     tensor : torch.Tensor
-        (out, in, ...) with d of one to three spatial axes; factor^d must divide out. Filled in place and returned.
+        Weight (out, in, ...) with d = 1 to 3 spatial axes, filled in place and returned; factor^d must divide out.
     factor : int
         The PixelShuffle's upscale_factor.
     initializer : Initializer, optional
-        Of the one kernel that all sub-pixels share, by default ``fastinit.he_normal(layout="OI...")``.
+        Initializer of the kernel that all sub-pixels share, by default ``fastinit.he_normal(layout="OI...")``.
     generator, key
         As in all functions of this module.
 
     Raises
     ------
     ValueError
-        If the shape has not 3 to 5 axes, or factor^d does not divide out.
+        If the shape does not have 3 to 5 axes, or factor^d does not divide out.
 
     Notes
     -----
@@ -512,17 +512,17 @@ def icnr_(
 
 @traceable
 def zero_init_(tensor: Tensor) -> Tensor:
-    """Fills a weight (out, in, ...) of two to five axes with zeros and ones only: ZerO. Nothing is drawn.
+    """Fills a weight (out, in, ...) of two to five axes with zeros and ones only: ZerO. It draws nothing.
 
-    An identity, a part of one, or a part of a scaled Hadamard matrix, at the spatial centre; see
-    :class:`fastinit.ZerO`, and for the errors too.
+    The spatial centre is an identity, a part of one, or a part of a scaled Hadamard matrix. See
+    :class:`fastinit.ZerO`, also for the errors.
 
     J. Zhao, F. Schaefer and A. Anandkumar, "ZerO initialization", 2022.
 
     Parameters
     ----------
     tensor : torch.Tensor
-        Filled in place and returned; of two to five axes.
+        Tensor of two to five axes, filled in place and returned.
 
     Examples
     --------
@@ -542,7 +542,7 @@ _ZERO = fastinit.ZerO(LAYOUT)
 def _whole(
     tensor: Tensor, initializer: StructuredInitializer, key: Key | int | None, generator: torch.Generator | None
 ) -> Tensor:
-    """The tensor filled by a structured initializer; one that is not fastinit's to write is copied into."""
+    """Fills a tensor with a structured initializer. A tensor that fastinit cannot write gets a copy of the values."""
     _check_tensor(tensor)
     initializer.check_shape(shape_of(tensor))
     kind = kind_of(tensor)
@@ -559,7 +559,7 @@ def _whole(
     given = drawn_key(tensor, generator) if key is None else given_key(key, generator)
     if kind is not Kind.FOREIGN and not (kind is Kind.PLAIN and is_watched()):
         return write(kind, tensor, initializer, given)
-    # a dtype or a class of its own, or a mode that wants to see it
+    # another dtype or class, or a mode that must see the operation
     double = tensor.dtype in (torch.float64, torch.complex128)
     host = torch.empty(tensor.shape, dtype=torch.float64 if double else torch.float32, device="cpu")
     with torch.no_grad():

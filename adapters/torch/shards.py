@@ -1,6 +1,6 @@
-"""Which elements of a parameter this rank holds: of a DTensor, and of the flat parameters of FSDP's first version.
+"""The elements of a parameter on this rank: in a DTensor, or in a flat parameter of FSDP's first version.
 
-Everything is computed from placements and metadata that each rank has, so no rank waits for another.
+All results follow from placements and metadata that each rank has, so ranks never wait for each other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Piece", "flat_pieces", "local_ranges", "ranges_of"]
 
 
 class _Split(NamedTuple):
-    """One step of sharding: a mesh axis deals a tensor axis out to its ranks, in `rounds` equal parts one by one."""
+    """One step of sharding: a mesh axis distributes a tensor axis over its ranks, in `rounds` equal parts in turn."""
 
     mesh_axis: int
     axis: int
@@ -29,32 +29,32 @@ class _Split(NamedTuple):
 
 
 def local_ranges(tensor: DTensor) -> Ranges | None:
-    """The global indices that this rank's part of a DTensor holds, computed without communication.
+    """The global indices of this rank's part of a DTensor, computed without communication.
 
     Parameters
     ----------
     tensor : DTensor
-        On a mesh of any number of axes, with the placements Replicate, Shard (of any tensor axis, uneven and empty
-        shards and several mesh axes on one tensor axis included), or the strided shards that ``fully_shard`` makes of
-        tensor-parallel parameters.
+        A DTensor on a mesh with any number of axes. Its placements may be Replicate, Shard (of any tensor axis,
+        including uneven and empty shards and several mesh axes on one tensor axis), or the strided shards that
+        ``fully_shard`` creates from tensor-parallel parameters.
 
     Returns
     -------
     tuple of tuple of range, or None
-        For each tensor axis the indices that the local axis holds, in their order; the lengths add up to the local
-        extent. None if this rank is not in the mesh, and so holds nothing.
+        For each tensor axis, the indices of the local axis in order; the lengths add up to the local extent. None if
+        this rank is not in the mesh and holds no part.
 
     Raises
     ------
     TypeError
-        If `tensor` is no DTensor.
+        If `tensor` is not a DTensor.
     ValueError
-        If a placement is Partial: then no element has a value of its own. If the local tensor has not the shape that
-        the placements imply.
+        If a placement is Partial, because its elements have no values of their own, or if the local tensor's shape
+        does not match the placements.
 
     Notes
     -----
-    torch's own offsets name the first index of a shard only, which says too little of strided shards.
+    torch's own offsets give only the first index of a shard, which does not describe strided shards.
     """
     if not isinstance(tensor, DTensor):
         raise TypeError(f"expected a DTensor, got a {type(tensor).__name__}")
@@ -69,7 +69,7 @@ def local_ranges(tensor: DTensor) -> Ranges | None:
     ranges = ranges_of(shape, tuple(mesh.shape), coordinate, tensor.placements, shard_order(tensor))
     expected = tuple(sum(map(len, held)) for held in ranges)
     if len(local) == len(shape) and 0 in expected and 0 in local:
-        # an empty part has nothing to fit, and fully_shard makes it empty along its own axis too
+        # an empty part has no shape to check, and fully_shard makes it empty along its own axis too
         ranges = tuple(held if extent else () for held, extent in zip(ranges, local, strict=True))
     elif local != expected:
         raise ValueError(
@@ -86,30 +86,30 @@ def ranges_of(
     placements: Sequence[Placement],
     shard_order: Sequence[tuple[int, Sequence[int]]] | None = None,
 ) -> Ranges:
-    """The global indices held at one coordinate of a mesh: :func:`local_ranges` without a process group.
+    """The global indices at one coordinate of a mesh: :func:`local_ranges` without a process group.
 
     Parameters
     ----------
     global_shape : sequence of int
-        Of the whole tensor.
+        Shape of the whole tensor.
     mesh_shape, coordinate : sequence of int
-        Of the mesh, and where on it.
+        Shape of the mesh, and a coordinate on it.
     placements : sequence of Placement
-        One for each mesh axis; negative tensor axes count from the last.
+        One per mesh axis; negative tensor axes count from the last.
     shard_order : sequence of (int, sequence of int), optional
-        Tensor axes, each with the mesh axes that shard it, the first to split first. By default the order that the
-        strided shards among `placements` stand for, and where they stand for none, from left to right.
+        Tensor axes, each with the mesh axes that shard it, in the order of splitting. By default the order implied by
+        the strided shards among `placements`, otherwise from left to right.
 
     Returns
     -------
     tuple of tuple of range
-        For each tensor axis, ascending and disjoint.
+        For each tensor axis, ascending and disjoint ranges.
 
     Raises
     ------
     ValueError
-        If a placement is Partial or unknown, its axis is none of the tensor's, the numbers of axes differ, or the
-        coordinate is outside the mesh.
+        If a placement is Partial or unknown, the tensor lacks its axis, the numbers of axes differ, or the coordinate
+        is outside the mesh.
 
     Examples
     --------
@@ -141,13 +141,13 @@ def ranges_of(
 
 
 def _split(mesh_axis: int, placement: Placement, shape: tuple[int, ...]) -> _Split | None:
-    """What a placement does to a tensor of this shape: None if it leaves it whole."""
+    """The effect of a placement on a tensor of this shape; None if the tensor stays whole."""
     if isinstance(placement, Replicate):
         return None
     if isinstance(placement, Partial):
         raise ValueError(
-            f"expected Replicate() or Shard(axis) on each mesh axis, got {placement} on mesh axis {mesh_axis}: of a "
-            "partial tensor no rank holds values, only terms of sums"
+            f"expected Replicate() or Shard(axis) on each mesh axis, got {placement} on mesh axis {mesh_axis}: no "
+            "rank holds the values of a partial tensor, only terms of sums"
         )
     axis = getattr(placement, "dim", None)  # strided shards have no public class
     if axis is None:
@@ -158,10 +158,10 @@ def _split(mesh_axis: int, placement: Placement, shape: tuple[int, ...]) -> _Spl
 
 
 def _decoded(splits: Sequence[_Split], mesh_shape: Sequence[int]) -> list[_Split] | None:
-    """The order of plain splits that strided ones stand for, or None if there is none.
+    """The order of plain splits equivalent to strided ones, or None if there is none.
 
-    A split in r rounds, as ``fully_shard`` writes it, says that mesh axes further to the right, of r ranks together,
-    have split the same tensor axis before. For sizes that they divide, either reading gives the same.
+    A split in r rounds, as in ``fully_shard``, means that mesh axes further to the right, with r ranks together, split
+    the same tensor axis before. For divisible sizes both readings give the same result.
     """
     order: dict[int, list[_Split]] = {}
     for mesh_axis, axis, rounds in reversed(splits):
@@ -177,46 +177,46 @@ def _decoded(splits: Sequence[_Split], mesh_shape: Sequence[int]) -> list[_Split
 
 
 class Piece(NamedTuple):
-    """A run of a parameter that lies in a flat parameter: what :func:`flat_pieces` yields."""
+    """A run of a parameter in a flat parameter, as :func:`flat_pieces` yields it."""
 
     name: str
-    """The parameter's canonical name in the model that was not sharded."""
+    """The parameter's canonical name in the unsharded model."""
     module: nn.Module
-    """The module that owns it."""
+    """The owning module."""
     parameter: str
-    """Its name within the module."""
+    """The parameter's name within the module."""
     shape: torch.Size
-    """Of the whole parameter."""
+    """Shape of the whole parameter."""
     tensor: Tensor
-    """This rank's elements, in the flat parameter's memory: one axis, empty if it holds none."""
+    """This rank's elements, in the flat parameter's memory, as one axis that may be empty."""
     start: int
-    """Index of the first of them in the flattened parameter."""
+    """Index of the first element in the flattened parameter."""
     others: tuple[tuple[str, nn.Module, str], ...]
-    """Name, module and name within it, wherever else the flat parameter's modules use the same tensor."""
+    """Name, module and name within it, for each other use of the same tensor in the flat parameter's modules."""
     requires_grad: bool = True
-    """Whether it is trained."""
+    """Whether the parameter is trained."""
 
 
 def flat_pieces(model: nn.Module) -> Iterator[Piece]:
-    """What this rank holds of each parameter that ``FullyShardedDataParallel`` has flattened, without communication.
+    """This rank's part of each parameter that ``FullyShardedDataParallel`` has flattened, without communication.
 
     Parameters
     ----------
     model : torch.nn.Module
-        With FSDP modules of the first version anywhere in it, sharded or not, with `use_orig_params` or without, and
-        not inside ``summon_full_params``.
+        A model with FSDP modules of the first version, sharded or not, with or without `use_orig_params`, and not
+        inside ``summon_full_params``.
 
     Yields
     ------
     Piece
-        For each original parameter, flat parameter by flat parameter, on every rank: an empty one where the rank holds
-        none of it. A tensor with several names comes once, under its first. Padding belongs to no piece.
+        One per original parameter, flat parameter by flat parameter, on every rank. A piece is empty if the rank holds
+        no part. A tensor with several names comes once, under its first name. Padding belongs to no piece.
 
     Raises
     ------
     ValueError
-        If a flat parameter is gathered at the moment, or has flattened a parameter in another order than row-major
-        (channels-last) or a DTensor.
+        If a flat parameter is currently gathered, or was flattened from a DTensor or from a parameter in another order
+        than row-major (channels-last).
     """
     for prefix, flat in parts_of_flat(model):
         yield from _pieces(prefix, flat)

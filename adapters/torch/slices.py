@@ -1,8 +1,8 @@
-"""Slices that engines cut themselves: a module says which part of a larger tensor its parameter is.
+"""Slices cut by other engines: a module marks its parameter as a slice of a larger tensor.
 
-Tensor-parallel layers of Megatron's kind, and experts dealt to ranks, hold ordinary tensors. What they are parts of is
-kept with the module that owns them, as plain numbers, so it survives ``to_empty``, ``deferred()``, ``deepcopy``,
-pickling and sharding, which replace parameters.
+Megatron-style tensor-parallel layers, and experts spread over ranks, hold ordinary tensors. The owning module keeps the
+position of a slice as plain numbers, so it survives ``to_empty``, ``deferred()``, ``deepcopy``, pickling and sharding,
+which replace parameters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastinit.extending import Shard, shown
 __all__ = ["mark_slice", "marked_slices"]
 
 ATTRIBUTE: Final = "fastinit_slices"
-"""The attribute in which a module says it: by name, (global_shape, offsets), or (global_shape, None, ranges)."""
+"""The module attribute with the marks: by name, (global_shape, offsets) or (global_shape, None, ranges)."""
 
 
 def mark_slice(
@@ -32,41 +32,41 @@ def mark_slice(
     *,
     ranges: Sequence[Sequence[range]] | None = None,
 ) -> None:
-    """Says that a module's parameter is a slice of a larger tensor, and which one: for engines that cut tensors.
+    """Marks a module's parameter as a slice of a larger tensor, for engines that cut tensors themselves.
 
-    Everything that fills or verifies models then gives the slice the bytes of the whole; records, fans and rules see
-    the global shape. DTensors and FSDP's parameters know by themselves what they are.
+    All functions that fill or verify models then give the slice the bytes of the whole. Records, fans and rules use the
+    global shape. DTensors and FSDP's parameters need no mark.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Which owns the parameter.
+        The module that owns the parameter.
     name : str
-        The parameter's name within it: ``"weight"``.
+        The parameter's name within the module, such as ``"weight"``.
     global_shape : sequence of int
         Shape of the whole tensor.
     offsets : sequence of int, optional
-        Where the slice begins in it; by default at the first element.
+        Position of the slice's first element in the whole tensor, by default its first element.
     ranges : sequence of sequence of range, optional
-        In place of `offsets`, for each axis the indices that the local axis holds, in their order: of packed weights,
-        where a rank holds a piece of each.
+        An alternative to `offsets`: for each axis, the indices of the local axis in order. For packed weights, of
+        which a rank holds several pieces.
 
     Raises
     ------
     ValueError, TypeError
-        If the module has no such parameter, or the slice leaves the whole or has not the parameter's shape.
+        If the module has no such parameter, the slice extends beyond the whole tensor, or the shape does not fit.
 
     Notes
     -----
-    It is kept with the module, in the attribute ``fastinit_slices``, which an engine may as well set by itself, or make
-    a property: ``self.fastinit_slices = {"weight": ((4096, 1024), (512 * rank, 0))}``; with ranges, the value is
-    ``(global_shape, None, ranges)``. A slice that ``fully_shard`` then shards is a part of a part. State dicts, and
-    what :class:`~fastinit.adapters.torch.InitReader` computes for one, have the slice under its name.
+    The module keeps the mark in the attribute ``fastinit_slices``. An engine may set this attribute itself or make it a
+    property: ``self.fastinit_slices = {"weight": ((4096, 1024), (512 * rank, 0))}``. With ranges, the value is
+    ``(global_shape, None, ranges)``. ``fully_shard`` may shard a slice again. State dicts, and those of
+    :class:`~fastinit.adapters.torch.InitReader`, have the slice under its name.
 
-    Of a constructor under :func:`~fastinit.adapters.torch.deferred`, which sees the slice only, draws and constants are
-    those of the whole; what depends on the shape otherwise (orthogonal matrices, parts, computed tables) is refused by
-    name when the model is filled. Numbers that the code computes from the slice's shape are the code's. Inside
-    :func:`~fastinit.adapters.torch.keyed` the code sees the whole.
+    A constructor under :func:`~fastinit.adapters.torch.deferred` sees only the slice. Draws and constants are those of
+    the whole tensor. Values that depend on the shape in other ways (orthogonal matrices, parts, computed tables) are
+    refused by name when the model is filled. Numbers that the code computes from the slice's shape stay unchanged.
+    Inside :func:`~fastinit.adapters.torch.keyed` the code sees the whole tensor.
 
     Examples
     --------
@@ -94,14 +94,14 @@ def mark_slice(
 
 
 def marked_slices(model: nn.Module, flattened: Mapping[int, Container[str]]) -> dict[int, Shard]:
-    """What the marked parameters of a model hold, by the identity of the tensor, but for those that are the whole.
+    """The shards of a model's marked parameters, by the identity of the tensor, without marks of whole tensors.
 
-    `flattened` are the names of those that are in flat parameters, by the identity of the module.
+    `flattened` has the names of parameters in flat parameters, by the identity of the module.
 
     Raises
     ------
     ValueError
-        Naming the parameter: a mark that does not fit it, or of none that the module has; two that differ.
+        With the parameter's name: for a mark that does not fit, a mark without a parameter, and two different marks.
     """
     found: dict[int, tuple[str, Shard]] = {}
     if not any(map(_marks, model.modules())):
@@ -136,13 +136,13 @@ def marked_slices(model: nn.Module, flattened: Mapping[int, Container[str]]) -> 
 
 
 def _marks(module: nn.Module) -> Any:
-    """What a module says, or its class; wrappers that pass on what the module in them has say nothing."""
+    """The marks of a module or its class. Wrappers that forward attributes of their inner module have none."""
     own = vars(module).get(ATTRIBUTE)
     return getattr(module, ATTRIBUTE) if own is None and hasattr(type(module), ATTRIBUTE) else own
 
 
 def _shard(tensor: torch.Tensor, name: str, given: Any) -> Shard:
-    """What a mark says, checked."""
+    """The checked content of a mark."""
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3) or given[0] is None:
         raise ValueError(
             f"{name!r} is marked as a slice by {shown(given)}: expected (global_shape, offsets), or "

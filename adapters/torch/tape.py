@@ -1,8 +1,8 @@
-"""The tape: a context in which what operators do to storages is recorded, and computed only where somebody needs it.
+"""The tape: a context that records what operators do to storages and computes values only if they are read.
 
-Small tensors that nothing random reached are computed at once, since constructors read them. Large ones, and all that
-follow from a draw, have lazily mapped memory and are computed only when somebody reads them: what was drawn cannot be.
-What is recorded are :mod:`fastinit.adapters.torch.histories`.
+Small tensors without random values are computed at once, because constructors read them. Large tensors, and all that
+depend on draws, have lazily mapped memory. Large ones are computed when the code reads them; drawn values cannot be
+read. The records are :mod:`fastinit.adapters.torch.histories`.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ from fastinit.extending import is_random
 
 __all__ = ["DeferralError", "Tape", "new_memory"]
 
-# Inputs of no more elements do not make large results, but for what no constructor does.
+# Inputs up to this number of elements do not produce large results in any realistic constructor.
 SMALL: Final = 2**14
-# Number of draws that a condition on drawn values is asked of.
+# Number of draws on which a condition on drawn values is evaluated.
 CONDITIONS: Final = 16
 # Size in bytes from which memory is mapped lazily.
 MAPPED: Final = 2**20
@@ -68,7 +68,7 @@ _NO_RESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
 class DeferralError(RuntimeError):
-    """A constructor read a value that is drawn, so that it cannot be deferred.
+    """A constructor read a drawn value, so it cannot be deferred.
 
     Examples
     --------
@@ -79,12 +79,12 @@ class DeferralError(RuntimeError):
     ...         print(torch.randn(3).sum().item())
     ... except DeferralError as error:
     ...     print(str(error).partition(":")[0])
-    a value that is drawn cannot be read while a model is deferred
+    a drawn value cannot be read while a model is deferred
     """
 
 
 class _Memory:
-    """What the tape knows of one storage."""
+    """The tape's knowledge about one storage."""
 
     __slots__ = ("__weakref__", "born", "data", "holds", "is_meta", "is_read", "nbytes", "reference", "state")
 
@@ -93,24 +93,24 @@ class _Memory:
         self.nbytes = storage.nbytes()
         self.is_meta = storage.device.type == "meta"
         self.born = born
-        """Whether it was made while the tape ran."""
+        """Whether the storage was created while the tape ran."""
         self.data = state if isinstance(state, Data) else None
         self.is_read = False
-        """Whether a call that was recorded reads it."""
+        """Whether a recorded call reads the storage."""
         self.now(state, not self.is_meta)
 
     def now(self, state: State, holds: bool) -> None:
-        """Another state, and whether the memory holds its values."""
+        """Sets another state, and whether the memory holds its values."""
         self.state, self.holds = state, holds
         state.memory = self if holds else None
 
     @property
     def is_late(self) -> bool:
-        """Whether its values are still to be computed."""
+        """Whether the values remain to be computed."""
         return not self.holds
 
     def storage(self) -> torch.UntypedStorage | None:
-        """The storage, if it lives."""
+        """The storage, if it is alive."""
         return storage_behind(self.reference)
 
 
@@ -133,14 +133,14 @@ class Tape(DispatchMode):
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         self._readers.__exit__(*raised)  # type: ignore[no-untyped-call]
 
-    # what is known of storages
+    # knowledge about storages
 
     def memory_of(self, tensor: Tensor) -> _Memory | None:
-        """What is known of a tensor's storage."""
+        """The knowledge about a tensor's storage."""
         return self._memories.get(address_of(tensor))
 
     def memories(self) -> list[_Memory]:
-        """Those of all storages that live."""
+        """The knowledge about all live storages."""
         return [memory for memory in self._memories.values() if not memory.reference.expired()]
 
     def forget(self) -> None:
@@ -156,11 +156,11 @@ class Tape(DispatchMode):
         return memory
 
     def take(self, tensor: Tensor, state: State) -> None:
-        """Follows a tensor that was made before, as one in this state whose memory has still to get its values."""
+        """Follows an earlier tensor, in this state, whose memory does not have its values yet."""
         self._born_empty(tensor).now(state, False)
 
     def _made(self, tensor: Tensor, source: Output, holds: bool) -> None:
-        """A tensor that a call gave, in a storage of its own."""
+        """A tensor that a call returned, in its own storage."""
         storage, view = tensor.untyped_storage(), View.of(tensor)
         nbytes = storage.nbytes()
         before = None if view.is_whole(nbytes) else Empty(nbytes)
@@ -185,7 +185,7 @@ class Tape(DispatchMode):
             return self._drawn_by_authors(func, args, kwargs)
         if signature.is_view:
             result = func(*args, **kwargs)
-            if func is torch.ops.aten.lift_fresh.default:  # what torch.tensor and its like have just made
+            if func is torch.ops.aten.lift_fresh.default:  # from torch.tensor and similar functions
                 self._known(result, born=True)
             return result
         if not signature.gives_tensors:
@@ -195,7 +195,7 @@ class Tape(DispatchMode):
         return self._recorded(func, signature, args, kwargs, tensors)
 
     def fill(self, tensor: Tensor, initializer: Initializer) -> bool:
-        """Records what fastinit fills by the key of a name, without an operator; whether that was possible."""
+        """Records a fill by fastinit with a named key, without an operator. Returns whether that was possible."""
         if not is_innermost(self):
             return False
         with without_function_modes():
@@ -216,7 +216,7 @@ class Tape(DispatchMode):
         return True
 
     def _drawn_by_authors(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What a generator of the author's own gives are the author's numbers, as a table would be."""
+        """Draws from the author's own generator are the author's numbers, like a table."""
         result = func(*mapped(self._valued, args), **mapped(self._valued, kwargs))
         for output in flattened(result):
             if isinstance(output, Tensor):
@@ -229,7 +229,7 @@ class Tape(DispatchMode):
         written = signature.arguments_written(args, kwargs)
         unread = {id(one) for one in written} if signature.overwrites else set()
         if unread and sum(_same_storage(one, written) for one in tensors) > len(written):
-            unread = set()  # what is overwritten is read, too, as where a tied weight is copied into itself
+            unread = set()  # overwritten memory may also be read, as when a tied weight is copied into itself
         found = [(id(tensor), self._known(tensor), View.of(tensor)) for tensor in tensors]
         late = signature.draws or any(
             memory.is_late and (which not in unread or not view.is_whole(memory.nbytes))
@@ -263,7 +263,7 @@ class Tape(DispatchMode):
         return self._run(call, signature, args, kwargs, written)
 
     def _run(self, call: Call, signature: Signature, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
-        """Calls it now."""
+        """Executes the call now."""
         for tensor in written:
             memory = self._known(tensor)
             if memory.is_late and not (signature.overwrites and View.of(tensor).is_whole(memory.nbytes)):
@@ -288,7 +288,7 @@ class Tape(DispatchMode):
 
     @staticmethod
     def _spare(memory: _Memory, tensor: Tensor) -> None:
-        """Keeps what memory from elsewhere holds before it is written: calls that were recorded read it."""
+        """Saves external memory before a write, because recorded calls read it."""
         if memory.data is not None and address_of(memory.data.storage) == address_of(tensor):
             memory.data.storage = memory.data.storage.clone()  # type: ignore[no-untyped-call]
 
@@ -325,7 +325,7 @@ class Tape(DispatchMode):
         return made[0] if isinstance(shapes, Tensor) else type(shapes)(made)
 
     def _on_meta(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What the operator gives, without memory; None if that takes values."""
+        """The operator's result without memory; None if the operator needs values."""
 
         def bare(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -344,15 +344,15 @@ class Tape(DispatchMode):
     # values
 
     def _is_condition(self, signature: Signature, tensors: Sequence[Tensor]) -> bool:
-        """Whether it is asked for true or false of what is drawn."""
+        """Whether the call is a condition on drawn values."""
         if not signature.gives_bool and (not signature.gives_number or tensors[0].dtype != torch.bool):
             return False
         return any(first_draw(self._known(tensor).state) is not None for tensor in tensors)
 
     def _answered(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """The answer to a condition on what is drawn, if all draws give the same: no weight is NaN, none is orthogonal.
+        """The answer to a condition on drawn values, if all draws agree: no weight is NaN, none is orthogonal.
 
-        Raises DeferralError if they do not.
+        Raises DeferralError if they disagree.
         """
 
         answers = set()
@@ -364,7 +364,7 @@ class Tape(DispatchMode):
         return answers.pop()
 
     def _stand_in(self, value: Any, number: int = 0) -> Any:
-        """A tensor with one of the values that it might get."""
+        """A tensor with one possible draw of its values."""
         if not isinstance(value, Tensor):
             return value
         key = Key(number)
@@ -388,9 +388,9 @@ class Tape(DispatchMode):
         return lambda value: value if id(value) in keep else self._valued(value)
 
     def settle(self, tensor: Tensor) -> None:
-        """Computes what a tensor's memory is to hold.
+        """Computes the values of a tensor's memory.
 
-        Raises DeferralError where that is drawn.
+        Raises DeferralError if they are drawn.
         """
         memory = self.memory_of(tensor)
         if memory is None or memory.holds or memory.is_meta:
@@ -405,8 +405,8 @@ class Tape(DispatchMode):
         call = first_draw(state)
         if call is not None:
             raise DeferralError(
-                f"a value that is drawn cannot be read while a model is deferred: {_place()} reads what {call.name} "
-                "draws. Construct this module outside deferred(), or draw the value by Python's or NumPy's generator"
+                f"a drawn value cannot be read while a model is deferred: {_place()} reads a draw of {call.name}. "
+                "Construct this module outside deferred(), or draw the value with Python's or NumPy's generator"
             )
 
     def _evaluated(self, state: State, view: View | None) -> Any:
@@ -421,12 +421,12 @@ def _same_storage(tensor: Tensor, others: Iterable[Tensor]) -> bool:
 
 
 def _is_known_to_write(written: Sequence[Tensor], signature: Signature) -> bool:
-    """Whether the tensors that are written keep their shapes: those of ``out=`` may be resized."""
+    """Whether the written tensors keep their shapes. Those of ``out=`` may be resized."""
     return all(isinstance(one, int) for one in signature.written) or all(one.numel() for one in written)
 
 
 def _draws(func: Any, args: Any) -> bool:
-    """Whether a call that may draw does: a fill by fastinit of what has no randomness does not."""
+    """Whether a call draws. A fill by fastinit with a deterministic initializer does not."""
     if func is not torch.ops.fastinit.fill_.default:
         return True
     _, key, draws = fill_of(args)
@@ -441,7 +441,7 @@ def _device_of(kwargs: dict[str, Any], tensors: Sequence[Tensor]) -> torch.devic
 
 
 def new_memory(like: Tensor, device: torch.device) -> Tensor:
-    """Memory for a tensor of this shape and dtype, which takes none until it is written."""
+    """Memory for a tensor of this shape and dtype, allocated lazily on the first write."""
     nbytes = like.untyped_storage().nbytes()
     if device.type != "cpu" or nbytes < MAPPED or sys.platform == "win32":
         return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
@@ -451,7 +451,7 @@ def new_memory(like: Tensor, device: torch.device) -> Tensor:
 
 
 def _callers() -> Iterator[tuple[str, FrameType]]:
-    """The frames outside this adapter, from the innermost, each with the name of its module."""
+    """The frames outside this adapter, innermost first, each with its module's name."""
     frame = inspect.currentframe()
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
@@ -465,13 +465,13 @@ def _is_torchs(module: str) -> bool:
 
 
 def _place() -> str:
-    """The innermost line of the caller's code that is neither torch's nor the adapter's."""
+    """The innermost line outside torch and the adapter."""
     found = next((frame for name, frame in _callers() if not _is_torchs(name)), None)
     return "the constructor" if found is None else f"{found.f_code.co_filename}:{found.f_lineno}"
 
 
 def _is_within_a_layer() -> bool:
-    """Whether the innermost code that is no tool of torch's is that of a layer of torch.nn, as `reset_parameters`."""
+    """Whether the innermost code, apart from torch's helpers, is in a layer of torch.nn, such as `reset_parameters`."""
     for name, _ in _callers():
         if not _is_torchs(name) or name.startswith("torch.nn.modules."):
             return _is_torchs(name)
@@ -482,7 +482,7 @@ def _is_within_a_layer() -> bool:
 
 
 class _Readers(TorchFunctionMode):
-    """Sees to it that memory which is read without an operator holds its values."""
+    """Ensures that memory read without an operator holds its values."""
 
     def __init__(self, tape: Tape) -> None:
         super().__init__()
@@ -508,7 +508,7 @@ _READING: Final = frozenset(
 
 
 def _copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
-    """A deep copy by an operator, which the tape sees."""
+    """A deep copy through an operator, so that the tape sees it."""
     if id(tensor) in memo:
         return memo[id(tensor)]  # type: ignore[no-any-return]
     if not tensor.is_leaf:

@@ -1,4 +1,4 @@
-"""Tensors as memory: the one place where values are written into them."""
+"""Tensors as memory. All values are written here."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ __all__ = [
 ]
 
 DTYPES: Final = {getattr(torch, name): name for name in FORMATS if hasattr(torch, name)}
-"""fastinit's name of each torch dtype that it writes."""
+"""fastinit's name of each supported torch dtype."""
 
 _STRIDED: Final = torch.strided
 _KNOWN: Final = frozenset({Tensor, torch.nn.Parameter})
 
 
 class Kind(Enum):
-    """What a tensor is to fastinit. It is asked once for each call (:func:`kind_of`), and passed on."""
+    """Kinds of tensors. Each call determines the kind once (:func:`kind_of`) and passes it on."""
 
     PLAIN = "strided numbers in memory of the host"
     DISTRIBUTED = "a DTensor, of which this process holds a part"
@@ -77,7 +77,7 @@ PLAIN, DISTRIBUTED, DEVICE, UNREAL, FOREIGN = Kind
 def kind_of(tensor: Tensor) -> Kind:
     """What a tensor is."""
     if type(tensor) not in _KNOWN:
-        module = sys.modules.get("torch.distributed.tensor")  # without which there can be no DTensor
+        module = sys.modules.get("torch.distributed.tensor")  # not loaded, so no DTensor can exist
         if module is not None and isinstance(tensor, module.DTensor):
             return DISTRIBUTED
         return UNREAL if is_fake(tensor) else FOREIGN
@@ -97,13 +97,13 @@ def kind_of(tensor: Tensor) -> Kind:
 
 
 def checked_kinds(tensors: Sequence[tuple[str, Tensor]]) -> list[Kind]:
-    """The kinds of tensors that are to be written, by name; tensors on the meta device are to get memory.
+    """The kinds of the tensors to be written, by name. Tensors on the meta device count as getting memory.
 
     Raises
     ------
     TypeError, ValueError
-        Naming the first that fastinit cannot write: one of another class or layout, elements that overlap, memory that
-        was freed, a DTensor of whose values no rank has any.
+        Names the first tensor that fastinit cannot write: another class or layout, overlapping elements, freed memory,
+        or a DTensor whose values no rank holds.
     """
     kinds = []
     for name, tensor in tensors:
@@ -128,9 +128,9 @@ def checked_kinds(tensors: Sequence[tuple[str, Tensor]]) -> list[Kind]:
 
 
 def local_part(tensor: Tensor, outer: Shard | None = None) -> tuple[Tensor, Shard | None]:
-    """This rank's part of a DTensor, and what it holds; None if the rank is not in the mesh.
+    """This rank's local tensor of a DTensor and its shard; None if the rank is not in the mesh.
 
-    `outer` says which part of a larger tensor the DTensor is, where it is one.
+    `outer` is the DTensor's own position in a larger tensor, if any.
     """
     from fastinit.adapters.torch.shards import local_ranges
 
@@ -143,11 +143,11 @@ def local_part(tensor: Tensor, outer: Shard | None = None) -> tuple[Tensor, Shar
     return local, found if outer is None else found.within(outer)
 
 
-# Keys that a generator gives
+# Keys from generators
 
 
 class _Scratch(threading.local):
-    """A place to draw 64 bits into, for each thread, the two words that they are, and the shortcut that draws there."""
+    """For each thread: a buffer for 64 drawn bits, its view as two words, and the shortcut that draws into it."""
 
     def __init__(self) -> None:
         with torch.device("cpu"), torch.inference_mode(False):
@@ -156,10 +156,10 @@ class _Scratch(threading.local):
         self.words = low_word_first.data
         self.shortcut = shortcut(
             kinds=(Tensor, torch.nn.Parameter),
-            exchange=getattr(Tensor, "__dlpack_c_exchange_api__", None),  # of torch 2.10 and later
+            exchange=getattr(Tensor, "__dlpack_c_exchange_api__", None),  # torch 2.10 and later
             watching=WATCHING,
-            odd=(Tensor.is_neg, Tensor.is_inference),  # what a transform wraps has no memory
-            odd_kind=(attrgetter("requires_grad"),),  # a Parameter is not computed, so that nothing is lost
+            odd=(Tensor.is_neg, Tensor.is_inference),  # a transform's wrapper has no memory
+            odd_kind=(attrgetter("requires_grad"),),  # a Parameter is not computed from others
             draw=self.bits.random_,
             draw_arguments=(-(2**63), None),
             drawn=self.bits.data_ptr(),
@@ -171,7 +171,7 @@ _scratch = _Scratch()
 
 
 def shortcut_of_this_thread() -> Any:
-    """What fills small tensors by the generator of the host in one call, see :func:`fastinit.extending.shortcut`."""
+    """Fills small tensors with the host's generator in one call, see :func:`fastinit.extending.shortcut`."""
     return _scratch.shortcut
 
 
@@ -190,14 +190,14 @@ def _drawn_words(tensor: Tensor, generator: torch.Generator | None) -> tuple[int
 
 
 def drawn_key(tensor: Tensor, generator: torch.Generator | None = None) -> Key:
-    """The key that a generator gives: 64 bits drawn once, by default from the generator of the tensor's device.
+    """A key of 64 bits drawn from a generator, by default that of the tensor's device.
 
-    ``torch.manual_seed`` thereby governs it. The bits are Philox's key, and the upper half of its counter is 0.
+    The key therefore follows ``torch.manual_seed``. The bits are Philox's key, and the upper half of its counter is 0.
 
     Raises
     ------
     RuntimeError
-        If the generator is of another device, as in torch.
+        If the generator belongs to another device, as in torch.
     """
     return Key.from_words(*_drawn_words(tensor, generator))
 
@@ -213,20 +213,20 @@ def draw(
     original: Callable[..., Tensor],
     *arguments: Any,
 ) -> Tensor:
-    """A tensor filled in place by an initializer, or by ``original(tensor, *arguments, generator=)``.
+    """Fills a tensor in place with an initializer, or falls back to ``original(tensor, *arguments, generator=)``.
 
-    fastinit fills what is plain and usual, and torch all else. Where the initializer's parameters do not fit, nothing
-    has been drawn from the generator.
+    Decides whether fastinit or torch fills the tensor. If the initializer's parameters do not fit, the generator has
+    not advanced.
     """
     if key is None and generator is None and _scratch.shortcut.fill(tensor, initializer):
         return tensor
-    by_a_name = is_deferring() and key is None and generator is None  # or by what is given
+    by_a_name = is_deferring() and key is None and generator is None  # or from the given one
     if by_a_name and not isinstance(initializer, str) and recorded_at_once(tensor, initializer):
         return tensor
     kind, given = kind_of(tensor), None if key is None else given_key(key, generator)
     if isinstance(initializer, str):
         return by_torch(tensor, given, generator, initializer, original, arguments)
-    if kind is PLAIN:  # without another call: small tensors are many
+    if kind is PLAIN:  # inlined, because small tensors are frequent
         is_ours = not is_watched() and (size := tensor.numel()) > 0
     else:
         size, is_ours = 0, _is_ours(kind, tensor)
@@ -236,7 +236,7 @@ def draw(
         if not is_ours:
             if not is_recordable(kind, tensor, initializer):
                 return by_torch(tensor, given, generator, None, original, arguments)
-            if generator is not None and is_deferring():  # the tape takes what it gives for the author's numbers
+            if generator is not None and is_deferring():  # the tape would record its numbers as the author's
                 return by_torch(tensor, given, generator, "", original, arguments)
             if generator is not None:
                 raise ValueError("a graph cannot hold a generator")
@@ -246,22 +246,22 @@ def draw(
             _scratch.shortcut.learn(tensor, initializer, sampling)
             return _fill_at_once(tensor, size, sampling, _drawn_words(tensor, generator))
         if given is None and kind is not DISTRIBUTED:
-            initializer.check(tuple(tensor.shape), DTYPES[tensor.dtype])  # or the generator stays as it is
+            initializer.check(tuple(tensor.shape), DTYPES[tensor.dtype])  # otherwise the generator does not advance
         unused = _NO_KEY if tensor.is_meta else None  # a DTensor without memory draws nothing
         return write(kind, tensor, initializer, given or unused or drawn_key(tensor, generator))
-    except (BufferError, *REFUSALS) as error:  # elements that overlap, values beyond the dtype, a strange generator
+    except (BufferError, *REFUSALS) as error:  # overlapping elements, values beyond the dtype, an unusual generator
         if kind is DISTRIBUTED or (kind is DEVICE and not isinstance(error, ValueError)):
             raise
         return by_torch(tensor, given, generator, str(error), original, arguments)
 
 
 def place(tensor: Tensor, initializer: Made, original: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """:func:`draw` by an initializer that draws nothing."""
+    """:func:`draw` for an initializer without random numbers."""
     kind = kind_of(tensor)
     if not isinstance(initializer, str) and _fits_a_graph(kind, tensor, initializer):
         return record(tensor, initializer, _NO_KEY)
     if kind is UNREAL and is_fake(tensor) and not is_recorded():
-        original(torch.empty_like(tensor, device="meta"), *arguments)  # or it raises
+        original(torch.empty_like(tensor, device="meta"), *arguments)  # otherwise it raises
         return tensor
     if not isinstance(initializer, str) and kind is not DEVICE and _is_ours(kind, tensor):
         if tensor.requires_grad:
@@ -277,7 +277,7 @@ _NO_KEY: Final = Key(0)
 
 
 def _is_ours(kind: Kind, tensor: Tensor) -> bool:
-    """Whether fastinit fills tensors of a kind, here and now."""
+    """Whether fastinit fills tensors of this kind in this context."""
     if kind is PLAIN:
         return tensor.numel() > 0 and not is_watched()
     if kind is DEVICE and not is_watched():
@@ -288,19 +288,19 @@ def _is_ours(kind: Kind, tensor: Tensor) -> bool:
 
 
 def not_a_tensor(value: object) -> TypeError:
-    """The error for a value in a tensor's place."""
+    """The error for a value that is not a tensor."""
     return TypeError(f"expected a torch.Tensor, got {type(value).__name__} ({shown(value)})")
 
 
 def is_recordable(kind: Kind, tensor: Tensor, initializer: Initializer) -> bool:
-    """Whether a fill, here and now, is to become fastinit's operator in a graph.
+    """Whether a fill in this context becomes fastinit's operator in a graph.
 
-    Raises what the initializer raises of the tensor's shape and dtype.
+    Raises the initializer's errors for the tensor's shape and dtype.
     """
     if not is_recorded() or kind in (FOREIGN, DISTRIBUTED) or tensor.dtype not in DTYPES:
         return False
     shape = shape_of(tensor)
-    if all(isinstance(size, int) for size in shape):  # and no symbols
+    if all(isinstance(size, int) for size in shape):  # without symbols
         if 0 in shape:
             return False
         initializer.check(shape, DTYPES[tensor.dtype])
@@ -331,10 +331,10 @@ def write(
     shard: Shard | None = None,
     num_threads: int | None = None,
 ) -> Tensor:
-    """Fills a tensor of a kind that :func:`kind_of` told.
+    """Fills a tensor whose kind comes from :func:`kind_of`.
 
-    `shard` says what it holds, unless it is whole; of a DTensor, which part of a larger tensor that is. Raises what
-    :func:`fill_` raises.
+    `shard` is the tensor's position in a larger tensor, if any. For a DTensor it is the position of the global tensor.
+    Raises the errors of :func:`fill_`.
     """
     if is_recorded() and kind is not FOREIGN:
         if shard is None and is_recordable(kind, tensor, initializer):
@@ -371,7 +371,7 @@ def write(
 
 
 def check_new_rows(kind: Kind, tensor: Tensor, rows: NewRows, shard: Shard | None = None) -> None:
-    """Raises what :func:`write_rows` would raise of the values, before anything is written."""
+    """Raises the errors of :func:`write_rows` about values, before anything is written."""
     if kind is DISTRIBUTED:
         tensor, shard = local_part(tensor, shard)
         if shard is None:  # this rank is not in the mesh
@@ -383,7 +383,7 @@ def check_new_rows(kind: Kind, tensor: Tensor, rows: NewRows, shard: Shard | Non
 def write_rows(
     kind: Kind, tensor: Tensor, rows: NewRows, key: Key, shard: Shard | None = None, num_threads: int | None = None
 ) -> Tensor:
-    """Fills the new rows of a tensor of a kind that :func:`kind_of` told; the old ones keep every bit."""
+    """Fills the new rows of a tensor whose kind comes from :func:`kind_of`. The old rows keep every bit."""
     if kind is DISTRIBUTED:
         local, part = local_part(tensor, shard)
         if part is not None:
@@ -401,7 +401,7 @@ def write_rows(
 def _fill_at_once(
     tensor: Tensor, size: int, sampling: Any, words: tuple[int, int, int, int], num_threads: int | None = None
 ) -> Tensor:
-    """The shortest way, for small tensors: consecutive memory, of which nothing is left to check."""
+    """The fast path for small tensors in contiguous memory, without further checks."""
     address = tensor.data_ptr()
     if size and not address:
         address = _address(tensor, size)  # which raises
@@ -412,7 +412,7 @@ def _fill_at_once(
 
 
 def memory_of(tensor: Tensor) -> Buffer:
-    """The memory of a plain tensor. Raises ValueError if it was freed."""
+    """The memory of a plain tensor. Raises ValueError for freed memory."""
     strides = tuple(stride * tensor.itemsize for stride in tensor.stride())
     return Buffer(_address(tensor, tensor.numel()), tuple(tensor.shape), strides, FORMATS[DTYPES[tensor.dtype]])
 
@@ -433,7 +433,7 @@ def _written(tensor: Tensor) -> Tensor:
 def fill_part(
     tensor: Tensor, initializer: Initializer, key: Key, shard: Shard | None = None, num_threads: int | None = None
 ) -> Tensor:
-    """:func:`fill_` for the adapter: what the tensor holds is one value, and the key has been checked."""
+    """:func:`fill_` for the adapter, with the shard as one argument and a checked key."""
     return write(kind_of(tensor), tensor, initializer, key, shard, num_threads)
 
 
@@ -448,23 +448,23 @@ def fill_(
     start: int | None = None,
     num_threads: int | None = None,
 ) -> Tensor:
-    """Fills a tensor in place with an initializer's values, as :func:`fastinit.fill` does an array.
+    """Fills a tensor in place with an initializer's values, as :func:`fastinit.fill` does for arrays.
 
-    Autograd does not record it, and the tensor's version counter goes up by one.
+    Autograd does not record the fill, and the tensor's version counter increases by one.
 
     Parameters
     ----------
     tensor : torch.Tensor
-        Of any layout whose elements do not overlap, of dtype float32, float64, float16, bfloat16, float8_e4m3fn or
-        float8_e5m2. Of a DTensor the local part is filled, without communication. A CUDA tensor is filled by its device
-        where Numba can run kernels on it; tensors on other devices are filled on the host and copied. Meta and fake
-        tensors have no memory and stay as they are.
+        Tensor of any layout without overlapping elements, of dtype float32, float64, float16, bfloat16, float8_e4m3fn
+        or float8_e5m2. For a DTensor, the local part is filled, without communication. A CUDA tensor is filled on its
+        device if Numba can run kernels there; tensors on other devices are filled on the host and copied. Meta and fake
+        tensors have no memory and stay unchanged.
     initializer, key
-        What to draw, and the stream.
+        The distribution and the stream.
     global_shape, offsets, ranges, start : optional
-        Which elements of a larger tensor this one holds, see :func:`fastinit.fill`; a DTensor knows by itself.
+        Position of this tensor in a larger one, see :func:`fastinit.fill`. A DTensor has its own.
     num_threads : int, optional
-        At most so many threads.
+        Maximum number of threads.
 
     Returns
     -------
@@ -474,10 +474,10 @@ def fill_(
     Raises
     ------
     TypeError
-        If the tensor is of another dtype, layout or class.
+        If the tensor has another dtype, layout or class.
     ValueError, BufferError
-        As :func:`fastinit.fill`, before anything is written. ValueError, too, for a shard or a DTensor while make_fx,
-        torch.export or torch.jit.trace makes a graph.
+        As in :func:`fastinit.fill`, before anything is written. Also ValueError for a shard or a DTensor while make_fx,
+        torch.export or torch.jit.trace records a graph.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""From the tape to a program: what torch's operators did to a parameter, in the library's words.
+"""Translation from the tape to a program: torch's operations on a parameter, in fastinit's terms.
 
-Operators that scale, shift and clamp, writes to parts and copies fold (:mod:`fastinit.folding`). What does not fold is
-replayed: the operators themselves, as a graph.
+Operators that scale, shift and clamp, partial writes and copies fold (:mod:`fastinit.folding`). Other operators are
+stored as a graph and replayed.
 """
 
 from __future__ import annotations
@@ -49,26 +49,26 @@ from fastinit.extending import (
 
 __all__ = ["program_of"]
 
-# Constants that are computed are looked at up to this size, and those that others are computed with up to that.
+# Maximum size of computed constants that are inspected, and of those that other values are computed with.
 _LOOKED_AT: Final = 2**24
 _NUMBERS: Final = 2**8
 
 
-# Reading these rounds no number that the code wrote: constants are kept in float64.
+# Reading these dtypes does not round the code's numbers, because constants are stored in float64.
 _EXACT: Final = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
-# Programs of more parts are replayed; so are those of many that do not follow each other along one axis.
+# Programs with more parts are replayed, and so are programs of many parts that are not consecutive along one axis.
 _PARTS: Final = 4096
 _SCATTERED: Final = 256
 
 
 class _Leaf(NamedTuple):
-    """One initializer, and where its numbers come from."""
+    """One initializer and the source of its numbers."""
 
     found: Initializer | InverseErf
     call: Call | None = None
-    """The call that draws, if one does."""
+    """The drawing call, if any."""
     key: Key | None = None
-    """The key that the author gave."""
+    """The author's key, if any."""
 
 
 class _Part(NamedTuple):
@@ -84,14 +84,14 @@ class _Form:
     base: _Leaf
     parts: tuple[_Part, ...] = ()
     unwritten: bool = False
-    """Whether the base is memory that was never written."""
+    """Whether the base is unwritten memory."""
 
 
 _ZERO: Final = _Leaf(Constant(0.0))
 
 
 def program_of(state: State, view: View, shared: Container[str] = ()) -> Program:
-    """The program of a tensor. Of `shared` draws, which other tensors follow from, each element stays in its place."""
+    """The program of a tensor. Elements of `shared` draws, which other tensors also use, keep their positions."""
     at_once = _made_at_once(state, view)
     if at_once is not None:
         return at_once
@@ -138,7 +138,7 @@ def program_of(state: State, view: View, shared: Container[str] = ()) -> Program
 
 
 def _made_at_once(state: State, view: View) -> Program | None:
-    """The program of a tensor that one call draws, or sets to a number, as that of most; None of any other."""
+    """The program of a tensor that a single call draws or sets to a number, the common case; otherwise None."""
     call = only_call(state)
     if call is None or not isinstance(state, Written) or state.view != view or state.source.number:
         return None
@@ -165,18 +165,18 @@ def _of_number(number: float, operators: tuple[str, ...], shape: tuple[int, ...]
 
 
 def _boxes(parts: Sequence[_Part]) -> list[Box]:
-    """Where parts lie."""
+    """Positions of parts."""
     return [Box(part.offsets, part.shape, Constant(0.0)) for part in parts]
 
 
 def _area(parts: Sequence[_Part]) -> int:
-    """Elements of parts that do not overlap; 0 where some do."""
+    """Number of elements of disjoint parts; 0 if some overlap."""
     boxes = _boxes(parts)
     return sum(torch.Size(part.shape).numel() for part in parts) if disjoint(boxes) else 0
 
 
 def _constant(state: State, view: View) -> _Form | None:
-    """A form of one number, if that is what all elements are."""
+    """A form of one number, if all elements are equal."""
     if not 0 < view.size <= _LOOKED_AT or view.dtype.is_complex:
         return None
     values = view.within(evaluated(state))
@@ -187,7 +187,7 @@ def _constant(state: State, view: View) -> _Form | None:
 
 
 class _Missing(Exception):
-    """Something is to be folded first: histories may be longer than Python's stack."""
+    """Another state must be folded first. It replaces recursion: histories may be longer than Python's stack."""
 
     def __init__(self, state: State, view: View) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class _Missing(Exception):
 
 
 class _Folding:
-    """Folds the history of one tensor; what several calls read, once."""
+    """Folds the history of one tensor. States read by several calls are folded once."""
 
     def __init__(self, shared: Container[str] = ()) -> None:
         self._shared = shared
@@ -204,7 +204,7 @@ class _Folding:
         self._outputs: dict[tuple[int, int, tuple[int, ...]], _Form | None] = {}
 
     def form(self, state: State, view: View) -> _Form | None:
-        """What a view of a state holds."""
+        """The form of a view of a state."""
         left = [(state, view)]
         while left:
             try:
@@ -219,7 +219,7 @@ class _Folding:
         return self._found[id(state), view]
 
     def _is_drawn(self, state: State) -> bool:
-        """Whether anything that a state follows from is drawn."""
+        """Whether a state depends on a draw."""
         left, known = [state], self._drawn
         while left:
             one = left[-1]
@@ -245,7 +245,7 @@ class _Folding:
             if isinstance(state, Data):
                 base = _constant(state, view)
                 if base is None and painted_over and _area(painted_over) >= view.size:
-                    base = _Form(_ZERO)  # nothing of it is left
+                    base = _Form(_ZERO)  # fully overwritten
                 return None if base is None else replace(base, parts=tuple(reversed(painted_over)))
             assert isinstance(state, Written)
             there = _where(view, state.view)
@@ -275,7 +275,7 @@ class _Folding:
             state = state.before
 
     def _is_free(self, form: _Form) -> bool:
-        """Whether the order of a form's elements says nothing: no other tensor has them, and no key of the author's."""
+        """Whether the order of a form's elements is irrelevant: no other tensor and no author's key uses it."""
         leaves = (form.base, *(part.leaf for part in form.parts))
         return all(
             isinstance(leaf.found, Constant)
@@ -284,14 +284,14 @@ class _Folding:
         )
 
     def _part_of(self, state: Written, view: View) -> _Form | None:
-        """What a view of a part of what was written holds, where that is one number."""
+        """The form of a view into a written part, if it is one number."""
         if _where(state.view, view) in (None, _NOWHERE):
             return None
         form = self._of_output(state.source, state.view.shape)
         return form if form is not None and not form.parts and isinstance(form.base.found, Constant) else None
 
     def _of_output(self, output: Output, shape: tuple[int, ...]) -> _Form | None:
-        """What a call gave."""
+        """The form of a call's result."""
         known = id(output.call), output.number, shape
         if known not in self._outputs:
             self._outputs[known] = self._folded(output, shape)
@@ -325,7 +325,7 @@ class _Folding:
 
 
 def _rounded(form: _Form, dtype: torch.dtype) -> _Form:
-    """A form whose numbers are rounded to a dtype, as a reader finds them: 2.7 is 2 among integers."""
+    """A form with its numbers rounded to a dtype, as a reader finds them: 2.7 is 2 in an integer tensor."""
 
     def rounded(leaf: _Leaf) -> _Leaf:
         if not isinstance(leaf.found, Constant):
@@ -341,7 +341,7 @@ _NOWHERE: Final = ((), (), False)
 
 
 def _where(view: View, part: View) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
-    """The box of a view that another is; `_NOWHERE` if they share no element, None where it is neither."""
+    """The box of one view within another; `_NOWHERE` if they share no element, None in all other cases."""
     if not view.size or not part.size:
         return _NOWHERE
     if view == part and not view.repeats:
@@ -355,7 +355,7 @@ def _where(view: View, part: View) -> tuple[tuple[int, ...], tuple[int, ...], bo
 
 
 def _span(view: View) -> tuple[int, int]:
-    """The bytes of a storage from a view's first to its last."""
+    """The byte range of a view in its storage."""
     if not view.size:
         return 0, 0
     last = sum((extent - 1) * stride for extent, stride in zip(view.shape, view.strides, strict=True))
@@ -363,7 +363,7 @@ def _span(view: View) -> tuple[int, int]:
 
 
 def _as_seen(form: _Form, own: tuple[int, ...], shape: tuple[int, ...], in_order: bool) -> _Form | None:
-    """A form of a tensor of shape `own`, seen as one of another shape with the same elements."""
+    """A form of a tensor of shape `own`, reshaped to another shape with the same elements."""
     if own == shape and in_order:
         return form
     leaf = _reshaped(form.base, own, shape, in_order)
@@ -373,7 +373,7 @@ def _as_seen(form: _Form, own: tuple[int, ...], shape: tuple[int, ...], in_order
 def _as_parts(
     form: _Form, own: tuple[int, ...], offsets: tuple[int, ...], shape: tuple[int, ...], in_order: bool
 ) -> list[_Part] | None:
-    """A form of a tensor of shape `own` as parts of the box where it lies in a larger tensor."""
+    """A form of a tensor of shape `own` as parts of its box in a larger tensor."""
     leaf = _reshaped(form.base, own, shape, in_order)
     if leaf is None or form.unwritten:
         return None
@@ -387,7 +387,7 @@ def _as_parts(
 
 
 def _reshaped(leaf: _Leaf, own: tuple[int, ...], shape: tuple[int, ...], in_order: bool) -> _Leaf | None:
-    """A leaf of a tensor of shape `own` for one of another shape, if its elements do not depend on each other."""
+    """A leaf of a tensor of shape `own`, reshaped, if its elements are independent of each other."""
     if own == shape and in_order:
         return leaf
     if isinstance(leaf.found, InverseErf):
@@ -396,7 +396,7 @@ def _reshaped(leaf: _Leaf, own: tuple[int, ...], shape: tuple[int, ...], in_orde
     return None if found is None else leaf._replace(found=found)
 
 
-# What operators do
+# Operators
 
 
 def _every(form: _Form | None, fold: Callable[[Any, tuple[int, ...]], Any], shape: tuple[int, ...]) -> _Form | None:
@@ -415,7 +415,7 @@ def _without_draw(leaf: _Leaf) -> _Leaf:
 
 
 def _number(form: _Form | None) -> float | None:
-    """The number that a form is, if it is one."""
+    """The number of a constant form, if it is one."""
     if form is None or form.parts or not isinstance(form.base.found, Constant):
         return None
     return form.base.found.value
@@ -551,7 +551,7 @@ def _cat(folding: _Folding, call: Call, shape: tuple[int, ...]) -> _Form | None:
 
 
 def _has(form: _Form, call: Call, shape: tuple[int, ...]) -> bool:
-    """Whether a form is of the result's shape, so that no element is repeated."""
+    """Whether a form has the result's shape, so that no element is repeated."""
     for value in call.args[:2]:
         if isinstance(value, Read) and value.view.shape == shape:
             return True

@@ -1,4 +1,4 @@
-"""Whether a model still holds what its record says, tensor by tensor.
+"""Comparison of a model with its record, tensor by tensor.
 
 print(verify("init.json", model))
 """
@@ -28,35 +28,35 @@ def verify(
     rename: Rename | None = None,
     num_threads: int | None = None,
 ) -> Verification:
-    """Compares every parameter of a model with what its record says it was filled with. Nothing is written.
+    """Compares every parameter of a model with its recorded values, without writing.
 
-    The values are made anew, a piece at a time, and compared in place, in about the time of the fill. No digest is
-    needed, and of a sharded model each process verifies what it holds, without communication.
+    The values are recomputed piece by piece and compared in place, in about the time of a fill. No digest is needed.
+    In a sharded model each process verifies its part, without communication.
 
     Parameters
     ----------
     record : Record, str or path
-        A record, its JSON, or the path of a file that holds it.
+        A record, its JSON, or the path of its file.
     model : torch.nn.Module
-        With memory, sharded or not, in any dtype that fastinit fills.
+        A model with memory, sharded or not, in any dtype that fastinit fills.
     rename : callable, mapping of str to str, or None
-        The record's names for those that this model has, as in :func:`~fastinit.adapters.torch.initialize_`.
+        Maps the names of this model to the record's names, as in :func:`~fastinit.adapters.torch.initialize_`.
     num_threads : int, optional
-        At most so many threads.
+        Maximum number of threads.
 
     Returns
     -------
     Verification
-        A row for each tensor, and one for each that was tied and is no longer: ``"equal"``; ``"rounded"``, equal in
-        another dtype; ``"trained"``, with how far it has moved; ``"damaged"``, with the stretch that differs;
-        ``"missing"`` from the model; ``"unknown"`` to the record; ``"kept"``, of which the record knows no values.
-        Printed, it names those that are not as recorded.
+        One row per tensor, and one for each tensor that is no longer tied. The verdicts are ``"equal"``; ``"rounded"``
+        (equal in another dtype); ``"trained"``, with the distance moved; ``"damaged"``, with the range that differs;
+        ``"missing"`` from the model; ``"unknown"`` to the record; and ``"kept"`` (without recorded values). The printed
+        form names the tensors that differ.
 
     Raises
     ------
     ValueError
-        A record of another stream version, and what :func:`~fastinit.adapters.torch.initialize_` raises of a model
-        whose parameters cannot be named.
+        For a record of another stream version, and for a model whose parameters cannot be named, as in
+        :func:`~fastinit.adapters.torch.initialize_`.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def verify(
 
 
 def compared(place: Place, entry: Entry, num_threads: int | None = None) -> Verified:
-    """What became of one tensor, of the recorded shape."""
+    """The verdict on one tensor of the recorded shape."""
     if isinstance(entry.initializer, Keep):
         return judged_kept(entry, None if entry.digest is None else digest_of(place, num_threads))
     tensor, shard = place.tensor, place.shard

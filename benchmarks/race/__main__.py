@@ -1,8 +1,8 @@
-"""Fastinit against everybody who does the same job, in one run: ``python -m benchmarks.race``.
+"""Fastinit against every peer for the same job, in one run: ``python -m benchmarks.race``.
 
-Both run in turn, A B A B, pinned to as many processors as fastinit has threads. Each ratio is of two neighbours: how
-many times as long as fastinit the peer takes. Below 1 the peer wins, and the table says so. Peers that are not
-installed, and targets that this processor does not run, are skipped.
+Both run in turn, A B A B, pinned to as many processors as fastinit has threads. Each ratio compares two neighbours: the
+peer's time over fastinit's. Below 1 the peer wins, and the table says so. Missing peers, and targets that this
+processor does not run, are skipped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DISTRIBUTIONS = (
 
 
 def figure(lab: Lab, row: Row, found: Result | str) -> Figure:
-    """A row with what was found, or why there is nothing."""
+    """A row with its result, or the reason for a missing one."""
     about = (row.section, row.what, row.unit, row.bar)
     contest = {"job": row.section if row.peer else "", "peer": row.peer}
     if isinstance(found, str):
@@ -51,15 +51,15 @@ def figure(lab: Lab, row: Row, found: Result | str) -> Figure:
 
 
 def measured_here(lab: Lab, row: Row) -> Result | str:
-    """What a row finds in this process, or why it finds nothing."""
-    try:  # the many contests, and slow frameworks, get no more rounds than they need
+    """The result of a row in this process, or the reason for a missing one."""
+    try:  # the many contests and the slow frameworks get only as many rounds as they need
         return row.measure(lab.with_rounds(lab.rounds) if row.peer or row.process else lab)
     except NotImplementedError as reason:
         return str(reason)
 
 
 def measured_apart(lab: Lab, backend: str, numbers: list[int]) -> Iterator[tuple[int, Result | str]]:
-    """What these rows of the table find in a framework's own process; at -1 why the others find nothing."""
+    """The results of these rows in a framework's own process; at -1 the reason why others are missing."""
     if importlib.util.find_spec(backend) is None:
         yield -1, f"{backend} is not installed"
         return
@@ -74,12 +74,12 @@ def measured_apart(lab: Lab, backend: str, numbers: list[int]) -> Iterator[tuple
 
 
 def apart(lab: Lab, numbers: Iterable[int]) -> None:
-    """In such a process: prints what each row finds."""
+    """Prints the result of each row, in a framework's own process."""
     if os.environ["KERAS_BACKEND"] == "tensorflow":
         tensorflow = side_by_side.optional("tensorflow")
         tensorflow.config.threading.set_intra_op_parallelism_threads(lab.threads)
     for number in numbers:
-        with contextlib.redirect_stdout(sys.stderr):  # for what a framework says
+        with contextlib.redirect_stdout(sys.stderr):  # for the framework's output
             found = measured_here(lab, ROWS[number])
         print(json.dumps((number, found)), flush=True)
 
@@ -110,7 +110,7 @@ def versions() -> dict[str, str]:
 
 
 def pin(threads: int) -> str:
-    """Keeps this process on as many processors as there are threads; says which."""
+    """Pins this process to as many processors as threads, and describes them."""
     try:
         chosen = sorted(os.sched_getaffinity(0))[:threads]
         os.sched_setaffinity(0, chosen)
@@ -120,7 +120,7 @@ def pin(threads: int) -> str:
 
 
 def run(numbers: list[int], quick: bool) -> dict[str, Any]:
-    """The record of a run: what ``--json`` writes."""
+    """The record of a run, as ``--json`` writes it."""
     pinned = pin(fastinit.default_num_threads())
     lab = Lab(quick)  # after it, since threads inherit the processors
     figures = measured(lab, numbers)

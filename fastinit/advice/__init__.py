@@ -1,8 +1,8 @@
-"""Advice: which initializer suits which activation and layer.
+"""Advice: the right initializer for an activation and layer.
 
-activations    what activations compute, and their slopes
-gains          what an activation takes from the size of a signal
-recommending   which initializer, why, and who says so
+activations    activations and their slopes
+gains          gains, which compensate an activation's effect on the size of the signal
+recommending   a recommended initializer, with the reason and the source
 """
 
 from fastinit.advice.gains import backward_gain, gain

@@ -1,4 +1,4 @@
-"""Activations by name: what they compute, and their slopes."""
+"""Activations and their slopes, by name."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Activation = Callable[..., Any]
 
 PRELU_SLOPE: Final = 0.25
-"""The negative slope that a parametric rectifier begins with, in every framework and recipe."""
+"""Initial negative slope of a parametric rectifier, in every framework and recipe."""
 
-# erf on a grid, between whose points a cubic with the right slopes errs by less than 4e-15.
+# Grid for erf. Cubic interpolation with exact slopes has an error below 4e-15.
 ERF_STEP, ERF_REACH = 2.0**-11, 6.0
 
 
@@ -116,7 +116,7 @@ ACTIVATIONS: Final[dict[str, Activation]] = {
     "tanh": np.tanh,
     "tanhshrink": lambda z: z - np.tanh(z),
 }
-"""Activations by name, each a function of an array; their parameters have the defaults of torch and Keras."""
+"""Activations by name, as functions of an array. Their parameters have the defaults of torch and Keras."""
 
 ALIASES: Final = {"linear": "identity", "swish": "silu", "relu2": "relu_squared"} | dict.fromkeys(
     ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "gelu_tanh"
@@ -191,18 +191,18 @@ SLOPES: Final[dict[str, Activation]] = {
     "tanh": _sech2,
     "tanhshrink": lambda z: np.tanh(z) ** 2,
 }
-"""Their slopes; at a kink that from the left, as rectifiers have it at 0 in every framework."""
+"""Slopes of the activations. At a kink it is the left slope, like that of rectifiers at 0 in every framework."""
 
 
 def activation_named(activation: str | Activation) -> tuple[str, Activation]:
-    """The standard name of an activation and the function of an array that it is; of a function, its own name.
+    """Standard name and function of an activation. A function is returned with its own name.
 
     Raises
     ------
     TypeError
-        If it is neither a name nor callable.
+        If `activation` is neither a name nor callable.
     ValueError
-        If the name is unknown; the error names the nearest ones.
+        If the name is unknown. The error suggests similar names.
     """
     if not isinstance(activation, str):
         if not callable(activation):
@@ -223,7 +223,7 @@ def name_of(function: Activation) -> str:
 
 
 def default_parameters(name: str) -> dict[str, float]:
-    """The parameters that an activation that is known by this standard name has, and their defaults."""
+    """Parameters of the activation with this standard name, with their defaults."""
     function = ACTIVATIONS[name]
     if isinstance(function, np.ufunc):
         return {}
@@ -231,35 +231,35 @@ def default_parameters(name: str) -> dict[str, float]:
 
 
 def checked_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, float]:
-    """The parameters of an activation that is known by this standard name, as finite floats.
+    """Given parameters of the activation with this standard name, as finite floats.
 
     Raises
     ------
     TypeError
-        If it has no such parameter, or one is not a number.
+        If the activation lacks a parameter, or a value is not a number.
     ValueError
-        If one is not finite.
+        If a value is not finite.
     """
     known = default_parameters(name)
     for parameter in parameters:
         if parameter not in known:
-            raise TypeError(f"{name} has no parameter {parameter}; it has {', '.join(known) or 'none'}")
+            raise TypeError(f"expected parameters of {name} ({', '.join(known) or 'none'}), got {parameter}")
     return {parameter: finite_number(value, parameter) for parameter, value in parameters.items()}
 
 
 def evaluated(function: Activation, what: str, z: Array, parameters: Mapping[str, Any]) -> Array:
-    """f(z) of an array as float64, of functions that take arrays and of those that take numbers only.
+    """f(z) for an array, as float64. The function may take arrays, or single numbers only.
 
     Raises
     ------
     TypeError
-        If the function returns no real numbers.
+        If the function does not return real numbers.
     ValueError
         If it changes the shape.
     """
     try:
-        values = _real_numbers(function(z.copy(), **parameters))
-    except (TypeError, ValueError):  # of math.tanh, or of an `if` on an array
+        values = _real_numbers(function(z.copy(), **parameters))  # a copy: the function may write into it
+    except (TypeError, ValueError):  # raised by math.tanh, or by `if` on an array
         values = None
     if values is not None and values.shape == z.shape:
         return values
@@ -269,17 +269,17 @@ def evaluated(function: Activation, what: str, z: Array, parameters: Mapping[str
     def at(one: float) -> float:
         try:
             return any_number(function(one, **parameters), f"the value of {what} at {one:.6g}")
-        except OverflowError:  # of math.exp
+        except OverflowError:  # raised by math.exp
             return math.inf
 
     found = np.array([at(one) for one in z.ravel().tolist()]).reshape(z.shape)
     if values is not None and not ((found == values) | np.isnan(found)).all():
-        raise ValueError(f"{what} gives one number for an array, and others for the numbers in it")
+        raise ValueError(f"{what} must act elementwise, got one number for an array and others for its elements")
     return found
 
 
 def _real_numbers(values: Any) -> Array:
-    """An array of float64. Raises TypeError for complex numbers, texts and whatever else has no real numbers in it."""
+    """Converts to an array of float64. Raises TypeError for complex numbers, texts and other non-real values."""
     found = np.asarray(values)
     if found.dtype.kind == "O":
         own = [any_number(one, "a value") for one in found.ravel().tolist()]
@@ -290,16 +290,16 @@ def _real_numbers(values: Any) -> Array:
     return real
 
 
-# Steps to either side of a point, in units of the signal's size. Slopes that differ by more have a kink between them.
+# Step of the differences, in units of the signal's size, and the relative difference of slopes that marks a kink.
 STEP, KINK = 1e-6, 1e-3
 
 
 def derivative(
     activation: str | Activation, parameters: Mapping[str, Any] = MappingProxyType({}), *, size: float | None = None
 ) -> Activation:
-    """The slope of an activation: exact of one that is known by name, else by differences, from the left at a kink.
+    """Slope of an activation: exact for a name, by finite differences for a function, the left slope at a kink.
 
-    The steps follow the root mean square of the array, or `size`, so that the slopes of a vanishing signal are right.
+    Steps scale with the root mean square of the array, or with `size`, so that slopes of a vanishing signal are right.
     """
     if isinstance(activation, str):
         name = activation_named(activation)[0]

@@ -1,7 +1,7 @@
-"""Gains: what an activation takes from the size of a signal, so that the weights before it can give it back.
+"""Gains: factors for weights that compensate an activation's effect on the size of the signal.
 
-The gain of f is ``1 / sqrt(E[f(z)^2])`` for z ~ N(0, 1): where pre-activations are standard normal, f(z) times the gain
-has a mean square of 1. For a rectifier it is the sqrt(2) of He et al.
+The gain of f is ``1 / sqrt(E[f(z)^2])`` for z ~ N(0, 1): for standard normal pre-activations, f(z) times the gain has a
+mean square of 1. For a rectifier it is the sqrt(2) of He et al.
 
 >>> round(gain("relu") ** 2, 12), round(gain("gelu"), 5), round(gain(lambda z: abs(z) ** 0.5), 5)
 (2.0, 1.53353, 1.11952)
@@ -57,55 +57,55 @@ GAINS: Final = {
     "tanh": 1.5925374197228315,
     "tanhshrink": 2.3383675301021216,
 }
-"""The gain of every activation by name, with its default parameters, to the last bit.
+"""Gain of every activation by name, with its default parameters, exact to the last bit.
 
-Recipes make standard deviations of them, and quadrature differs in its last bits between processors and libraries of
-mathematics: NumPy's ``exp`` and ``tanh``, and the sums of a BLAS.
+They are stored because recipes compute standard deviations from them, and the last bits of a quadrature depend on the
+processor and on mathematics libraries (NumPy's ``exp`` and ``tanh``, the sums of a BLAS).
 """
 
 # Beyond 12 standard deviations lies 4e-33 of the normal distribution.
 REACH = 12.0
-# Panels of 1/2, so that the kinks of every activation here lie between two of them.
+# Panels of width 1/2: the kinks of every activation here lie on their edges.
 PANELS = 48
 NODES = 24
-# The integral of a panel is accepted when that of its halves agrees to this share of the whole, or after so many cuts.
+# The integral of a panel is accepted if that of its halves agrees to this fraction of the whole, or after CUTS cuts.
 AGREEMENT = 1e-14
-# Of a function that computes in float32, as those of JAX do.
+# The same for a function that computes in float32, like those of JAX.
 AGREEMENT_OF_FLOAT32 = 1e-7
 CUTS = 60
-# Panels that disagree at one time. A kink is in one or two, a sine of 10,000 z in 20,000; noise would be in all of
-# them, which every cut doubles. AT_ONCE of them are evaluated at once.
+# Maximum number of open panels. A kink affects one or two, a sine of 10,000 z 20,000; noise affects all, and every cut
+# doubles them. AT_ONCE panels are evaluated at once.
 MOST_OPEN, AT_ONCE = 2**15, 2**11
 
 
 @in_stream_environment
 def gain(activation: str | Activation, **parameters: float) -> float:
-    """The factor for the standard deviation of weights, so that the activation after them keeps the signal's size.
+    """Factor for the standard deviation of weights that keeps the signal's size through the following activation.
 
     Parameters
     ----------
     activation : str or callable
-        One of :data:`fastinit.advice.activations.ACTIVATIONS` or an alias (``"swish"``, ``"linear"``), or any function
-        of a number or of an array.
+        A name in :data:`fastinit.advice.activations.ACTIVATIONS`, an alias (``"swish"``, ``"linear"``), or any function
+        of a number or an array.
     **parameters : float
-        Of the activation: ``negative_slope`` of leaky_relu and prelu, ``alpha`` of elu and celu, ``beta`` of softplus,
-        ``threshold`` of softshrink and hardshrink; those of a callable are passed on.
+        Parameters of the activation: ``negative_slope`` of leaky_relu and prelu, ``alpha`` of elu and celu, ``beta`` of
+        softplus, ``threshold`` of softshrink and hardshrink. They are passed on to a callable.
 
     Returns
     -------
     float
-        1 / sqrt(E[f(z)^2]) for z ~ N(0, 1): to the last bit of an activation with its default parameters, otherwise
-        with a relative error under 1e-10. Kinks and jumps are found. The last bits of a computed one may differ between
-        machines; a record holds the number itself.
+        1 / sqrt(E[f(z)^2]) for z ~ N(0, 1). Exact to the last bit for a named activation with default parameters;
+        otherwise computed with a relative error below 1e-10, also for functions with kinks and jumps. The last bits of
+        a computed gain may differ between machines; a record stores the number itself.
 
     Raises
     ------
     TypeError
-        If the activation is neither a name nor callable, has no such parameter, or returns no real numbers.
+        If the activation is neither a name nor callable, lacks a parameter, or does not return real numbers.
     ValueError
-        If the name is unknown, or the function gives NaN or infinity, is zero everywhere, changes the shape, is no
-        function of z alone (noise; a softmax), changes too fast to be integrated, or grows so fast that its mean square
-        is infinite.
+        If the name is unknown; or if the function gives NaN or infinity, is zero everywhere, changes the shape, depends
+        on more than z (noise; a softmax), changes too fast to integrate, or grows so fast that its mean square is
+        infinite.
 
     Notes
     -----
@@ -128,21 +128,21 @@ def gain(activation: str | Activation, **parameters: float) -> float:
 
 @in_stream_environment
 def backward_gain(activation: str | Activation, **parameters: float) -> float:
-    """The factor for the standard deviation of weights that keeps the size of gradients: 1 / sqrt(E[f'(z)^2]).
+    """Factor for the standard deviation of weights that keeps the size of gradients: 1 / sqrt(E[f'(z)^2]).
 
-    For a rectifier it is sqrt(2), as forward; for tanh, whose slope falls off, it is more than forward.
+    For a rectifier it is sqrt(2), as in the forward direction. For tanh it is 1.46741, and forward 1.59254.
 
     Parameters
     ----------
     activation : str or callable
         As in :func:`gain`.
     **parameters : float
-        Of the activation, as in :func:`gain`.
+        Parameters of the activation, as in :func:`gain`.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`gain`; ValueError also for a function that computes in float32, which is too coarse for a slope.
+        As in :func:`gain`. ValueError also for a function that computes in float32, which is too coarse for a slope.
 
     Examples
     --------
@@ -157,7 +157,7 @@ def backward_gain(activation: str | Activation, **parameters: float) -> float:
 
 @in_stream_environment
 def second_moment(function: Activation, std: float) -> float:
-    """E[f(std z)^2], z ~ N(0, 1), to three digits and more: by the trapezoidal rule on a fine grid."""
+    """E[f(std z)^2], z ~ N(0, 1), to at least three digits, by the trapezoidal rule on a fine grid."""
     if not math.isfinite(std):
         return math.nan
     z, weights = _grid()
@@ -167,7 +167,7 @@ def second_moment(function: Activation, std: float) -> float:
 
 @lru_cache(maxsize=1)
 def _grid() -> tuple[Array, Array]:
-    z = np.linspace(-8.0, 8.0, 8193)[:, None] + 1e-3  # no node on, nor a step away from, a kink at 0
+    z = np.linspace(-8.0, 8.0, 8193)[:, None] + 1e-3  # shifted, so that no node is at or within a step of a kink at 0
     weights = np.exp(-0.5 * z * z)
     return z, weights / weights.sum()
 
@@ -188,7 +188,7 @@ def _gain(function: Callable[[Array], Array], what: str) -> float:
             if not np.isfinite(values).all():
                 where = z.ravel()[~np.isfinite(values).ravel()][0]
                 raise ValueError(f"{what} is not finite at {where:.6g}")
-            # the factors one by one: a square may overflow where the product does not
+            # multiply before squaring: the square alone may overflow
             density = np.exp(-0.25 * z * z) * values
             weighted: Array = density * density / math.sqrt(2.0 * math.pi)
             return weighted
@@ -198,35 +198,35 @@ def _gain(function: Callable[[Array], Array], what: str) -> float:
         agreement = AGREEMENT_OF_FLOAT32 if _is_float32(function) else AGREEMENT
     moment, outermost = _integral(integrand, what, agreement)
     if not moment > 0.0:
-        raise ValueError(f"{what} is zero everywhere: no weights can make up for it")
+        raise ValueError(f"{what} is zero everywhere: no weights can compensate it")
     if moment == math.inf or not outermost < 1e-12 * moment:
         raise ValueError(f"E[f(z)^2] of {what} is infinite, or nearly so")
     return 1.0 / math.sqrt(moment)
 
 
 def _is_float32(function: Callable[[Array], Array]) -> bool:
-    """Whether a function computes in float32, or in less: its values are such numbers, and not only a few of them."""
+    """Whether a function computes in float32 or less: all its values are float32 numbers, and many are distinct."""
     with np.errstate(all="ignore"):
         values = function(np.linspace(-3.1, 3.3, 4 * NODES).reshape(4, NODES))
         return bool((values == values.astype(np.float32)).all()) and np.unique(values).size > NODES
 
 
 def _check_function(function: Callable[[Array], Array], what: str) -> None:
-    """Raises ValueError for anything but a function of one number: with noise in it, or of all numbers of an array."""
+    """Raises ValueError unless the function acts elementwise and deterministically."""
     z = np.linspace(-3.1, 3.3, 4 * NODES).reshape(4, NODES)
     whole, part = function(z), function(z[:2, : NODES // 2])
     apart = np.abs(whole[:2, : NODES // 2] - part) > 1e-3 * np.abs(whole).max()
-    if apart.any():  # NaN and infinities are refused later
+    if apart.any():  # NaN and infinities are rejected later
         raise ValueError(
-            f"{what} is no function of z alone: it gives other values when it is asked again for some "
-            f"of the numbers, first at {z[:2, : NODES // 2][apart][0]:.6g}; leave out noise, and what sums over an axis"
+            f"{what} must be a function of z alone, got other values for a part of the numbers, first at "
+            f"{z[:2, : NODES // 2][apart][0]:.6g}: remove noise, and sums over an axis"
         )
 
 
 def _integral(function: Callable[[Array], Array], what: str, agreement: float) -> tuple[float, float]:
-    """The integral over [-REACH, REACH], and what the two outermost of its panels contribute.
+    """The integral over [-REACH, REACH], and the contribution of the two outermost panels.
 
-    Gauss and Legendre's rule on each panel and on its halves; panels on which the two disagree are cut.
+    Applies the Gauss-Legendre rule to each panel and to its halves, and cuts panels where the two disagree.
     """
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
 
@@ -257,9 +257,9 @@ def _integral(function: Callable[[Array], Array], what: str, agreement: float) -
         if low.size > AT_ONCE and not repeated:
             repeated = True
             if not np.array_equal(panels(low[:AT_ONCE], high[:AT_ONCE]), panels(low[:AT_ONCE], high[:AT_ONCE])):
-                raise ValueError(f"{what} is no function of z: asked again for the same numbers, it gives others")
+                raise ValueError(f"{what} must be a function of z, got other values for the same numbers")
         if low.size > MOST_OPEN:
             raise ValueError(f"{what} changes too fast with z: E[f(z)^2] cannot be integrated to ten digits")
-    # a jump is by now shut in a panel that weighs nothing; a pole still weighs more than all the rest
+    # by now a jump lies in a panel of negligible weight; a pole still dominates the integral
     rest = float(rough.sum())
     return total + rest if rest < 1e-6 * total else math.inf, outermost

@@ -1,4 +1,4 @@
-"""Which initializer suits which activation and layer, why, and who says so.
+"""A recommended initializer for an activation and layer, with the reason and the source.
 
 >>> advice = recommend("relu")
 >>> advice.initializer == he_normal(), advice.reason
@@ -26,7 +26,7 @@ __all__ = ["LAYERS", "RECTIFIERS", "SATURATING", "SELF_NORMALIZING", "Recommenda
 
 RECTIFIERS: Final = frozenset({"relu", "leaky_relu", "prelu", "relu6"})
 SLOPES: Final = {"leaky_relu": 0.01, "prelu": PRELU_SLOPE}
-# Linear around 0 and bounded: what Glorot and Bengio derived their scheme for, forward and backward alike.
+# Bounded, and linear around 0: the case for which Glorot and Bengio derived their scheme.
 SATURATING: Final = frozenset({"tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid"})
 SELF_NORMALIZING: Final = frozenset({"identity", "selu"})
 LAYERS: Final = ("dense", "residual", "recurrent", "embedding")
@@ -40,7 +40,7 @@ RADFORD = 'A. Radford et al., "Language models are unsupervised multitask learne
 
 
 class Weight(TypedDict, total=False):
-    """How a weight is described, see :func:`fastinit.fans`: for type checkers."""
+    """Description of a weight for type checkers; see :func:`fastinit.fans`."""
 
     layout: str | Axes
     groups: int
@@ -51,14 +51,16 @@ class Weight(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What to use, why, and whose idea it is.
+    """A recommended initializer, with the reason and the source.
 
     Attributes
     ----------
     initializer : Initializer
+        The recommended initializer.
     gain : float
-        What it multiplies the standard deviation 1 / sqrt(fan) by; of an orthogonal matrix, the matrix.
+        Factor of the standard deviation 1 / sqrt(fan), or of an orthogonal matrix.
     reason, source : str
+        The reason, and the publication.
 
     Examples
     --------
@@ -88,28 +90,28 @@ def recommend(
     depth: SupportsIndex | None = None,
     **weight: Unpack[Weight],
 ) -> Recommendation:
-    """The initializer for the weights of a layer, by the activation that goes with it.
+    """The recommended initializer for the weights of a layer, from the activation that follows it.
 
     Parameters
     ----------
     activation : str, callable or None
-        That follows the layer, by a name that :func:`fastinit.gain` knows or as a function of an array; None if none
-        does.
+        The activation after the layer: a name from :func:`fastinit.gain`, or a function of an array. None if there is
+        none.
     layer : {"dense", "residual", "recurrent", "embedding"}
-        "dense" is any linear map, convolutions too. "residual" is the last one of a branch that is added to a stream.
-        "recurrent" is the hidden-to-hidden weight of a recurrent layer.
+        "dense" is any linear map, including convolutions. "residual" is the last map of a residual branch. "recurrent"
+        is the hidden-to-hidden weight of a recurrent layer.
     negative_slope : float, optional
-        Of a leaky rectifier; by default 0.01 of leaky_relu, 0.25 of prelu, 0 of the others.
+        Slope of a leaky rectifier; by default 0.01 for leaky_relu, 0.25 for prelu, 0 for the others.
     depth : int, >= 1
-        Of a residual layer: how many branches are added to the stream.
+        Number of residual branches, for a residual layer.
     **weight
         `layout`, `groups`, `transposed`, `stride` and `blocks` of the weight; see :func:`fastinit.fans`.
 
     Raises
     ------
     TypeError, ValueError
-        If the activation is unknown (the error names the nearest ones) or gives NaN, the layer is none of these, or a
-        residual layer has no depth.
+        If the activation is unknown (the error suggests similar names) or gives NaN, the layer is unknown, or depth and
+        a residual layer are not given together.
 
     Examples
     --------
@@ -121,7 +123,9 @@ def recommend(
     """
     layer = one_of("layer", layer, LAYERS)
     if (depth is None) == (layer == "residual"):
-        raise ValueError("a residual layer needs its depth, the number of branches, and no other layer has one")
+        raise ValueError(
+            f"depth is required for a residual layer and for no other, got depth={depth} for layer={layer!r}"
+        )
     if layer == "recurrent":
         own = Orthogonal(column_axis=0 if str(weight.get("layout", "")).startswith("O") else -1)
         return Recommendation(own, 1.0, "an orthogonal map keeps the length of the state at every step", SAXE)
@@ -143,9 +147,11 @@ def recommend(
 def _of_activation(activation: str | Activation | None, negative_slope: float | None, weight: Weight) -> Recommendation:
     name = "identity" if activation is None else activation_named(activation)[0]
     if not isinstance(activation, (str, type(None))):
-        name = ""  # a function, whatever it is called
+        name = ""  # a function: its own name does not count
     if name in SATURATING:
-        why = f"{name} is linear around 0, so fan_in keeps the signal and fan_out the gradients; this is the compromise"
+        why = (
+            f"{name} is linear around 0: fan_in keeps the signal, fan_out the gradients, and their mean is a compromise"
+        )
         return Recommendation(glorot_uniform(**weight), 1.0, why, GLOROT)
     if name in RECTIFIERS:
         slope = SLOPES.get(name, 0.0) if negative_slope is None else negative_slope
@@ -165,6 +171,6 @@ def _of_activation(activation: str | Activation | None, negative_slope: float | 
         VarianceScaling(scale, "fan_in", "normal", **weight),
         own_gain,
         f"{name or 'the function'} of a standard normal has a mean square of {1.0 / scale:.4g}, which gain "
-        f"{own_gain:.4g} makes up for",
+        f"{own_gain:.4g} compensates",
         HE,
     )

@@ -1,9 +1,10 @@
-"""Is it right? Judgements of a model's parameters, of its scales, and of the signal that passes through its layers.
+"""Audits: checks of a model's parameters, of their scales, and of the signal that passes through its layers.
 
-judging        findings and verdicts: the table of kinds
-values         whether a parameter was written, and whether its units differ
-measuring      what a layer that ran has given, in numbers
-scales         whether a scale is one that a scheme gives
+judging        findings and verdicts, with the table of kinds
+values         tests for unwritten memory and identical units
+agreement      comparison of a tensor with an initializer
+measuring      measurements of a layer that ran
+scales         tests whether a scale follows from a known scheme
 propagation    whether a signal survives a stack of layers
 """
 

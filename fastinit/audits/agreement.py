@@ -1,4 +1,4 @@
-"""Does a tensor hold what an initializer gives? Constants are compared by value, draws by their moments.
+"""Agreement of a tensor with an initializer. Constants are compared by value, draws by their moments.
 
 >>> import numpy as np, fastinit
 >>> drawn = fastinit.fill(np.empty((64, 64), np.float32), fastinit.Normal(std=0.02), fastinit.Key(0))
@@ -26,30 +26,31 @@ __all__ = ["differs"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# By how many standard errors a moment may be off.
+# Tolerance of a moment in standard errors.
 SIGMAS: Final = 6.0
-# How far apart two standard deviations are at least: a narrow dtype rounds them.
+# Minimum relative tolerance of a standard deviation: narrow dtypes round.
 CLOSEST: Final = 0.005
-# Bits in which the operators of two libraries agree.
+# Bits to which operators of two libraries agree.
 OPERATORS: Final = 20
-# Larger tensors of initializers without known moments are not drawn for comparison.
+# Maximum size of a tensor that is drawn for comparison, if its initializer's moments are unknown.
 LARGEST: Final = 2**24
 SAMPLE_KEY: Final = Key("fastinit.audit.agreement")
 
 
 def differs(initializer: Initializer, values: Array, shape: tuple[int, ...], precision: int = 24) -> str:
-    """In what values differ from what an initializer gives, in a few words; empty where they do not.
+    """Short description of how values differ from an initializer's; empty if they agree.
 
     Parameters
     ----------
     initializer : Initializer
-        What should have made them, such as a program's.
+        The expected initializer, such as that of a program.
     values : array of float
-        Of this shape; or some of the tensor's values in any shape, of which only elementwise initializers are judged.
+        All values, in the given shape; or a part of them in any shape, which is checked for elementwise initializers
+        only.
     shape : tuple of int
-        Of the whole tensor.
+        Shape of the whole tensor.
     precision : int
-        Bits of the significand of the dtype that the values were rounded to.
+        Bits of the significand of the values' dtype.
 
     Examples
     --------
@@ -59,9 +60,9 @@ def differs(initializer: Initializer, values: Array, shape: tuple[int, ...], pre
     """
     try:
         if values.shape != shape and not isinstance(initializer, ElementwiseInitializer):
-            return ""  # which elements a shard holds is unknown
+            return ""  # the shard's position is unknown
         return _differs(initializer, values, shape, precision)
-    except ValueError:  # an initializer that cannot be run here: operators of a framework that is not imported
+    except ValueError:  # the initializer cannot run: its framework is not imported
         return ""
 
 
@@ -87,7 +88,7 @@ def _other_constant(values: Array, expected: float, precision: int) -> str:
 
 
 def _close(values: Array, expected: Any, precision: int) -> Array:
-    """Whether values are what was expected, rounded to a dtype; infinities and NaN are equal to themselves."""
+    """Whether values equal the expected ones up to rounding. Infinities and NaN equal themselves."""
     with np.errstate(invalid="ignore"):
         near = (np.abs(values - expected) <= np.abs(expected) * 2.0 ** (1 - precision)) & np.isfinite(expected)
     found: Array = near | (values == expected) | (np.isnan(values) & np.isnan(expected))
@@ -95,7 +96,7 @@ def _close(values: Array, expected: Any, precision: int) -> Array:
 
 
 def _other_moments(values: Array, mean: float, std: float, error: float = 0.0) -> str:
-    """`error` is that of the expected moments, as a share of std, where they were measured themselves."""
+    """Compares moments. `error` is the standard error of measured expected moments, relative to std."""
     found, size = values.astype(np.float64, copy=False), values.size
     if not np.isfinite(found).all():
         return "not all its elements are finite"
@@ -108,7 +109,7 @@ def _other_moments(values: Array, mean: float, std: float, error: float = 0.0) -
 
 
 def _other_part(initializer: Composite, values: Array, precision: int) -> str:
-    """The first part that differs, each without what later ones paint over."""
+    """Describes the first part that differs. Elements that later parts paint over are excluded."""
     parts = initializer.parts(values.shape)
     owner = np.full(values.shape, -1)
     for number, part in enumerate(parts):
@@ -130,7 +131,7 @@ def _box(offsets: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
 
 
 def _other_sample(initializer: Initializer, values: Array, precision: int) -> str:
-    """Compares with two draws: with their values where they are the same, and else with their moments."""
+    """Compares with two draws: by value if the draws are equal, otherwise by moments."""
     if values.size > LARGEST:
         return ""
     one, two = (fill(np.empty(values.shape), initializer, SAMPLE_KEY.fold_in(number)) for number in (0, 1))
@@ -139,6 +140,6 @@ def _other_sample(initializer: Initializer, values: Array, precision: int) -> st
         return f"{int(wrong.sum())} of {values.size} elements are not as computed" if wrong.any() else ""
     sample = np.concatenate([one, two])
     spread = float(sample.std())
-    variance = max(float(np.mean((sample - sample.mean()) ** 4)) - spread**4, 0.0)  # of a square
+    variance = max(float(np.mean((sample - sample.mean()) ** 4)) - spread**4, 0.0)  # of the squares
     heavy = math.sqrt(variance) / (2 * spread * spread)
     return _other_moments(values, float(sample.mean()), spread, max(heavy, 1.0) / math.sqrt(values.size))

@@ -1,39 +1,38 @@
-"""Is a model initialized as it should be? Judgements of its parameters, and of what was measured when it ran.
+"""Findings and verdicts: whether a model is initialized well, from its parameters and from measurements of one run.
 
-Adapters describe the parameters of a model (:class:`Held`) and its layers in the order of execution
-(:class:`Measured`). :func:`judge_parameters` and :func:`judge_chain` judge them, and an :class:`Audit` is what they
-found. Defaults of frameworks, of their model libraries and of this library never trigger a finding.
+Adapters describe a model's parameters (:class:`Held`) and its layers in the order of execution (:class:`Measured`).
+:func:`judge_parameters` and :func:`judge_chain` judge them; an :class:`Audit` holds the result. Defaults of frameworks,
+of their model libraries and of this library never trigger a finding.
 
 ==================  =================================================================================================
 kind                of a parameter
 ==================  =================================================================================================
-not finite          it holds NaN or infinity
-untouched           memory that nobody wrote: values above 1e6, or more than one in a thousand below 1e-25 and not 0; a
-                    weight of zeros that an activation follows, or in a model of which most weights are zero
-not as recorded     it does not hold what the record says that was given: trained, or damaged
-not as written      it has a program, and is neither what the author's code gives nor what a recipe gives
+not finite          contains NaN or infinity
+untouched           unwritten memory: values above 1e6, or more than one in a thousand below 1e-25 and not 0; or a
+                    weight of zeros before an activation, or in a model in which most weights are zero
+not as recorded     differs from the record: trained, or damaged
+not as written      has a program, but agrees with neither the author's code nor a recipe
 constant            a weight with one value everywhere
-constant rows       units of a weight that have one value everywhere, and not 0
-identical rows      units with the same weights, which will always learn the same
-identical tensors   two weights with the same values, both to be trained, and not copied by the author's code
-tied                one tensor in two of the framework's layers of the same type, neither of which is an embedding
-scale               see :func:`fastinit.audits.scales.wrong_scales`; or moments that are not the program's
+constant rows       units of a weight with one value everywhere, other than 0
+identical rows      units with the same weights, which always learn the same
+identical tensors   two trainable weights with the same values, not copied by the author's code
+tied                one tensor in two of the framework's layers of the same type, neither an embedding
+scale               see :func:`fastinit.audits.scales.wrong_scales`; or moments that differ from the program's
 ==================  =================================================================================================
 
-Of a frozen parameter only NaN and unwritten memory are findings. A parameter that is what its program says triggers two
-of them: memory that the author never wrote, and the fans that ``torch.nn.init`` reads off the shape of a grouped or
-transposed convolution, where these matter and no norm follows. The rest is noted, and is no finding.
+A frozen parameter can trigger only NaN and unwritten memory. A parameter that agrees with its program can trigger only
+two findings: memory that the author never wrote, and a scale from the fans that ``torch.nn.init`` reads off the shape
+of a grouped or transposed convolution, if they matter and no norm follows. Anything else becomes a note.
 
 ==================  =================================================================================================
 kind                of a note
 ==================  =================================================================================================
-zero                a weight of zeros that is no finding: a head or a branch that begins closed
-constant, ...       what would be a finding, if the author's code had not written it
-scale               the same; or a convolution with the fans off its shape, of which it is unknown whether a norm
-                    follows
+zero                a weight of zeros that may be intended: a head, or a branch that begins closed
+constant, ...       a finding, except that the author's code wrote it
+scale               likewise; or a convolution with fans read off its shape, if it is unknown whether a norm follows
 ==================  =================================================================================================
 
-A layer that ran can be ``dead``, and the layer that breaks the chain is found as ``vanishing``, ``exploding`` or
+A layer that ran can be ``dead``. The layer that breaks the chain is reported as ``vanishing``, ``exploding`` or
 ``symmetric``.
 """
 
@@ -54,22 +53,22 @@ from fastinit.models.records import Record
 __all__ = ["Audit", "Finding", "judge_chain", "judge_parameters"]
 
 DEAD: Final = 0.9
-# By how much a batch norm followed by a rectifier makes gradients grow, at most.
+# Maximum growth of the gradients' variance per batch norm before a rectifier.
 NORM_GROWTH: Final = math.pi / (math.pi - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong.
+    """A problem with a parameter or a layer.
 
     Attributes
     ----------
     name : str
-        The parameter or the layer.
+        Name of the parameter or layer.
     kind : str
-        See :mod:`fastinit.audits`.
+        Kind of finding, from the table in :mod:`fastinit.audits.judging`.
     message, remedy : str
-        What was observed and expected; what to do about it.
+        The observation with the expectation, and the fix.
 
     Examples
     --------
@@ -90,18 +89,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What an audit found: truthy, and `ok`, if there are no findings. ``str(found)`` is a list and a table.
+    """Result of an audit. Truthy (and `ok`) if there are no findings. ``str(found)`` gives a list and a table.
 
     Attributes
     ----------
     findings : tuple of Finding
+        The problems.
     layers : tuple of Measured
-        In the order of execution; empty without a batch.
+        The layers, in the order of execution; empty without a batch.
     verdict : {"healthy", "vanishing", "exploding", "symmetric", "not run"}
+        Whether the signal survives.
     reason : str
         The verdict in words.
     notes : tuple of Finding
-        What is unusual and sound by design, as a head of zeros, or unusual as the author's code wrote it.
+        Observations that are sound by design, such as a head of zeros, or were written by the author's code.
 
     Examples
     --------
@@ -122,14 +123,14 @@ class Audit:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there are no findings."""
         return not self.findings
 
     def __bool__(self) -> bool:
         return self.ok
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON can hold it, numbers that are not finite as None."""
+        """The audit in a form that JSON can hold. Numbers that are not finite become None."""
         layers = []
         for layer in self.layers:
             row = asdict(replace(layer, weight=None))
@@ -156,18 +157,18 @@ class Audit:
 def judge_parameters(
     parameters: Iterable[Held], record: Record | None = None, layers: Sequence[Measured] = ()
 ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
-    """What is wrong with the parameters of a model: of each at most one thing about its values, in the model's order.
+    """Findings and notes about the parameters of a model, in order. A parameter has at most one about its values.
 
     Scales are judged by :func:`fastinit.audits.scales.wrong_scales`.
 
     Parameters
     ----------
     parameters : iterable of Held
-        Read once, one after the other.
+        The parameters; read once, one at a time.
     record : Record, optional
-        How the model was initialized; then its values and stds are what is expected.
+        Record of the fill. If given, its values and stds are the expected ones.
     layers : sequence of Measured
-        What the model's layers gave, in the order of execution, if it ran: they tell which weights a norm follows.
+        Measurements of the layers in the order of execution, if the model ran. They show which weights a norm follows.
 
     Returns
     -------
@@ -217,33 +218,33 @@ def judge_parameters(
                 (notes if noted else findings).append(Finding(name, kind, message, mend))
         if one.shared_with:
             message = f"{', '.join(one.shared_with)} is the same tensor, in a layer of the same type"
-            findings.append(Finding(name, "tied", message, "make a layer for each place, unless they should share"))
+            findings.append(Finding(name, "tied", message, "create one layer per use, unless they should share"))
         same = first.setdefault((one.digest, parameter.shape), one) if one.digest else one
         if same is not one and same.trainable and one.trainable and not one.is_copy_of(same):
-            message = f"its values are those of {same.sampled.parameter.name}"
-            mend = "draw each with a key of its own; a layer that is copied has the values of the first"
+            message = f"its values equal those of {same.sampled.parameter.name}"
+            mend = "draw each with its own key; a copied layer has the values of the first"
             findings.append(Finding(name, "identical tensors", message, mend))
     return tuple(findings), tuple(notes)
 
 
 def _unusual(one: Seen, wrong: WrongScale | None, normed: bool | None) -> tuple[str, str, bool]:
-    """Kind and message of what is unusual, and whether it is only to be noted; empty where nothing is."""
+    """Kind and message of an observation, and whether it is only a note; empty if there is none."""
     if one.remark[0]:
         return one.remark[0], f"{one.remark[1]}, as the author's code writes it", True
     if one.is_zero and is_weight(one.sampled.parameter):
-        return "zero", "all its elements are 0, as of a head or a branch that begins closed", True
+        return "zero", "all its elements are 0, as in a head or a branch that begins closed", True
     if wrong is None or (wrong.misread and normed) or (wrong.unless_last and not normed):
         return "", "", False
     if wrong.misread:
-        after = "; a norm that follows makes up for it" if normed is None else ", and no norm follows"
+        after = "; a following norm would compensate" if normed is None else ", and no norm follows"
         return "scale", wrong.message + after, normed is None or wrong.slight
     return "scale", wrong.message + (", as the author's code writes it" if one.as_written else ""), one.as_written
 
 
 def _followed_by_a_norm(layers: Sequence[Measured]) -> dict[str, bool]:
-    """Of the weights of linear maps that ran: whether a norm makes up for their scale, after every call.
+    """For each weight of a linear map that ran, whether a norm compensates its scale after every call.
 
-    The norm may come after other layers, but not after a sum with what was there before the map.
+    Other layers may come before the norm, but not a sum with values from before the map.
     """
     found: dict[str, bool] = {}
     for number, layer in enumerate(layers):
@@ -254,18 +255,18 @@ def _followed_by_a_norm(layers: Sequence[Measured]) -> dict[str, bool]:
 
 
 def _reaches_a_norm(layers: Sequence[Measured], number: int) -> bool:
-    if all(one.reads is None for one in layers):  # unknown: no other map may stand between
+    if all(one.reads is None for one in layers):  # unknown: require that no other map comes first
         after = next((one for one in layers[number + 1 :] if one.norm or one.weight is not None), None)
         return after is not None and after.norm
     return any(layers[later].norm for later in _reached(layers, number, by_all=False))
 
 
 def _zeros_that_stop_a_signal(weights: Sequence[Seen]) -> dict[str, str]:
-    """Weights of zeros that are a mistake, by name, and why.
+    """Weights of zeros that are mistakes, by name, with the reason.
 
-    A head, the last layer of a branch or an adapter may begin at zero. It is a mistake where most weights of the model
-    are zero, as in memory that was never filled, where those in its place in other blocks are not, or where an
-    activation follows: units before it can then not learn.
+    A head, the last layer of a branch or an adapter may begin at zero. Zeros are a mistake if most weights of the model
+    are zero, as in unfilled memory; if the weights in the same place of other blocks are not zero; or if an activation
+    follows, so that the units before it cannot learn.
     """
     zero = [one for one in weights if one.is_zero and not one.as_written]
     if 2 * len(zero) > len(weights):
@@ -280,7 +281,7 @@ def _zeros_that_stop_a_signal(weights: Sequence[Seen]) -> dict[str, str]:
             found[parameter.name] = f"all its elements are 0, and {parameter.activation} follows"
         elif peers.count(0.0) == 1 and len(peers) > PEERS:
             found[parameter.name] = (
-                f"all its elements are 0, and those of {len(peers) - 1} in its place in other blocks are not"
+                f"all its elements are 0, unlike {len(peers) - 1} weights in the same place of other blocks"
             )
     return found
 
@@ -289,32 +290,32 @@ def _zeros_that_stop_a_signal(weights: Sequence[Seen]) -> dict[str, str]:
 
 
 def judge_chain(layers: Sequence[Measured], output: float | None = None) -> tuple[str, str, list[Finding]]:
-    """The verdict on layers that ran, why, and the findings: the layer that breaks the chain, and dead layers.
+    """Verdict on layers that ran, the reason, and the findings: the layer that breaks the chain, and dead layers.
 
-    The chain is the linear maps, in the order of execution. Forward, the verdict is that of
-    :func:`fastinit.audits.propagation.judged` on the variances of their outputs, after the norm that comes before the
-    next; what norms multiply by is no explosion. The last map may begin small, or at zero where it is given something,
-    and so may maps beside it. The backward verdict uses the running maximum of `response`, because a single branch
-    (attention queries) may legitimately have little. What breaks the chain is the largest single jump in the direction
-    of the verdict from one to the next.
+    The chain consists of the linear maps in the order of execution. The forward verdict is
+    :func:`fastinit.audits.propagation.judged` on the variances of their outputs, taken after a norm if one comes before
+    the next map. Growth by norms is not an explosion. The last map, and maps parallel to it, may begin small, or at
+    zero if their input is not zero. The backward verdict uses the running maximum of `response`, because a single
+    branch (attention queries) may legitimately have little. The layer that breaks the chain is the one with the largest
+    single jump in the direction of the verdict.
 
     Two kinds of networks change the gradients by design. Each batch norm before a rectifier makes them grow by up to pi
-    / (pi - 1), whatever the weights are, so an explosion counts from there. Layers that are `closed`, as a branch that
-    begins at zero, hold them back, and a layer that `starts` has an input of its own, as a decoder: gradients vanish
-    only where they do between two of those.
+    / (pi - 1), independent of the weights, so only growth beyond that is an explosion. Layers that are `closed`, such
+    as a branch that begins at zero, hold gradients back, and a layer that `starts` has its own input, as in a decoder.
+    Gradients vanish only if they do so between two such layers.
 
-    A layer is dead where nine in ten units get no gradient, though the next layer gets some and no closed layer lies
-    between; or nothing comes out of the next layer. So is a weight of zeros that gets no gradient, and what it feeds
-    nothing that could let one pass: as in a branch that begins closed at both ends.
+    A layer is dead if more than nine in ten units get no gradient although the next layer gets some, or if the next
+    layer's output is zero; a closed layer in between excuses it. A weight of zeros is dead if it gets no gradient and
+    feeds nothing that could let one pass, as in a branch that begins closed at both ends.
 
     G. Yang et al., "A mean field theory of batch normalization", 2019.
 
     Parameters
     ----------
     layers : sequence of Measured
-        In the order of execution.
+        The layers, in the order of execution.
     output : float, optional
-        The `response` of what the model returned: the end of the chain where several layers give outputs.
+        The `response` of the model's output: the end of the chain if several layers give outputs.
 
     Examples
     --------
@@ -345,17 +346,17 @@ def judge_chain(layers: Sequence[Measured], output: float | None = None) -> tupl
 def _forward(
     layers: Sequence[Measured], chain: Sequence[Measured]
 ) -> tuple[str, str, Measured | None, Sequence[float]]:
-    """Verdict, reason, what breaks the chain, and the variances that were judged."""
-    # heads and branches at the end that begin at zero
+    """Verdict, reason, the layer that breaks the chain, and the judged variances."""
+    # exclude heads and branches at the end that begin at zero
     closing = itertools.takewhile(lambda one: one.closed and not one.variance and one.received != 0, reversed(chain))
     chain = chain[: len(chain) - len(list(closing))]
-    # any other branch that begins at zero is no break
+    # other branches that begin at zero do not break the chain either
     kept = [layer for layer in chain if layer.variance > 0]
     if not chain:
         return "healthy", "every map begins at zero", None, [1.0]
     if chain[-1].variance == 0:
         silent = len(list(itertools.takewhile(lambda layer: layer.variance == 0, reversed(chain))))
-        return "vanishing", "nothing comes out of the last layer", chain[-silent], []
+        return "vanishing", "the output of the last layer is zero", chain[-silent], []
     identical = [layer.identical for layer in chain[:-1]] or [False]
     variances = _after_norms(layers, kept)
     verdict, reason = judged(variances, [1.0], identical)
@@ -364,7 +365,7 @@ def _forward(
         verdict, reason = judged(variances, [1.0], identical)
     elif verdict == "vanishing":
         heads = _heads(kept)
-        if len(kept) - heads > 1:  # not by the heads alone
+        if len(kept) - heads > 1:  # judge without the heads, which may begin small
             verdict, reason = judged(variances[:-heads], [1.0], identical)
             variances = variances if verdict == "vanishing" else variances[:-heads]
     bad = None
@@ -376,14 +377,14 @@ def _forward(
 
 
 def _heads(chain: Sequence[Measured]) -> int:
-    """How many maps at the end of a chain are given the same as the last one, which counts."""
+    """Number of maps at the end of a chain with the same input as the last one, including it."""
     last = chain[-1]
     beside = (bool(one.reads) and (one.reads, one.received) == (last.reads, last.received) for one in chain[-2::-1])
     return 1 + len(list(itertools.takewhile(bool, beside)))
 
 
 def _after_norms(layers: Sequence[Measured], kept: Sequence[Measured]) -> list[float]:
-    """The variances of the outputs of linear maps, or of the norm that comes before the next map."""
+    """Variances of the outputs of linear maps, or of the norm before the next map."""
     found: list[float] = []
     normed = True
     for layer in layers:
@@ -391,14 +392,14 @@ def _after_norms(layers: Sequence[Measured], kept: Sequence[Measured]) -> list[f
             found.append(layer.variance)
             normed = False
         elif layer.weight is not None:
-            normed = True  # a map that gives nothing
+            normed = True  # a map whose output is zero
         elif layer.norm and layer.variance > 0 and not normed:
             found[-1], normed = layer.variance, True
     return found
 
 
 def _without_norms(layers: Sequence[Measured], kept: Sequence[Measured]) -> list[float]:
-    """The variances of linear maps as they would be without the steps into norms."""
+    """Variances of linear maps with the factors of the norms divided out."""
     found: list[float] = []
     gained, before = 1.0, kept[0].variance
     for layer in layers:
@@ -438,7 +439,7 @@ def _backward(
         if verdict == "exploding":
             number = _largest_jump(after, falling=True)
             return verdict, grown, _weighted(layers, chain, number + 1)
-        notes = ["; the gradients grow as norms make them grow"]
+        notes = ["; the gradients grow no more than norms explain"]
     verdict, reason = judged(variances, up_to, [False])
     if verdict == "vanishing":
         notes.append("; branches that begin closed hold the gradients back")
@@ -446,11 +447,11 @@ def _backward(
 
 
 def _between_closed(layers: Sequence[Measured], places: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The pieces of a network between layers that hold gradients back, or start anew, as (first, after the last).
+    """Pieces of a network between layers that hold gradients back or start a new piece, as (first, end).
 
-    A layer starts anew that is given an input of the model's, or what the piece itself was given, where it responds
-    more than everything before it in the piece: a decoder's words do, and the values of an attention beside its
-    queries; a table of positions does not. `places` are the positions of the layers in all calls.
+    A layer starts a new piece if it reads an input of the model, or the input of the piece itself, and its response
+    exceeds that of everything before it in the piece. A decoder's word embedding and an attention's values (beside the
+    queries) do so; a table of positions does not. `places` are the positions of the layers among all calls.
     """
     first, largest = 0, 0.0
     for number, layer in enumerate(layers):
@@ -466,18 +467,18 @@ def _between_closed(layers: Sequence[Measured], places: Sequence[int]) -> Iterat
 
 
 def _growth_of_norms(layers: Sequence[Measured]) -> list[float]:
-    """By how much norms let the gradients grow from the last layer back to each."""
+    """Growth of the gradients that norms explain, from the last layer back to each layer."""
     norms = list(itertools.accumulate(reversed([layer.norm for layer in layers])))[::-1]
     return [NORM_GROWTH ** min(count, 1000) for count in norms]
 
 
 def _weighted(layers: Sequence[Measured], chain: Sequence[Measured], number: int) -> Measured:
-    """The first linear map from a layer on."""
+    """The first linear map at or after a layer."""
     return next((layer for layer in layers[number:] if layer.weight is not None), chain[-1])
 
 
 def _largest_jump(values: Sequence[float], falling: bool) -> int:
-    """Before which step the values, not negative, change most in one direction."""
+    """Index of the value before the largest step in one direction. Values are >= 0."""
     logs = [math.log(max(value, 1e-300)) for value in values]
     jumps = [one - two if falling else two - one for one, two in itertools.pairwise(logs)]
     return jumps.index(max(jumps))
@@ -502,22 +503,23 @@ def _dead(layers: Sequence[Measured]) -> Iterator[Finding]:
 
 
 def _never_opened(layers: Sequence[Measured]) -> Iterator[Finding]:
-    """Maps of zeros without a gradient, unless a closed layer after them is given something, and opens first."""
+    """Findings for maps of zeros without a gradient, unless a closed layer after them has input and opens first."""
     for number, layer in enumerate(layers):
         if layer.weight is None or not layer.closed or layer.variance or layer.dead != 1:
             continue
         reached = _reached(layers, number, by_all=True)
         if reached and not any(layers[later].closed and layers[later].received for later in reached):
             text = (
-                "all its weights are 0, and no gradient reaches them: neither they nor what they feed will ever learn"
+                "all its weights are 0, and no gradient reaches them: neither they nor the layers they feed can learn"
             )
             yield Finding(layer.name, "dead", text, remedy(layer.weight))
 
 
 def _reached(layers: Sequence[Measured], number: int, by_all: bool) -> list[int]:
-    """The calls that are given what comes of a call, in order: and that alone, or besides what came after it.
+    """Later calls whose inputs derive from the output of a call, in order.
 
-    A sum with what was there before the call is neither.
+    With `by_all` all inputs must derive from it. Otherwise the earliest input must, and the others may come from any
+    later call. A sum with values from before the call never qualifies.
     """
     reached: list[int] = []
     for later in range(number + 1, len(layers)):

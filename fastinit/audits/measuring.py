@@ -1,7 +1,7 @@
-"""Layers that ran: what audits measure of them, from arrays that an adapter makes of its framework's tensors.
+"""Measurements of layers that ran, from arrays that an adapter makes of its framework's tensors.
 
-An adapter runs a model once and hands over each layer's output, and the gradient with respect to it, as matrices of
-shape (values of a unit, units). :func:`measured` and :func:`differentiated` make a :class:`Measured` of them.
+An adapter runs a model once and passes each layer's output, and the gradient with respect to it, as matrices of shape
+(values per unit, units). :func:`measured` and :func:`differentiated` turn them into a :class:`Measured`.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ __all__ = [
 Array = np.ndarray[Any, np.dtype[Any]]
 
 AUDIT_KEY: Final = Key("fastinit.audit")
-"""Key of the random numbers that an audit needs: the same every time."""
+"""Key of an audit's random numbers, so that audits are repeatable."""
 
-# A gate: parameters that scale a branch by less than this, so that its variance falls to less than the square.
+# Upper limit of the scale of an almost closed gate; it reduces a branch's variance to less than the square.
 ALMOST_CLOSED: Final = 0.03
-# Rows and columns from which on one size of all rows is no accident.
+# Minimum numbers of rows and columns for rows of equal size to be no coincidence.
 NORMED: Final = (2, 8)
-# A unit without a gradient is dead if it has at least this many values.
+# Minimum number of values per unit to call it dead.
 ENOUGH: Final = 8
 
 
@@ -55,35 +55,36 @@ class Measured:
     Attributes
     ----------
     name : str
+        Name of the layer.
     width : int
-        Its units: the size of the last axis of its output, or of the channels.
+        Number of units: the size of the output's last axis, or of its channel axis.
     variance : float
         The output's variance.
     gradient_variance : float, optional
-        The variance of the gradient with respect to the output; None where none was measured.
+        Variance of the gradient with respect to the output; None if not measured.
     response : float, optional
-        By how much (as a variance) what was differentiated changes, to first order, when each element of the output is
-        multiplied by 1 plus independent noise of variance 1: the sum of the squares of element times gradient. Unlike
-        the gradients it depends neither on widths and positions, nor on the scale of what a norm rescales.
+        First-order change (as a variance) of the differentiated quantity when each element of the output is multiplied
+        by 1 plus independent noise of variance 1: the sum of squares of element times gradient. Unlike the gradients,
+        it depends neither on widths and positions, nor on scales that a norm removes.
     dead : float, optional
-        The share, in [0, 1], of the units whose gradient is 0, and whose values have one sign, the same for all of
-        them, for the whole batch: as of a rectifier that never opens. Where values of both signs have no gradient,
-        something else holds it back, such as a branch that is dropped.
+        Fraction of units, in [0, 1], whose gradient is 0 and whose values all have the same sign for the whole batch,
+        as in a rectifier that never opens. Values of both signs without a gradient have another cause, such as a
+        dropped branch.
     identical : bool
-        Whether all its units compute the same, and not 0.
+        Whether all units compute the same values, other than 0.
     closed : bool
-        Whether next to nothing passes at first: its weight is 0 everywhere, or it scales a branch by almost 0.
+        Whether almost nothing passes at first: the weight is 0 everywhere, or the layer scales a branch by almost 0.
     weight : Parameter, optional
-        The weight of a linear map: these make the chain.
+        The weight of a linear map. Linear maps form the chain.
     norm : bool
-        Whether it is a norm, which brings its input to a scale of its own.
+        Whether it is a norm, which rescales its input.
     received : float, optional
-        The variance of what it was given; None if unknown.
+        Variance of the input; None if unknown.
     starts : bool
-        Whether no earlier layer gave it anything: it has an input of the model's.
+        Whether its input comes from the model's inputs only, not from earlier layers.
     reads : tuple of int, optional
-        The positions of the calls whose outputs it is given, unchanged by other layers, in order: a layer after a
-        residual sum reads a call before the branch, and the branch's last. None if unknown.
+        Positions of the calls whose outputs are its inputs, unchanged by other layers, in order. A layer after a
+        residual sum reads a call before the branch, and the branch's last call. None if unknown.
 
     Examples
     --------
@@ -119,13 +120,14 @@ def measured(
     starts: bool = False,
     reads: tuple[int, ...] | None = None,
 ) -> Measured:
-    """A call of a layer, from the output's values.
+    """Measures one call of a layer from its output, and returns a Measured.
 
     Parameters
     ----------
     name : str
+        Name of the layer.
     values : array of float64
-        Of shape (values of a unit, units).
+        The output, of shape (values per unit, units).
     weight, closed, norm, received, starts, reads
         See :class:`Measured`.
 
@@ -144,12 +146,12 @@ def measured(
 
 
 def is_normed(values: Array) -> bool:
-    """Whether every row has one root mean square, as after a norm of somebody's own.
+    """Whether all rows have the same root mean square, as after a custom norm.
 
     Parameters
     ----------
     values : array of float64
-        Of shape (values of a unit, units).
+        The output, of shape (values per unit, units).
 
     Examples
     --------
@@ -168,18 +170,19 @@ def is_normed(values: Array) -> bool:
 def is_closed(
     own: Iterable[Array], received: float | None, variance: float, *, norm: bool = False, holds_others: bool = False
 ) -> bool:
-    """Whether a layer without a linear map of its own lets next to nothing of a branch pass.
+    """Whether a layer without its own linear map lets almost nothing of a branch pass.
 
     Parameters
     ----------
     own : iterable of array
-        Its own parameters that are to be trained.
+        The layer's own trainable parameters.
     received, variance : float
-        The variances of what it was given and of what it gave.
+        Variances of its input and output.
     norm : bool
-        Whether it is a norm: it is closed where it gives nothing.
+        Whether it is a norm. A norm is closed if its output is zero.
     holds_others : bool
-        Whether it runs layers within it: then one of its vectors, that is almost 0 everywhere, scales a branch.
+        Whether it contains other layers. It is then closed if one of its vectors is almost 0 everywhere, since that
+        vector scales a branch.
 
     Examples
     --------
@@ -199,14 +202,14 @@ def is_closed(
 
 
 def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
-    """A call with what the gradients say.
+    """A call with the measurements of its gradients added.
 
     Parameters
     ----------
     call : Measured
-        What :func:`measured` gave of the values.
+        Result of :func:`measured` for the values.
     values, gradients : numpy.ndarray
-        The layer's output and its gradient, of one shape, as in :func:`measured`.
+        The layer's output and its gradient, both of the shape given in :func:`measured`.
 
     Examples
     --------
@@ -224,12 +227,12 @@ def differentiated(call: Measured, values: Array, gradients: Array) -> Measured:
 
 
 def numbered(calls: Iterable[Measured]) -> list[Measured]:
-    """The calls, with numbers in the names of those of one layer after its first.
+    """The calls, with a number in the name of each repeated call of a layer.
 
     Parameters
     ----------
     calls : iterable of Measured
-        In the order in which the layers ran.
+        The calls, in the order of execution.
 
     Examples
     --------
@@ -247,16 +250,16 @@ def numbered(calls: Iterable[Measured]) -> list[Measured]:
 
 
 def noise(shape: tuple[int, ...], number: int) -> Array:
-    """Standard normal float32: what the output of this number is multiplied by, before it is summed and differentiated.
+    """Standard normal float32 noise. A model's output is multiplied by it before it is summed and differentiated.
 
-    The same every time.
+    The noise is the same every time.
 
     Parameters
     ----------
     shape : tuple of int
-        The output's.
+        Shape of the output.
     number : int
-        Which output of the model it is.
+        Number of the output in the model.
 
     Examples
     --------
@@ -267,13 +270,13 @@ def noise(shape: tuple[int, ...], number: int) -> Array:
 
 
 def shares(sizes: Iterable[float]) -> tuple[list[float], float]:
-    """What several outputs are multiplied by before they are differentiated together, and the response of the sum.
+    """The factors of several outputs that are differentiated together, and the response of their sum.
 
     Parameters
     ----------
     sizes : iterable of float
-        The sum of the squares of each output times its :func:`noise`. One alone is taken as it is; several get a like
-        share.
+        For each output, the sum of squares of the output times its :func:`noise`. A single output keeps factor 1;
+        several outputs get equal shares.
 
     Examples
     --------
@@ -289,7 +292,7 @@ def shares(sizes: Iterable[float]) -> tuple[list[float], float]:
 
 
 def check_finite(batch: Iterable[Array]) -> None:
-    """Refuses a batch with floating-point numbers that are not finite.
+    """Raises ValueError if a batch has floating-point numbers that are not finite.
 
     Parameters
     ----------
@@ -299,7 +302,7 @@ def check_finite(batch: Iterable[Array]) -> None:
     Raises
     ------
     ValueError
-        If one is not finite.
+        If a number is not finite.
 
     Examples
     --------
@@ -308,16 +311,16 @@ def check_finite(batch: Iterable[Array]) -> None:
     >>> check_finite([np.array([1.0, np.nan])])
     Traceback (most recent call last):
         ...
-    ValueError: the batch is not finite
+    ValueError: expected a finite batch, got NaN or infinity
     """
     for array in batch:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError("the batch is not finite")
+            raise ValueError("expected a finite batch, got NaN or infinity")
 
 
 @contextmanager
 def called(model: str) -> Iterator[None]:
-    """Where a model of this name is called.
+    """Context in which a model is called.
 
     Parameters
     ----------
@@ -327,7 +330,7 @@ def called(model: str) -> Iterator[None]:
     Raises
     ------
     ValueError
-        If it raises anything, naming that; an :class:`Unscalable` passes as it is.
+        If the model raises anything; the message has the original error. An :class:`Unscalable` passes unchanged.
 
     Examples
     --------
@@ -352,7 +355,7 @@ def called(model: str) -> Iterator[None]:
 
 
 class Unscalable(ValueError):
-    """A layer whose output cannot be brought to unit variance; the batch fits.
+    """Raised if a layer's output cannot be scaled to unit variance. The batch itself fits the model.
 
     Examples
     --------
@@ -365,19 +368,21 @@ class Unscalable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class UnitVariance:
-    """When a layer's output is of unit variance, and what its weight is to be multiplied by until it is.
+    """Iteration that scales a layer's weight until its output has unit variance.
 
     Parameters
     ----------
     tolerance : float, > 0
-        By how much a variance may differ from 1.
+        Allowed difference of the variance from 1.
     rounds : int, >= 1
-        How often a weight is scaled at most.
+        Maximum number of scalings of a weight.
 
     Raises
     ------
     ValueError
         If `tolerance` or `rounds` is out of range.
+    Unscalable
+        From :meth:`factor`, if the variance cannot be brought to 1.
 
     Examples
     --------
@@ -396,12 +401,12 @@ class UnitVariance:
             raise ValueError(f"rounds must be at least 1, got {self.rounds}")
 
     def factor(self, name: str, variance: float, attempt: int) -> float | None:
-        """What to multiply the weight by after so many times before; None where the variance is near enough to 1.
+        """Factor of the weight after `attempt` earlier scalings; None if the variance is close enough to 1.
 
         Raises
         ------
         Unscalable
-            If there is no variance, none that is finite, or it has been tried often enough.
+            If the variance is 0 or not finite, or `rounds` scalings did not suffice.
         """
         if abs(variance - 1) <= self.tolerance:
             return None

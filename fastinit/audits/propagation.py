@@ -1,9 +1,9 @@
-"""Does the signal survive? A fully connected stack run forward and backward, layer by layer, with what theory predicts.
+"""Signal propagation: runs a fully connected stack forward and backward, and compares every layer with theory.
 
 :func:`propagate` draws the weights of a stack, sends a batch of standard normal inputs through it and a standard normal
-gradient back, and measures every layer. Beside it stands the mean-field prediction: with n inputs to each unit, the
-variance q of its pre-activations goes from layer to layer as ``q' = n E[w^2] E[f(sqrt(q) z)^2]``, and that of the
-gradients by the factor ``n_out E[w^2] E[f'(sqrt(q) z)^2]``, z ~ N(0, 1).
+gradient back, and measures every layer. It also gives the mean-field prediction. With n inputs per unit, the variance q
+of the pre-activations follows ``q' = n E[w^2] E[f(sqrt(q) z)^2]`` from layer to layer, and that of the gradients
+changes by the factor ``n_out E[w^2] E[f'(sqrt(q) z)^2]``, z ~ N(0, 1).
 
 >>> import fastinit
 >>> found = propagate([256] * 21, "relu", fastinit.he_normal(), key=fastinit.Key(0))
@@ -37,39 +37,39 @@ __all__ = ["Layer", "Propagation", "judged", "propagate"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# A signal whose variance grows, or shrinks, by more than this from end to end does not survive. A healthy network of 50
-# rectifier layers strays by a factor of ten or so, and one of tanh at the edge of chaos falls like 1 / depth.
+# Maximum change of the variance from end to end for a signal to survive. A healthy network of 50 rectifier layers
+# changes by a factor of about ten; one of tanh at the edge of chaos falls like 1 / depth.
 LIMIT: Final = 1000.0
-# A unit is saturated where its slope is below this share of the steepest slope it can have, linear above that one.
+# A unit is saturated if its slope is below the first fraction of the steepest possible slope, linear above the second.
 SATURATED, LINEAR = 0.1, 0.9
-# Histograms: bins of a sixth of the first layer's root mean square, one of them around 0, and one more at each end.
+# Histograms: bins of a sixth of the first layer's root mean square, one centred on 0, and one open bin at each end.
 BINS, BINS_PER_UNIT = 49, 6
 VERDICTS: Final = ("healthy", "vanishing", "exploding", "symmetric")
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What was measured in one layer, over all its units and the whole batch, and what theory predicts.
+    """Measurements of one layer, over all units and the whole batch, and predictions by theory.
 
     Attributes
     ----------
     width : int
-        Its units.
+        Number of units.
     pre_mean, pre_variance, mean, variance : float
-        Of the pre-activations and of the activations.
+        Moments of the pre-activations and of the activations.
     gradient_mean, gradient_variance : float
-        Of the gradient with respect to the pre-activations.
+        Moments of the gradient with respect to the pre-activations.
     dead, saturated, linear : float
-        Shares in [0, 1]: of units with slope 0 for the whole batch; of (unit, example) pairs whose slope is below a
-        tenth, or above nine tenths, of the steepest.
+        Fractions in [0, 1]. `dead`: units with slope 0 for the whole batch. `saturated` and `linear`: (unit, example)
+        pairs with a slope below a tenth, or above nine tenths, of the steepest.
     identical : bool
-        Whether all its units compute the same, for every example. They then always learn the same.
+        Whether all units compute the same value for every example. They then always learn the same.
     factor : float
-        n Var(W) E[f'^2], predicted: by what the variance of a gradient is multiplied on its way back through the layer.
+        n Var(W) E[f'^2]: predicted factor of a gradient's variance on its way back through the layer.
     predicted_variance, predicted_gradient_variance : float
         Mean-field predictions of `pre_variance` and `gradient_variance`.
     histogram : tuple of int
-        How many activations lie below the first of the stack's `edges`, between each two of them, and above the last.
+        Counts of activations below the first of the stack's `edges`, between neighbouring edges, and above the last.
         NaN is not counted.
     """
 
@@ -92,23 +92,27 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Propagation:
-    """A stack that was run: what went in, the layers, and whether the signal survives.
+    """Result of running a stack: its arguments, its layers, and whether the signal survives.
 
-    ``str(found)`` is a table. Iterating gives the layers.
+    ``str(found)`` gives a table. Iteration yields the layers.
 
     Attributes
     ----------
     layers : tuple of Layer
-        From the first hidden layer to the last.
+        The layers, from the first hidden layer to the last.
     activation : str
+        Name of the activation.
     initializer : Initializer
+        Initializer of the weights.
     verdict : {"healthy", "vanishing", "exploding", "symmetric"}
+        Whether the signal survives.
     reason : str
         The verdict in words.
     edges : tuple of float
-        Of the bins of every layer's `histogram`: four times the size of the first layer's activations to either side.
+        Edges of the bins of every `histogram`. They cover four times the first layer's root mean square on either side
+        of 0.
     negative_slope : float, optional
-        Of the activation, where it was given.
+        Slope of the activation, if given.
 
     Examples
     --------
@@ -133,7 +137,7 @@ class Propagation:
         return len(self.layers)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON can hold it, numbers that are not finite as None."""
+        """The result in a form that JSON can hold. Numbers that are not finite become None."""
         rows = [{f.name: finite(getattr(layer, f.name)) for f in fields(Layer)} for layer in self.layers]
         return {
             "activation": self.activation,
@@ -149,7 +153,7 @@ class Propagation:
         names = ("layer", "width", "Var(z)", "predicted", "Var(a)", "Var(grad)", "predicted", "dead", "saturated")
         rows: list[tuple[str, ...]] = [names]
         shown = range(len(self.layers))
-        if len(shown) > 24:  # both ends, and the middle by steps
+        if len(shown) > 24:  # show both ends, and some layers of the middle
             step = len(shown) // 12
             shown = [
                 *range(4),
@@ -163,13 +167,13 @@ class Propagation:
             numbers = (*values, layer.predicted_gradient_variance)
             rows.append((str(number + 1), str(layer.width), *(f"{value:.3g}" for value in numbers), *shares))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        gap = "  " if sum(widths) + 2 * len(widths) <= 80 else " "  # a terminal's usual width
+        gap = "  " if sum(widths) + 2 * len(widths) <= 80 else " "  # the usual width of a terminal
         lines = (gap.join(map(str.rjust, row, widths)) for row in rows)
         return "\n".join((*lines, f"{self.verdict}: {self.reason}"))
 
 
 def finite(value: Any) -> Any:
-    """The value; None for a float that is not finite, which JSON cannot hold."""
+    """The value, with None for floats that are not finite, which JSON cannot hold."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -183,24 +187,24 @@ def propagate(
     batch: SupportsIndex | Array = 256,
     negative_slope: float | None = None,
 ) -> Propagation:
-    """Runs a fully connected stack forward and backward and measures every layer.
+    """Runs a fully connected stack forward and backward, and measures every layer.
 
-    Layer l has weights (widths[l], widths[l + 1]), drawn with the key ``key.fold_in(l)``, no bias, and the activation.
+    Layer l has weights (widths[l], widths[l + 1]) drawn with the key ``key.fold_in(l)``, no bias, and the activation.
 
     Parameters
     ----------
     widths : sequence of int
-        The width of the input, then of every layer: at least two, each at least 1.
+        Widths of the input and of every layer: at least two, each at least 1.
     activation : str or callable
-        A name that :func:`fastinit.gain` knows, or a function of an array that keeps its shape.
+        A name from :func:`fastinit.gain`, or a function of an array that keeps its shape.
     initializer : Initializer
-        Of weights (in, out): leave its layout at ``"...IO"``.
+        Initializer of the weights (in, out). Leave its layout at ``"...IO"``.
     key : Key
-        The stream of everything that is drawn.
+        Key of all draws.
     batch : int or array
-        How many standard normal inputs, or the inputs themselves, (examples, widths[0]).
+        Number of standard normal inputs, or the inputs themselves, of shape (examples, widths[0]).
     negative_slope : float, optional
-        Of ``"leaky_relu"`` and ``"prelu"``; by default 0.01 and 0.25.
+        Slope of ``"leaky_relu"`` or ``"prelu"``; by default 0.01 and 0.25.
 
     Returns
     -------
@@ -209,8 +213,8 @@ def propagate(
     Raises
     ------
     TypeError, ValueError
-        Widths or a batch that are not positive integers, inputs that do not fit or are not finite, an activation that
-        is unknown, gives NaN, changes the shape or has no negative slope, an initializer that a layer refuses.
+        If widths or batch are not positive integers; if inputs do not fit or are not finite; if the activation is
+        unknown, gives NaN, changes the shape or has no negative slope; or if the initializer does not support a layer.
 
     Examples
     --------
@@ -223,20 +227,20 @@ def propagate(
     """
     sizes = integers("widths", widths)
     if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"widths must be of the input and at least one layer, each at least 1; got {sizes}")
+        raise ValueError(f"widths must have an input and at least one layer, each at least 1, got {sizes}")
     checked_key(key)
     name, function = activation_named(activation)
     parameters = {} if negative_slope is None else {"negative_slope": negative_slope}
     if parameters:
         if not isinstance(activation, str):
-            raise TypeError("negative_slope is for an activation that is given by its name")
+            raise TypeError("negative_slope needs an activation given by name, got a function")
         parameters = checked_parameters(name, parameters)
         function = partial(function, **parameters)
     inputs = _inputs(batch, sizes[0], key)
     shapes = list(itertools.pairwise(sizes))
 
     def weight(number: int) -> Array:
-        # drawn again when it is needed again: that takes less time than memory
+        # drawn again for the backward pass, to save memory
         return fill(np.empty(shapes[number]), initializer, key.fold_in(number))
 
     with np.errstate(all="ignore"):
@@ -280,12 +284,12 @@ def _inputs(batch: SupportsIndex | Array, width: int, key: Key) -> Array:
         raise ValueError(f"inputs must be of shape (examples, {width}), got {batch.shape}")
     inputs = np.asarray(batch, dtype=float)
     if not np.isfinite(inputs).all():
-        raise ValueError("inputs must be finite")
+        raise ValueError("inputs must be finite, got NaN or infinity")
     return inputs
 
 
 def _after(function: Activation, given: Array, name: str) -> Array:
-    """The activations; the function may write into its argument."""
+    """The activations, checked for NaN."""
     found = evaluated(function, f"the activation {name}", given, {})
     if np.isnan(found[np.isfinite(given)]).any():
         raise ValueError(f"the activation {name} gives NaN for a finite pre-activation")
@@ -293,15 +297,15 @@ def _after(function: Activation, given: Array, name: str) -> Array:
 
 
 def _square(initializer: Initializer, weight: Array) -> float:
-    """E[w^2]: of the distribution, or, where elements depend on each other, as drawn."""
+    """E[w^2] of the distribution; of the drawn weight if its elements depend on each other."""
     if not isinstance(initializer, ElementwiseInitializer):
         return float(np.mean(weight * weight))
     mean, std = initializer.moments(weight.shape)
-    return mean * mean + std * std  # infinite where a power would raise
+    return mean * mean + std * std  # ** would raise OverflowError, * gives infinity
 
 
 def _forward(sizes: Sequence[int], squares: Sequence[float], function: Activation, first: float) -> list[float]:
-    """The predicted variance of every layer's pre-activations; `first` is the mean square of the inputs."""
+    """Predicted variances of the pre-activations of every layer. `first` is the mean square of the inputs."""
     predicted, moment = [], first
     for width, square in zip(sizes, squares, strict=False):
         predicted.append(width * square * moment)
@@ -312,7 +316,7 @@ def _forward(sizes: Sequence[int], squares: Sequence[float], function: Activatio
 def _backward(
     sizes: Sequence[int], squares: Sequence[float], slope: Activation, forward: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """Each layer's factor, and the predicted variance of the gradients with respect to its pre-activations."""
+    """Factor of every layer, and predicted variance of the gradients with respect to its pre-activations."""
     moments = [second_moment(slope, math.sqrt(variance)) for variance in forward]
     factors = [width * square * moment for width, square, moment in zip(sizes, squares, moments, strict=False)]
     predicted = [moments[-1]]
@@ -353,28 +357,28 @@ def _measured(
 
 
 def _edges(activations: Array) -> Array:
-    """Of bins that all layers share, by the size of the first layer's activations."""
+    """Edges of the bins that all layers share, from the first layer's root mean square."""
     size = math.sqrt(float(np.mean(activations * activations)))
     unit = size if 0.0 < size < math.inf else 1.0
     return (np.arange(BINS + 1) - BINS / 2) * (unit / BINS_PER_UNIT)
 
 
 def _histogram(values: Array, edges: Array) -> tuple[int, ...]:
-    # bins of one size need no search, which takes several times as long
+    # bins of equal size allow arithmetic instead of numpy.histogram's search, which is several times slower
     place = np.clip((values - edges[0]) * (1.0 / (edges[1] - edges[0])) + 1.0, 0.0, BINS + 1.0)
     known = place if np.isfinite(place.sum()) else place[~np.isnan(place)]
     return tuple(np.bincount(known.astype(np.uint8).ravel(), minlength=BINS + 2).tolist())
 
 
 def judged(forward: Sequence[float], backward: Sequence[float], identical: Sequence[bool]) -> tuple[str, str]:
-    """The verdict on the variances of a network's layers, forward and backward, in the order of the layers; and why.
+    """Verdict on a network from the variances of its layers, forward and backward, in layer order; with the reason.
 
-    It compares both ends of the network with LIMIT, which the reason names. Layers are counted from 1. One backward
-    variance says nothing, and the reason leaves it out. Shared by everything that measures a network.
+    Compares both ends of the network. The reason includes LIMIT and counts layers from 1. A single backward variance
+    carries no information, so the reason omits it. Used by every audit of a network.
     """
     if any(identical):
         number = list(identical).index(True) + 1
-        return "symmetric", f"all units of layer {number} compute the same, and will learn the same for ever"
+        return "symmetric", f"all units of layer {number} compute the same, and always learn the same"
     for what, first, last, where in (
         ("activations", forward[0], forward[-1], "the last layer"),
         ("gradients", backward[-1], backward[0], "the first layer"),
@@ -394,11 +398,11 @@ def judged(forward: Sequence[float], backward: Sequence[float], identical: Seque
 
 
 def _change(variances: Sequence[float]) -> str:
-    """The factor between both ends, at least 1."""
+    """Factor between both ends, at least 1."""
     first, last = variances[0], variances[-1]
     return _plain(max(first / last, last / first) if first != last else 1.0)
 
 
 def _plain(factor: float) -> str:
-    """Two digits, and no exponent where a person would write none."""
+    """Formats a factor with two digits, without an exponent if it is short enough."""
     return f"{float(f'{factor:.2g}'):g}"

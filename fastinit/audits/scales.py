@@ -1,7 +1,7 @@
-"""The scale of a drawn weight: is it one that a scheme gives, from the true fans or from wrong ones?
+"""The scale of a drawn weight: whether it follows from a known scheme, with the true fans or with wrong ones.
 
-A standard deviation alone does not say where it comes from. :func:`wrong_scales` therefore compares each weight with
-the schemes in use, with what frameworks do by default, and with the other weights of the model.
+A standard deviation alone does not reveal its origin. :func:`wrong_scales` therefore compares each weight with common
+schemes, with the frameworks' defaults, and with the other weights of the model.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def advised(parameter: Parameter, recipe: Recipe = AUTO) -> tuple[Any, float | None]:
-    """What a recipe would fill it with, and the standard deviation of that; None where it has no answer."""
+    """A recipe's initializer for a parameter, and its standard deviation; None if no rule matches."""
     try:
         initializer = recipe.match(parameter)[1]
         return initializer, expected_std(initializer, parameter.shape)
@@ -49,17 +49,17 @@ def advised(parameter: Parameter, recipe: Recipe = AUTO) -> tuple[Any, float | N
 
 
 def by_layer(parameter: Parameter, recipe: Recipe = AUTO) -> tuple[Any, float | None]:
-    """As :func:`advised`, whatever the author's code did."""
+    """As :func:`advised`, but ignores the author's program."""
     return advised(parameter if parameter.program is None else replace(parameter, program=None), recipe)
 
 
 def is_linear_map(parameter: Parameter) -> bool:
-    """Whether a parameter is the weight of a layer of the framework's that is a linear map.
+    """Whether a parameter is the weight of a linear map in one of the framework's layers.
 
     Parameters
     ----------
     parameter : Parameter
-        What a rule sees of it.
+        Description of the parameter.
 
     Examples
     --------
@@ -74,27 +74,27 @@ def is_linear_map(parameter: Parameter) -> bool:
 
 
 def is_embedding(parameter: Parameter) -> bool:
-    """Whether a parameter is a table of rows."""
+    """Whether a parameter is the table of an embedding."""
     return isinstance(parameter.layout, str) and "V" in parameter.layout
 
 
 def remedy(parameter: Parameter) -> str:
-    """The rule that would mend a parameter, as text: by the activation that follows it and its true fans."""
+    """Text of a rule that fixes a parameter, from the following activation and its true fans."""
     initializer = by_layer(parameter)[0]
     if initializer is None and parameter.program is not None:
-        return "initialize_(model, 'own') makes it as the author's code does"
+        return "initialize_(model, 'own') fills it as the author's code does"
     if initializer is None or isinstance(initializer, VarianceScaling):
         try:
             slope = parameter.negative_slope
             initializer = recommend(parameter.activation, negative_slope=slope, **parameter.geometry).initializer
-        except (TypeError, ValueError):  # no linear map
-            return f"add a rule that says what fills it: Rule({parameter.types[:1]}, {parameter.name!r}, ...)"
+        except (TypeError, ValueError):  # not a linear map
+            return f"add a rule for it: Rule({parameter.types[:1]}, {parameter.name!r}, ...)"
     layer = parameter.types[0] if parameter.types else "*"
     return f"Rule({layer!r}, {parameter.name!r}, {brief(initializer)})"
 
 
 def is_weight(parameter: Parameter) -> bool:
-    """Whether it is the weight of a linear map, or a table of rows, of more than one row and column."""
+    """Whether it is the weight of a linear map, or an embedding with more than one row and column."""
     if is_linear_map(parameter):
         return True
     return is_embedding(parameter) and sum(size > 1 for size in parameter.shape) > 1
@@ -116,23 +116,23 @@ class _Scheme(NamedTuple):
 LECUN, HE = _Scheme("LeCun's scheme", 1.0, "fan_in"), _Scheme("He's scheme", 2.0, "fan_in")
 DEFAULT = _Scheme("torch's default", 1 / 3, "fan_in")
 GLOROT, HE_OUT = _Scheme("Glorot's scheme", 1.0, "fan_avg"), _Scheme("He's scheme by fan_out", 2.0, "fan_out")
-# of the heads of EfficientNets
+# used by the heads of EfficientNets
 DEFAULT_OUT = _Scheme("torch's default by fan_out", 1 / 3, "fan_out")
-# LeCun's scheme divided by the standard deviation of a normal within two, where nothing is truncated
+# LeCun's scheme divided by the standard deviation of a normal truncated at +-2 sigma, but without the truncation
 UNTRUNCATED = _Scheme("LeCun's scheme, made larger for a truncation", 1 / 0.87962566103423978**2, "fan_in")
 FAMILIES: Final = (LECUN, HE, DEFAULT, GLOROT, HE_OUT)
-FIXED, HIGHEST_FIXED = 0.02, 0.1 * 1.05  # as drawn
+FIXED, HIGHEST_FIXED = 0.02, 0.1 * 1.05  # 5% tolerance for sampling
 SHARDS: Final = (2, 4, 8, 16, 32, 64)
 LARGEST_GAIN = 1.77
-SMALLEST = 0.02 / math.sqrt(2 * 100)  # of the residual layers of a transformer of 100 blocks
+SMALLEST = 0.02 / math.sqrt(2 * 100)  # residual layers of a transformer with 100 blocks
 FACTOR = 2.0
-JUDGED, EXPLAINED = 64, 1024  # elements from which on a scale is judged, and by wrong fans
-PEERS: Final = 3  # weights in the same place of other blocks that have one scale, from which another one stands out
+JUDGED, EXPLAINED = 64, 1024  # minimum elements for judging a scale, and for wrong fans
+PEERS: Final = 3  # minimum weights with one scale in the same place of other blocks, to call another one an outlier
 
 
 @lru_cache(maxsize=1)
 def _schemes() -> tuple[_Scheme, ...]:
-    """With torch's gains and those of the second moment."""
+    """All schemes, including those with torch's gains and with gains by the second moment."""
     own = [_Scheme(name, gain(name) ** 2, "fan_in") for name in ("gelu", "silu", "tanh", "mish")]
     own += [_Scheme("torch's selu", 9 / 16, "fan_in"), UNTRUNCATED]
     for name, scale in (("tanh", 25 / 9), ("relu", 2.0)):
@@ -141,7 +141,10 @@ def _schemes() -> tuple[_Scheme, ...]:
 
 
 def _near(found: float, expected: float, size: int, sigmas: float) -> bool:
-    """Within so many standard errors of the root mean square of normal values; of uniform ones it is smaller."""
+    """Whether `found` is within `sigmas` standard errors of the expected root mean square.
+
+    The error is that of normal values; for uniform values it is smaller.
+    """
     return abs(found - expected) <= max(0.005, sigmas / math.sqrt(2 * size)) * expected
 
 
@@ -152,19 +155,21 @@ def _true_fans(parameter: Parameter) -> tuple[float, float]:
 
 
 def _read_off(parameter: Parameter) -> list[tuple[float, float]]:
-    """The fans that torch and Keras read off the shape, whatever its axes mean."""
+    """The fans that torch and Keras read off the shape, regardless of the meaning of its axes."""
     shape = parameter.shape
     field, front = math.prod(shape[2:]), math.prod(shape[:-2])
     return [(shape[1] * field, shape[0] * field), (shape[-2] * front, shape[-1] * front)]
 
 
 def _plausible(parameter: Parameter) -> list[float]:
-    """The root mean squares of the schemes, from the true fans, and of what frameworks do by default."""
+    """Root mean squares of the schemes with the true fans, and of the frameworks' defaults."""
     fans, shape = _true_fans(parameter), parameter.shape
     found = [FIXED, *(scheme.std(*fans) for scheme in _schemes())]
     found += [std for _, std in (by_layer(parameter, recipe) for recipe in (AUTO, TORCH)) if std]
     assert parameter.fans is not None
-    depthwise = fans[0] == parameter.fans.receptive_field_size > 1  # no matrix that could be orthogonal
+    depthwise = (
+        fans[0] == parameter.fans.receptive_field_size > 1
+    )  # a depthwise kernel is not a matrix and cannot be orthogonal
     for side in (max(shape[0], math.prod(shape[1:])), max(shape[-1], math.prod(shape[:-1]))) if not depthwise else ():
         found += [one / math.sqrt(side) for one in (1.0, math.sqrt(2.0), 5 / 3)]
     if parameter.blocks > 1:
@@ -185,7 +190,7 @@ def _wrong_fans(parameter: Parameter) -> Iterator[tuple[str, float, float]]:
         yield "without the groups", fan_in * groups, fan_out * groups
         yield "fan_out without the groups", fan_in, fan_out * groups
     for own in _read_off(parameter):
-        yield "read off the shape, whatever its axes mean", *own
+        yield "read off the shape, regardless of its axes", *own
         yield "read off the shape and exchanged", *own[::-1]
     if parameter.transposed:
         strides = (parameter.stride,) if isinstance(parameter.stride, int) else parameter.stride
@@ -197,7 +202,7 @@ def _wrong_fans(parameter: Parameter) -> Iterator[tuple[str, float, float]]:
 
 
 class Sampled(NamedTuple):
-    """A weight, how many of its values were seen, their mean and root mean square, and what a record says of it."""
+    """A weight, the number of values seen, their mean and root mean square, and its entry in a record."""
 
     parameter: Parameter
     size: int
@@ -212,11 +217,11 @@ class Sampled(NamedTuple):
 
 
 class WrongScale(NamedTuple):
-    """What is wrong with a scale.
+    """A wrong scale.
 
-    `misread` is what ``torch.nn.init`` makes of a convolution's shape: a norm that follows makes up for it. It is
-    `slight` where it is no worse than what the framework's default makes of the signal. `unless_last` is wrong only of
-    a weight that a norm follows: another one may be a head.
+    `misread`: the scale follows from the fans that ``torch.nn.init`` reads off a convolution's shape; a following norm
+    compensates it. `slight`: its effect on the signal is no worse than that of the framework's default. `unless_last`:
+    it is wrong only if a norm follows the weight; otherwise the weight may be a head.
     """
 
     message: str
@@ -226,29 +231,31 @@ class WrongScale(NamedTuple):
 
 
 def wrong_scales(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
-    """What is wrong with the scale of the weights of a model, by their names.
+    """Wrong scales of the weights of a model, by name.
 
-    By their root mean squares. A weight of 64 elements or more is wrong
+    Judges the root mean square of each weight with at least 64 elements. The scale is wrong if
 
-    - with an entry of a record: where its std is not the entry's, by six standard errors;
-    - where its mean is not about 0: more than a quarter of the root mean square, and six standard errors;
-    - where it is what the rule for the activation that follows, or what the scheme of at least two weights of the
-      model, gives with wrong fans (those of a shard, of all groups for one, exchanged, without the stride or the
-      receptive field, read off the shape), to three standard errors, in 1024 elements or more;
-    - where it is more than twice what any scheme gives;
-    - where it is less than half of that, and an activation follows, or most weights of the model are as small: a head
-      or the last layer of a branch may begin small;
-    - where a norm follows, it is less than half of what the schemes give it, and most weights of the model follow one;
-    - where it is more than twice, or less than half, what three or more weights in the same place of other blocks have
-      in common: names that differ in numbers, one shape and one class;
-    - where it is what a scheme gives a grouped or transposed convolution with the fans that torch reads off its shape,
-      and these make it more than twice, or less than half, what that scheme is to give.
+    - the weight has an entry in a record, and its std differs from the entry's by more than six standard errors;
+    - the mean is not about 0: it exceeds a quarter of the root mean square, and six standard errors;
+    - the weight has at least 1024 elements, and the scale matches (to three standard errors) a known scheme computed
+      with the wrong fans: those of a shard, of all groups for one, exchanged, without the stride or the receptive
+      field, or read off the shape. Known schemes are the rule for the following activation, and the schemes of at least
+      two weights of the model;
+    - it is more than twice the largest of any scheme;
+    - it is less than half of the smallest of any scheme, and an activation follows or most weights of the model are as
+      small. A head or the last layer of a branch may begin small;
+    - a norm follows, it is less than half of what the schemes give this weight, and most weights of the model follow
+      one scheme;
+    - it is more than twice, or less than half, the common scale of three or more weights in the same place of other
+      blocks: names that differ in numbers only, the same shape and class;
+    - the weight belongs to a grouped or transposed convolution, the scale matches a scheme with the fans that torch
+      reads off the shape, and is more than twice, or less than half, that scheme's scale with the true fans.
 
-    All but the first two are not asked where it agrees, to five standard errors, with LeCun's, Glorot's or He's scheme
-    with true fans, with an activation's gain, an orthogonal matrix, the defaults of torch, transformers and Keras, or a
-    std of at most 0.1 that weights with other fans share. Nor are they where it is what torch reads off the shape of
-    any other layer. So a wrong fan that happens to give another scheme is not seen: half of fan_in makes LeCun's scheme
-    He's.
+    Only the first two apply if the scale agrees, to five standard errors, with LeCun's, Glorot's or He's scheme with
+    the true fans, with an activation's gain, an orthogonal matrix, the defaults of torch, transformers or Keras, or
+    with a std of at most 0.1 that weights with other fans share. The same holds if it matches the fans that torch reads
+    off the shape of any other layer. Not detected: a wrong fan that gives another scheme's scale. Halving fan_in turns
+    LeCun's variance 1/fan_in into He's 2/fan_in.
     """
     judged = [one for one in weights if one.size >= JUDGED and one.rms > 0 and _fans_known(one.parameter)]
     common = Counter(scheme for one in judged for scheme in _families(one))
@@ -266,9 +273,9 @@ def wrong_scales(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
 
 
 def place_of(parameter: Parameter) -> Any:
-    """What weights have in common that stand in the same place of several blocks; None of a weight outside blocks.
+    """Value that weights in the same place of several blocks share; None for a weight outside blocks.
 
-    The number of the layer itself, as in a sequence of layers, says which one it is, and not in which block.
+    The layer's own number, as in a sequence of layers, identifies the layer, not the block.
     """
     *outer, layer, role = ["", "", *parameter.name.split(".")]
     if not any(part.isdigit() for part in outer):
@@ -278,7 +285,7 @@ def place_of(parameter: Parameter) -> Any:
 
 
 def _apart_from_peers(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
-    """Weights with another scale than those in the same place of other blocks, which share theirs."""
+    """Weights whose scale differs from the common scale of those in the same place of other blocks."""
     places: defaultdict[Any, list[Sampled]] = defaultdict(list)
     for one in weights:
         place = place_of(one.parameter)
@@ -291,7 +298,7 @@ def _apart_from_peers(weights: Iterable[Sampled]) -> dict[str, WrongScale]:
         apart = [one for one in group if not 1 / FACTOR <= one.rms / middle <= FACTOR]
         if len(apart) == 1 and len(peers) == len(group) - 1 >= PEERS:
             text = (
-                f"std {apart[0].spread:.4g}, where {len(peers)} weights in its place in other blocks have {middle:.4g}"
+                f"std {apart[0].spread:.4g}; {len(peers)} weights in the same place of other blocks have {middle:.4g}"
             )
             found[apart[0].parameter.name] = WrongScale(text)
     return found
@@ -306,7 +313,7 @@ def _fans_known(parameter: Parameter) -> bool:
         found = parameter.fans
     except ValueError:
         return False
-    table = parameter.tied or is_embedding(parameter)  # what is tied may be the table of an embedding
+    table = parameter.tied or is_embedding(parameter)  # a tied weight may be an embedding
     return found is not None and found.fan_in > 0 and found.fan_out > 0 and not table
 
 
@@ -321,7 +328,7 @@ def _share_std(one: Sampled, other: Sampled) -> bool:
 
 
 def _wrong_scale(one: Sampled, families: Sequence[_Scheme], fixed: Sequence[float]) -> WrongScale | None:
-    """What is wrong with the scale of a weight; None where nothing is."""
+    """The wrong scale of a weight, or None."""
     parameter, size, rms, entry = one.parameter, one.size, one.rms, one.entry
     fan_in, fan_out = _true_fans(parameter)
     own, expected = by_layer(parameter)
@@ -333,11 +340,15 @@ def _wrong_scale(one: Sampled, families: Sequence[_Scheme], fixed: Sequence[floa
     text += f" for fan_in {fan_in:g} and fan_out {fan_out:g}"
     if entry is None:
         if abs(one.mean) > max(6 / math.sqrt(size), 0.25) * rms:
-            return WrongScale(f"mean {one.mean:.3g} with std {one.spread:.3g}, where weights are drawn around 0")
+            return WrongScale(f"mean {one.mean:.3g} with std {one.spread:.3g}, expected a mean of 0")
         if any(_near(rms, std, size, 5.0) for std in (*_plausible(parameter), *fixed)):
             return None
         torch_fans = _read_off(parameter)[0]
-        for scheme in (HE_OUT, DEFAULT_OUT, *FAMILIES):  # fan_avg is half of fan_out where that is large
+        for scheme in (
+            HE_OUT,
+            DEFAULT_OUT,
+            *FAMILIES,
+        ):  # HE_OUT before GLOROT: fan_avg is half of fan_out if fan_out is large
             if _near(rms, scheme.std(*torch_fans), size, 5.0):
                 return _misread(parameter, scheme, text)
     bases = list(families)
@@ -346,16 +357,16 @@ def _wrong_scale(one: Sampled, families: Sequence[_Scheme], fixed: Sequence[floa
     if size >= EXPLAINED:
         for scheme, (why, *fans) in itertools.product(bases, _wrong_fans(parameter)):
             if _near(rms, scheme.std(*fans), size, 3.0):
-                return WrongScale(f"{text}: what {scheme.title} gives with wrong fans, {why}")
+                return WrongScale(f"{text}: matches {scheme.title} with wrong fans, {why}")
     if rms > max(LARGEST_GAIN / math.sqrt(fan_in), FIXED) * FACTOR:
-        return WrongScale(f"{text}: more than {FACTOR:g} times what any scheme gives")
+        return WrongScale(f"{text}: more than {FACTOR:g} times the largest of any scheme")
     if _is_small(one):
-        return WrongScale(f"{text}: less than 1 / {FACTOR:g} of what any scheme gives")
+        return WrongScale(f"{text}: less than 1 / {FACTOR:g} of the smallest of any scheme")
     return None if entry is None else WrongScale(text)
 
 
 def _below_the_scheme(one: Sampled, common: Counter[_Scheme], count: int) -> WrongScale | None:
-    """Less than half of what any scheme gives, where most weights of the model follow one scheme."""
+    """A scale below half of any scheme's, if most weights of the model follow one scheme."""
     parameter = one.parameter
     scheme, following = max(common.items(), key=lambda item: item[1], default=(LECUN, 0))
     if one.entry is not None or 2 * following <= count:
@@ -364,18 +375,18 @@ def _below_the_scheme(one: Sampled, common: Counter[_Scheme], count: int) -> Wro
     least = min(*_plausible(parameter), *read)
     if one.rms >= least / FACTOR:
         return None
-    text = f"std {one.spread:.4g}, less than 1 / {FACTOR:g} of what any scheme gives"
-    return WrongScale(f"{text}, where {following} of {count} weights follow {scheme.title}", unless_last=True)
+    text = f"std {one.spread:.4g}, less than 1 / {FACTOR:g} of the smallest of any scheme"
+    return WrongScale(f"{text}; {following} of {count} weights follow {scheme.title}", unless_last=True)
 
 
 def _misread(parameter: Parameter, scheme: _Scheme, text: str) -> WrongScale | None:
-    """A scheme with the fans that torch reads off the shape of a convolution, where that matters."""
+    """A scale from the fans that torch reads off the shape of a convolution, if that matters."""
     fans, read = _true_fans(parameter), _read_off(parameter)[0]
     right, given = scheme.std(*fans), scheme.std(*read)
     if not (parameter.groups > 1 or parameter.transposed) or 1 / FACTOR <= given / right <= FACTOR:
         return None
     why = "of a transposed convolution" if parameter.transposed else "without the groups"
-    factor = f"{given**2 / right**2:.2g} times the variance that it is to give"
-    text = f"{text}: what {scheme.title} gives with wrong fans, read off the shape {why}: {factor}"
+    factor = f"{given**2 / right**2:.2g} times the right variance"
+    text = f"{text}: matches {scheme.title} with wrong fans, read off the shape {why}: {factor}"
     slight = DEFAULT.std(*fans) / FACTOR <= given <= LARGEST_GAIN / math.sqrt(fans[0]) * FACTOR
     return WrongScale(text, misread=True, slight=slight)

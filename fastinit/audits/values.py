@@ -1,4 +1,4 @@
-"""The values of a parameter: were they written, are its units different, what are their moments?"""
+"""The values of a parameter: tests for unwritten memory and identical units, and moments."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 NONE: Final = type(None)
 HUGE, TINY, TINY_SHARE = 1e6, 1e-25, 1e-3
-# Rows or tensors are the same by chance where they hold fewer random bits than this.
+# Minimum random bits of rows or tensors; with fewer they may coincide by chance.
 BITS: Final = 60
-# Weights of many elements and at most so many magnitudes are designed, not drawn.
+# Large weights with at most this many distinct magnitudes are designed, not drawn.
 DESIGNED: Final = 16
 
 
@@ -41,8 +41,9 @@ class Held:
     Attributes
     ----------
     parameter : Parameter
+        Description of the parameter.
     values : array of float
-        All of them, or those that this process holds. Of any dtype that holds them exactly.
+        All values, or those that this process holds, in any dtype that represents them exactly.
     dtype : str
         The parameter's dtype.
     other_names : tuple of str
@@ -50,10 +51,11 @@ class Held:
     repeated : bool
         Whether layers share the tensor by mistake.
     trainable : bool
+        Whether the parameter is trained.
     recorded : Verified, optional
-        What became of it since it was filled, by a record; None if there is none.
+        Result of comparing it with a record; None without a record.
     normed : bool, optional
-        Whether a norm follows its layer, and makes up for its scale; None if unknown.
+        Whether a norm follows its layer and compensates its scale; None if unknown.
 
     Examples
     --------
@@ -74,7 +76,7 @@ class Held:
 
 
 class Seen(NamedTuple):
-    """What is kept of a parameter once its values are gone."""
+    """Facts about a parameter, kept after its values are released."""
 
     sampled: Sampled
     shared_with: tuple[str, ...] = ()
@@ -89,16 +91,16 @@ class Seen(NamedTuple):
 
     @property
     def is_scaled(self) -> bool:
-        """Whether its scale is to be judged: drawn, and to be trained."""
+        """Whether to judge its scale: it is drawn and trainable."""
         return self.trainable and not (self.kind or self.designed or self.remark[0])
 
     @property
     def is_zero(self) -> bool:
-        """Whether it is a weight of zeros, and no record says so."""
+        """Whether it is a weight of zeros that no record explains."""
         return not (self.kind or self.sampled.rms) and self.trainable and _explains_nothing(self)
 
     def is_copy_of(self, other: Seen) -> bool:
-        """Whether the author's code made the one from the other, or computed both."""
+        """Whether the author's code copied one from the other, or computed both without draws."""
         mine, others = self.sampled.parameter.program, other.sampled.parameter.program
         if mine is None or others is None or not (self.as_written and other.as_written):
             return False
@@ -111,13 +113,13 @@ def _explains_nothing(one: Seen) -> bool:
 
 
 def _bits_of(held: Held) -> int:
-    """Random bits of a value, at least; 1 of a dtype that fastinit does not write."""
+    """Minimum random bits per value; 1 for dtypes that fastinit does not write."""
     dtype = DTYPES.get(held.dtype)
     return 1 if dtype is None else dtype.precision
 
 
 def _moments(values: Array) -> tuple[float, float]:
-    """Mean and root mean square, in float64, a piece at a time."""
+    """Mean and root mean square in float64, computed piecewise to bound memory."""
     flat, step = values.reshape(-1), 2**20
     sums, squares = [], []
     for start in range(0, flat.size, step):
@@ -128,7 +130,7 @@ def _moments(values: Array) -> tuple[float, float]:
 
 
 def _units(parameter: Parameter, values: Array) -> Array:
-    """The weights of each unit, (units, weights); of an embedding its rows."""
+    """The weights of each unit as (units, weights). The units of an embedding are its rows."""
     if is_embedding(parameter):
         return values.reshape(values.shape[0], -1)
     assert parameter.layout is not None
@@ -136,19 +138,19 @@ def _units(parameter: Parameter, values: Array) -> Array:
     ahead = [axis for axis, role in enumerate(roles) if role in "OE"]
     moved = np.moveaxis(values, ahead, range(len(ahead)))
     units = math.prod(moved.shape[: len(ahead)])
-    if parameter.transposed and parameter.groups > 1:  # the input axis holds the groups, each with units of its own
+    if parameter.transposed and parameter.groups > 1:  # the input axis holds the groups, each with its own units
         return moved.reshape(units, parameter.groups, -1).reshape(units * parameter.groups, -1)
     return np.ascontiguousarray(moved).reshape(units, -1)
 
 
 def _rows(parameter: Parameter, values: Array, bits: int) -> tuple[str, str] | None:
-    """Constant or identical units, if there are any; units of zeros are padding, or wait for their first gradient."""
-    rows = np.ascontiguousarray(_units(parameter, values) + 0.0)  # one zero
+    """Finding for constant or identical units. Units of zeros are allowed: padding, or closed at first."""
+    rows = np.ascontiguousarray(_units(parameter, values) + 0.0)  # -0.0 becomes 0.0
     count, length = rows.shape
     if count < 2 or length * bits < BITS or length < 3:
         return None
     filled = (rows != 0).sum(axis=1)
-    if filled.max(initial=0) <= 1:  # an identity, or Dirac's deltas
+    if filled.max(initial=0) <= 1:  # an identity or a Dirac kernel
         return None
     alike = bool((rows == rows[0]).all())
     if not (alike and parameter.groups == 1) and _is_designed(rows):
@@ -163,17 +165,17 @@ def _rows(parameter: Parameter, values: Array, bits: int) -> tuple[str, str] | N
     if most == 1 or (len(copies) > 1 and _by_subpixel(keys, set(copies.values()))):
         return None
     same = sum(number for number in copies.values() if number > 1)
-    return "identical rows", f"{same} of {count} units have the weights of another one, up to {most} the same"
+    return "identical rows", f"{same} of {count} units have the weights of another unit, up to {most} the same"
 
 
 def _is_designed(values: Array) -> bool:
-    """Whether a tensor is a pattern of a few numbers, not a draw."""
+    """Whether a tensor is a pattern of few distinct magnitudes, not a draw."""
     few = np.unique(np.abs(values.reshape(-1)[: 64 * DESIGNED])).size <= min(DESIGNED, values.size // 4)
     return few and np.unique(np.abs(values)).size <= DESIGNED
 
 
 def _by_subpixel(keys: Array, copies: set[int]) -> bool:
-    """Whether every unit stands r^2 times, side by side or as whole blocks, as it should before a pixel shuffle."""
+    """Whether every unit is repeated r^2 times, side by side or in whole blocks, as before a pixel shuffle."""
     number = min(copies)
     if len(copies) > 1 or number not in (4, 9, 16, 64):
         return False
@@ -184,7 +186,7 @@ def _by_subpixel(keys: Array, copies: set[int]) -> bool:
 
 
 def seen(held: Held, entry: Entry | None = None) -> Seen:
-    """Looks at a parameter, given the entry of a record for it or none."""
+    """Examines a parameter, with its entry in a record if there is one."""
     parameter, values = held.parameter, held.values
     program = parameter.program if entry is None else None
     shared = held.other_names if held.repeated and program is None else ()
@@ -205,7 +207,7 @@ def seen(held: Held, entry: Entry | None = None) -> Seen:
             kind = "scale" if difference.startswith(("std", "mean")) else "not as written"
             message = f"{difference} by the author's code"
     if not kind and entry is not None and held.recorded is not None and not held.recorded.is_sound:
-        kind, message = "not as recorded", f"not what {entry.rule!r} gave it: {held.recorded}"
+        kind, message = "not as recorded", f"differs from the values that {entry.rule!r} gave: {held.recorded}"
     telling = weight and values.size * bits >= BITS and len(set(values.reshape(-1)[:64].tolist())) > 2
     found = digest(np.ascontiguousarray(values)) if telling else ""
     sampled = Sampled(parameter, values.size, mean, rms, entry)
@@ -217,11 +219,11 @@ def _never_written(parameter: Parameter) -> tuple[str, str]:
     program = parameter.program
     if program is None or not program.uninitialized:
         return "", ""
-    return "untouched", "the author's code never wrote this memory, or not all of it; it holds zeros there"
+    return "untouched", "the author's code did not write all of this memory; the unwritten part holds zeros"
 
 
 def _by_a_recipe(held: Held) -> bool:
-    """Whether the values are what some recipe of the library gives: they may differ from the author's on purpose."""
+    """Whether the values agree with a recipe of the library, and so differ from the author's on purpose."""
     parameter = held.parameter
     given = (advised(parameter, recipe)[0] for recipe in RECIPES.values())
     bare = (advised(replace(parameter, program=None), recipe)[0] for recipe in RECIPES.values())
@@ -232,24 +234,24 @@ def _by_a_recipe(held: Held) -> bool:
 
 
 def _strange(values: Array) -> tuple[str, str]:
-    """Whether values look like memory that was never written."""
+    """Finding for values that look like unwritten memory."""
     size = np.abs(values)
     tiny = int(((size > 0) & (size < TINY)).sum())
     if size.max() > HUGE:
-        return "untouched", f"its largest element is {size.max():.3g}, as in memory that nobody wrote"
+        return "untouched", f"its largest element is {size.max():.3g}, as in unwritten memory"
     if tiny > TINY_SHARE * values.size:
-        return "untouched", f"{tiny} of {values.size} elements are below {TINY:g} and not 0, as in memory nobody wrote"
+        return "untouched", f"{tiny} of {values.size} elements are below {TINY:g} and not 0, as in unwritten memory"
     return "", ""
 
 
 def _wrong_values(held: Held, entry: Entry | None, mean: float) -> tuple[str, str]:
-    """What is wrong with the values of a weight, apart from their scale; zeros are judged with the whole model."""
+    """Finding about the values of a weight, apart from their scale. Zeros are judged with the whole model."""
     found = _strange(held.values)
     return found if found[0] else _pattern(held, entry, mean)
 
 
 def _pattern(held: Held, entry: Entry | None, mean: float) -> tuple[str, str]:
-    """Whether a weight is one value, or units of it are or repeat others."""
+    """Finding for a constant weight, or for constant or identical units."""
     parameter, values = held.parameter, held.values
     initializer = None if entry is None else entry.initializer
     if isinstance(initializer, Constant) or not values.any():
@@ -257,12 +259,12 @@ def _pattern(held: Held, entry: Entry | None, mean: float) -> tuple[str, str]:
     if _several_units(parameter) and (values == values.reshape(-1)[0]).all():
         return "constant", f"all its elements are {mean:.4g}"
     random = isinstance(initializer, (ElementwiseInitializer, Orthogonal, Blocks, ZeroRow, NONE))
-    whole = values.shape == parameter.shape  # which units a shard holds is unknown
+    whole = values.shape == parameter.shape  # the units of a shard are unknown
     return (_rows(parameter, values, _bits_of(held)) if random and whole else None) or ("", "")
 
 
 def _several_units(parameter: Parameter) -> bool:
-    """Whether there are units that a constant would make the same, and not only one."""
+    """Whether there is more than one unit, so that a constant would make units identical."""
     if is_embedding(parameter):
         return parameter.shape[0] > 1
     assert parameter.layout is not None

@@ -1,4 +1,4 @@
-"""Measure what the target precision makes of the coefficients of stream v1.
+"""Measure the errors of stream v1's coefficients, evaluated in the target precision.
 
 Run by hand, with NumPy and mpmath installed, where long double is longer than double (x86)::
 
@@ -25,7 +25,7 @@ def main():
     for kind in (np.uint32, np.uint64):
         bits = 8 * np.dtype(kind).itemsize
         words = rng.integers(0, 2**bits, COUNT, dtype=kind)
-        words[::2] >>= rng.integers(0, bits, COUNT // 2, dtype=kind)  # half of them spread over the octaves
+        words[::2] >>= rng.integers(0, bits, COUNT // 2, dtype=kind)  # spread half of them over the octaves
         for part, value, true in normal_parts(words):
             report(f"float{bits} normal: {part}", value, true)
     report("float32 truncated to 2 sigma", *truncated(rng.integers(0, 2**32, COUNT, dtype=np.uint32)))
@@ -85,7 +85,7 @@ def inverse_cdf(f):
 
 
 def as241(p, q):
-    """-Phi^-1(p) for p in (0, 1/2), q = 1/2 - p, in float64, and the region of each."""
+    """-Phi^-1(p) for p in (0, 1/2), q = 1/2 - p, in float64, and the region of each value."""
     a, b, c, d, e, f = (np.array(TABLES[f"AS241_{letter}"]) for letter in "ABCDEF")
     r = 0.180625 - q * q
     s = np.sqrt(-np.log(p))

@@ -41,8 +41,8 @@ TRUNC2_SHIFT = 0.625
 TWO_LN2 = float.fromhex("0x1.62e42fefa39efp+0")
 TWO_LN2_F = float.fromhex("0x1.62e430p+0")
 
-# Settled: fits of the same kind from before the stream was frozen.  A fresh fit differs in the last digits of the high
-# degrees alone, and its float32 result is no better: the same largest error, rms errors equal to 1e-4 of themselves.
+# Settled: fits of the same kind from before the stream was frozen.  A fresh fit differs only in the last digits of the
+# high degrees, and its float32 result is no better: same largest error, rms errors equal to a relative 1e-4.
 NORMAL_L = """0x1p+1 0x1.fffecp-1 0x1.55a382p-1 0x1.f3144cp-2 0x1.0df4dap-1 -0x1.721596p-2 0x1.3549e6p+1
     -0x1.a39134p+1 0x1.6a0b1p+1"""
 TRUNC2_P = """0x1.807318p+0 -0x1.1176cp+0 0x1.d6ac2ep-1 -0x1.d15656p-1 0x1.008c7ep+0 -0x1.35205p+0 0x1.95a9a4p+0
@@ -115,7 +115,7 @@ def to_float32(value):
 class Fit:
     """Near-minimax polynomial of `count` coefficients for `function` on [low, high].
 
-    `weight` turns the absolute error into the error that is made small; without it that is the relative error.
+    `weight` turns the absolute error into the minimized error; without it the relative error is minimized.
     """
 
     def __init__(self, function, low, high, count, weight=None):
@@ -153,7 +153,7 @@ class Fit:
         return self
 
     def round(self, rounding, first=None):
-        """Round from the lowest degree up; the lowest may have a `first` rounding of its own."""
+        """Round from the lowest degree up; `first` is an optional rounding for the lowest."""
         for degree, value in enumerate(self.coefficients):
             self.coefficients[degree] = mpf((first if first and degree == 0 else rounding)(value))
             if degree + 1 < len(self.coefficients):
@@ -173,7 +173,7 @@ def horner(coefficients, x):
 
 
 def lawson(basis, target):
-    """Coefficients that make the largest |target - coefficients @ basis| nearly as small as it can be."""
+    """Coefficients that nearly minimize the largest |target - coefficients @ basis|."""
     weights, smallest, best = np.ones(len(target)), np.inf, None
     for _ in range(LAWSON_ROUNDS):
         root = np.sqrt(weights)
@@ -186,7 +186,7 @@ def lawson(basis, target):
 
 
 def least_squares(rows, target):
-    """Modified Gram-Schmidt; the coefficients of the rows and what of the target they leave over."""
+    """Modified Gram-Schmidt: the coefficients of the rows, and the residual of the target."""
     rest = np.vstack([rows, target])
     count = len(rows)
     triangle = np.zeros((count, count + 1))
@@ -220,7 +220,7 @@ def fitted(rounding, *arguments, first=None):
 
 
 def settled(text, function, low, high):
-    """The given coefficients, after a check that a fresh fit reaches no error that is more than 10 % smaller."""
+    """The given coefficients, after a check that the error of a fresh fit is at most 10 % smaller."""
     values = [float.fromhex(word) for word in text.split()]
     fit = Fit(function, low, high, len(values))
     reached = fit.solve().round(to_float32).error()
@@ -233,8 +233,8 @@ def settled(text, function, low, high):
 def fit_icdf():
     """The 9 x 32 table, and its largest fit error.
 
-    From the middle outward: where rounding the value at the near end of an octave would put it below the value that
-    the next octave starts with, it is raised to that value, so |z| never increases with the distance from the end.
+    From the middle outward: if rounding puts the value at the near end of an octave below the start of the next octave,
+    it is raised to that start, so |z| never increases with the distance from the end.
     """
     columns, errors = [], []
     near = octave_quantile(31)
@@ -247,7 +247,7 @@ def fit_icdf():
         fit.round(to_float32, first=lambda value, start=start: max(to_float32(value), start))
         columns.append(fit.floats())
         errors.append(fit.error())
-    columns.append([to_float32(normal_quantile(mpf(2) ** -33))] + [0.0] * 8)  # only f = 0.5 is there
+    columns.append([to_float32(normal_quantile(mpf(2) ** -33))] + [0.0] * 8)  # contains f = 0.5 only
     return np.array(columns[::-1]).T.tolist(), max(errors)
 
 
@@ -381,7 +381,7 @@ def render_python(tables):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="compare only; exit status 1 where a file differs")
+    parser.add_argument("--check", action="store_true", help="compare only; exit status 1 if a file differs")
     check = parser.parse_args().check
     mp.prec = PRECISION
     tables = build()
@@ -392,7 +392,7 @@ def main():
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(path.name)
     if stale:
-        sys.exit(f"not what this script writes: {', '.join(stale)}")
+        sys.exit(f"out of date: {', '.join(stale)}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-/* Memory compared with what a fill would write there. */
+/* Compares memory with the values of a fill. */
 #include <string.h>
 
 #include "fastinit.h"
 
 enum { LINE = 64 };
 
-/* Asks for the lines of [memory, memory + size). */
+/* Prefetches the lines of [memory, memory + size). */
 static void fetch(const char *memory, uint64_t size) {
     for (uint64_t offset = 0; offset < size; offset += LINE) __builtin_prefetch(memory + offset, 0, 2);
 }
@@ -20,7 +20,7 @@ int fastinit_compare(int target, const fastinit_sampling *sampling, const uint32
         const char *here = memory + position * itemsize;
         fastinit_region region = {.base = scratch, .start = start + position, .axes = 1};
         region.extent[0] = (int64_t)size, region.index_stride[0] = 1, region.byte_stride[0] = (int64_t)itemsize;
-        /* the next block comes while this one is made: no processor sees by itself that it will be read */
+        /* prefetch the next block while this one is generated: the hardware prefetcher cannot predict it */
         fetch(here + size * itemsize, next * itemsize);
         fastinit_fill(target, sampling, key, &region, 0, size);
         if (memcmp(here, scratch, size * itemsize)) marks[number] = 1, differs = 1;

@@ -1,4 +1,4 @@
-/* fill(): the loop over blocks, batches and runs. Compiled once for each target. */
+/* fill(): the loop over runs, batches and blocks. Compiled once per target. */
 #include "fastinit.h"
 #include "narrow.h"
 #include "philox.h"
@@ -6,21 +6,21 @@
 #include "transforms.h"
 #include "transforms64.h"
 
-/* Groups of a small batch, for the rest of a run. */
+/* Groups per small batch, for the rest of a run. */
 enum { FEW_GROUPS = 2 };
 
-/* Batches whose words are all drawn before the first is transformed: few enough for the first cache, many enough that what the
- * processor cannot overlap, the end of one loop and the start of the other, is rare. */
+/* Batches whose words are drawn before the first one is transformed: few enough for the first-level cache, many
+ * enough to make the transitions between the two loops, which the processor cannot overlap, rare. */
 enum { BATCHES = 8 };
 
 _Static_assert((int)GROUPS == (int)N, "a transform of pairs takes one batch");
 
-/* What every batch of a run needs, in the precision of its arithmetic. */
+/* Parameters of all batches of a run, in the precision of the arithmetic. */
 typedef struct {
     philox_stream stream;
     const fastinit_sampling *sampling;
     float scale, shift, low, high;
-    int32_t dtype; /* of the stores of the moment: the sampling's, or streamed */
+    int32_t dtype; /* of the current stores: the sampling's dtype, or its streamed variant */
     int streamable;
 } fill_job;
 
@@ -44,8 +44,9 @@ INLINE void finish_f64(const fill_job *job, char *out, f64v *z, const int n) {
     store_f64(out, job->dtype, z, n);
 }
 
-/* The words of one batch as the transforms of a 32-bit kind want them, two vectors a group. For normals first those of all radii, then
- * those of all angles; else all words in natural order; for a window, the cells that they choose. */
+/* The words of one batch in the order required by the transform of a 32-bit kind, two vectors per group. Normals:
+ * first the words of all radii, then those of all angles. Windows: the selected cells. Others: all words in natural
+ * order. */
 INLINE void draw32(const fill_job *job, const int kind, uint32_t block, u32v *word, const int groups) {
     u64v w[4][GROUPS];
     philox_blocks(&job->stream, block, groups, w);
@@ -56,7 +57,7 @@ INLINE void draw32(const fill_job *job, const int kind, uint32_t block, u32v *wo
             word[groups + g] = philox_words_1_3(w, g);
             continue;
         }
-        if (kind == FASTINIT_TRUNCATED) { /* the window's cells: first + the high halves of word * count */
+        if (kind == FASTINIT_TRUNCATED) { /* cells of the window: first + high half of word * count */
             const u64v count = u64_all(job->sampling->count);
             const uint32_t first = (uint32_t)job->sampling->first;
             const u64v w0 = philox_word_0(&job->stream, w, g), w2 = philox_word_2(&job->stream, w, g);
@@ -66,14 +67,15 @@ INLINE void draw32(const fill_job *job, const int kind, uint32_t block, u32v *wo
             a = in_memory_order(philox_draw_0(&job->stream, w, g));
             b = in_memory_order(philox_draw_1(&job->stream, w, g));
         }
-        /* natural order: blocks 0 .. LANES/2 - 1 of the group first */
+        /* natural order: blocks 0 .. LANES/2 - 1 of the group come first */
         word[2 * g] = (u32v)unpack_even64(a, b);
         word[2 * g + 1] = (u32v)unpack_odd64(a, b);
     }
 }
 
-/* `batches` batches of 4 * groups * LANES elements of a 32-bit kind, from `block` on. First all words, then all values: either loop is
- * short enough for the registers, and for the processor to work on several of its iterations at once. */
+/* Writes `batches` batches of 4 * groups * LANES elements of a 32-bit kind, from `block` on. It draws all words
+ * first, then computes all values: each loop is short enough to fit the registers and to let the processor overlap
+ * iterations. */
 INLINE void batches32(const fill_job *job, const int kind, uint32_t block, const int batches, char *out,
                       const size_t itemsize, const int groups) {
     const int per_batch = 2 * groups, most = kind == FASTINIT_TRUNCATED_2 || kind == FASTINIT_TRUNCATED ? N : 2 * N;
@@ -108,7 +110,7 @@ INLINE void batches32(const fill_job *job, const int kind, uint32_t block, const
     }
 }
 
-/* The draws of one batch for a 64-bit kind: of the first halves of its blocks and of the second. */
+/* The draws of one batch for a 64-bit kind: from the first halves (a) and the second halves (b) of its blocks. */
 INLINE void draw64(const fill_job *job, uint32_t block, u64v *a, u64v *b, const int groups) {
     u64v w[4][GROUPS];
     philox_blocks(&job->stream, block, groups, w);
@@ -118,7 +120,7 @@ INLINE void draw64(const fill_job *job, uint32_t block, u64v *a, u64v *b, const 
     }
 }
 
-/* `batches` batches of 2 * groups * LANES elements of a 64-bit kind, as batches32. */
+/* Writes `batches` batches of 2 * groups * LANES elements of a 64-bit kind, like batches32. */
 INLINE void batches64(const fill_job *job, const int kind, uint32_t block, const int batches, char *out,
                       const size_t itemsize, const int groups) {
     const fastinit_sampling *sampling = job->sampling;
@@ -149,17 +151,18 @@ INLINE void batches64(const fill_job *job, const int kind, uint32_t block, const
     }
 }
 
-/* Elements [index, index + count) of the global tensor to consecutive memory. */
+/* Writes elements [index, index + count) of the global tensor to contiguous memory. */
 INLINE void fill_run(fill_job *job, const int kind, uint64_t index, uint64_t count, char *out) {
     const int wide = kind >= FASTINIT_UNIFORM_SYMMETRIC_64;
-    /* a uniform's transform is too short for a loop of its own */
+    /* a uniform's transform is too short for a separate loop */
     const int at_once = kind == FASTINIT_WORDS || kind == FASTINIT_UNIFORM_SYMMETRIC || kind == FASTINIT_UNIFORM
                         || kind == FASTINIT_UNIFORM_SYMMETRIC_64 || kind == FASTINIT_UNIFORM_64;
     const uint64_t per_block = wide ? 2 : 4;
     const uint64_t many = GROUPS * LANES * per_block, few = FEW_GROUPS * LANES * per_block;
     const size_t itemsize = size_of(job->sampling->dtype);
     const int32_t streamed = job->streamable && itemsize >= 4 ? job->sampling->dtype + STREAMED : job->sampling->dtype;
-    /* Then no cache line may be both streamed and stored to in a cache: it would make two trips to memory. */
+    /* With streaming stores: never mix streaming and ordinary stores within one cache line, which would transfer it
+     * twice. */
     const int past_caches = streamed != job->sampling->dtype;
     _Alignas(64) char scratch[FEW_GROUPS * LANES * 4 * 4];
 #define FILL(batches, groups)                                                       \
@@ -168,17 +171,17 @@ INLINE void fill_run(fill_job *job, const int kind, uint64_t index, uint64_t cou
 
     while (count > 0) {
         uint64_t block = index / per_block, skipped = index % per_block;
-        /* as far as the low half of the block number does not wrap */
+        /* stop where the low half of the block number wraps */
         uint64_t left = (0x100000000 - (uint32_t)block) * per_block - skipped;
         if (left > count) left = count;
         index += left;
         count -= left;
         if (job->stream.c1 != block >> 32) philox_set_high(&job->stream, (uint32_t)(block >> 32));
-        if (past_caches) /* the lines at the end, which streamed stores behind would have to wait for */
+        if (past_caches) /* prefetch the last lines, or streamed stores after them would wait for a miss */
             for (uint64_t byte = 1; byte <= few * itemsize && byte <= left * itemsize; byte += 64)
                 __builtin_prefetch(out + left * itemsize - byte, 1);
         uint64_t written = 0;
-        int lined = left < 4 * many; /* whether the run goes on at a cache line, or is too short to mind */
+        int lined = left < 4 * many; /* whether aligned to a cache line, or too short to align */
         while (left > 0) {
             const uint64_t to_line = -(uintptr_t)out & 63;
             uint64_t step, back = 0;
@@ -191,13 +194,14 @@ INLINE void fill_run(fill_job *job, const int kind, uint64_t index, uint64_t cou
                 job->dtype = job->sampling->dtype;
             } else {
                 if (skipped == 0 && left >= many) {
-                    /* to the line, or where blocks do not meet it, anywhere; the next batch overlaps the rest of this one */
+                    /* advance to the cache line, if a block boundary lies there; the next batch overwrites the
+                     * surplus */
                     lined = 1;
                     step = to_line < few * itemsize && to_line % (per_block * itemsize) == 0 ? to_line / itemsize : few;
                     if (past_caches && step < few) place = scratch;
                 } else {
                     step = few - skipped < left ? few - skipped : left;
-                    /* the end of a run: again what lies before it, rather than beyond it */
+                    /* at the end of a run, rewrite elements before it, so as not to write beyond it */
                     if (!past_caches && skipped == 0 && step % per_block == 0 && written >= few - step)
                         back = few - step;
                     place = skipped == 0 && back + step == few ? out - back * itemsize : scratch;
@@ -206,7 +210,7 @@ INLINE void fill_run(fill_job *job, const int kind, uint64_t index, uint64_t cou
                 FILL(1, FEW_GROUPS);
                 if (place == scratch) memcpy(out, scratch + skipped * itemsize, step * itemsize);
             }
-            block += (skipped + back + step) / per_block; /* only the last step is no whole number of blocks */
+            block += (skipped + back + step) / per_block; /* only the last step may end inside a block */
             skipped = 0;
             written += step;
             out += step * itemsize;
@@ -216,7 +220,7 @@ INLINE void fill_run(fill_job *job, const int kind, uint64_t index, uint64_t cou
 #undef FILL
 }
 
-/* Elements [index, index + count) of one kind to consecutive memory: fill_run() compiled for it. */
+/* fill_run() compiled for one kind. */
 typedef void sampler(fill_job *, uint64_t index, uint64_t count, char *out);
 #define SAMPLER(name, kind)                                                                                \
     static __attribute__((noinline)) void name(fill_job *job, uint64_t index, uint64_t count, char *out) { \
@@ -270,8 +274,8 @@ static sampler *const samplers[] = {
     [FASTINIT_TRUNCATED_TAIL_64] = sample_truncated_tail_64,
 };
 
-/* Runs of `length` elements to memory that is not consecutive, through a scratch: the one that begins at `out`, and those after it, of up
- * to `count` elements, that scatter.h writes with it. Returns how many. */
+/* Writes strided runs of `length` elements through a scratch: the run at `out`, and following runs (up to `count`
+ * elements in total) that scatter.h can write together with it. Returns the number of runs. */
 static uint64_t strided_runs(sampler *sample, fill_job *job, const fastinit_region *region, const int64_t *at,
                              uint64_t index, uint64_t length, uint64_t count, char *out) {
     char scratch[SCRATCH];
@@ -283,7 +287,7 @@ static uint64_t strided_runs(sampler *sample, fill_job *job, const fastinit_regi
         const uint64_t rows =
             rows_at_once(out, row_stride, stride, on_axis < whole ? on_axis : whole, length, itemsize);
         if (rows > 1) {
-            if (step == (int64_t)length) /* they continue each other in the tensor */
+            if (step == (int64_t)length) /* consecutive in the tensor */
                 sample(job, index, rows * length, scratch);
             else
                 for (uint64_t row = 0; row < rows; row++)
@@ -308,7 +312,7 @@ static uint64_t strided_runs(sampler *sample, fill_job *job, const fastinit_regi
 
 void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key[4], const fastinit_region *region,
                            uint64_t position, uint64_t count) {
-    if (count == 0) return; /* an axis may have no elements */
+    if (count == 0) return; /* an axis may be empty */
     fill_job job = {.sampling = sampling,
                     .scale = (float)sampling->scale,
                     .shift = (float)sampling->shift,
@@ -323,7 +327,7 @@ void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key
     const int consecutive = region->byte_stride[last] == (int64_t)itemsize;
     job.streamable = region->streamed && consecutive; /* strided runs go through a scratch */
 
-    /* where position lies: one coordinate per axis, then its run */
+    /* the coordinates of position, and its index and address */
     int64_t at[FASTINIT_MAX_AXES];
     uint64_t index = region->start, rest = position;
     char *out = region->base;
@@ -342,11 +346,11 @@ void NAME(FASTINIT_TARGET)(const fastinit_sampling *sampling, const uint32_t key
         else
             rows = strided_runs(sample, &job, region, at, index, length, count, out);
         count -= rows * length;
-        /* to the start of the next run: carry through the axes */
+        /* advance to the start of the next run, with carries */
         index -= (uint64_t)(at[last] * region->index_stride[last]);
         out -= at[last] * region->byte_stride[last];
         at[last] = 0;
-        if (rows > 1) { /* to the last of those that are written */
+        if (rows > 1) { /* skip to the last written run */
             at[last - 1] += (int64_t)rows - 1;
             index += (rows - 1) * (uint64_t)region->index_stride[last - 1];
             out += ((int64_t)rows - 1) * region->byte_stride[last - 1];

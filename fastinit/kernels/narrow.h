@@ -1,6 +1,6 @@
-/* float32 and float64 values to the bytes of a dtype, rounded once to nearest even.
+/* Stores float32 and float64 values in a dtype, rounded once to nearest even.
  *
- * The caller guarantees that no value exceeds the dtype's largest finite one, and that none is NaN.
+ * The caller guarantees that no value is NaN or exceeds the dtype's largest finite value.
  */
 #ifndef FASTINIT_NARROW_H
 #define FASTINIT_NARROW_H
@@ -8,7 +8,7 @@
 #include "fastinit.h"
 #include "vector.h"
 
-/* Bytes of one element. */
+/* Bytes per element. */
 INLINE size_t size_of(int32_t dtype) {
     switch (dtype) {
     case FASTINIT_FLOAT64: return 8;
@@ -31,8 +31,8 @@ INLINE u32v bits_bfloat16(f32v x) {
 #endif
 }
 
-/* An IEEE-like format of `width` bits, `fraction` of them after the point. Below its smallest normal number the addition of
- * a float whose unit in the last place is the format's smallest step does the rounding. */
+/* Bits of an IEEE-like format with `width` bits, `fraction` of them after the point. Below its smallest normal
+ * number, the addition of a float whose ulp is the format's smallest step does the rounding. */
 INLINE u32v bits_small(f32v x, const int width, const int fraction) {
     const int bias = (1 << (width - fraction - 2)) - 1, shift = 23 - fraction;
     const uint32_t smallest_normal = (uint32_t)(128 - bias) << 23;
@@ -49,7 +49,7 @@ INLINE void store_u16(char *out, u32v bits) {
     memcpy(out, &halves, sizeof halves);
 }
 
-/* Two vectors of 16-bit numbers to consecutive memory, by one store where the target packs them at once. */
+/* Stores two vectors of 16-bit numbers contiguously, with one store if the target can pack them. */
 INLINE void store_u16_pair(char *out, u32v first, u32v second) {
 #if defined(FASTINIT_X86_V4)
     const __m512i natural = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
@@ -69,7 +69,7 @@ INLINE void store_u16_pair(char *out, u32v first, u32v second) {
 #endif
 }
 
-/* A vector as float16, by the target's own conversion where it has one. */
+/* Stores a vector as float16, with the target's conversion instruction if it has one. */
 INLINE void store_float16(char *out, f32v x) {
 #if defined(FASTINIT_X86_V4)
     _mm256_storeu_si256((__m256i *)out, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
@@ -88,10 +88,10 @@ INLINE void store_u8(char *out, u32v bits) {
     memcpy(out, &bytes, sizeof bytes);
 }
 
-/* dtype + STREAMED stores past the caches, to aligned memory; only for the dtypes that are not narrowed. */
+/* dtype + STREAMED selects streaming stores to aligned memory; only for dtypes without narrowing. */
 enum { STREAMED = 16 };
 
-/* n vectors of float32, an even number, to consecutive elements of dtype. */
+/* Stores n vectors of float32 (n even) to contiguous elements of dtype. */
 INLINE void store_f32(char *out, int32_t dtype, const f32v *x, const int n) {
     const int count = 2 * LANES;
     switch (dtype) {
@@ -118,7 +118,7 @@ INLINE void store_f32(char *out, int32_t dtype, const f32v *x, const int n) {
     }
 }
 
-/* 2n vectors of float64 to consecutive elements of dtype, through float32 where it is narrower still. */
+/* Stores 2n vectors of float64 to contiguous elements of dtype; to dtypes narrower than float32 by way of float32. */
 INLINE void store_f64(char *out, int32_t dtype, const f64v *x, const int n) {
     if (dtype == FASTINIT_FLOAT64 + STREAMED) {
         SIDE_BY_SIDE(j, 2 * n) stream(out + j * LANES * 8, (u64v)x[j]);

@@ -1,19 +1,19 @@
-/* Stewart, "The efficient generation of random orthogonal matrices with an application to condition estimators"
- * (1980): Householder's QR of a Gaussian matrix meets, in column j, a vector of m - j normals that are independent
- * of everything before. So the reflectors are made from fresh normals at once, without the factorization, and their
- * product is exactly Haar when each column takes the sign of its diagonal element of R (Mezzadri, "How to generate
- * random matrices from the classical compact groups", 2007).
+/* Stewart, "The efficient generation of random orthogonal matrices with an application to condition estimators" (1980):
+ * column j of Householder's QR of a Gaussian matrix is a vector of m - j normals, independent of everything before. So
+ * the reflectors are built from fresh normals, without the factorization. Their product is exactly Haar-distributed if
+ * each column takes the sign of its diagonal element of R (Mezzadri, "How to generate random matrices from the
+ * classical compact groups", 2007).
  *
- * Reflectors work 96 at a time as I - V T V^T (Schreiber and Van Loan, 1989), from the last to the first on an
- * identity matrix. Everything heavy is a product of 96-wide tiles. An element of a product is a sum over k = 0, 1,
- * 2, ... in this order, a multiplication and an addition each, started from 0 for every tile of up to 96 terms and
- * then added to its place. Vectors run across columns: their width, the number of rows at once and the threads never
- * show in the bits, and the tile is fixed.
+ * Reflectors are applied 96 at a time as I - V T V^T (Schreiber and Van Loan, 1989), from the last to the first, to an
+ * identity matrix. All expensive steps are products of 96-wide tiles. An element of a product is a sum over k = 0, 1,
+ * 2, ... in this order, with one multiplication and one addition each. It starts from 0 for every tile of up to 96
+ * terms and is then added to the result. Vectors run across columns, and the tile size is fixed, so the bits depend
+ * neither on the vector width, nor on the number of rows computed at once, nor on the threads.
  */
 #include "orthogonal.h"
 #include "vector.h"
 
-#if !defined(FASTINIT_X86_V4_INTEL) /* it takes those of x86_v4: there is nothing to be told apart here */
+#if !defined(FASTINIT_X86_V4_INTEL) /* uses the functions of x86_v4, which are the same */
 
 #if defined(FASTINIT_X86_V4)
 #define TARGET x86_v4
@@ -30,7 +30,7 @@
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 
-/* The products that a target keeps in its registers: ROWS x COLUMNS vectors, of 32 registers or of 16. */
+/* Block of products that fits the registers (32 or 16): ROWS x COLUMNS vectors. */
 #if defined(FASTINIT_X86_V4) || defined(FASTINIT_NEON)
 enum { ROWS = 8, COLUMNS = 3 };
 #else
@@ -41,9 +41,8 @@ enum { TILE = FASTINIT_TILE };
 
 static inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* V^T V becomes -T, above the diagonal and on it: T = (diag(1 / tau) + the part of V^T V above the diagonal)^-1
- * (Puglisi, 1992), row by row from the last. In double also for float32, which halves the distance from
- * orthogonality. */
+/* Replaces V^T V by -T, on and above the diagonal: T = (diag(1 / tau) + strict upper triangle of V^T V)^-1 (Puglisi,
+ * 1992), row by row from the last. In double for float32 too, which halves the distance from orthogonality. */
 static void invert(double *gram, const double *tau, int64_t width) {
     for (int64_t i = width - 1; i >= 0; i--) {
         double sum[TILE] = {0}, *row = gram + i * TILE;

@@ -1,4 +1,4 @@
-/* The text of orthogonal.c for one type, REAL: included once for each. Every matrix in factors and scratch has rows of
+/* The code of orthogonal.c for one type, REAL; included once per type. All matrices in factors and scratch have rows of
  * TILE elements. */
 
 /* c += a b for ROWS rows and COLUMNS vectors of columns. */
@@ -21,7 +21,7 @@ INLINE void NAME(product_block)(REAL *c, const REAL *a, const int64_t a_row, con
 }
 
 /* c += a b, for c of up to TILE x TILE, rounded up to whole blocks, and a(i, k) = a[i * a_row + k * a_k]. Every block
- * also prefetches its share of the tiles that follow a and stream: what the caller's next product reads. */
+ * also prefetches its share of the tiles after a and stream, which the caller's next product reads. */
 INLINE void NAME(product)(REAL *c, const REAL *a, const int64_t a_row, const int64_t a_k, const REAL *b,
                           const REAL *stream, int64_t rows, int64_t inner, int64_t columns) {
     enum { WIDTH = COLUMNS * sizeof(VECTOR_OF_REAL) / sizeof(REAL), SHARE = ROWS * WIDTH, LINE = 64 / sizeof(REAL) };
@@ -45,8 +45,8 @@ static void NAME(add_product_transposed)(REAL *c, const REAL *a, const REAL *b, 
     NAME(product)(c, a, 1, TILE, b, b, rows, inner, columns);
 }
 
-/* Factors of a piece: -T, a row of the signs of R's diagonal, and V with its unit diagonal, zeros above it and zero
- * rows below. */
+/* Computes the factors of a piece: -T, a row with the signs of R's diagonal, and V with its unit diagonal, zeros
+ * above it and padding rows of zeros below. */
 static void NAME(reflectors)(const REAL *normals, int64_t m, int64_t n, int64_t piece, REAL *factors, void *scratch) {
     const int64_t first = piece * TILE, rows = m - first, padded = fastinit_orthogonal_rows(rows);
     const int64_t width = min(n - first, TILE), padded_width = fastinit_orthogonal_rows(width);
@@ -73,7 +73,7 @@ static void NAME(reflectors)(const REAL *normals, int64_t m, int64_t n, int64_t 
     for (int64_t top = 0; top < padded; top += TILE) { /* V, and V^T V of its rounded values */
         for (int64_t i = top; i < min(top + TILE, padded); i++) {
             REAL *row = v + i * TILE;
-            int64_t below = i < rows ? min(i, width) : 0; /* the columns that have their diagonal above row i */
+            int64_t below = i < rows ? min(i, width) : 0; /* columns whose diagonal lies above row i */
             for (int64_t j = 0; j < below; j++) row[j] = (REAL)((double)normals[i * n + j] * scale[j]);
             for (int64_t j = below; j < TILE; j++) row[j] = i == j && j < width;
             for (int64_t j = 0; j < TILE; j++) tile[(i - top) * TILE + j] = (double)row[j];
@@ -85,7 +85,7 @@ static void NAME(reflectors)(const REAL *normals, int64_t m, int64_t n, int64_t 
         for (int64_t j = 0; j < TILE; j++) t[i * TILE + j] = i <= j && j < width ? (REAL)gram[i * TILE + j] : 0;
 }
 
-/* q += V (-T V^T q): a piece's reflectors on the rows of a panel from its diagonal down, of which only begin to end
+/* q += V (-T V^T q): applies a piece's reflectors to the rows of a panel from its diagonal down. Only rows begin to end
  * are not 0. */
 static void NAME(reflect)(const REAL *t, REAL *q, int64_t rows, int64_t begin, int64_t end, int64_t width,
                           int64_t columns, REAL *w) {
@@ -107,7 +107,7 @@ static void NAME(columns)(const REAL *factors, int64_t m, int64_t n, int64_t pie
     memset(q, 0, sizeof(REAL) * TILE * fastinit_orthogonal_rows(m));
     for (int64_t j = 0; j < width; j++) q[(first + j) * TILE + j] = 1;
 
-    for (int64_t p = piece; p >= 0; p--) { /* a piece further left finds zeros in its first TILE rows */
+    for (int64_t p = piece; p >= 0; p--) { /* for pieces further left, the first TILE rows are 0 */
         int64_t top = p * TILE, begin = p == piece ? 0 : TILE, end = p == piece ? width : m - top;
         NAME(reflect)(factors + fastinit_orthogonal_offset(m, p), q + top * TILE, m - top, begin, end,
                       min(n - top, TILE), width, w);
@@ -115,7 +115,7 @@ static void NAME(columns)(const REAL *factors, int64_t m, int64_t n, int64_t pie
     const REAL *sign = factors + fastinit_orthogonal_offset(m, piece) + TILE * TILE;
     for (int64_t j = 0; j < width; j++) scale[j] = gain * sign[j];
     out += first * column_stride;
-    for (int64_t top = 0; top < m; top += TILE) /* by tiles, so that a transposed result is written in runs too */
+    for (int64_t top = 0; top < m; top += TILE) /* by tiles, so that a transposed result is also written in runs */
         if (column_stride == 1)
             for (int64_t i = top; i < min(top + TILE, m); i++)
                 for (int64_t j = 0; j < width; j++) out[i * row_stride + j] = scale[j] * q[i * TILE + j];

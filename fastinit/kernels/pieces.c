@@ -1,4 +1,4 @@
-/* One fill for any number of threads: whoever comes takes the next piece, as long as there is one. */
+/* One fill by any number of threads: each takes the next piece until none is left. */
 #include "fastinit.h"
 
 #if defined(_WIN32)
@@ -8,8 +8,8 @@ __declspec(dllimport) int __stdcall SwitchToThread(void);
 #include <sched.h>
 #endif
 
-/* Pieces become smaller towards the end, so that all threads end together; each is some whole stretches of every target, which
- * begin and end with no small batch then. */
+/* Pieces become smaller towards the end, so that all threads finish together. Each is a multiple of STRETCH, which is a
+ * whole number of batches on every target, so pieces need no small batches at their ends. */
 enum { STRETCH = 1536, LEAST = 8 * STRETCH };
 
 static uint64_t next_piece(const fastinit_pieces *pieces, uint64_t left) {
@@ -32,7 +32,7 @@ int fastinit_fill_pieces(fastinit_pieces *pieces, int target, const fastinit_sam
                          const fastinit_region *region) {
     int more = 1;
     uint64_t filled = 0;
-    atomic_fetch_add(&pieces->at_work, 1); /* before a piece is taken: whoever finds all taken then knows of it */
+    atomic_fetch_add(&pieces->at_work, 1); /* before taking a piece, so that end_pieces() sees this thread */
     while (filled < pieces->largest) {
         uint64_t position = atomic_load(&pieces->taken), piece;
         do {
@@ -49,7 +49,7 @@ int fastinit_fill_pieces(fastinit_pieces *pieces, int target, const fastinit_sam
 
 void fastinit_end_pieces(fastinit_pieces *pieces) {
     atomic_store(&pieces->taken, pieces->size);
-    /* To sleep until then would take longer, but a thread that has no processor must get one. */
+    /* Spin, since sleeping would take longer; then yield, in case a working thread needs this processor. */
     for (int turn = 0; atomic_load(&pieces->at_work) > 0; turn++)
         if (turn >= 100) sched_yield();
 }

@@ -1,6 +1,4 @@
-/* From a scratch, where runs of the tensor are consecutive, to memory where they are not: that of a transposed tensor, of a channels-last
- * one, of a view with steps.
- */
+/* Copies runs from a contiguous scratch to strided memory: transposed or channels-last tensors, or views with steps. */
 #ifndef FASTINIT_SCATTER_H
 #define FASTINIT_SCATTER_H
 
@@ -8,12 +6,13 @@
 
 #include "vector.h"
 
-/* Bytes of the scratch: half of the first cache. A cache line of every column of a tile of shards.py fits. */
+/* Bytes of the scratch: half of the first-level cache. It holds a cache line for every column of a tile of
+ * shards.py. */
 enum { SCRATCH = 1 << 14 };
 
-/* How many runs of `length` elements, of the `left` that follow each other at row_stride, are drawn to the scratch and written together.
- * Where they lie nearer to each other than the elements of each, cache lines hold elements of several, and are written once: as many as
- * fit, to the end of a line. Else 1. */
+/* Number of runs of `length` elements to draw to the scratch and write together, of `left` runs at distance
+ * row_stride. If runs are closer to each other than the elements of a run, cache lines hold elements of several runs
+ * and should be written once: then as many runs as fit, up to the end of a line. Otherwise 1. */
 static uint64_t rows_at_once(const char *out, int64_t row_stride, int64_t stride, uint64_t left, uint64_t length,
                              size_t itemsize) {
     if (llabs(row_stride) >= llabs(stride) || length > SCRATCH / itemsize) return 1;
@@ -31,7 +30,7 @@ INLINE void scatter_items(char *out, int64_t row_stride, int64_t column_stride, 
                    scratch + (row * columns + column) * itemsize, itemsize);
 }
 
-/* The rows of the scratch, column by column. */
+/* Writes the rows of the scratch, column by column. */
 static void scatter(char *out, int64_t row_stride, int64_t column_stride, const char *scratch, uint64_t rows,
                     uint64_t columns, size_t itemsize) {
     switch (itemsize) {

@@ -1,4 +1,4 @@
-/* Which targets were compiled, which of them this processor runs, and the floating-point environment around a fill. */
+/* The compiled targets, the tests for processor support, and the floating-point environment around a fill. */
 #include "fastinit.h"
 #include "orthogonal.h"
 
@@ -10,15 +10,15 @@
 static int always(void) { return 1; }
 
 #ifdef FASTINIT_HAS_X86
-/* __builtin_cpu_supports asks cpuid and, for the wide registers, whether the operating system saves them (xgetbv). */
+/* __builtin_cpu_supports checks cpuid and, for wide registers, whether the operating system saves them (xgetbv). */
 static int supports_v4(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd")
            && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx2")
            && __builtin_cpu_supports("bmi2");
 }
-/* The same instructions, in the order that Intel's ports want; elsewhere the other one is faster. */
+/* The same instructions, arranged for Intel's execution ports; on other processors x86_v4 is faster. */
 static int supports_v4_intel(void) { return supports_v4() && __builtin_cpu_is("intel"); }
-/* The conversion of float16 came before AVX2, but has a bit of its own, which not every compiler knows by name. */
+/* float16 conversion has its own cpuid bit, which not every compiler knows by name. */
 static int supports_f16c(void) {
     unsigned eax, ebx, ecx, edx;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
@@ -50,7 +50,8 @@ const fastinit_target fastinit_targets[] = {
 const int fastinit_target_count = sizeof fastinit_targets / sizeof *fastinit_targets;
 
 #if defined(__SSE__)
-/* The old unit, which converts long double and which fesetround() turns too: round to nearest, all 64 bits, no traps. */
+/* The x87 unit converts long double, and fesetround() changes it too. Usual: round to nearest, all 64 bits, no
+ * traps. */
 enum { X87_USUAL = 0x37f };
 static uint16_t x87_control(void) {
     uint16_t control;

@@ -1,7 +1,8 @@
-/* From words to values in float32, one 32-bit word for each: the definitions of docs/stream-v1.md, line by line.
+/* Transforms from 32-bit words to float32 values, one word per value: the definitions of docs/stream-v1.md, line by
+ * line.
  *
- * Every operator is one correctly rounded IEEE operation, in the written order; the build forbids contraction. Each function
- * works on n <= N vectors side by side; n is a constant where it is inlined.
+ * Every operator is one correctly rounded IEEE operation, in the written order; the build forbids contraction. Each
+ * function works on n <= N vectors side by side; n is a constant after inlining.
  */
 #ifndef FASTINIT_TRANSFORMS_H
 #define FASTINIT_TRANSFORMS_H
@@ -15,7 +16,8 @@ INLINE f32v uniform_symmetric(u32v word) { return __builtin_convertvector(((i32v
 /* Integers in [0, 2^24). */
 INLINE f32v uniform_unit(u32v word) { return __builtin_convertvector((i32v)(word >> 8), f32v); }
 
-/* Box and Muller, "A note on the generation of random normal deviates" (1958): two words give two independent normals. */
+/* Box and Muller, "A note on the generation of random normal deviates" (1958): two words give two independent
+ * normals. */
 INLINE void normal_pairs(const u32v *a, const u32v *b, f32v *z0, f32v *z1, const int n) {
     f32v y[N], k[N], p[N], r[N], x[N], t[N], s[N], c[N];
     SIDE_BY_SIDE(j, n) {
@@ -25,7 +27,7 @@ INLINE void normal_pairs(const u32v *a, const u32v *b, f32v *z0, f32v *z1, const
         f32v mantissa = (f32v)((bits & 0x7fffff) | 0x3f000000);
         y[j] = f32_select_by_bit(bits, 31, v * -0x1p-32f, 1.0f - mantissa);
         k[j] = __builtin_convertvector((i32v)u32_unless_bit(bits, 31, 158 - (bits >> 23)), f32v);
-#else /* without masks the same from v * 2^(k - 32), the mantissa or v 2^-32; k is a difference that stops at 0 where v < 0 */
+#else /* without masks: the same from v * 2^(k - 32), which is the mantissa or v 2^-32; k is a difference saturated at 0 */
         u32v bits = (u32v)v - (32u << 23), difference = u32_above_0(126, bits >> 23);
         y[j] = (f32v)(~u32_top_bit(bits) & 0x3f800000) - (f32v)(bits + (difference << 23));
         k[j] = __builtin_convertvector((i32v)difference, f32v);
@@ -48,9 +50,9 @@ INLINE void normal_pairs(const u32v *a, const u32v *b, f32v *z0, f32v *z1, const
     }
 }
 
-/* The normal truncated to +-2 standard deviations: its inverse distribution function, smooth in a square root. The unit for roots
- * takes as long for one vector as the polynomial does, and beside it: so while the polynomials of n vectors are computed, it works on
- * the roots of the next n. */
+/* The normal truncated to +-2 standard deviations: its inverse CDF as a polynomial in a square root. The square root
+ * unit needs as long per vector as the polynomial and runs in parallel to it. So the roots of the next n vectors are
+ * computed together with the polynomials of the current n. */
 typedef struct {
     f32v v[N], q[N];
 } truncated_2_roots;
@@ -71,7 +73,7 @@ INLINE void truncated_2(truncated_2_roots *roots, const u32v *next, f32v *z, con
     *roots = next_roots;
 }
 
-/* The inverse normal distribution function on 32 octaves of the tail probability, each a polynomial of degree 8. */
+/* The inverse normal CDF on 32 octaves of the tail probability, each with a polynomial of degree 8. */
 INLINE f32v icdf_coefficient(const float *row, u32v octave) {
 #if defined(FASTINIT_X86_V4)
     return (f32v)_mm512_permutex2var_ps(_mm512_loadu_ps(row), (__m512i)octave, _mm512_loadu_ps(row + 16));
@@ -85,7 +87,8 @@ INLINE f32v icdf_coefficient(const float *row, u32v octave) {
 }
 
 #if defined(FASTINIT_X86_V3)
-/* The eight octaves nearest to 1/2 hold 255 in 256 of the cells: a permutation of one register instead of a gather. */
+/* The eight octaves nearest to 1/2 hold 255 in 256 of the cells. They need a permutation of one register, not a
+ * gather. */
 INLINE f32v icdf_top_coefficient(const float *row, u32v octave) {
     return (f32v)_mm256_permutevar8x32_ps(_mm256_loadu_ps(row + 24), (__m256i)octave);
 }

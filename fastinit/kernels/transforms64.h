@@ -1,6 +1,6 @@
-/* From 64-bit draws to values in float64: the definitions of docs/stream-v1.md, line by line.
+/* Transforms from 64-bit draws to float64 values: the definitions of docs/stream-v1.md, line by line.
  *
- * The truncated distributions divide as well: IEEE division is correctly rounded everywhere, like the other operations.
+ * The truncated distributions also use division, which IEEE rounds correctly like the other operations.
  */
 #ifndef FASTINIT_TRANSFORMS64_H
 #define FASTINIT_TRANSFORMS64_H
@@ -30,7 +30,7 @@ INLINE void split(f64v m, int64_t exponent, f64v *y, f64v *k) {
     *k = f64_from_i64((i64v)(exponent - ((u64v)m >> 52)));
 }
 
-/* Box and Muller (1958), as normal_pairs. */
+/* Box and Muller (1958), like normal_pairs. */
 INLINE void normal_pairs64(const u64v *a, const u64v *b, f64v *z0, f64v *z1, const int n) {
     f64v y[N], k[N], r[N], x[N], t[N], s[N], c[N];
     SIDE_BY_SIDE(j, n) {
@@ -63,15 +63,15 @@ INLINE u64v window_draw(u64v draw, uint64_t first, uint64_t count) {
     return mul_even32(draw >> 32, high) + (middle >> 32) + (middle2 >> 32) + first;
 }
 
-/* The inverse normal distribution function AS 241 (Wichura, "The percentage points of the normal distribution", Applied
- * Statistics 37, 1988), with the logarithm and the square root of this file. */
+/* The inverse normal CDF by AS 241 (Wichura, "The percentage points of the normal distribution", Applied Statistics 37,
+ * 1988), with the logarithm of this file and IEEE square roots. */
 INLINE void truncated64(const u64v *draw, f64v *z, uint64_t first, uint64_t count, const int n) {
     f64v y[N], k[N], q[N], x[N], r[N], t[N], u[N], numerator[N], denominator[N], tail[N];
     u64v upper[N];
     SIDE_BY_SIDE(j, n) {
         u64v w = window_draw(draw[j], first, count);
         upper[j] = u64_top_bit(w);
-        u64v m = w ^ upper[j]; /* cells between w and its end of the unit interval, below 2^63 */
+        u64v m = w ^ upper[j]; /* number of cells between w and the nearer end of the unit interval, below 2^63 */
         q[j] = (f64_from_i64((i64v)m) + 0.5) * 0x1p-64;
         x[j] = (f64_from_i64((i64v)(0x7fffffffffffffff - m)) + 0.5) * 0x1p-64; /* 1/2 - q, exact near 0 */
         split(q[j], 1022, &y[j], &k[j]);
@@ -98,8 +98,8 @@ INLINE void truncated64(const u64v *draw, f64v *z, uint64_t first, uint64_t coun
     }
 }
 
-/* The normal beyond `low` >= 4: solves ln(Q(low) / Q(x)) = -ln(1 - U share), with Q(x) = phi(x) N(1/x^2) / x the upper tail, by
- * three steps of Newton's method from sqrt(low^2 + 2s). */
+/* The normal beyond `low` >= 4: solves ln(Q(low) / Q(x)) = -ln(1 - U share), with Q(x) = phi(x) N(1/x^2) / x the
+ * upper tail, by three steps of Newton's method from sqrt(low^2 + 2s). */
 INLINE void truncated_tail64(const u64v *draw, f64v *z, double low, double share, const int n) {
     f64v y[N], k[N], target[N], x[N], t[N], mills[N], mills_low[N], excess[N];
     SIDE_BY_SIDE(j, n) {

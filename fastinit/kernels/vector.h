@@ -1,10 +1,10 @@
 /* The vector types of one target, and the few primitives that differ between targets.
  *
- * Everything else in this room is written once, in GCC/Clang vector extensions. The build defines exactly one of
+ * All other kernel code is written once, in GCC/Clang vector extensions. The build defines exactly one of
  * FASTINIT_X86_V4_INTEL, FASTINIT_X86_V4, FASTINIT_X86_V3, FASTINIT_BASELINE, FASTINIT_NEON and FASTINIT_GENERIC.
  *
- * LANES is the number of 64-bit lanes of a vector; a vector of 32-bit values has 2 * LANES. Every operation is lanewise and
- * correctly rounded, so the width of the vectors never shows in a result.
+ * LANES is the number of 64-bit lanes per vector; a vector of 32-bit values has 2 * LANES. Every operation is lanewise
+ * and correctly rounded, so results do not depend on the vector width.
  */
 #ifndef FASTINIT_VECTOR_H
 #define FASTINIT_VECTOR_H
@@ -17,7 +17,7 @@
 #endif
 
 #if defined(FASTINIT_X86_V4_INTEL)
-#define FASTINIT_X86_V4 /* all but high_halves() */
+#define FASTINIT_X86_V4 /* the same except for high_halves() */
 #endif
 #if defined(FASTINIT_X86_V4)
 #include <immintrin.h>
@@ -49,8 +49,8 @@ typedef VECTOR(uint8_t, 2 * LANES) u8v;
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* A loop over a few independent iterations, unrolled: every step of the computation then stands side by side for all of
- * them, and the latency of one hides behind the others. */
+/* An unrolled loop over a few independent iterations: each step is computed for all of them side by side, which hides
+ * latency. */
 #ifdef __clang__
 #define SIDE_BY_SIDE(j, n) _Pragma("clang loop unroll(full)") for (int j = 0; j < (n); j++)
 #else
@@ -63,13 +63,13 @@ typedef VECTOR(uint8_t, 2 * LANES) u8v;
 #define SHUFFLE(index_type, a, b, ...) __builtin_shuffle(a, b, (index_type){__VA_ARGS__})
 #endif
 
-/* How many vectors a transform works on side by side: enough that the latency of a step of one polynomial hides behind the others'. */
+/* Number of vectors that a transform works on side by side: enough to hide the latency of a polynomial's steps. */
 enum { N = 6 };
 
 #define LENGTH(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
-/* p[j] = for j < n, the polynomial with these coefficients (index = degree) at x[j], by Horner's rule. What follows the coefficients is
- * done after each step, which it may ask for its number. */
+/* Evaluates p[j], the polynomial with these coefficients (index = degree) at x[j], for j < n, by Horner's rule. A
+ * statement after the coefficients runs after each step and may use its number `step`. */
 #define POLYNOMIAL(p, x, coefficients, ...)                                                        \
     do {                                                                                           \
         SIDE_BY_SIDE(j, n) p[j] = coefficients[LENGTH(coefficients) - 1] - (__typeof__(p[j])){0};  \
@@ -90,12 +90,12 @@ INLINE f32v f32_select(u32v mask, f32v a, f32v b) { return (f32v)u32_select(mask
 INLINE u64v u64_select(u64v mask, u64v a, u64v b) { return (a & mask) | (b & ~mask); }
 INLINE f64v f64_select(u64v mask, f64v a, f64v b) { return (f64v)u64_select(mask, (u64v)a, (u64v)b); }
 
-/* All ones where the top bit is set. */
+/* A mask of the lanes where the top bit is set. */
 INLINE u32v u32_top_bit(u32v x) { return (u32v)((i32v)x >> 31); }
 INLINE u64v u64_top_bit(u64v x) { return (u64v)((i64v)x >> 63); }
 
 #if defined(FASTINIT_X86_V4)
-/* The lanes where this bit is clear. */
+/* A mask of the lanes where this bit is clear. */
 INLINE __mmask16 u32_clear_bit(u32v x, const int bit) {
     return _mm512_testn_epi32_mask((__m512i)x, (__m512i)u32_all(1u << bit));
 }
@@ -104,7 +104,7 @@ INLINE __mmask8 u64_clear_bit(u64v x, const int bit) {
 }
 #endif
 
-/* a where this bit of x is set, else b. */
+/* a where this bit of x is set, b elsewhere. */
 INLINE f32v f32_select_by_bit(u32v x, const int bit, f32v a, f32v b) {
 #if defined(FASTINIT_X86_V4)
     return (f32v)_mm512_mask_blend_ps(u32_clear_bit(x, bit), (__m512)a, (__m512)b);
@@ -117,7 +117,8 @@ INLINE f32v f32_select_by_bit(u32v x, const int bit, f32v a, f32v b) {
 #endif
 }
 
-/* Exchanges a and b where this bit of x is clear. With AVX2 a selection takes three operations, so exclusive ors take fewer. */
+/* Exchanges a and b where this bit of x is clear. With AVX2 exclusive ors are cheaper, since a selection takes three
+ * operations. */
 INLINE void f32_exchange_unless_bit(u32v x, const int bit, f32v *a, f32v *b) {
     const f32v first = *a, second = *b;
 #if defined(FASTINIT_X86_V3)
@@ -138,7 +139,7 @@ INLINE f64v f64_select_by_bit(u64v x, const int bit, f64v a, f64v b) {
 #endif
 }
 
-/* 0 where this bit of x is set, else a. */
+/* 0 where this bit of x is set, a elsewhere. */
 INLINE u32v u32_unless_bit(u32v x, const int bit, u32v a) {
 #if defined(FASTINIT_X86_V4)
     return (u32v)_mm512_maskz_mov_epi32(u32_clear_bit(x, bit), (__m512i)a);
@@ -147,7 +148,7 @@ INLINE u32v u32_unless_bit(u32v x, const int bit, u32v a) {
 #endif
 }
 
-/* a - b, or 0 where that is negative; a and b are below 2^16. Not for AVX-512, where a mask does it on the way. */
+/* a - b, or 0 where negative; a and b are below 2^16. Unused on AVX-512, where a mask does the same for free. */
 INLINE u32v u32_above_0(const uint32_t a, u32v b) {
 #if defined(FASTINIT_X86_V3)
     return (u32v)_mm256_subs_epu16((__m256i)u32_all(a), (__m256i)b);
@@ -160,7 +161,7 @@ INLINE u32v u32_above_0(const uint32_t a, u32v b) {
 #endif
 }
 
-/* The 64-bit products of the low halves of the lanes; the high halves may hold anything. */
+/* The 64-bit products of the low halves of the lanes; the high halves are ignored. */
 INLINE u64v mul_even32(u64v a, u64v b) {
 #if defined(FASTINIT_X86_V4)
     return (u64v)_mm512_mul_epu32((__m512i)a, (__m512i)b);
@@ -175,8 +176,9 @@ INLINE u64v mul_even32(u64v a, u64v b) {
 #endif
 }
 
-/* The high halves of the lanes, in the low ones. Intel's processors shift wide vectors on one of the two ports that compute with
- * them; a third port loads and duplicates odd elements at once, so that the way through memory takes nothing from the two. */
+/* The high halves of the lanes, moved to the low halves. Intel's processors shift wide vectors on one of the two
+ * ports that compute with them. A load that duplicates odd elements uses a third port, so going through memory
+ * leaves both free. */
 INLINE u64v high_halves(const u64v *x) {
 #if defined(FASTINIT_X86_V4_INTEL)
     u64v result;
@@ -217,7 +219,7 @@ INLINE f64v f64_sqrt(f64v x) {
 #endif
 }
 
-/* A store that goes past the caches, to memory aligned to the vector; an ordinary one where the target has no other. */
+/* A streaming store to memory aligned to the vector; an ordinary store if the target has no streaming stores. */
 INLINE void stream(char *out, u64v x) {
 #if defined(FASTINIT_X86_V4)
     _mm512_stream_si512((void *)out, (__m512i)x);
@@ -230,15 +232,15 @@ INLINE void stream(char *out, u64v x) {
 #endif
 }
 
-/* Orders streamed stores before whatever follows. */
+/* Orders streaming stores before later memory operations. */
 INLINE void stream_fence(void) {
 #if defined(FASTINIT_X86_V4) || defined(FASTINIT_X86_V3) || defined(FASTINIT_BASELINE)
     _mm_sfence();
 #endif
 }
 
-/* x < low ? low : x, then x > high ? high : x, where no lane is NaN. The instructions return their second operand if both
- * are zero: in this order they too keep the sign of x. */
+/* x < low ? low : x, then x > high ? high : x; no lane may be NaN. The instructions return their second operand if
+ * both are zero, so this operand order keeps the sign of x. */
 INLINE f32v f32_clamp(f32v x, f32v low, f32v high) {
 #if defined(FASTINIT_X86_V4)
     return (f32v)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));
@@ -269,7 +271,8 @@ INLINE f64v f64_clamp(f64v x, f64v low, f64v high) {
     return f64_select((u64v)(x > high), high, x);
 }
 
-/* int64 to double, rounded to nearest even. Without an instruction: the exact halves meet in one rounding addition. */
+/* int64 to double, rounded to nearest even. Without an instruction: the exact halves are joined by one rounding
+ * addition. */
 INLINE f64v f64_from_i64(i64v x) {
 #if defined(FASTINIT_X86_V4) || defined(FASTINIT_NEON)
     return __builtin_convertvector(x, f64v);
@@ -280,7 +283,7 @@ INLINE f64v f64_from_i64(i64v x) {
 #endif
 }
 
-/* One 64-bit value of two: the low halves of the lanes `low` and `high`, in the place that their names say. */
+/* Joins the low halves of `low` and `high`: that of `low` becomes the low half, that of `high` the high half. */
 INLINE u64v join_low_halves(u64v low, u64v high) {
 #if defined(FASTINIT_X86_V4)
     return (u64v)_mm512_mask_shuffle_epi32((__m512i)low, 0xaaaa, (__m512i)high, 0xa0);
@@ -295,7 +298,7 @@ INLINE u64v join_low_halves(u64v low, u64v high) {
 #endif
 }
 
-/* The same of the high halves. */
+/* Joins the high halves likewise. */
 INLINE u64v join_high_halves(u64v low, u64v high) {
 #if defined(FASTINIT_X86_V4)
     return (u64v)_mm512_mask_shuffle_epi32((__m512i)high, 0x5555, (__m512i)low, 0xf5);
@@ -310,7 +313,7 @@ INLINE u64v join_high_halves(u64v low, u64v high) {
 #endif
 }
 
-/* The halves of every lane exchanged. */
+/* Exchanges the halves of every lane. */
 INLINE u64v swap_halves(u64v x) {
 #if LANES == 8
     return (u64v)SHUFFLE(u32v, (u32v)x, (u32v)x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
@@ -321,7 +324,7 @@ INLINE u64v swap_halves(u64v x) {
 #endif
 }
 
-/* x ^ a ^ b in the low halves of the lanes, x in the high ones; b is below 2^32. */
+/* x ^ a ^ b in the low halves of the lanes, x in the high halves; b is below 2^32. */
 INLINE u64v mix_low_halves(u64v x, u64v a, uint64_t b) {
 #if defined(FASTINIT_X86_V4)
     return (u64v)_mm512_mask_ternarylogic_epi32((__m512i)x, 0x5555, (__m512i)a, (__m512i)u64_all(b), 0x96);
@@ -334,7 +337,7 @@ INLINE u64v mix_low_halves(u64v x, u64v a, uint64_t b) {
 #endif
 }
 
-/* The low, or high, halves of lanes a[j] and b[j] side by side in the order of memory: a[0] b[0] a[1] b[1] ... */
+/* The low (or high) halves of lanes a[j] and b[j] side by side in memory order: a[0] b[0] a[1] b[1] ... */
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 INLINE u32v merge_low_halves(u64v a, u64v b) { return (u32v)join_low_halves(b, a); }
 INLINE u32v merge_high_halves(u64v a, u64v b) { return (u32v)join_high_halves(b, a); }
@@ -342,10 +345,11 @@ INLINE u64v in_memory_order(u64v x) { return swap_halves(x); }
 #else
 INLINE u32v merge_low_halves(u64v a, u64v b) { return (u32v)join_low_halves(a, b); }
 INLINE u32v merge_high_halves(u64v a, u64v b) { return (u32v)join_high_halves(a, b); }
-INLINE u64v in_memory_order(u64v x) { return x; } /* of two words, the low half first */
+INLINE u64v in_memory_order(u64v x) { return x; } /* the low half of two words comes first */
 #endif
 
-/* Lane j of the counters holds block LANE_BLOCK[j]: in this order the two unpacks below give blocks in natural order. */
+/* Lane j of the counters holds block LANE_BLOCK[j]. With this order the two unpacks below give blocks in natural
+ * order. */
 #if LANES == 8
 #define LANE_BLOCK {0, 4, 1, 5, 2, 6, 3, 7}
 #elif LANES == 4
@@ -354,7 +358,7 @@ INLINE u64v in_memory_order(u64v x) { return x; } /* of two words, the low half 
 #define LANE_BLOCK {0, 1}
 #endif
 
-/* Of every pair of 64-bit lanes (2j, 2j+1) the even ones of a and b, and the odd ones. */
+/* From every pair of 64-bit lanes (2j, 2j+1): the even lanes of a and b, or the odd ones. */
 INLINE u64v unpack_even64(u64v a, u64v b) {
 #if LANES == 8
     return SHUFFLE(u64v, a, b, 0, 8, 2, 10, 4, 12, 6, 14);
@@ -375,7 +379,7 @@ INLINE u64v unpack_odd64(u64v a, u64v b) {
 #endif
 }
 
-/* Of every four 32-bit lanes the lower two of a and b interleaved (a0 b0 a1 b1), and the upper two (a2 b2 a3 b3). */
+/* From every four 32-bit lanes: the lower two of a and b interleaved (a0 b0 a1 b1), or the upper two (a2 b2 a3 b3). */
 INLINE f32v unpack_lower32(f32v a, f32v b) {
 #if LANES == 8
     return SHUFFLE(u32v, a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);

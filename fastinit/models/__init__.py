@@ -1,13 +1,13 @@
-"""Whole models: what fills each parameter, and the record of it. Nothing here knows a framework.
+"""Whole models: an initializer for each parameter, and records of fills. Independent of any framework.
 
-rules           which parameters, and how to fill them
-layers          what the frameworks' layers do by themselves, and what suits them
-distributions   initializers compared
-recipes         rules in order, for any model
-explaining      what the recipes would do, side by side
-planning        entries that are checked before anything is written, and matched again by a record
-records         how every tensor of a model was filled
-configs         what JSON holds of an initializer
+rules           rules that match parameters and give their initializers
+layers          defaults of the frameworks' layers, and better initializers for them
+distributions   comparison of initializers
+recipes         lists of rules for any model
+explaining      comparison of the recipes for a model
+planning        entries, checked before anything is written and matched with records
+records         records of how every tensor of a model was filled
+configs         JSON form of initializers
 digests         digests of bytes
 """
 

@@ -1,4 +1,4 @@
-"""Configurations: what JSON holds of an initializer, and the initializer that a configuration describes.
+"""Configurations: the JSON form of initializers, and back.
 
 >>> import fastinit
 >>> initializer_config(fastinit.Normal(std=0.02))
@@ -26,13 +26,13 @@ from fastinit.layouts import Axes, Fans
 __all__ = ["CLASSES", "brief", "decoded", "encoded", "initializer_config", "initializer_from_config"]
 
 
-# Of lists and objects: a few for each initializer, which may be nested so often, and one for the fields within.
+# Maximum depth of lists and objects: each level of nested initializers takes up to three.
 DEPTH: Final = 3 * MOST_NESTED
 HEXADECIMAL: Final = re.compile("-?0x[0-9a-f]+")
 
 
 def _classes() -> Iterator[Any]:
-    """Every initializer that the library's modules export."""
+    """Yields every initializer class that the library's modules export."""
     for module in (initializers, structured, composites, programs, rows):
         for name in module.__all__:
             value = getattr(module, name)
@@ -41,15 +41,15 @@ def _classes() -> Iterator[Any]:
 
 
 CLASSES: Final[Mapping[str, Any]] = {kind.__name__: kind for kind in (Axes, Fans, programs.Box, *_classes())}
-"""What a configuration may hold, by name."""
+"""Classes that a configuration may contain, by name."""
 
 
-# Python reads and writes the decimals of an integer only up to a limit, which can be set as low as 640 digits.
+# Longer integers are written in hexadecimal. Python limits decimal conversion, possibly to as few as 640 digits.
 DECIMAL_BITS: Final = 2048
 
 
 def encoded(value: Any) -> Any:
-    """A field's value as JSON holds it. Objects are told apart by their one special key."""
+    """Encodes a field's value for JSON. A special key identifies each kind of object."""
     if CLASSES.get(type(value).__name__) is type(value):
         return {"class": type(value).__name__} | {f.name: encoded(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Key):
@@ -64,13 +64,13 @@ def encoded(value: Any) -> Any:
         return [encoded(one) for one in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"{shown(value)} cannot be written to a record: {type(value).__name__} is no class of the library")
+    raise TypeError(f"{shown(value)} cannot be written to a record: {type(value).__name__} is not a class of fastinit")
 
 
 def decoded(value: Any, depth: int = 0) -> Any:
-    """A value as :func:`encoded` wrote it. Raises TypeError or ValueError for anything else."""
+    """Decodes a value written by :func:`encoded`. Raises TypeError or ValueError for anything else."""
     if depth > DEPTH:
-        raise ValueError(f"a configuration is nested at most {DEPTH} levels deep, got more")
+        raise ValueError(f"expected a configuration nested at most {DEPTH} levels deep, got more")
     if isinstance(value, list):
         return tuple(decoded(one, depth + 1) for one in value)
     if not isinstance(value, dict):
@@ -79,12 +79,12 @@ def decoded(value: Any, depth: int = 0) -> Any:
         case {"class": name, **own}:
             kind = CLASSES.get(name) if isinstance(name, str) else None
             if kind is None:
-                raise ValueError(f"unknown class {shown(name)}; the library has {', '.join(CLASSES)}")
+                raise ValueError(f"expected a class among {', '.join(CLASSES)}, got {shown(name)}")
             unknown = sorted(map(str, set(own) - {field.name for field in fields(kind)}))
             if unknown:
                 raise ValueError(f"{name} has no field {', '.join(unknown)}")
             made = kind(**{field: decoded(one, depth + 1) for field, one in own.items()})
-            for field, one in own.items():  # a number may be an int or a float, but a bool is neither
+            for field, one in own.items():  # int and float are interchangeable, bool is not
                 if isinstance(one, bool) != isinstance(getattr(made, field), bool):
                     raise ValueError(f"{field} of {name} has the wrong type: {shown(one)}")
             return made
@@ -111,12 +111,12 @@ def initializer_config(initializer: Initializer) -> dict[str, Any]:
     Parameters
     ----------
     initializer : Initializer
-        One of the library, composites and programs included.
+        An initializer of the library, including composites and programs.
 
     Raises
     ------
     TypeError
-        If it, or one within it, is no initializer of the library.
+        If it, or an initializer nested in it, is not from the library.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def initializer_config(initializer: Initializer) -> dict[str, Any]:
 
 @in_stream_environment
 def initializer_from_config(config: Mapping[str, Any]) -> Initializer:
-    """The initializer of an :func:`initializer_config`. Fields that are missing have their defaults.
+    """The initializer of an :func:`initializer_config`. Missing fields get their defaults.
 
     Parameters
     ----------
@@ -142,10 +142,10 @@ def initializer_from_config(config: Mapping[str, Any]) -> Initializer:
     Raises
     ------
     TypeError
-        If it is no mapping.
+        If `config` is not a mapping.
     ValueError
-        If the class is unknown or no initializer, a field is unknown, missing, of the wrong type or out of range, or
-        initializers are nested more than 32 deep.
+        If the class is unknown or not an initializer; if a field is unknown, of the wrong type or out of range, or is
+        missing and has no default; or if initializers are nested more than 32 deep.
 
     Examples
     --------
@@ -154,19 +154,19 @@ def initializer_from_config(config: Mapping[str, Any]) -> Initializer:
     Normal(mean=0.0, std=0.02)
     """
     if not isinstance(config, Mapping):
-        raise TypeError(f"config must be a dict as initializer_config gives it, not {shown(config)}")
+        raise TypeError(f"config must be a dict from initializer_config(), not {shown(config)}")
     try:
         found = decoded(dict(config))
     except TypeError as problem:
-        raise ValueError(f"{shown(config)} describes no initializer: {problem}") from None
+        raise ValueError(f"expected the config of an initializer, got {shown(config)}: {problem}") from None
     if not isinstance(found, Initializer):
-        raise ValueError(f"{shown(config)} describes no initializer")
+        raise ValueError(f"expected the config of an initializer, got {shown(config)}")
     return found
 
 
 def brief(value: Any) -> str:
-    """The repr of an initializer without the fields that have their defaults."""
-    if isinstance(value, programs.Replayed):  # whose graph may be long
+    """The repr of an initializer, without fields that have their default values."""
+    if isinstance(value, programs.Replayed):  # the graph may be long
         return f"Replayed({', '.join(value.operators)})"
     if CLASSES.get(type(value).__name__) is not type(value):
         return f"({', '.join(map(brief, value))})" if isinstance(value, tuple) else repr(value)

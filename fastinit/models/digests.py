@@ -1,4 +1,4 @@
-"""Digests of bytes, computed on all threads: what a record keeps of a parameter's values."""
+"""Digests of bytes, computed on all threads. A record stores a digest of each parameter's values."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ CHUNK = 2**20
 
 
 def digest(buffer: Any, *, num_threads: int | None = None) -> str:
-    """A digest of a buffer's bytes: the SHA-256, in hexadecimal, of the SHA-256 of each mebibyte one after the other.
+    """A digest of a buffer's bytes: SHA-256, in hexadecimal, of the concatenated SHA-256 digests of each mebibyte.
 
     Parameters
     ----------
     buffer : numpy.ndarray or buffer
-        C-contiguous, of any dtype.
+        C-contiguous memory of any dtype.
     num_threads : int, optional
-        At most so many threads, by default :func:`fastinit.default_num_threads`. The digest does not depend on it.
+        Maximum number of threads, by default :func:`fastinit.default_num_threads`. The digest does not depend on it.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no buffer or not C-contiguous, or num_threads is not at least 1.
+        If `buffer` is not a buffer or not C-contiguous, or num_threads is below 1.
 
     Examples
     --------
@@ -38,13 +38,13 @@ def digest(buffer: Any, *, num_threads: int | None = None) -> str:
     >>> fastinit.digest(np.zeros(4, np.float32)) == hashlib.sha256(of_the_first_mebibyte).hexdigest()
     True
     """
-    # Chunks of 1 MiB of a buffer of 256 MiB, hashed by two threads of an idle AMD EPYC: SHA-256 3.7 GB/s (OpenSSL's, by
-    # the processor's own instructions), BLAKE2b 2.6, SHA-512 2.2, BLAKE2s 1.5; on one thread half of that.
+    # SHA-256 was the fastest: 256 MiB in chunks of 1 MiB, two threads of an idle AMD EPYC: SHA-256 3.7 GB/s (OpenSSL,
+    # SHA instructions), BLAKE2b 2.6, SHA-512 2.2, BLAKE2s 1.5. One thread reaches half.
     threads = default_num_threads() if num_threads is None else at_least(1, "num_threads", num_threads)
     array = buffer if isinstance(buffer, np.ndarray) else np.asarray(memoryview(buffer))
     if not array.flags.c_contiguous:
         raise ValueError(f"a digest needs C-contiguous memory, got shape {array.shape} and strides {array.strides}")
-    data: Any = array.reshape(-1).view(np.uint8)  # bfloat16 has no buffer protocol
+    data: Any = array.reshape(-1).view(np.uint8)  # bfloat16 does not support the buffer protocol
     leaves = [b""] * -(-data.size // CHUNK)
 
     def leaf(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Distributions compared: whether two initializers draw the same for a shape, and in what they differ.
+"""Comparison of distributions: whether two initializers agree for a shape, and how they differ.
 
 >>> import fastinit
 >>> by_hand = fastinit.Uniform(-0.25, 0.25)
@@ -20,12 +20,12 @@ from fastinit.structured import Dirac, Identity, ZerO
 __all__ = ["difference", "is_drawn", "same_distribution", "short"]
 
 TOLERANCE: Final = 1e-6
-# Beyond so many standard deviations no draw of a normal gets, in any dtype.
+# No normal draw exceeds this many standard deviations, in any dtype.
 NEVER: Final = 9.5
 
 
 class _Box(NamedTuple):
-    """A box of a tensor, and what each of its elements or the whole of it is drawn from."""
+    """A box of a tensor, with the distribution of its elements or the initializer of the whole box."""
 
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ class _Box(NamedTuple):
 
 
 def _boxes(initializer: Initializer, shape: tuple[int, ...], offsets: tuple[int, ...]) -> list[_Box]:
-    """What an initializer paints, without what is painted over."""
+    """Boxes that an initializer paints, without those that are painted over."""
     if isinstance(initializer, ElementwiseInitializer):
         return [_Box(offsets, shape, _plain(initializer.sampling(shape)))]
     parts = initializer.parts(shape) if isinstance(initializer, StructuredInitializer) else None
@@ -52,7 +52,7 @@ def _boxes(initializer: Initializer, shape: tuple[int, ...], offsets: tuple[int,
 
 
 def _plain(sampling: Sampling) -> Sampling:
-    """The same distribution in one spelling."""
+    """The canonical form of a distribution."""
     if sampling.distribution != "uniform" and sampling.std == 0.0:
         return Sampling("constant", mean=sampling.expected_mean)
     if sampling.distribution == "truncated_normal" and -sampling.low_sigma > NEVER < sampling.high_sigma:
@@ -80,10 +80,10 @@ def same_distribution(one: Initializer, other: Initializer, shape: tuple[int, ..
     Parameters
     ----------
     one, other : Initializer
-        Elementwise ones are compared by their parameters, within a millionth; composites part by part; others by
-        equality. One that refuses the shape is like no other.
+        Elementwise initializers are compared by their parameters, within a millionth; composites part by part; others
+        by equality. An initializer that does not support the shape differs from all others.
     shape : tuple of int
-        The whole tensor's.
+        Shape of the whole tensor.
     """
     if one == other:
         return not isinstance(one, Keep)
@@ -104,7 +104,7 @@ def _same_content(one: Sampling | Initializer, other: Sampling | Initializer) ->
 
 
 def is_drawn(initializer: Initializer, shape: tuple[int, ...]) -> bool:
-    """Whether all of a tensor of this shape is random: no part of it is constant, kept or computed.
+    """Whether a tensor of this shape is entirely random, without a constant, kept or computed part.
 
     Raises ValueError if the shape does not fit.
 
@@ -126,7 +126,7 @@ NAMES: Final = {"normal": "normal", "uniform": "uniform", "truncated_normal": "t
 
 
 def short(initializer: Initializer, shape: tuple[int, ...]) -> str:
-    """An initializer in a few words, for a table: its distribution and standard deviation, or its constant.
+    """Short description of an initializer for a table: its distribution and standard deviation, or its constant.
 
     Raises ValueError if the shape does not fit.
 
@@ -163,10 +163,10 @@ def _words(content: Sampling | Initializer, shape: tuple[int, ...]) -> str:
 
 
 def difference(one: Initializer, other: Initializer, shape: tuple[int, ...]) -> str:
-    """In what the second differs from the first: in a few words, the same for all of a kind.
+    """The kind of difference between two initializers.
 
-    "same", "scale" (of one distribution), "distribution", "constant instead of drawn", "drawn instead of constant",
-    "other constant" or "structure" (other parts, or a matrix as a whole).
+    One of "same", "scale" (same distribution, other scale), "distribution", "constant instead of drawn", "drawn instead
+    of constant", "other constant" and "structure" (other parts, or a whole matrix).
 
     Raises ValueError if the shape does not fit.
 

@@ -1,4 +1,4 @@
-"""What each recipe would do to a model, side by side: own, auto and fans for every parameter, and why they differ.
+"""Comparison of the recipes own, auto and fans for every parameter of a model, with reasons.
 
 >>> import fastinit
 >>> program = fastinit.Program(fastinit.Normal(std=0.02))
@@ -26,19 +26,19 @@ NONE = "-"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the recipes would do to one parameter.
+    """The recipes' initializers for one parameter.
 
     Attributes
     ----------
     name, shape
-        The parameter.
+        Name and shape of the parameter.
     own, auto, fans : Initializer or None
-        What each recipe would fill it with; None where it has no answer.
+        Each recipe's initializer; None if no rule matches.
     difference : str
-        How auto and fans differ from own: "same", or of each the kind, such as "scale", "distribution",
-        "constant instead of drawn". Without a program there is nothing to differ from: "no program".
+        How auto and fans differ from own: "same", or the kind of each difference, such as "scale", "distribution",
+        "constant instead of drawn". "no program" if the parameter has no program to compare with.
     why : str
-        What was found.
+        The reason.
 
     Examples
     --------
@@ -57,19 +57,19 @@ class Row:
     why: str
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text, a cell for each column of the table."""
+        """The row as text, one cell per column of the table."""
         found = (NONE if one is None else short(one, self.shape) for one in (self.own, self.auto, self.fans))
         return (self.name, str(self.shape), *found, self.difference, self.why)
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What the recipes would do to a model; ``str()`` of it is a table, and ``explanation["name"]`` one row.
+    """The recipes' initializers for a model. ``str()`` gives a table, ``explanation["name"]`` one row.
 
     Attributes
     ----------
     rows : tuple of Row
-        A row for each parameter, in the model's order.
+        One row per parameter, in the model's order.
 
     Examples
     --------
@@ -102,17 +102,17 @@ class Explanation:
 
 @in_stream_environment
 def explained(parameters: Iterable[Parameter]) -> Explanation:
-    """What own, auto and fans would do to each parameter, in what they differ, and why. Nothing is filled.
+    """The initializers of own, auto and fans for each parameter, with differences and reasons. Nothing is filled.
 
     Parameters
     ----------
     parameters : iterable of Parameter
-        Those of one model, in its order.
+        The parameters of one model, in order.
 
     Raises
     ------
     ValueError
-        If an initializer refuses the shape of its parameter; the error names it.
+        If an initializer does not support the shape of its parameter. The error names the parameter.
 
     Examples
     --------
@@ -142,7 +142,7 @@ def _row(parameter: Parameter) -> Row:
             kind = _joined(kinds) or "same"
             reason = _joined(reasons)
         row = Row(parameter.name, parameter.shape, own, found["auto"][0], found["fans"][0], kind, reason)
-        row.cells()  # refuses what does not fit the shape
+        row.cells()  # raises ValueError if a shape does not fit
     except ValueError as problem:
         raise ValueError(f"{parameter.name!r} of shape {parameter.shape}: {problem}") from None
     return row
@@ -154,7 +154,7 @@ def _found(recipe: Recipe, parameter: Parameter) -> tuple[Initializer | None, st
 
 
 def _joined(words: dict[str, str]) -> str:
-    """What holds for each recipe, shortly: once what holds for auto and fans alike."""
+    """Joins the words of each recipe. Merges equal words of auto and fans."""
     if words.get("auto") == words.get("fans") is not None:
         words = {name: word for name, word in words.items() if not name} | {"auto and fans": words["auto"]}
     return "; ".join(f"{name}: {word}" if name else word for name, word in words.items())

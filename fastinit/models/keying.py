@@ -1,8 +1,8 @@
-"""Which key each draw of each program has: by the name of the parameter that draws first.
+"""Keys of the draws in programs. A shared draw gets the key of the parameter that owns it.
 
-A draw that several parameters share is one draw, as in a deep copy. Its key follows from the name of the parameter that
-it belongs to: the first of the model, but the first that is nothing else than this draw, if there is such a one. A copy
-whose source was cut off (a pipeline stage has only some of the layers) knows its name.
+Parameters share a draw after a deep copy, for example. The owner is the first parameter in the model with that draw;
+parameters that are computed from draws (replayed) own one only if no other parameter has it. A copy remembers the name
+of its source, which may be missing: a pipeline stage has only some of the layers.
 
 >>> import fastinit
 >>> program = fastinit.Program(fastinit.Normal(), ("a draw",))
@@ -29,16 +29,16 @@ __all__ = ["Keyed", "program_keys", "renamed_program", "with_origins"]
 
 
 class Keyed(NamedTuple):
-    """What fills a parameter as its program says.
+    """The key and initializer of a parameter with a program.
 
     Attributes
     ----------
     key : Key
-        Its key, or that of the parameter that it is a copy of.
+        The parameter's key; for a copy, its source's key.
     initializer : Initializer
-        With the keys of other parameters' draws in it.
+        The initializer, with the keys of other parameters' draws.
     copied : str or None
-        The name of the parameter that it is a copy of.
+        Name of the source, for a copy.
 
     Examples
     --------
@@ -53,19 +53,19 @@ class Keyed(NamedTuple):
 
 
 def program_keys(parameters: Iterable[Parameter], seed: int | str) -> dict[str, Keyed]:
-    """The keys and the initializers of all parameters with a program, by name.
+    """The keys and initializers of all parameters with a program, by name.
 
     Parameters
     ----------
     parameters : iterable of Parameter
-        Those of one model, in its order.
+        The parameters of one model, in order.
     seed : int or str
         Seed of all keys.
 
     Raises
     ------
     ValueError
-        If a program is of another version of the stream.
+        If a program has another stream version.
 
     Examples
     --------
@@ -79,21 +79,21 @@ def program_keys(parameters: Iterable[Parameter], seed: int | str) -> dict[str, 
     for name, program in found.items():
         if program.stream_version != STREAM_VERSION:
             raise ValueError(
-                f"the program of {name!r} is of stream version {shown(program.stream_version)}, and this is version "
-                f"{STREAM_VERSION}, which has other bytes: build the model again"
+                f"the program of {name!r} needs stream version {STREAM_VERSION}, got {shown(program.stream_version)}, "
+                "whose bytes differ: build the model again"
             )
     owners = _owners(found)
     keyed: dict[str, Keyed] = {}
     for name, program in found.items():
         own = root.fold_in(name)
-        if all(owners[draw] == (name, number) for number, draw in enumerate(program.draws)):  # as mostly
+        if all(owners[draw] == (name, number) for number, draw in enumerate(program.draws)):  # the usual case
             keyed[name] = Keyed(own, program.initializer, None)
             continue
         keys: list[Key | None] = []
         sources: list[tuple[str, int]] = []
         for number, draw in enumerate(program.draws):
             owner, place = owners[draw]
-            if owner == name and place != number:  # one draw twice
+            if owner == name and place != number:  # the same draw twice in one parameter
                 keys.append(draw_key(own, place))
             elif owner == name:
                 keys.append(None)
@@ -113,12 +113,12 @@ def program_keys(parameters: Iterable[Parameter], seed: int | str) -> dict[str, 
 
 
 def with_origins(programs: Mapping[str, Program]) -> dict[str, Program]:
-    """Programs that know what their source is called, where they are copies: so they keep its key where it is cut off.
+    """The programs, with the source's name stored in copies, so that copies keep its key if the source is removed.
 
     Parameters
     ----------
     programs : mapping of str to Program
-        Of all parameters of a model, by their names.
+        Programs of all parameters of a model, by name.
 
     Examples
     --------
@@ -137,19 +137,19 @@ def with_origins(programs: Mapping[str, Program]) -> dict[str, Program]:
 
 
 def renamed_program(program: Program | None, before: str, after: str, rename: Callable[[str], str]) -> Program | None:
-    """The program of a tensor that has another name in the definition, where its source may have another, too.
+    """The program of a renamed tensor, with its source renamed too if necessary.
 
-    A copy knows its source by a name of the model that the code made. That is the definition, of which this model is a
-    part; or where the copy is called otherwise there, it is this model.
+    A copy stores its source's name in the model that the code built. If that model is the definition (the whole model),
+    the name stays. If it is the present model, the source's name is translated.
 
     Parameters
     ----------
     program : Program or None
-        The tensor's.
+        The tensor's program.
     before, after : str
-        Its name in the model, and in the definition.
+        The tensor's name in the model, and in the definition.
     rename : callable
-        From the former to the latter, see :func:`fastinit.extending.renaming`.
+        Translates the model's names to the definition's; see :func:`fastinit.extending.renaming`.
 
     Examples
     --------
@@ -167,9 +167,9 @@ def renamed_program(program: Program | None, before: str, after: str, rename: Ca
 
 
 def _owners(programs: Mapping[str, Program]) -> dict[str, tuple[str, int]]:
-    """The parameter that each draw belongs to, and which of its draws it is."""
+    """Owner of each draw, and the draw's number in the owner."""
     owners: dict[str, tuple[str, int]] = {}
-    # a parameter that is computed from others' draws comes after those
+    # replayed parameters last: they may be computed from draws of others
     ordered = sorted(programs.items(), key=lambda item: isinstance(item[1].initializer, Replayed))
     for name, program in ordered:
         for number, draw in enumerate(program.draws):
@@ -179,13 +179,13 @@ def _owners(programs: Mapping[str, Program]) -> dict[str, tuple[str, int]]:
 
 
 def _source(name: str, program: Program) -> str | None:
-    """The name by which a copy draws, that of its source, which may have been cut off; None of what is no copy."""
+    """Name of a copy's source, which may be missing from the model; None if the program is not a copy."""
     if program.origin is None:
         return None
     own, source = program.origin
-    if f".{name}".endswith(f".{own}"):  # as it was, or within a larger model
+    if f".{name}".endswith(f".{own}"):  # unchanged, or inside a larger model
         return name.removesuffix(own) + source
-    outside = own.removesuffix(name)  # or a part of it was taken out, with the source or without it
+    outside = own.removesuffix(name)  # or in a part that was taken out, with or without the source
     if f".{own}".endswith(f".{name}") and source.startswith(outside):
         return source.removeprefix(outside)
     return None

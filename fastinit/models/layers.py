@@ -1,8 +1,8 @@
-"""The layers of torch and Keras: what their constructors do to each parameter, and what would suit it better.
+"""The layers of torch and Keras: the default initializer of each parameter, and a better one.
 
-Both are looked up by the layer's class in the framework (:attr:`fastinit.Parameter.layer`) and by the parameter's role
-in that class. What a model's author called a class or a parameter plays no part, so a parameter that an author added to
-a layer has no row.
+Both are looked up by the layer's class in the framework (:attr:`fastinit.Parameter.layer`) and the parameter's role in
+that class. Names of the model's own classes and parameters do not matter. A parameter that a model's author added to a
+layer has no row.
 
 >>> import fastinit
 >>> weight = fastinit.Parameter("up.weight", (64, 128), layer="Linear", activation="relu")
@@ -30,11 +30,11 @@ from fastinit.structured import Orthogonal
 __all__ = ["KERAS", "SUITED", "TORCH_LAYERS", "Row", "default_of", "is_linear_map", "is_table", "row_of", "suited"]
 
 ZERO, ONE = Zeros(), Ones()
-# where the forget gate is among those of an LSTM, in the order of torch and Keras: i, f, g, o
+# index of the LSTM's forget gate; torch and Keras order the gates i, f, g, o
 FORGET: Final = 1
 
 CONVOLUTIONS = "Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d"
-# what torch.nn.MultiheadAttention has for its output, a Linear whose bias it sets to 0
+# output layer of torch.nn.MultiheadAttention: a Linear whose bias is set to 0
 OUTPUT = "NonDynamicallyQuantizableLinear"
 NORMS = (
     "LayerNorm RMSNorm GroupNorm BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm InstanceNorm1d InstanceNorm2d "
@@ -52,7 +52,7 @@ KERAS_NORMS = "BatchNormalization LayerNormalization GroupNormalization RMSNorma
 KERAS_RECURRENT, KERAS_LSTM = "SimpleRNNCell LSTMCell GRUCell ConvLSTMCell", "LSTMCell ConvLSTMCell"
 TABLES: Final = frozenset({"Embedding", "EmbeddingBag"})
 
-# torch's fans are size(1) and size(0) times the receptive field, whatever the axes mean; Keras's are those of IO
+# torch's fans are always size(1) and size(0) times the receptive field; Keras's assume the layout IO
 TORCH_FANS: Final[dict[str, Any]] = {"layout": "OI..."}
 KERAS_FANS: Final[dict[str, Any]] = {"layout": "...IO"}
 
@@ -60,18 +60,18 @@ Making = Initializer | Callable[[Parameter], Initializer | Chosen | None]
 
 
 class Row(NamedTuple):
-    """A role in some layers of a framework, and what fills a parameter that has it.
+    """The initializer for a parameter's role in some layers of a framework.
 
     Parameters
     ----------
     layers : frozenset of str
         The framework's classes.
     role : re.Pattern
-        What the whole of the role is to match.
+        Pattern that must match the whole role.
     making : initializer or callable
-        Or a function of the parameter that gives it, with a title of its own or not, or None for none.
+        The initializer, or a function of the parameter that returns an initializer, a Chosen, or None.
     title : str
-        What records say.
+        Title in records.
     is_linear : bool
         Whether the parameter is the weight of a linear map.
 
@@ -89,7 +89,7 @@ class Row(NamedTuple):
     is_linear: bool = False
 
     def chosen(self, parameter: Parameter) -> Chosen | None:
-        """What fills a parameter of this row, and the title; None if nothing is known to."""
+        """The parameter's initializer and title; None if unknown."""
         made = self.making if isinstance(self.making, Initializer) else self.making(parameter)
         return Chosen(made, self.title) if isinstance(made, Initializer) else made
 
@@ -102,11 +102,11 @@ def _padded(rows: Initializer, parameter: Parameter) -> Initializer:
     return rows if parameter.zero_row is None else ZeroRow(rows, parameter.zero_row)
 
 
-# What suits
+# Better initializers
 
 
 def _scaled(parameter: Parameter) -> Chosen | None:
-    """By the true fans and what follows: Glorot, He, LeCun, or LeCun times the activation's own gain."""
+    """Scaled by the true fans and the following activation: Glorot, He, LeCun, or LeCun times the activation's gain."""
     if parameter.layout is None or len(parameter.shape) < 2:
         return None
     found = parameter.activation
@@ -138,7 +138,7 @@ def _forget_bias(parameter: Parameter) -> Initializer:
 
 
 def _table(parameter: Parameter) -> Chosen:
-    # the logits of a head that shares the table have unit variance, for unit inputs
+    # gives logits of unit variance in a head that shares the table, for inputs of unit variance
     std = 1.0 / math.sqrt(max(parameter.shape[-1], 1))
     if parameter.tied:
         return Chosen(_padded(Normal(0.0, std), parameter), "embedding, at the scale of the head that shares it")
@@ -173,14 +173,14 @@ SUITED: Final = _rows(
     ("Embedding EmbeddingBag", "weight|embeddings", _table, "embedding"),
     ("PReLU", "weight|alpha", Constant(PRELU_SLOPE), "PReLU"),
 )
-"""What keeps the size of the signal, from the true fans and the activation that follows."""
+"""Initializers that keep the size of the signal, from the true fans and the following activation."""
 
 
-# What constructors do
+# Defaults of the constructors
 
 
 def _within(fan: int) -> Initializer:
-    """U(-1 / sqrt(fan), 1 / sqrt(fan)); 0 where torch takes the bound to be 0."""
+    """U(-1 / sqrt(fan), 1 / sqrt(fan)); zeros if fan is 0, as in torch."""
     return Uniform(-1.0 / math.sqrt(fan), 1.0 / math.sqrt(fan)) if fan > 0 else ZERO
 
 
@@ -218,7 +218,7 @@ TORCH_LAYERS: Final = _rows(
     ("MultiheadAttention", "in_proj_bias", ZERO, "attention bias"),
     ("PReLU", "weight", Constant(PRELU_SLOPE), "PReLU"),
 )
-"""What the constructors of torch.nn's layers do, with their fans: packed attention weights count as one matrix."""
+"""Defaults of torch.nn's layers, with torch's fans: packed attention weights count as one matrix."""
 
 
 KERAS: Final = _rows(
@@ -234,11 +234,11 @@ KERAS: Final = _rows(
     ("Embedding", "embeddings", Uniform(-0.05, 0.05), "U(+-0.05)"),
     ("PReLU", "alpha", ZERO, "PReLU"),
 )
-"""What Keras's layers do by themselves, with Keras's fans."""
+"""Defaults of Keras's layers, with Keras's fans."""
 
 
 def row_of(rows: Iterable[Row], parameter: Parameter) -> Row | None:
-    """The first row that fits a parameter; None if none does."""
+    """The first row that matches a parameter; None if there is none."""
     fitting: Iterator[Row] = (
         row for row in rows if parameter.layer in row.layers and row.role.fullmatch(parameter.role)
     )
@@ -246,27 +246,27 @@ def row_of(rows: Iterable[Row], parameter: Parameter) -> Row | None:
 
 
 def suited(parameter: Parameter) -> Chosen | None:
-    """What suits a parameter of a layer of torch's or Keras's, and what was found; None for any other parameter.
+    """A better initializer for a parameter of a torch or Keras layer, with a title; None for other parameters.
 
-    Raises ValueError where the shape does not fit the layout, or the activation is unknown.
+    Raises ValueError if the shape does not fit the layout, or the activation is unknown.
     """
     row = row_of(SUITED, parameter)
     return None if row is None else row.chosen(parameter)
 
 
 def default_of(parameter: Parameter, rows: Iterable[Row] = (*TORCH_LAYERS, *KERAS)) -> Initializer | None:
-    """What the framework's own constructor fills a parameter with; None where it has no such parameter."""
+    """The default initializer of the framework's constructor; None if the layer has no such parameter."""
     row = row_of(rows, parameter)
     chosen = None if row is None else row.chosen(parameter)
     return None if chosen is None else chosen.initializer
 
 
 def is_linear_map(parameter: Parameter) -> bool:
-    """Whether a parameter is the weight of a linear map, by its layer."""
+    """Whether a parameter is the weight of a linear map, judged by its layer."""
     row = row_of(SUITED, parameter)
     return row is not None and row.is_linear and len(parameter.shape) > 1 and parameter.layout is not None
 
 
 def is_table(parameter: Parameter) -> bool:
-    """Whether a parameter is the table of an embedding, by its layer."""
+    """Whether a parameter is the table of an embedding, judged by its layer."""
     return parameter.layer in TABLES and parameter.role in ("weight", "embeddings")

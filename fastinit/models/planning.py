@@ -1,6 +1,6 @@
-"""Whole models, the part that every adapter shares: entries checked before anything is written, records matched again.
+"""Planning for whole models, shared by all adapters: checks entries before anything is written, and matches records.
 
-An adapter describes the parameters of its model (:class:`fastinit.Parameter`) and fills what is planned here.
+An adapter describes the parameters of its model (:class:`fastinit.Parameter`) and fills the planned entries.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def planned(
     asked: Sequence[bool] | None = None,
     rows: Sequence[NewRows | None] | None = None,
 ) -> list[Entry]:
-    """What each parameter is to be filled with in its dtype, checked.
+    """A checked entry for each parameter, in its dtype.
 
     Parameters
     ----------
     parameters : sequence of Parameter
-        Those of one model.
+        The parameters of one model.
     dtypes : sequence of str
-        The dtype of each.
+        The dtype of each parameter.
     recipe : Recipe or None
         The rules.
     seed : int or str
@@ -47,13 +47,13 @@ def planned(
     unmatched, frozen, in_memory, asked
         As in :func:`fastinit.assigned`.
     rows : sequence of NewRows or None, optional
-        Of which parameters new rows alone are meant; only where they are ``"own"`` the recipe is asked.
+        For each parameter the new rows to fill, or None for the whole tensor. Only rows with ``"own"`` use the recipe.
 
     Raises
     ------
     TypeError, ValueError, UnmatchedParameter
-        As :func:`fastinit.assigned` and :func:`check_entry`; ValueError also where the recipe keeps a parameter whose
-        rows are meant, or new rows are meant of a tensor without values.
+        As in :func:`fastinit.assigned` and :func:`check_entry`. ValueError also if the recipe keeps a parameter with
+        new rows, or a tensor with new rows has no values.
 
     Examples
     --------
@@ -71,7 +71,9 @@ def planned(
     entries = [changed(entry, dtype=dtype) for entry, dtype in zip(found, dtypes, strict=True)]
     for entry in entries:
         if isinstance(entry.initializer, NewRows) and not in_memory:
-            raise ValueError(f"{entry.name!r} has no values, and so no old rows to keep: fill all of it")
+            raise ValueError(
+                f"new rows of {entry.name!r} need its old rows, got a tensor without values: fill all of it"
+            )
         check_entry(entry)
     return entries
 
@@ -80,9 +82,9 @@ _WAYS = {"mean": "the mean of the old", "mean_covariance": "drawn with the mean 
 
 
 def _with_rows(entry: Entry, rows: NewRows) -> Entry:
-    """An entry of new rows alone."""
+    """Restricts an entry to new rows."""
     if rows.is_open and isinstance(entry.initializer, Keep):
-        raise ValueError(f"new rows of {entry.name!r} are to be its own, and the recipe leaves it alone: {entry.rule}")
+        raise ValueError(f"new rows of {entry.name!r} need an initializer from the recipe, got {entry.rule!r}")
     if rows.is_open:
         title, rows = entry.rule, replace(rows, initializer=entry.initializer)
     else:
@@ -91,17 +93,17 @@ def _with_rows(entry: Entry, rows: NewRows) -> Entry:
 
 
 def check_entry(entry: Entry) -> None:
-    """Checks that filling as the entry says will succeed; writes nothing.
+    """Checks that filling an entry will succeed. Writes nothing.
 
     Parameters
     ----------
     entry : Entry
-        What is to be filled.
+        The entry to check.
 
     Raises
     ------
     TypeError, ValueError
-        What filling would raise, with the parameter's name.
+        The errors of filling, with the parameter's name.
 
     Examples
     --------
@@ -118,7 +120,7 @@ def check_entry(entry: Entry) -> None:
     if isinstance(entry.initializer, Keep):
         return
     if entry.dtype not in DTYPES:
-        raise TypeError(f"{entry.name!r} is of {entry.dtype}, and fastinit fills {', '.join(DTYPES)}")
+        raise TypeError(f"{entry.name!r}: expected a dtype among {', '.join(DTYPES)}, got {entry.dtype}")
     try:
         entry.initializer.check(entry.shape, entry.dtype)
     except ValueError as problem:
@@ -126,17 +128,17 @@ def check_entry(entry: Entry) -> None:
 
 
 def read_record(record: Record | str | os.PathLike[str]) -> Record:
-    """A record, from its JSON or from the path of a file that holds it.
+    """A record, from its JSON or from the path of its file.
 
     Parameters
     ----------
     record : Record, str or path
-        The record, its JSON, or where it is.
+        The record, its JSON, or the path of its file.
 
     Raises
     ------
     TypeError, ValueError, OSError
-        For anything else; what :meth:`fastinit.Record.from_json` raises; where the file cannot be read.
+        If `record` has another type; as in :meth:`fastinit.Record.from_json`; or if the file cannot be read.
 
     Examples
     --------
@@ -160,16 +162,16 @@ def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: It
     Parameters
     ----------
     record : Record
-        What the model is filled by.
+        The record to fill the model from.
     parameters : iterable of Parameter
-        Those of one model.
+        The parameters of one model.
     dtypes : iterable of str or None
-        The dtype of each; None where any will do.
+        The dtype of each parameter, to compare with the entry's.
 
     Raises
     ------
     ValueError
-        If the model has other names, shapes or dtypes, or an entry's initializer cannot fill its parameter.
+        If the model has other names, shapes or dtypes, or an entry's initializer does not support its parameter.
 
     Examples
     --------
@@ -189,7 +191,7 @@ def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: It
         entry = entries[parameter.name]
         if (parameter.shape, dtype) != (entry.shape, entry.dtype):
             raise ValueError(
-                f"{entry.name!r} was recorded with shape {entry.shape} in {entry.dtype}, and the model has shape "
+                f"{entry.name!r}: expected shape {entry.shape} in {entry.dtype} as recorded, got shape "
                 f"{parameter.shape} in {dtype}"
             )
         check_entry(entry)
@@ -197,12 +199,12 @@ def recorded_entries(record: Record, parameters: Iterable[Parameter], dtypes: It
 
 
 def compare_digests(before: Iterable[Entry], after: Iterable[Entry]) -> None:
-    """Raises ValueError where a parameter was filled with other bytes than those that a record says.
+    """Raises ValueError if a parameter's bytes differ from the record's.
 
     Parameters
     ----------
     before, after : iterable of Entry
-        The record's entries, and those of the parameters as filled, in one order.
+        The record's entries, and those of the filled parameters, in the same order.
 
     Examples
     --------

@@ -1,11 +1,12 @@
-"""Recipes: what gives every parameter of a model its initializer, free of any framework.
+"""Recipes: give every parameter of a model its initializer, independent of any framework.
 
-An adapter describes each parameter (:class:`Parameter`), a recipe's first rule that matches says how to fill it, and
-its key is the seed's with the parameter's name folded in: adding, removing or reordering parameters changes no other.
+An adapter describes each parameter (:class:`Parameter`). The first matching rule of a recipe gives its initializer. Its
+key is the seed's key with the parameter's name folded in, so adding, removing or reordering parameters changes no other
+parameter.
 
-Three recipes have one principle each. `OWN` is what the author's code did. `AUTO` improves what the author left at the
-framework's default and keeps what the author chose. `FANS` puts true fans and gains wherever the author draws the
-weight of a linear map. None of them looks at a name, of a parameter or of a class that is not the framework's.
+Three recipes follow one principle each. `OWN` reproduces the author's code. `AUTO` improves parameters at the
+framework's defaults and keeps the author's choices. `FANS` uses true fans and gains for every weight of a linear map
+that the author draws. No recipe depends on names of parameters or of the author's classes.
 
 >>> import fastinit
 >>> weight = Parameter("mlp.up.weight", (64, 16), types=("Linear",), layer="Linear", activation="relu")
@@ -63,7 +64,7 @@ UNMATCHED: Final = ("error", "keep")
 
 
 def _program(parameter: Parameter) -> Chosen | None:
-    """The author's own."""
+    """The author's own initialization."""
     program = parameter.program
     if program is None:
         return None
@@ -73,20 +74,20 @@ def _program(parameter: Parameter) -> Chosen | None:
     return Chosen(program.initializer, f"the author's own: {calls}" if calls else "the author's own")
 
 
-# Layers that are known by their class and are no framework's: what they do by themselves is an author's choice, too.
+# Known layers outside the frameworks: their defaults count as an author's choice.
 _OF_AUTHORS: Final = {("Conv1D", "weight"), ("Conv1D", "bias")}
 
 
 def is_default(parameter: Parameter) -> bool:
-    """Whether a parameter is as its layer makes it by itself.
+    """Whether a parameter's program is just the default of its layer.
 
-    What the author's own code draws is the author's choice, though the layer would draw the same: T5 draws its words
-    with a standard deviation of 1, as ``nn.Embedding`` does, and scales its logits for that.
+    Draws by the author's own code count as the author's choice, even if the layer's default is the same: T5 draws its
+    word embedding with a standard deviation of 1, as ``nn.Embedding`` does, and scales its logits for that.
 
     Parameters
     ----------
     parameter : Parameter
-        With its program.
+        The parameter, with its program.
 
     >>> import fastinit
     >>> program = fastinit.Program(fastinit.Uniform(-0.25, 0.25))
@@ -95,7 +96,7 @@ def is_default(parameter: Parameter) -> bool:
     """
     if parameter.program is None or parameter.program.chosen or (parameter.layer, parameter.role) in _OF_AUTHORS:
         return False
-    # a padding row may be another layer's that shares the tensor
+    # the padding row may belong to another layer that shares the tensor
     for one in (parameter, replace(parameter, zero_row=None)):
         default = default_of(one)
         if default is not None and same_distribution(parameter.program.initializer, default, parameter.shape):
@@ -104,14 +105,14 @@ def is_default(parameter: Parameter) -> bool:
 
 
 def check_slice(parameter: Parameter) -> None:
-    """Raises ValueError where a program that was made for a slice of a tensor says nothing of the whole.
+    """Raises ValueError if a program made for a slice of a tensor does not define the whole tensor.
 
-    Draws and constants by elements do: they are those of the whole, with its fans where fans scale them.
+    Elementwise draws and constants do define it, with the whole tensor's fans if they depend on fans.
 
     Parameters
     ----------
     parameter : Parameter
-        With its program.
+        The parameter, with its program.
 
     Examples
     --------
@@ -120,27 +121,27 @@ def check_slice(parameter: Parameter) -> None:
     >>> check_slice(fastinit.Parameter("up.weight", (64, 32), program=program, sliced=True))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: the constructor's code made it for its slice of shape (16, 32), by Orthogonal(), ...
+    ValueError: expected a program for the whole tensor, got Orthogonal() for a slice of shape (16, 32): ...
     """
     program = parameter.program
     if program is None or not parameter.sliced:
         return
     if program.shape != parameter.shape and not _is_by_elements(program.initializer):
-        slice_ = "its slice" if program.shape is None else f"its slice of shape {program.shape}"
+        slice_ = "a slice" if program.shape is None else f"a slice of shape {program.shape}"
         raise ValueError(
-            f"the constructor's code made it for {slice_}, by {brief(program.initializer)}, which says nothing of the "
-            "whole: call init code that sees the whole inside keyed(), or give it a rule"
+            f"expected a program for the whole tensor, got {brief(program.initializer)} for {slice_}: call init code "
+            "that sees the whole tensor inside keyed(), or add a rule"
         )
     if program.is_drawn and not program.chosen and default_of(parameter) is not None and not is_default(parameter):
         raise ValueError(
-            f"its layer drew it by {brief(program.initializer)}, with the fans of a slice of the weight, not of the "
-            "whole: call init code that sees the whole inside keyed(), or give it a rule"
+            f"expected a program for the whole tensor, got {brief(program.initializer)} with the fans of a slice: call "
+            "init code that sees the whole tensor inside keyed(), or add a rule"
         )
 
 
 def _is_by_elements(initializer: Initializer) -> bool:
-    """Whether each value follows from its place alone, and not from the tensor's shape."""
-    if isinstance(initializer, Painted) and not initializer.boxes:  # a draw with a key of its own
+    """Whether each value depends on its index only, not on the tensor's shape."""
+    if isinstance(initializer, Painted) and not initializer.boxes:  # a draw with its own key
         return _is_by_elements(initializer.initializer)
     return isinstance(initializer, ElementwiseInitializer)
 
@@ -165,24 +166,24 @@ def _torch(parameter: Parameter) -> Chosen | None:
 
 
 OWN: Final = Recipe((Rule("*", "*", _program, "the author's own"),), "own")
-"""What the author's code did to each parameter. A parameter without a program has no answer."""
+"""The author's own initialization of each parameter. A parameter without a program is unmatched."""
 
 AUTO: Final = Recipe((Rule("*", "*", _auto, "by its layer"),), "auto")
-"""Improves what the author left at the framework's default, and keeps what the author chose.
+"""Improves parameters at the framework's defaults, and keeps the author's choices.
 
-Where a parameter's program is just what its layer does by itself, or is unknown, a weight gets the scale that keeps the
-size of the signal, from its true fans and the activation that follows; any other program stays. X. Glorot and Y. Bengio
-2010; K. He et al. 2015; G. Klambauer et al. 2017 (SELU); A. M. Saxe et al. 2013 (orthogonal recurrence); R. Jozefowicz
-et al. 2015 (forget gate).
+If a parameter's program is the default of its layer or is unknown, a weight gets the scale that keeps the size of the
+signal, from its true fans and the following activation. Any other program stays. X. Glorot and Y. Bengio 2010; K. He et
+al. 2015; G. Klambauer et al. 2017 (SELU); A. M. Saxe et al. 2013 (orthogonal recurrence); R. Jozefowicz et al. 2015
+(forget gate).
 """
 
 FANS: Final = Recipe((Rule("*", "*", _fans, "by its layer"),), "fans")
-"""True fans and gains for every weight of a linear map that the author draws; everything else as the author has it."""
+"""True fans and gains for every weight of a linear map that the author draws. Everything else stays the author's."""
 
 TORCH: Final = Recipe((Rule("*", "*", _torch, "torch's layer"),), "torch")
-"""What the constructors of torch.nn's layers do, with their fans: packed attention weights count as one matrix.
+"""Defaults of torch.nn's layers, with torch's fans: packed attention weights count as one matrix.
 
-``nn.Transformer``, which draws the weights of the layers inside it once more, is treated layer by layer.
+``nn.Transformer`` redraws the weights of the layers inside it; this recipe ignores that and treats it layer by layer.
 """
 
 RECIPES: Final = {recipe.name: recipe for recipe in (OWN, AUTO, FANS, TORCH)}
@@ -190,17 +191,17 @@ RECIPES: Final = {recipe.name: recipe for recipe in (OWN, AUTO, FANS, TORCH)}
 
 
 def recipe_named(recipe: str | Recipe) -> Recipe:
-    """A recipe by its name; a Recipe is itself.
+    """A recipe by its name. A Recipe is returned unchanged.
 
     Parameters
     ----------
     recipe : str or Recipe
-        "own", "auto", "fans" or "torch".
+        "own", "auto", "fans" or "torch", or a Recipe.
 
     Raises
     ------
     TypeError, ValueError
-        If it is neither, or the name is not known.
+        If `recipe` has another type, or the name is unknown.
 
     Examples
     --------
@@ -218,19 +219,19 @@ def recipe_named(recipe: str | Recipe) -> Recipe:
 
 
 def recipe_for(recipe: str | Recipe | None, parameters: Iterable[Parameter]) -> Recipe:
-    """A recipe by its name; of None "own" for a model that carries programs, and "auto" for any other.
+    """A recipe by its name. None selects "own" for a model with programs, and "auto" otherwise.
 
     Parameters
     ----------
     recipe : str, Recipe or None
-        What the caller said.
+        The caller's argument.
     parameters : iterable of Parameter
-        Those of the model.
+        The model's parameters.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`recipe_named`.
+        As in :func:`recipe_named`.
 
     Examples
     --------
@@ -244,15 +245,15 @@ def recipe_for(recipe: str | Recipe | None, parameters: Iterable[Parameter]) -> 
 
 
 def related(parameters: Sequence[Parameter]) -> list[Parameter]:
-    """The parameters with what they say of each other: embeddings as wide as one that is tied to the output head.
+    """The parameters, with `beside_tied` set for embeddings as wide as one that is tied to the output head.
 
-    Words, positions and token types are added up, so they share a scale: where that of the tied one is the head's, it
-    is that of the others too.
+    Embeddings of words, positions and token types are added, so they need one scale. If the tied embedding has the
+    head's scale, the others get it too.
 
     Parameters
     ----------
     parameters : sequence of Parameter
-        Those of one model.
+        The parameters of one model.
 
     Examples
     --------
@@ -281,33 +282,32 @@ def assigned(
 ) -> list[Entry]:
     """An entry for each parameter: its rule, initializer, fans, expected standard deviation and key.
 
-    Nothing is filled. The key is ``Key(seed).fold_in(name)``, and of a copy in the author's code that of its source;
-    `dtype` and `digest` of the entries are left open.
+    Nothing is filled. The key is ``Key(seed).fold_in(name)``; a copy in the author's code has its source's key. `dtype`
+    and `digest` of the entries are None.
 
     Parameters
     ----------
     parameters : iterable of Parameter
-        Those of one model, in its order.
+        The parameters of one model, in order.
     recipe : str, Recipe or None
-        ``"own"``, ``"auto"``, ``"fans"``, ``"torch"``, or rules of your own; None for "own" if a parameter has a
-        program, and for "auto" otherwise.
+        ``"own"``, ``"auto"``, ``"fans"``, ``"torch"``, or a Recipe. None selects "own" if a parameter has a program,
+        and "auto" otherwise.
     seed : int or str
         Seed of all keys.
     unmatched : {"error", "keep"}
-        What becomes of parameters that the recipe has no answer for.
+        Treatment of parameters that no rule matches: raise an error, or keep their values.
     frozen : bool
-        Whether frozen parameters without a program are initialized too; otherwise they keep their values.
+        Whether to initialize frozen parameters without a program. By default they keep their values.
     in_memory : bool
-        Whether the parameters have values. Where they have none, to keep them is to have the program's.
+        Whether the parameters have values. If not, kept parameters get their program's initializer.
     asked : sequence of bool, optional
-        Which parameters are to be initialized, see :func:`fastinit.selected`; the others keep what they hold, and need
-        no rule.
+        Which parameters to initialize, see :func:`fastinit.selected`. The others keep their values and need no rule.
 
     Raises
     ------
     UnmatchedParameter, ValueError, TypeError
-        If no rule matches some parameters (one error names them all), two have the same name, an initializer refuses
-        the shape, the rules contradict each other, or values are to be kept that are not there.
+        If no rule matches some parameters (one error names them all), two parameters have the same name, an initializer
+        does not support the shape, rules contradict each other, or parameters without values are to be kept.
 
     Examples
     --------
@@ -326,7 +326,7 @@ def assigned(
     lost: list[str] = []
     for parameter, is_asked in zip(given, [True] * len(given) if asked is None else asked, strict=True):
         if parameter.name in entries:
-            raise ValueError(f"two parameters have the same name {parameter.name!r}, without what wrappers add to it")
+            raise ValueError(f"two parameters have the same canonical name {parameter.name!r}")
         if not is_asked:
             entries[parameter.name] = _kept(parameter, key)
             continue
@@ -364,21 +364,21 @@ def assigned(
         raise unmatched_error(chosen.name, unanswered, in_memory)
     if lost:
         raise ValueError(
-            f"on the meta device, without values that could be kept: {', '.join(map(repr, lost))}. Build the model "
-            "inside deferred(), which records what its own code does to each of them; frozen ones are initialized like "
-            "the others with frozen=True"
+            f"cannot keep values of parameters on the meta device: {', '.join(map(repr, lost))}. Build the model "
+            "inside deferred(), which records how its own code initializes them; frozen=True initializes frozen "
+            "parameters like the others"
         )
     return list(entries.values())
 
 
 def _kept(parameter: Parameter, key: Key) -> Entry:
-    """Of a parameter that nobody asked for."""
+    """Entry of a parameter that is not selected."""
     facts = parameter.name, parameter.shape, "not asked for: kept", Keep(), key.fold_in(parameter.name)
     return Entry(*facts, other_names=parameter.other_names)
 
 
 def choice(parameter: Parameter, recipe: Recipe, frozen: bool = False) -> Chosen | None:
-    """What a recipe does to a parameter, and why; None if it has no answer."""
+    """A recipe's initializer for a parameter, and the reason; None if no rule matches."""
     if parameter.frozen and parameter.program is None and not frozen:
         return Chosen(Keep(), "frozen: kept")
     return recipe.choice(parameter)

@@ -1,7 +1,7 @@
-"""Records: how every tensor of a model was filled, so that it can be filled again and compared.
+"""Records: how every tensor of a model was filled, so that the fill can be repeated and verified.
 
-A record names, for each parameter, the rule, the initializer, the key and a digest of the bytes. It is JSON, and says
-which version of the stream it vouches for; a record of another version is refused, since its bytes would differ.
+For each parameter, a record stores the rule, the initializer, the key and a digest of the bytes. It is JSON and
+includes the stream version. A record of another stream version is rejected, since its bytes would differ.
 """
 
 from __future__ import annotations
@@ -34,27 +34,28 @@ class Entry:
     Attributes
     ----------
     name, shape
-        Of the parameter: its canonical name, its global shape.
+        Canonical name and global shape of the parameter.
     rule : str
-        The title of the rule that matched.
+        Title of the rule that matched.
     initializer : Initializer
+        Initializer used.
     key : Key
-        That it was filled with.
+        Key used.
     fans : Fans, optional
-        The true fans of the weight; None of a tensor that has none.
+        The true fans of the weight; None for a tensor without fans.
     std : float, optional
-        The standard deviation that its values are expected to have; None where no formula says.
+        Expected standard deviation of the values; None if there is no formula.
     dtype : str, optional
-        That it was filled in: ``"bfloat16"``.
+        Dtype of the filled tensor, such as ``"bfloat16"``.
     digest : str, optional
-        Of its row-major bytes, see :func:`digest`.
+        Digest of the row-major bytes, see :func:`digest`.
     other_names : tuple of str
-        The canonical names, after the first, under which the model has the same tensor.
+        Further canonical names of the same tensor in the model.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, or a name, a shape or a standard deviation makes no sense.
+        If an argument has the wrong type, or the shape is invalid.
 
     Examples
     --------
@@ -95,11 +96,11 @@ _KINDS: Final = (
     *(("name", str), ("rule", str), ("initializer", Initializer), ("key", Key), ("fans", (Fans, NONE))),
     *(("std", (float, int, NONE)), ("dtype", (str, NONE)), ("digest", (str, NONE))),
 )
-"""What the fields of an entry are, by their names."""
+"""Allowed types of an entry's fields, by name."""
 
 
 class _Places:
-    """Where a record has each name: kept with it, but no part of its value, which is what the fields hold."""
+    """Cache of a record's index. As a slot of a base class it is not a dataclass field, so equality ignores it."""
 
     __slots__ = ("_places",)
 
@@ -108,28 +109,29 @@ class _Places:
 
 @dataclass(frozen=True, slots=True)
 class Record(_Places):
-    """How a model was filled: an entry for each parameter, in the model's order.
+    """How a model was filled: one entry per parameter, in the model's order.
 
-    Iterating gives the entries, ``record["name"]`` one of them, ``str(record)`` a table.
+    Iteration yields the entries, ``record["name"]`` is one entry, and ``str(record)`` is a table.
 
     Attributes
     ----------
     entries : tuple of Entry
+        The entries.
     seed : int or str
-        That the keys were derived from.
+        Seed of all keys.
     recipe : str
-        The name of the recipe.
+        Name of the recipe.
     version : str
-        Of the library that filled the model.
+        Version of the library that filled the model.
     stream_version : int
-        Of the definition of the values.
+        Version of the stream.
 
     Raises
     ------
     TypeError
-        If an attribute is of another type.
+        If an attribute has the wrong type.
     ValueError
-        If two entries have the same name, or the stream is of another version than this library's.
+        If two entries have the same name, or the stream version differs from this library's.
 
     Examples
     --------
@@ -161,7 +163,7 @@ class Record(_Places):
         self._index()
 
     def _index(self) -> dict[str, int]:
-        """Where each name is; made once, also of a record that was copied or unpickled."""
+        """Position of each name. Cached; built again for a copied or unpickled record."""
         try:
             return self._places
         except AttributeError:
@@ -174,7 +176,7 @@ class Record(_Places):
 
     def __repr__(self) -> str:
         given = {field.name: repr(getattr(self, field.name)) for field in fields(self) if field.name != "seed"}
-        # Python writes an integer of thousands of digits in hexadecimal only
+        # Python refuses to print an integer of thousands of digits in decimal
         is_long = isinstance(self.seed, int) and self.seed.bit_length() > DECIMAL_BITS
         given["seed"] = f"{self.seed:#x}" if is_long else repr(self.seed)
         return f"Record({', '.join(f'{field.name}={given[field.name]}' for field in fields(self))})"
@@ -195,14 +197,14 @@ class Record(_Places):
 
     @in_stream_environment
     def to_json(self) -> str:
-        """The record as JSON (RFC 8259), equal records as equal text.
+        """The record as JSON (RFC 8259). Equal records give equal text.
 
         A seed of more than 2048 bits is written in hexadecimal: ``{"integer": "0x..."}``.
 
         Raises
         ------
         TypeError
-            If an initializer of an entry is none of the library's.
+            If an entry's initializer is not from the library.
         """
         import json  # not needed to fill a tensor
 
@@ -222,14 +224,14 @@ class Record(_Places):
     @classmethod
     @in_stream_environment
     def from_json(cls, text: str) -> Record:
-        """The record that :meth:`to_json` wrote.
+        """Parses the JSON of :meth:`to_json` and returns the record.
 
         Raises
         ------
         ValueError
-            If the text is no such JSON: a name twice in an object, unknown or missing fields, a value of another type
-            than to_json writes (1.0 or true for an integer), numbers that are not finite, classes that the library
-            does not know, nesting beyond what it makes, or another stream version.
+            If the text is not the JSON of a record: a duplicate name in an object, unknown or missing fields, a value
+            of another type than to_json writes (1.0 or true for an integer), numbers that are not finite, unknown
+            classes, nesting that is too deep, or another stream version.
         """
         found = parsed(text, "a record")
         try:
@@ -251,7 +253,7 @@ class Record(_Places):
 
     @classmethod
     def _read(cls, found: dict[str, Any]) -> Record:
-        """The record that JSON holds. Raises TypeError or ValueError where to_json would not have written that."""
+        """The record of parsed JSON. Raises TypeError or ValueError if to_json would not have written it."""
         _expect(found, {field.name for field in fields(cls)}, "a record")
         if not isinstance(found["entries"], list):
             raise TypeError(f"entries of a record must be an array, got {shown(found['entries'])}")
@@ -267,23 +269,22 @@ class Record(_Places):
         return read
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the JSON to a file, whole or not at all: see :mod:`fastinit.files`.
+        """Writes the JSON to a file atomically; see :mod:`fastinit.files`.
 
         Raises
         ------
         TypeError
-            If an initializer of an entry is none of the library's.
+            If an entry's initializer is not from the library.
         OSError
-            With the path, if it cannot be written.
+            If the file cannot be written; the error has the path.
         """
         write_file(path, self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Record:
-        """The record of a file. Raises what :meth:`from_json` and `open` raise."""
-        with open(
-            os.fspath(path), encoding="utf-8"
-        ) as file:  # a number is not a path: it would be a descriptor of the caller's
+        """Reads a record from a file. Raises the errors of :meth:`from_json` and `open`."""
+        # fspath rejects integers, which open() would take as one of the caller's file descriptors
+        with open(os.fspath(path), encoding="utf-8") as file:
             return cls.from_json(file.read())
 
     def __str__(self) -> str:
@@ -336,32 +337,32 @@ def parsed(text: str, what: str) -> dict[str, Any]:
 
 
 def _other_version(found: Any) -> str:
-    return f"a record of stream version {shown(found)} cannot be used here: version {STREAM_VERSION} has other bytes"
+    return f"expected a record of stream version {STREAM_VERSION}, got version {shown(found)}, whose bytes differ"
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"an object has the name {shown(name)} twice")
+            raise ValueError(f"expected distinct names in an object, got {shown(name)} twice")
         found[name] = value
     return found
 
 
 def _integer(digits: str) -> int:
-    if len(digits.lstrip("-")) > DECIMAL_DIGITS:  # Python would name a limit of its own
-        raise ValueError(f"an integer of {len(digits)} digits: longer ones are written in hexadecimal")
+    if len(digits.lstrip("-")) > DECIMAL_DIGITS:  # otherwise Python's error would name another limit
+        raise ValueError(f"expected at most {DECIMAL_DIGITS} digits of a decimal integer, got {len(digits)}")
     return int(digits)
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _same(given: Any, written: Any, what: str) -> None:
-    """Raises ValueError where a value that was read is not what is written for it; 1 may stand for 1.0."""
+    """Raises ValueError if a value differs from its canonical encoding. 1 is accepted for 1.0."""
     if isinstance(written, dict) and isinstance(given, dict) and set(given) <= set(written):
-        for name in given:  # a field that a later version added has its default
+        for name in given:  # a missing field, added by a later version, has its default
             _same(given[name], written[name], what)
     elif isinstance(written, list) and isinstance(given, list) and len(given) == len(written):
         for one, other in zip(given, written, strict=True):
@@ -377,4 +378,4 @@ def _same(given: Any, written: Any, what: str) -> None:
 def _expect(found: Any, names: set[str], what: str) -> None:
     if not isinstance(found, dict) or set(found) != names:
         came = shown(sorted(found) if isinstance(found, dict) else found)
-        raise ValueError(f"{what} has the fields {sorted(names)}, got {came}")
+        raise ValueError(f"expected {what} with the fields {sorted(names)}, got {came}")

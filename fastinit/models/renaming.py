@@ -1,7 +1,7 @@
-"""What tensors of a part of a model, or of a wrapped model, are called in the definition: the whole model.
+"""Renaming: translates the parameter names of a part of a model, or of a wrapped model, to those of the whole model.
 
-A pipeline stage numbers its layers anew, and a wrapper puts a prefix before all names. Values follow from names, so a
-caller says which names are meant.
+A pipeline stage renumbers its layers, and a wrapper adds a prefix to all names. Values depend on names, so the caller
+gives the names in the whole model, called the definition.
 
 >>> stage = renaming({"layers": "decoder.layers", "layers.0": "decoder.layers.8"})
 >>> stage("layers.0.up.weight"), stage("layers.norm.weight"), stage("head.weight")
@@ -18,27 +18,27 @@ from fastinit.keys import canonical_name
 __all__ = ["Rename", "check_prefixes", "renaming"]
 
 Rename = Callable[[str], str] | Mapping[str, str]
-"""A function of a canonical name, or dotted prefixes and what stands in their place."""
+"""A function of a canonical name, or a mapping from dotted prefixes to their replacements."""
 
-# So many names an error shows.
+# Names shown in an error message.
 SHOWN = 5
 
 
 def renaming(rename: Rename | None) -> Callable[[str], str]:
-    """A function from a model's own canonical names to those of the definition.
+    """A function that translates a model's canonical names to those of the definition.
 
     Parameters
     ----------
     rename : callable, mapping of str to str, or None
-        A function of a name; or prefixes, of whole components, and what replaces them: of several that match, the
-        longest. ``""`` as a prefix matches every name, and in the place of a prefix takes it away.
+        A function of a name; or a mapping from prefixes of whole components to their replacements. The longest matching
+        prefix applies. The prefix ``""`` matches every name; the replacement ``""`` removes the prefix.
 
     Raises
     ------
     TypeError
-        If it is neither.
+        If `rename` has another type.
     ValueError
-        If a prefix begins or ends with a dot; when a name is asked for, if the function gives no name for it.
+        If a prefix begins or ends with a dot. When called, if the caller's function returns no name.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def renaming(rename: Rename | None) -> Callable[[str], str]:
             if not isinstance(one, str):
                 raise TypeError(f"rename must map prefixes of names to prefixes, both str; got {shown(one)}")
             if one and not all(one.split(".")):
-                raise ValueError(f"a prefix in rename has a dot at an end, or two in a row: {one!r}")
+                raise ValueError(f"prefixes in rename must be names joined by single dots, got {one!r}")
 
         def replaced(name: str) -> str:
             prefix = next((one for one in _prefixes(name) if one in table), None)
@@ -71,7 +71,7 @@ def renaming(rename: Rename | None) -> Callable[[str], str]:
     def renamed(name: str) -> str:
         found = change(name)
         if not isinstance(found, str) or not found:
-            raise ValueError(f"rename gives {shown(found)} for {name!r}: expected a name, a str that is not empty")
+            raise ValueError(f"rename must return a non-empty str for {name!r}, got {shown(found)}")
         return canonical_name(found)
 
     return renamed
@@ -111,7 +111,7 @@ def check_prefixes(rename: Rename | None, names: Iterable[str]) -> None:
 
 
 def _prefixes(name: str) -> Iterable[str]:
-    """Every prefix of whole components, the longest first and the empty one last."""
+    """Yields every prefix of whole components, from the longest to the empty one."""
     while name:
         yield name
         name = name.rpartition(".")[0]

@@ -1,7 +1,7 @@
-"""Rules: which parameters of a model, and how to fill them.
+"""Rules: match parameters of a model and give their initializers.
 
-An adapter describes each parameter (:class:`Parameter`), and the first rule of a :class:`Recipe` that matches it says
-what fills it. Nothing here knows a framework; the recipes themselves are in :mod:`fastinit.models.recipes`.
+An adapter describes each parameter (:class:`Parameter`). The first matching rule of a :class:`Recipe` gives its
+initializer. This module is independent of any framework; the built-in recipes are in :mod:`fastinit.models.recipes`.
 
 >>> import fastinit
 >>> weight = Parameter("mlp.up.weight", (64, 16), types=("Linear", "Module"))
@@ -53,52 +53,53 @@ GATES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What a rule sees of a parameter.
+    """Description of a parameter for rules.
 
     Attributes
     ----------
     name : str
-        The full name: ``"encoder.layers.0.weight"``. What wrappers add to it is removed.
+        Full name, such as ``"encoder.layers.0.weight"``. Components that wrappers add are removed.
     shape : tuple of int
-        Of the whole (global) tensor.
+        Shape of the whole (global) tensor.
     types : tuple of str
         Class names of the layer that owns it, the most derived first: ``("Conv2d", "_ConvNd", "Module")``.
     role : str
-        Its name within the layer, ``"weight"`` or ``"weight_hh_l0"``; by default the last component of `name`.
+        Name within the layer, such as ``"weight"`` or ``"weight_hh_l0"``; by default the last component of `name`.
     layout, groups, transposed, stride, blocks
-        What its axes are, see :func:`fastinit.fans`; layout None for a tensor that is not a linear map. `blocks`
+        Roles of the axes, see :func:`fastinit.fans`. A layout of None marks a tensor that is not a linear map. `blocks`
         also counts the equal blocks of a packed bias.
     weight_shape : tuple of int, optional
-        The shape of the layer's main weight: what a bias is scaled by in torch.
+        Shape of the layer's main weight; torch scales biases by it.
     activation : str, optional
-        What follows the layer, by a name of :mod:`fastinit.advice.activations`; None if nothing does, or if unknown.
+        Name of the activation after the layer, from :mod:`fastinit.advice.activations`; None if there is none or it is
+        unknown.
     negative_slope : float
-        Of that activation, if it is a leaky rectifier.
+        Slope of that activation, if it is a leaky rectifier.
     zero_row : int, optional
-        The padding row of an embedding.
+        Index of an embedding's padding row.
     tied : bool
-        Whether the tensor also serves under another name, as the embedding that is the output head.
+        Whether the tensor also serves under another name, such as an embedding shared with the output head.
     other_names : tuple of str
-        The canonical names, after the first, under which the model has the same tensor.
+        Further canonical names of the same tensor in the model.
     layer : str
-        The framework's own class of the layer: ``"Linear"`` for every subclass of ``torch.nn.Linear``; empty for a
-        layer that is no subclass of the framework's. The built-in recipes decide by this, never by names.
+        The framework's class of the layer: ``"Linear"`` for every subclass of ``torch.nn.Linear``; empty if the layer
+        is not a subclass of a framework's layer. The built-in recipes decide by this class, never by names.
     program : Program or None
-        What the author's code did to the parameter; None if unknown.
+        The author's own initialization; None if unknown.
     frozen : bool
-        Whether training leaves it alone.
+        Whether the parameter is excluded from training.
     beside_tied : bool
-        Whether it is an embedding as wide as one that is tied to the output head: the two may be added, so they share
-        a scale. :func:`fastinit.assigned` finds out.
+        Whether it is an embedding as wide as one that is tied to the output head. The two may be added, so they share
+        a scale. Set by :func:`fastinit.assigned`.
     sliced : bool
-        Whether the author's code saw only a slice of it, or of its layer's weight, as tensor-parallel layers do.
+        Whether the author's code saw only a slice of the tensor or of its layer's weight, as in tensor-parallel layers.
 
     Raises
     ------
     TypeError
         If an argument has the wrong type.
     ValueError
-        If the shape, the layout or a count makes no sense.
+        If the shape or a count is invalid.
 
     Examples
     --------
@@ -131,7 +132,7 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise TypeError(f"the name of a parameter must be a str that is not empty, got {shown(self.name)}")
+            raise TypeError(f"the name of a parameter must be a non-empty str, got {shown(self.name)}")
         object.__setattr__(self, "name", canonical_name(self.name))
         object.__setattr__(self, "shape", checked_shape(self.shape))
         types = (self.types,) if isinstance(self.types, str) else self.types
@@ -159,7 +160,7 @@ class Parameter:
 
     @property
     def geometry(self) -> dict[str, Any]:
-        """layout, groups, transposed, stride and blocks: the arguments of fans() and of the scaled initializers."""
+        """layout, groups, transposed, stride and blocks, as arguments of fans() and of the scaled initializers."""
         return {
             "layout": self.layout,
             "groups": self.groups,
@@ -172,7 +173,7 @@ class Parameter:
     def fans(self) -> Fans | None:
         """The true fans; None without a layout or with fewer than two axes.
 
-        Raises ValueError where the shape does not fit the layout.
+        Raises ValueError if the shape does not fit the layout.
         """
         if self.layout is None or len(self.shape) < 2:
             return None
@@ -183,11 +184,11 @@ _KINDS: Final = (
     *(("role", str), ("layer", str), ("layout", (str, Axes, NONE))),
     *(("activation", (str, NONE)), ("program", (Program, NONE))),
 )
-"""What some fields of a parameter are, by their names."""
+"""Allowed types of some fields of a parameter, by name."""
 
 
 class Chosen(NamedTuple):
-    """What fills a parameter, and what the record says about it."""
+    """A parameter's initializer, and its title in the record."""
 
     initializer: Initializer
     title: str
@@ -207,25 +208,25 @@ def _pattern(globs: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which parameters, and how to fill them.
+    """Patterns that match parameters, and the initializer for them.
 
     Attributes
     ----------
     types : str
-        Shell patterns over the class names of the parameter's layer, base classes included: ``"Linear"``, ``"Conv?d"``,
-        ``"*Norm*"``, ``"LSTM|GRU"``, ``"*"`` for any layer. Upper and lower case differ.
+        Shell patterns for the class names of the parameter's layer, including base classes: ``"Linear"``, ``"Conv?d"``,
+        ``"*Norm*"``, ``"LSTM|GRU"``, ``"*"`` for any layer. Case-sensitive.
     name : str
-        The same over the parameter's full name or its role: ``"bias"``, ``"encoder.*.weight"``.
+        Shell patterns for the parameter's full name or its role: ``"bias"``, ``"encoder.*.weight"``.
     initializer : initializer or callable
-        Or a function of the :class:`Parameter` that returns an initializer, or None for "not mine": then the next rule
-        that matches is asked. :class:`fastinit.Keep` leaves the parameter's values as they are.
+        The initializer, or a function of the :class:`Parameter` that returns an initializer or None. None passes the
+        parameter on to the next matching rule. :class:`fastinit.Keep` leaves the parameter unchanged.
     title : str
-        What the record calls the rule; its patterns by default.
+        Title of the rule in records; by default its patterns.
 
     Raises
     ------
     TypeError
-        If a pattern or the title is no str, or `initializer` neither an initializer nor callable.
+        If a pattern or the title is not a str, or `initializer` is neither an initializer nor callable.
 
     Examples
     --------
@@ -256,16 +257,16 @@ class Rule:
 
     @property
     def selector(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Its patterns, so that equal ones compare equal."""
+        """The patterns in a form that compares equal for equivalent patterns."""
         return _alternatives(self.types), _alternatives(self.name)
 
     @property
     def is_final(self) -> bool:
-        """Whether no parameter that matches is passed on to later rules: unless a function is asked."""
+        """Whether every matching parameter is filled. A function may instead pass it on to later rules."""
         return isinstance(self.initializer, Initializer)
 
     def matches(self, parameter: Parameter) -> bool:
-        """Whether its patterns fit a parameter."""
+        """Whether the patterns match a parameter."""
         if self.name != "*":
             name = _pattern(self.name)
             if not (name.match(parameter.name) or name.match(parameter.role)):
@@ -273,22 +274,22 @@ class Rule:
         return self.types == "*" or any(map(_pattern(self.types).match, parameter.types))
 
     def chosen(self, parameter: Parameter) -> Chosen | None:
-        """What it fills a parameter with that its patterns fit; None if it passes it on.
+        """The initializer of a matching parameter; None if the rule passes it on.
 
-        Raises TypeError if its function returns neither an initializer nor None.
+        Raises TypeError if the function returns neither an initializer nor None.
         """
         found = self.initializer if isinstance(self.initializer, Initializer) else self.initializer(parameter)
         if isinstance(found, Chosen) or found is None:
             return found
         if not isinstance(found, Initializer):
             raise TypeError(
-                f"rule {self.title!r} must give an Initializer or None for {parameter.name!r}, got {shown(found)}"
+                f"rule {self.title!r} must return an Initializer or None for {parameter.name!r}, got {shown(found)}"
             )
         return Chosen(found, self.title)
 
 
 class UnmatchedParameter(LookupError):
-    """A recipe has no answer for some parameters; the message names them all.
+    """A recipe has no rule for some parameters. The message names them all.
 
     Examples
     --------
@@ -297,50 +298,50 @@ class UnmatchedParameter(LookupError):
     ...     fastinit.assigned([fastinit.Parameter("scale", (3,), ("Block",))], "auto", seed=0)
     ... except fastinit.UnmatchedParameter as error:
     ...     print(str(error).partition(". ")[0])
-    the recipe 'auto' has no answer for 1 parameter: 'scale' of shape (3,) (Block)
+    the recipe 'auto' has no rule for 1 parameter: 'scale' of shape (3,) (Block)
     """
 
 
 def unmatched(recipe: str, parameters: Sequence[Parameter], kept: bool = True) -> UnmatchedParameter:
-    """The one error for all parameters that a recipe has no answer for.
+    """One error for all parameters that a recipe has no rule for.
 
     Parameters
     ----------
     recipe : str
         The recipe's name.
     parameters : sequence of Parameter
-        At least one.
+        The parameters; at least one.
     kept : bool
-        Whether they have values that could be kept.
+        Whether the parameters have values to keep.
     """
     count = "1 parameter" if len(parameters) == 1 else f"{len(parameters)} parameters"
     names = ", ".join(f"{one.name!r} of shape {one.shape} ({(*one.types, 'unknown layer')[0]})" for one in parameters)
     first = parameters[0]
     keep = 'leave them as they are with unmatched="keep", ' if kept else ""
     return UnmatchedParameter(
-        f"the recipe {recipe!r} has no answer for {count}: {names}. Build the model inside deferred(), or in Keras "
-        f"inside recorded(), which records what its own code does to each of them, {keep}or add rules: "
+        f"the recipe {recipe!r} has no rule for {count}: {names}. Build the model inside deferred(), or in Keras "
+        f"inside recorded(), which records how its own code initializes them, {keep}or add rules: "
         f"recipe.with_rules(Rule({(*first.types, '*')[0]!r}, {first.role!r}, ...))"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Rules in order: the first that matches a parameter fills it.
+    """An ordered list of rules. The first matching rule gives a parameter's initializer.
 
     Parameters
     ----------
     rules : tuple of Rule
-        In the order in which they are asked.
+        The rules, in order.
     name : str
-        What records call the recipe.
+        Name of the recipe in records.
 
     Raises
     ------
     TypeError
-        If `rules` holds anything but rules, or `name` is no str.
+        If an item of `rules` is not a Rule, or `name` is not a str.
     ValueError
-        If two rules have the same patterns and different initializers, so that the second would never be asked.
+        If two rules have the same patterns and different initializers, so that the second would never apply.
 
     Examples
     --------
@@ -368,20 +369,20 @@ class Recipe:
                 )
 
     def with_rules(self, *rules: Rule, name: str = "custom") -> Recipe:
-        """A recipe that asks these rules first. They replace rules with the same patterns."""
+        """A recipe that tries these rules first. They replace rules with the same patterns."""
         own = Recipe(rules, name)
         replaced = {rule.selector for rule in own.rules if rule.is_final}
         return Recipe((*own.rules, *(rule for rule in self.rules if rule.selector not in replaced)), name)
 
     def match(self, parameter: Parameter) -> tuple[Rule, Initializer]:
-        """The rule that fills a parameter, titled with what it found, and with what it does.
+        """The first matching rule, with the title of its choice, and the parameter's initializer.
 
         Raises
         ------
         UnmatchedParameter
-            If no rule does.
+            If no rule matches.
         ValueError
-            If a later rule names just this parameter and would fill it differently.
+            If a later rule names exactly this parameter and gives it another initializer.
         """
         found = self.find(parameter)
         if found is None:
@@ -389,15 +390,15 @@ class Recipe:
         return found
 
     def find(self, parameter: Parameter) -> tuple[Rule, Initializer] | None:
-        """As :meth:`match`; None if no rule fills the parameter."""
+        """As :meth:`match`, but None if no rule matches."""
         for rule, chosen in self._found(parameter):
             return (rule if chosen.title == rule.title else replace(rule, title=chosen.title)), chosen.initializer
         return None
 
     def choice(self, parameter: Parameter) -> Chosen | None:
-        """What fills a parameter, and why; None if no rule does.
+        """A parameter's initializer and title; None if no rule matches.
 
-        Raises what :meth:`match` raises, but for that.
+        Raises the ValueError of :meth:`match`.
         """
         return next((chosen for _, chosen in self._found(parameter)), None)
 
@@ -411,7 +412,10 @@ class Recipe:
 
     @staticmethod
     def _check_exact(parameter: Parameter, rule: Rule, initializer: Initializer, later: tuple[Rule, ...]) -> None:
-        """A rule that names one parameter in full was meant for it. Roles alone, as at the top of a model, are none."""
+        """Raises ValueError if a later rule names the parameter in full but an earlier one shadows it.
+
+        Names without dots are excluded: they are roles as well.
+        """
         if parameter.name == parameter.role:
             return
         for exact in later:
@@ -419,6 +423,6 @@ class Recipe:
                 found = exact.chosen(parameter)
                 if found is not None and found.initializer != initializer:
                     raise ValueError(
-                        f"the rule for exactly {exact.name!r} comes after {rule.title!r}, which fills it with "
+                        f"the rule for exactly {exact.name!r} comes after {rule.title!r}, which gives it "
                         f"{shown(initializer)}, not {shown(found.initializer)}: put the exact rule first"
                     )

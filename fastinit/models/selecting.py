@@ -1,4 +1,4 @@
-"""Parts of models: which parameters a caller means by patterns of their names, or by a function, and which new rows.
+"""Selection of parameters by patterns of their names or by a function, and of new rows.
 
 >>> import fastinit
 >>> names = ("encoder.up.weight", "encoder.up.bias", "head.weight")
@@ -20,30 +20,30 @@ from fastinit.rows import NewRows
 __all__ = ["Selection", "meant", "selected"]
 
 Selection = str | Sequence[str] | Callable[[Parameter], bool]
-"""Patterns of canonical names as the shell has them (``"encoder.*.weight"``), or a function of a parameter."""
+"""Shell patterns of canonical names (``"encoder.*.weight"``), or a function of a parameter."""
 
-# So many names an error shows.
+# Names shown in an error message.
 SHOWN = 5
 
 
 def selected(
     parameters: Sequence[Parameter], only: Selection | None = None, skip: Selection | None = None
 ) -> list[bool]:
-    """Which parameters are meant: those of `only`, by default all, without those of `skip`.
+    """Which parameters are selected: those in `only` (by default all) that are not in `skip`.
 
     Parameters
     ----------
     parameters : sequence of Parameter
-        Those of one model.
+        The parameters of one model.
     only, skip : str, sequence of str, callable or None
-        A parameter is among them if one of its names matches a pattern, or the function says so.
+        Patterns that match one of a parameter's names, or a function of a parameter that returns a bool.
 
     Raises
     ------
     TypeError
-        If a selection is neither.
+        If a selection has another type.
     ValueError
-        If a pattern matches no parameter, or none is left.
+        If a pattern matches no parameter, or no parameter is left.
 
     Examples
     --------
@@ -62,23 +62,22 @@ def meant(
     skip: Selection | None = None,
     rows: Mapping[str, int | NewRows] | None = None,
 ) -> tuple[list[bool], list[NewRows | None]]:
-    """Which parameters are meant, and of which of them new rows alone.
+    """Which parameters are selected, and the new rows of those restricted to new rows.
 
     Parameters
     ----------
     parameters : sequence of Parameter
-        Those of one model.
+        The parameters of one model.
     only, skip
-        As in :func:`selected`; without `only` those of `rows`, if it is given.
+        As in :func:`selected`. If `rows` is given, `only` selects nothing by default.
     rows : mapping of str to int or NewRows, optional
-        For patterns of names the first new row, or what the new rows are. These parameters are meant beside those of
-        `only`.
+        Maps patterns of names to the first new row or to NewRows. Selects these parameters in addition to `only`.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`selected`; if `rows` is no such mapping, a pattern of it matches no parameter, or two say different
-        things of one.
+        As in :func:`selected`. Also if `rows` is not such a mapping, one of its patterns matches no parameter, or two
+        patterns disagree about a parameter.
 
     Examples
     --------
@@ -100,18 +99,18 @@ def meant(
 
 
 def _new_rows(parameters: Sequence[Parameter], rows: Any) -> list[NewRows | None]:
-    """What is said of each parameter's rows."""
+    """The new rows of each parameter, or None."""
     if not isinstance(rows, Mapping):
-        raise TypeError(f"rows must be a mapping of patterns of names to the first new row; got {shown(rows)}")
+        raise TypeError(f"rows must be a mapping of patterns of names to the first new row, got {shown(rows)}")
     found: list[NewRows | None] = [None] * len(parameters)
     for pattern, given in rows.items():
         if not isinstance(pattern, str):
-            raise TypeError(f"rows must be a mapping of patterns of names, got {shown(pattern)} for one")
+            raise TypeError(f"the patterns in rows must be str, got {shown(pattern)}")
         new = given if isinstance(given, NewRows) else NewRows(given)
         for number, matches in enumerate(_matches(parameters, pattern, "rows")):
             if matches and found[number] not in (None, new):
                 name = parameters[number].name
-                raise ValueError(f"rows say two things of {name!r}: {shown(found[number])} and {shown(new)}")
+                raise ValueError(f"rows must agree about {name!r}, got {shown(found[number])} and {shown(new)}")
             found[number] = new if matches else found[number]
     return found
 

@@ -1,4 +1,4 @@
-"""Verifying: which tensors of a model still hold what its record says, and what became of the others.
+"""Verification: compares the tensors of a model with its record.
 
 >>> import numpy as np, fastinit
 >>> (entry,) = fastinit.assigned([fastinit.Parameter("up.weight", (64, 32), layer="Linear")], "auto", seed=0)
@@ -33,27 +33,28 @@ VERDICTS: Final = {
     "missing": "the model has no such tensor, or one of another shape",
     "unknown": "the record has no such tensor",
 }
-"""What can be said of a tensor, the best first."""
+"""The verdicts about a tensor, from best to worst."""
 
 _SOUND: Final = ("equal", "rounded", "kept")
-# Of a stretch so large a part differs, and of the tensor so small a part at most, that nobody trained it.
+# Damage rather than training: at least this fraction of a stretch differs, and the stretch is at most this fraction of
+# the tensor.
 _DENSE, _LARGEST = 0.9, 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What became of one tensor.
+    """Result of comparing one tensor with its record.
 
     Attributes
     ----------
     name : str
-        Its canonical name.
+        Canonical name of the tensor.
     verdict : str
         A key of :data:`VERDICTS`.
     detail : str
-        How far it has moved, or where it differs; empty where there is no more to say.
+        How far the values have moved, or where they differ; may be empty.
     comparison : Comparison or None
-        The figures behind it, of what this process holds; None where nothing was compared.
+        The comparison of the elements that this process holds; None if nothing was compared.
 
     Examples
     --------
@@ -68,7 +69,7 @@ class Verified:
 
     @property
     def is_sound(self) -> bool:
-        """Whether it is as the record says."""
+        """Whether the tensor is as recorded."""
         return self.verdict in _SOUND
 
     def __str__(self) -> str:
@@ -77,12 +78,12 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What became of all tensors of a model; ``str()`` of it is a table of those that are not as recorded.
+    """Results for all tensors of a model. ``str()`` gives a table of those that are not as recorded.
 
     Attributes
     ----------
     rows : tuple of Verified
-        In the record's order, then those that it does not know.
+        Results in the record's order, then those of tensors that it lacks.
 
     Examples
     --------
@@ -98,7 +99,7 @@ class Verification:
 
     @property
     def is_sound(self) -> bool:
-        """Whether every tensor is as the record says."""
+        """Whether every tensor is as recorded."""
         return all(row.is_sound for row in self.rows)
 
     def __iter__(self) -> Iterator[Verified]:
@@ -111,7 +112,7 @@ class Verification:
         for row in self.rows:
             if row.name == name:
                 return row
-        raise KeyError(f"no tensor is called {name!r}")
+        raise KeyError(f"no tensor has the name {name!r}")
 
     def __str__(self) -> str:
         counts = Counter(row.verdict for row in self.rows)
@@ -125,16 +126,16 @@ class Verification:
 def judged_memory(
     entry: Entry, buffer: Buffer, shard: Shard | None = None, *, num_threads: int | None = None
 ) -> Verified:
-    """What became of the memory of a tensor: compared with what its entry says, of new rows these alone.
+    """The verdict about a tensor's memory, compared with its entry. For new rows only these are compared.
 
     Parameters
     ----------
     entry : Entry
-        Of the record.
+        The tensor's entry in the record.
     buffer : Buffer
         The memory.
     shard : Shard, optional
-        The elements of the global tensor that it holds; by default all.
+        The elements of the global tensor that the buffer holds; by default all.
     num_threads : int, optional
         At most this many threads.
 
@@ -157,18 +158,18 @@ def judged_memory(
 
 
 def judged(name: str, recorded: str | None, dtype: str, found: Comparison) -> Verified:
-    """What a comparison says of a tensor.
+    """The verdict that follows from a comparison.
 
     Parameters
     ----------
     name : str
-        The tensor's.
+        Name of the tensor.
     recorded : str or None
-        The dtype that it was filled in; None where that is not recorded.
+        The dtype that it was filled in; None if it is not recorded.
     dtype : str
-        That the tensor has now; the comparison was with the recorded values in this dtype.
+        The tensor's present dtype, in which it was compared with the recorded values.
     found : Comparison
-        With those values.
+        The comparison with those values.
 
     Examples
     --------
@@ -194,14 +195,14 @@ def judged(name: str, recorded: str | None, dtype: str, found: Comparison) -> Ve
 
 
 def judged_kept(entry: Entry, digest: str | None) -> Verified:
-    """What is known of a tensor that the record leaves alone: whether its bytes have the recorded digest.
+    """The verdict about a tensor that the record keeps: whether its bytes have the recorded digest.
 
     Parameters
     ----------
     entry : Entry
-        Of the record.
+        The tensor's entry in the record.
     digest : str or None
-        Of the tensor's bytes; None where the record has none, or not all of them are here.
+        Digest of the tensor's bytes; None if the record has none, or this process lacks some of the bytes.
 
     Examples
     --------
@@ -220,16 +221,16 @@ def judged_kept(entry: Entry, digest: str | None) -> Verified:
 def verify_each(
     record: Record, parameters: Sequence[Parameter], look: Callable[[Entry, int], Verified]
 ) -> Verification:
-    """What became of all tensors: those of a record found in a model by any of their names, and those that it lacks.
+    """The verdicts about all tensors of a record, found in the model by any of their names, and about unrecorded ones.
 
     Parameters
     ----------
     record : Record
-        Of how the model was filled.
+        Record of the fill.
     parameters : sequence of Parameter
-        The tensors that the model has now.
+        The model's present tensors.
     look : callable
-        Compares the tensor of a number, of a recorded shape, with an entry.
+        Function of an entry and the number of a tensor with the recorded shape. Returns a Verified.
 
     Examples
     --------
@@ -250,7 +251,7 @@ def verify_each(
         found = dict.fromkeys(known[name] for known in (first, others) for name in names if name in known)
         if not found:
             rows.append(Verified(entry.name, "missing"))
-        for place, number in enumerate(found):  # more than one where tensors are tied no longer
+        for place, number in enumerate(found):  # several if tensors are no longer tied
             parameter = parameters[number]
             if parameter.shape == entry.shape:
                 row = look(entry, number)

@@ -1,6 +1,6 @@
-"""How it is shown: a propagation as a page that needs nothing else, or as a picture.
+"""Reports: a propagation as a self-contained HTML page, or as a picture.
 
-charts      what is drawn, and the charts of a page as SVG
+charts      the data of charts, and charts as SVG
 pages       one HTML page
 pictures    one picture, by matplotlib
 """

@@ -1,7 +1,7 @@
-"""Charts of a network's layers as SVG, drawn with the standard library alone, and the parts that they are made of.
+"""Charts of a network's layers as SVG, drawn with the standard library alone, and their building blocks.
 
-Colours are CSS variables of the page, so that one drawing serves light and dark. The benchmarks draw with the same
-parts.
+Colours are CSS variables of the page, so that one drawing serves light and dark mode. The benchmarks use the same
+building blocks.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = [
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 12, 46
-RAIL = 36  # the height of the strip for what a logarithm cannot show
-# Shares of a histogram, by half decades: level 1 is up to 0.02 %, level 9 above 30 %.
+RAIL = 36  # height of the strip for values that a logarithmic axis cannot show
+# Levels of a histogram's shares, by half decades: level 1 is up to 0.02 %, level 9 above 30 %.
 LEVELS: Final = 9
-COLUMNS = 120  # of a heat map: more would be narrower than a pixel
+COLUMNS = 120  # of a heat map; more would be narrower than a pixel
 
 
 class Curve(NamedTuple):
@@ -43,14 +43,15 @@ class Curve(NamedTuple):
     Attributes
     ----------
     title, text : str
-        What it is, and in a sentence.
+        Title, and a description in one sentence.
     names : tuple of str
-        Of the layers: their numbers, where they have no names.
+        Names of the layers, or their numbers.
     measured : tuple of float
+        Measured variances.
     predicted : tuple of float
-        Empty where there is no prediction.
+        Predicted variances; empty without a prediction.
     start : float
-        The measured variance where the signal comes in: of the first layer forward, of the last one backward.
+        Measured variance where the signal enters: in the first layer forward, in the last layer backward.
     """
 
     title: str
@@ -62,13 +63,13 @@ class Curve(NamedTuple):
 
 
 def curves(found: Any) -> tuple[Curve, Curve]:
-    """The variances forward and backward of what was measured.
+    """The measured variances, forward and backward.
 
     Parameters
     ----------
     found : Propagation, or any object with layers
-        Its layers have a `pre_variance`, else a `variance`, and a `gradient_variance`; None is left out. They may have
-        a `name`, a `predicted_variance` and a `predicted_gradient_variance`.
+        The layers have a `pre_variance` or a `variance`, and a `gradient_variance`; values of None are skipped. They
+        may have a `name`, a `predicted_variance` and a `predicted_gradient_variance`.
 
     Raises
     ------
@@ -77,7 +78,7 @@ def curves(found: Any) -> tuple[Curve, Curve]:
     """
     layers = tuple(found.layers)
     if not layers:
-        raise ValueError("there are no layers to draw")
+        raise ValueError("expected at least 1 layer to draw, got none")
     names = [str(getattr(layer, "name", number)) for number, layer in enumerate(layers, 1)]
     forward = "pre_variance" if hasattr(layers[0], "pre_variance") else "variance"
 
@@ -96,7 +97,9 @@ def curves(found: Any) -> tuple[Curve, Curve]:
     return (
         read(
             "Forward: variance of the signal",
-            "Var(z) of every layer, from the first to the last" if forward == "pre_variance" else "Of every layer",
+            "Var(z) of every layer, from the first to the last"
+            if forward == "pre_variance"
+            else "One variance per layer",
             *(forward, "predicted_variance"),
         ),
         read(
@@ -108,7 +111,7 @@ def curves(found: Any) -> tuple[Curve, Curve]:
 
 
 def decades(values: Sequence[float]) -> tuple[int, int]:
-    """The powers of ten between which a logarithmic axis shows all positive finite values: at least four apart."""
+    """Exponents of the ends of a logarithmic axis that shows all positive finite values; at least four apart."""
     shown = [math.log10(value) for value in values if 0.0 < value < math.inf]
     low, high = (math.floor(min(shown)), math.ceil(max(shown))) if shown else (-2, 2)
     while high - low < 4:  # a healthy network's line must look flat
@@ -117,32 +120,32 @@ def decades(values: Sequence[float]) -> tuple[int, int]:
 
 
 def level(share: float) -> int:
-    """The level of a share of a histogram: 0 of nothing, then by half decades up to LEVELS."""
+    """Level of a share of a histogram: 0 for an empty bin, then by half decades up to LEVELS."""
     return max(1, math.ceil(LEVELS + 2 * math.log10(share))) if share > 0.0 else 0
 
 
 def cropped(histograms: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """The first row of histograms that holds anything, and the one after the last, the middle among them."""
+    """Range of the non-empty rows of histograms, including the middle rows."""
     middle = len(histograms[0]) // 2
     filled = [row for row in range(len(histograms[0])) if any(counts[row] for counts in histograms)]
     return min([middle - 2, *filled]), max([middle + 2, *filled]) + 1
 
 
-# The parts of a drawing
+# Building blocks
 
 
 def text(kind: str, x: float, y: float, words: str, *, anchor: str = "middle") -> str:
-    """Words at a place; `kind` is the CSS class of this and of the following elements."""
+    """A text element. `kind` is the CSS class, here and in the functions below."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    """A line from one place to another."""
+    """A line between two points."""
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def box(kind: str, x: float, y: float, width: float, height: float, title: str = "") -> str:
-    """A rectangle by its upper left corner; a browser shows the title of one under the pointer."""
+    """A rectangle by its upper left corner. Browsers show the title as a tooltip."""
     ending = f"><title>{escape(title)}</title></rect>" if title else "/>"
     return f'<rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"{ending}'
 
@@ -153,14 +156,14 @@ def dot(kind: str, x: float, y: float, radius: float) -> str:
 
 
 def svg(parts: Iterable[str], size: tuple[float, float], title: str, *, identity: str = "", more: str = "") -> str:
-    """A drawing of these parts. `title` says what it shows, `identity` names it, `more` are further attributes."""
+    """An SVG drawing of the given parts. `identity` prefixes the title's id; `more` holds further attributes."""
     named = f' id="{identity}-title"' if identity else ""
     head = f'<svg viewBox="0 0 {size[0]:g} {size[1]:g}" role="img"{more}><title{named}>{escape(title)}</title>'
     return f"{head}{''.join(parts)}</svg>"
 
 
 def _chart(identity: str, title: str, words: str, parts: Sequence[str]) -> str:
-    """A chart of the page, named and described."""
+    """A chart of the page, with an accessible name and description."""
     more = f' class="chart" aria-labelledby="{identity}-title {identity}-text"'
     description = f'<desc id="{identity}-text">{escape(words)}</desc>'
     return svg((description, *parts), (WIDTH, HEIGHT), title, identity=identity, more=more)
@@ -171,7 +174,7 @@ def _power(exponent: int) -> str:
 
 
 def steps(low: int, high: int, most: int) -> range:
-    """Round numbers from low to high, at most so many."""
+    """At most `most` round numbers from low to high."""
     for step in (scale * 10**power for power in range(10) for scale in (1, 2, 5)):
         if (high - low) // step < most:
             return range(-(-low // step) * step, high + 1, step)
@@ -179,14 +182,14 @@ def steps(low: int, high: int, most: int) -> range:
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten, four to nine of them."""
+    """Four to nine multiples of 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10((high - low) / 4.0))
     step = next(scale * power for scale in (5.0, 2.0, 1.0) if scale * power <= (high - low) / 4.0)
     return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _columns(count: int) -> tuple[float, float]:
-    """The middle of the first layer's column, and the distance to the next."""
+    """Centre of the first layer's column, and the distance between columns."""
     step = (WIDTH - LEFT - RIGHT) / count
     return LEFT + step / 2, step
 
@@ -211,10 +214,10 @@ def _shown(value: float) -> str:
 
 
 def variance_chart(curve: Curve, identity: str, limit: float) -> str:
-    """A variance per layer on a logarithmic axis, as an SVG element: points as measured, a line as predicted.
+    """A variance per layer on a logarithmic axis, as an SVG element. Points are measured, the line is predicted.
 
-    Zeros stand on a strip below the axis, what is not finite on one above it. The shaded band is within a factor of
-    `limit` of where the signal starts.
+    Zeros lie on a strip below the axis, values that are not finite on a strip above it. The shaded band covers a factor
+    of `limit` around the start of the signal.
     """
     everything = (*curve.measured, *curve.predicted)
     zeros, wild = any(value == 0.0 for value in everything), not all(map(math.isfinite, everything))
@@ -273,9 +276,9 @@ def variance_chart(curve: Curve, identity: str, limit: float) -> str:
 
 
 def heat_chart(names: Sequence[str], edges: Sequence[float], histograms: Sequence[Sequence[int]], identity: str) -> str:
-    """Histograms of all layers side by side, as an SVG element: the darker, the larger the share of the values.
+    """Histograms of all layers side by side, as an SVG element. Darker bins hold a larger share of the values.
 
-    The middle rows lie between `edges`; the outermost two hold what lies beyond them.
+    The middle rows lie between `edges`. The two outermost rows hold the values beyond them.
     """
     group = -(-len(names) // COLUMNS)
     begin, end = cropped(histograms)
@@ -300,7 +303,7 @@ def heat_chart(names: Sequence[str], edges: Sequence[float], histograms: Sequenc
             strength = level(counts[index] / total) if counts[index] else 0
             if strength:
                 y = bottom - (index - begin + 1) * row
-                # a little over the next ones, or a browser that rounds leaves gaps between them
+                # overlap neighbours slightly: rounding in the browser would leave gaps
                 paths[strength].append(f"M{x:.2f} {y - 0.5:.2f}h{width + 0.5:.2f}v{row + 0.5:.2f}h-{width + 0.5:.2f}z")
         hits.append(box("hit", x, TOP, width, bottom - TOP, tip))
     parts += [f'<path class="heat h{one}" d="{"".join(path)}"/>' for one, path in enumerate(paths) if path]
@@ -320,7 +323,7 @@ def heat_chart(names: Sequence[str], edges: Sequence[float], histograms: Sequenc
 
 
 def share_chart(names: Sequence[str], shares: Mapping[str, Sequence[float]], identity: str) -> str:
-    """Shares in [0, 1] of every layer as lines, whose names are their CSS classes; as an SVG element."""
+    """Shares in [0, 1] of every layer as lines, as an SVG element. The names of the shares are CSS classes."""
     first, step = _columns(len(names))
     bottom = HEIGHT - BOTTOM
     parts: list[str] = []
@@ -333,7 +336,7 @@ def share_chart(names: Sequence[str], shares: Mapping[str, Sequence[float]], ide
     parts += (line("axis", LEFT, bottom, WIDTH - RIGHT, bottom), *_layer_axis(names))
     for kind, values in shares.items():
         points = [(first + number * step, bottom - value * (bottom - TOP)) for number, value in enumerate(values)]
-        start = f"M{points[0][0] - step / 3:.1f} {points[0][1]:.1f}"  # so that a single layer's line has a length
+        start = f"M{points[0][0] - step / 3:.1f} {points[0][1]:.1f}"  # gives a single layer's line a length
         path = "".join(f"L{x:.1f} {y:.1f}" for x, y in points)
         parts.append(f'<path class="share {escape(kind)}" d="{start}{path}"/>')
     for number, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""A propagation as one HTML page that needs nothing else: no script, no font, no image, no network.
+"""A propagation as one self-contained HTML page, without scripts, fonts, images or network access.
 
 >>> import fastinit
 >>> found = fastinit.propagate([64] * 9, "relu", fastinit.he_normal(), key=fastinit.Key(0))
@@ -25,18 +25,18 @@ from fastinit.sampling import STREAM_VERSION
 
 __all__ = ["named", "page", "remedies", "write_page"]
 
-# A sign and a word each, so that nothing hangs on the colour.
+# Each verdict has a sign and a word, so that colour carries no information.
 SIGNS: Final = {"healthy": "✓", "vanishing": "↘", "exploding": "↗", "symmetric": "="}
 MEANINGS: Final = {
     "healthy": "The signal survives the depth of this network, forward and backward.",
-    "vanishing": "The signal dies out on its way: layers far from where it starts have next to nothing to learn from.",
-    "exploding": "The signal grows without bound on its way: the first steps of training would throw the weights away.",
-    "symmetric": "Units that compute the same get the same gradients: a layer of them is never more than one unit.",
+    "vanishing": "The signal dies out: layers far from its start have almost nothing to learn from.",
+    "exploding": "The signal grows without bound: the first steps of training would destroy the weights.",
+    "symmetric": "Units that compute the same get the same gradients: a layer of them acts as a single unit.",
 }
 
 NOTE: Final = (
-    "Weights are drawn without biases; the inputs, and the gradient that comes back from above, are standard normal. "
-    "The prediction is the mean-field one, for infinite width; narrow and deep networks stray from it."
+    "The network has no biases. The inputs, and the gradient at the last layer, are standard normal. "
+    "The prediction is mean-field theory for infinite width; narrow and deep networks deviate from it."
 )
 
 STYLE: Final = """
@@ -92,7 +92,7 @@ COLUMNS: Final[Sequence[tuple[str, str, str]]] = (
     ("Var(a)", "Variance of the activations", "variance"),
     ("Var(dz)", "Variance of the gradient with respect to the pre-activations", "gradient_variance"),
     ("predicted", "Its prediction", "predicted_gradient_variance"),
-    ("factor", "n Var(W) E[f'^2]: what a gradient's variance is multiplied by on its way back", "factor"),
+    ("factor", "n Var(W) E[f'^2]: the factor of a gradient's variance on its way back", "factor"),
     ("dead", "Units whose slope is 0 for the whole batch", "dead"),
     ("saturated", "Slopes below a tenth of the steepest", "saturated"),
     ("linear", "Slopes above nine tenths of the steepest", "linear"),
@@ -108,24 +108,25 @@ def write_page(
     command: str | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> None:
-    """Writes one self-contained HTML page: the verdict, what to do about it, charts and all numbers.
+    """Writes one self-contained HTML page: the verdict, remedies, charts and all numbers.
 
-    A page that is there already is replaced when the new one is complete; a device or a pipe is written to: see
-    :mod:`fastinit.files`.
+    An existing page is replaced atomically; devices and pipes are written to. See :mod:`fastinit.files`.
 
     Parameters
     ----------
     found : Propagation
+        The propagation to show.
     path : path
+        The file to write.
     command : str, optional
-        That makes the page again.
+        Command that reproduces the page.
     settings : mapping of str to object, optional
-        What else the reader should know of how it was made: the seed, the batch.
+        Further settings to show, such as the seed and the batch.
 
     Raises
     ------
     OSError
-        With the path, if its folder is missing or read-only, it is a folder itself, or it cannot be written.
+        If the folder is missing or read-only, the path is a folder, or it cannot be written. The error has the path.
     """
     write_file(path, page(found, command=command, settings=settings))
 
@@ -195,26 +196,26 @@ def page(found: Propagation, *, command: str | None = None, settings: Mapping[st
 
 
 def named(initializer: Any, negative_slope: float | None = None) -> str:
-    """The preset that an initializer is, or that it is for this negative slope, or how it is written."""
+    """Name of the preset that equals an initializer, possibly for this negative slope; otherwise its repr."""
     preset = next((name for name, row in PRESETS.items() if row() == initializer), None)
     for name, row in PRESETS.items():
         if preset is None and negative_slope and row.takes_slope and row(negative_slope=negative_slope) == initializer:
             preset = f"{name}(negative_slope={negative_slope:g})"
-    # of a distribution all parameters, of what has ten fields those that are not the defaults
+    # all parameters of a distribution; for classes with many fields only those that differ from the defaults
     return preset or (repr(initializer) if isinstance(initializer, DISTRIBUTIONS) else brief(initializer))
 
 
 def described(found: Any) -> str:
-    """The activation, with its negative slope where one was given."""
+    """The activation, with its negative slope if given."""
     slope = getattr(found, "negative_slope", None)
     return f"{found.activation}" if slope is None else f"{found.activation} of slope {slope:g}"
 
 
 def remedies(found: Propagation) -> list[str]:
-    """What to do about a verdict, as sentences."""
+    """Remedies for a verdict, as sentences."""
     try:
         better = recommend(found.activation, negative_slope=found.negative_slope)
-    except ValueError:  # a function of the caller's, which has no name that could be looked up
+    except ValueError:  # the caller's function: its name is unknown
         better = None
     if better is None:
         return [] if found.verdict == "healthy" else ["Pass the activation itself to fastinit.recommend for a scale."]
@@ -223,12 +224,12 @@ def remedies(found: Propagation) -> list[str]:
     why = f"{better.reason[:1].upper()}{better.reason[1:]} ({better.source})."
     if found.verdict == "healthy":
         if same:
-            return [f"Nothing to change: this is what is recommended for {activation}. {why}"]
-        return [f"Nothing has to change. For {activation} in general: {name}. {why}"]
+            return [f"No change needed: this is the recommended initializer for {activation}. {why}"]
+        return [f"No change needed. In general, {name} is recommended for {activation}. {why}"]
     if same:
         return [
-            f"The weights already have the scale that {activation} asks for. {why}",
-            "What is left comes from the depth: use fewer layers, residual branches, or normalization between layers.",
+            f"The weights already have the right scale for {activation}. {why}",
+            "The rest is due to the depth: use fewer layers, residual branches, or normalization between layers.",
         ]
     return [f"For {activation} use {name} (--init auto). {why}"]
 
@@ -241,12 +242,12 @@ def _version() -> str:
 
     try:
         return version("fastinit-weights")
-    except PackageNotFoundError:  # a copy of the sources that was never installed
+    except PackageNotFoundError:  # sources that are not installed
         return "of an unknown version"
 
 
 def _shades() -> str:
-    """The colours of the levels of a heat map, from the paper's to the measured points'. Opaque, since bins overlap."""
+    """Colours of a heat map's levels, from the paper's to the measured points'. Opaque, since bins overlap."""
 
     def rules(paper: tuple[int, ...], ink: tuple[int, ...]) -> str:
         lines = []
@@ -263,7 +264,7 @@ def _swatch(drawing: str) -> str:
     return f'<svg viewBox="0 0 30 12" aria-hidden="true">{drawing}</svg>'
 
 
-# What a chart shows may lack some of them.
+# Entries of the key; those that a chart lacks are omitted.
 VARIANCE_KEY: Final = (
     ('<circle class="measured" cx="15" cy="6" r="4"/>', "measured"),
     ('<path class="predicted" d="M1 6H29"/>', "predicted"),

@@ -1,6 +1,6 @@
 """A propagation as a picture, PNG or SVG, drawn by matplotlib: ``pip install fastinit-weights[plots]``.
 
-No display, no pyplot and no global state of matplotlib: a picture can be drawn anywhere, beside anything.
+Uses neither a display, nor pyplot, nor matplotlib's global state, so it does not interfere with other figures.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["draw", "picture_bytes", "picture_format"]
 
 INK, SOFT, MEASURED, PREDICTED = "#1c2128", "#57606a", "#0b5cad", "#bc4c00"
-# Dark enough for white text, and as different in lightness as that allows.
+# Dark enough for white text, with lightness as different as that allows.
 VERDICTS: Final = {"healthy": "#116329", "vanishing": "#7d4e00", "exploding": "#a40e26", "symmetric": "#6639ba"}
-# Whatever the caller has set up for figures of their own must not change this one.
+# Fixed, so that the caller's settings do not change the picture.
 SETTINGS: Final = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10.0,
@@ -38,18 +38,18 @@ SETTINGS: Final = {
 
 
 def picture_format(path: str | os.PathLike[str]) -> str:
-    """The format that a picture's suffix stands for: "png" or "svg".
+    """Format of a picture by its suffix: "png" or "svg".
 
     Raises
     ------
     ValueError
-        If it stands for neither.
+        If the suffix is another one.
     ImportError
         If matplotlib is not installed.
     """
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix not in (".png", ".svg"):
-        raise ValueError(f"a picture's name ends in .png or .svg, got {os.fspath(path)!r}")
+        raise ValueError(f"the name of a picture must end in .png or .svg, got {os.fspath(path)!r}")
     _matplotlib()
     return suffix[1:]
 
@@ -69,25 +69,25 @@ def draw(found: Any, path: str | os.PathLike[str] | None = None, *, title: str |
     Parameters
     ----------
     found : Propagation, or any object with layers
-        Its layers have a `pre_variance` and a `gradient_variance`; it may have a `verdict` and a `reason`.
+        The layers have a `pre_variance` and a `gradient_variance`; the object may have a `verdict` and a `reason`.
     path : path, optional
-        Where to write it, as its suffix says, ``.png`` or ``.svg``; whole or not at all, see :mod:`fastinit.files`.
+        File to write, atomically (see :mod:`fastinit.files`). The suffix ``.png`` or ``.svg`` selects the format.
     title : str, optional
         By default the depth, the widths, the activation and the initializer.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Of no backend: ``figure.savefig`` writes any format, and a notebook shows it.
+        A figure without a backend. ``figure.savefig`` writes any format, and notebooks display it.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed.
     ValueError
-        If there are no layers, or the path's suffix is another one.
+        If there are no layers, or the path has another suffix.
     OSError
-        With the path, if its folder is missing or read-only, it is a folder itself, or it cannot be written.
+        If the folder is missing or read-only, the path is a folder, or it cannot be written. The error has the path.
     """
     kind = None if path is None else picture_format(path)
     _matplotlib()
@@ -114,7 +114,7 @@ def draw(found: Any, path: str | os.PathLike[str] | None = None, *, title: str |
 
 
 def picture_bytes(figure: Figure, kind: str) -> bytes:
-    """A figure that :func:`draw` drew as the bytes of a file of the kind "png" or "svg"."""
+    """Bytes of a figure from :func:`draw` as a "png" or "svg" file."""
     file = io.BytesIO()
     with _own_settings():
         figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else {})
@@ -122,7 +122,7 @@ def picture_bytes(figure: Figure, kind: str) -> bytes:
 
 
 def _own_settings() -> Any:
-    """A context in which matplotlib has its defaults and SETTINGS, whatever the caller has set."""
+    """Context with matplotlib's defaults and SETTINGS instead of the caller's settings."""
     matplotlib = _matplotlib()
     defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
     return matplotlib.rc_context(defaults | SETTINGS)
@@ -162,9 +162,9 @@ def _rectangle(*arguments: Any, **options: Any) -> Any:
 
 
 def _variances(axes: Any, curve: Curve) -> None:
-    """Points as measured, a line as predicted; zeros on a strip below the axis, overflow on one above it.
+    """Points are measured, the line is predicted. Zeros lie on a strip below the axis, overflow on a strip above it.
 
-    The axis holds exponents: a logarithmic one of matplotlib ends before the largest and the smallest floats.
+    The axis shows exponents: matplotlib's logarithmic axis cannot reach the largest and smallest floats.
     """
     axes.set_title(curve.title, loc="left", fontsize=11, color=INK, parse_math=False)
     if not curve.names:
@@ -212,7 +212,7 @@ def _variances(axes: Any, curve: Curve) -> None:
 
 
 def _exponents(values: Any) -> Any:
-    """The decadic logarithms, NaN of what has none that a chart could show."""
+    """Decadic logarithms; NaN for values that a chart cannot show."""
     given = np.asarray(values, dtype=float)
     good = (given > 0.0) & np.isfinite(given)
     return np.where(good, np.log10(np.where(good, given, 1.0)), np.nan)
@@ -240,13 +240,13 @@ def _heat(
     for layer in np.flatnonzero(totals == 0):
         axes.axvspan(layer + 0.5, layer + 1.5, facecolor="#e7ebef", edgecolor=SOFT, hatch="///", lw=0)
     axes.set_title(
-        "Histograms of the activations, in bins that all layers share; the outermost rows hold all beyond",
+        "Histograms of the activations, in shared bins; the outermost rows hold all values beyond",
         loc="left",
         fontsize=11,
         color=INK,
         parse_math=False,
     )
-    axes.set_xlabel("layer; hatched where nothing but NaN is left" if (totals == 0).any() else "layer")
+    axes.set_xlabel("layer; hatched if all values are NaN" if (totals == 0).any() else "layer")
     axes.set_ylabel("activation")
     axes.xaxis.get_major_locator().set_params(integer=True)
     bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=14)

@@ -213,7 +213,7 @@ def test_wrong_fans_are_named():
     assert "exchanged" in finding.message
     others = [weight(f"{number}.weight", (96, 96)) for number in range(2)]
     (finding,) = wrong(fastinit.Normal(0.0, math.sqrt(1 / 128 * 16)), others, activation="tanh")
-    assert "what LeCun's scheme gives with wrong fans, fan_in / 16" in finding.message
+    assert "matches LeCun's scheme with wrong fans, fan_in / 16" in finding.message
 
 
 def test_the_fans_of_all_groups_are_named():
@@ -301,7 +301,7 @@ def test_a_weight_that_is_unlike_those_in_its_place(factor):
 
     (finding,) = judge_parameters(blocks([0.02, 0.02, 0.02 * factor, 0.02]))[0]
     assert (finding.name, finding.kind) == ("blocks.2.up.weight", "scale")
-    assert "where 3 weights in its place in other blocks have 0.0" in finding.message
+    assert "3 weights in the same place of other blocks have 0.0" in finding.message
     assert kinds(*blocks([0.02] * 4)) == []
     # where most weights follow a scheme as well
     assert kinds(*blocks([192**-0.5, 192**-0.5, 192**-0.5 * factor, 192**-0.5])) == [("blocks.2.up.weight", "scale")]
@@ -312,9 +312,9 @@ def test_a_weight_that_is_unlike_those_in_its_place(factor):
 
 def test_scales_of_no_scheme():
     for initializer, text in (
-        (fastinit.Normal(), "more than 2 times what any scheme gives"),
-        (fastinit.Normal(0.0, 1e-4), "less than 1 / 2 of what any scheme gives"),
-        (fastinit.Uniform(0.0, 0.1), "where weights are drawn around 0"),
+        (fastinit.Normal(), "more than 2 times the largest of any scheme"),
+        (fastinit.Normal(0.0, 1e-4), "less than 1 / 2 of the smallest of any scheme"),
+        (fastinit.Uniform(0.0, 0.1), "expected a mean of 0"),
     ):
         (finding,) = wrong(initializer)
         assert finding.kind == "scale" and text in finding.message
@@ -422,7 +422,7 @@ def test_norms_make_gradients_grow_and_closed_branches_hold_them_back():
     norm = layer("norm", linear=False, norm=True)
     deep = [one for number in range(40) for one in (layer(f"{number}", response=1.3 ** (40 - number)), norm)]
     verdict, reason, findings = judge_chain(deep)
-    assert (verdict, findings) == ("healthy", []) and reason.endswith("; the gradients grow as norms make them grow")
+    assert (verdict, findings) == ("healthy", []) and reason.endswith("; the gradients grow no more than norms explain")
     assert judge_chain([one for one in deep if not one.norm])[0] == "exploding"
     steep = [one for number in range(40) for one in (layer(f"{number}", response=2.5 ** (40 - number)), norm)]
     assert judge_chain(steep)[0] == "exploding"

@@ -91,7 +91,7 @@ def test_the_noise_is_the_same_every_time():
 def test_a_batch_that_is_not_finite():
     check_finite([np.ones(3), np.array([1, 2]), np.array(["text"])])
     for wrong in (np.nan, np.inf):
-        with pytest.raises(ValueError, match="the batch is not finite"):
+        with pytest.raises(ValueError, match="expected a finite batch, got NaN or infinity"):
             check_finite([np.ones(3), np.array([1.0, wrong], np.float16)])
 
 

@@ -220,7 +220,7 @@ def test_verdicts(forward, backward, verdict, words):
     assert words in reason
     assert judged(forward, backward, [False, True, False]) == (
         "symmetric",
-        "all units of layer 2 compute the same, and will learn the same for ever",
+        "all units of layer 2 compute the same, and always learn the same",
     )
 
 

@@ -332,7 +332,12 @@ def test_parameters_are_taken_one_by_one():
 @pytest.mark.parametrize(
     ("parameters", "recipe", "error", "message"),
     [
-        ([Parameter("a.bias", (1,)), Parameter("module.a.bias", (2,))], AUTO, ValueError, "same name 'a.bias'"),
+        (
+            [Parameter("a.bias", (1,)), Parameter("module.a.bias", (2,))],
+            AUTO,
+            ValueError,
+            "same canonical name 'a.bias'",
+        ),
         ([Parameter("a.q", (8, 8))], AUTO, UnmatchedParameter, "'a.q'"),
         (model(), "unknown", ValueError, "one of own, auto, fans, torch"),
         ([Parameter("a.weight", (8,))], Recipe([Rule("*", "*", Orthogonal())]), ValueError, "a.weight"),
@@ -473,7 +478,7 @@ def test_the_default_recipe_is_own_for_models_with_programs():
     assert recipe_for("torch", [carrying]) is TORCH
     assert assigned([carrying], None, 0)[0].initializer == Normal(0, 0.02)
     assert assigned([plain], None, 0)[0].rule == "no activation found: gain 1"
-    with pytest.raises(UnmatchedParameter, match=r"'own' has no answer for 1 parameter: 'a.weight'"):
+    with pytest.raises(UnmatchedParameter, match=r"'own' has no rule for 1 parameter: 'a.weight'"):
         assigned([plain, carrying], None, 0)
 
 
@@ -500,7 +505,7 @@ def test_one_error_names_all_that_have_no_answer():
         assigned(strange()[:3], "auto", 0)
     text = str(raised.value)
     for part in (
-        "no answer for 2 parameters: 'a.token' of shape (1, 4) (Block), 'b.A_log' of shape (4,) (unknown layer)",
+        "no rule for 2 parameters: 'a.token' of shape (1, 4) (Block), 'b.A_log' of shape (4,) (unknown layer)",
         *("deferred()", 'unmatched="keep"', "Rule('Block', 'token', ...)"),
     ):
         assert part in text
@@ -530,7 +535,9 @@ def test_without_memory_to_keep_is_to_have_the_program():
     with pytest.raises(UnmatchedParameter, match=r"'a\.token'.*'b\.A_log'"):
         assigned(strange(), TORCH, 0, "keep", in_memory=False)
     both = AUTO.with_rules(Rule("*", "a.token|b.A_log", Keep()))
-    with pytest.raises(ValueError, match=r"without values that could be kept: 'a\.token', 'b\.A_log'"):
+    with pytest.raises(
+        ValueError, match=r"cannot keep values of parameters on the meta device: 'a\.token', 'b\.A_log'"
+    ):
         assigned(strange(), both, 0, in_memory=False)
 
 
@@ -546,7 +553,7 @@ def test_frozen_parameters_stay_unless_asked():
     known = replace(unknown, program=Program(Normal(0, 0.5)))
     for recipe in ("own", "auto", "fans"):
         assert assigned([known], recipe, 0)[0].initializer == Normal(0, 0.5)
-    with pytest.raises(ValueError, match=r"kept: 'a\.weight'.*frozen=True"):
+    with pytest.raises(ValueError, match=r"meta device: 'a\.weight'.*frozen=True"):
         assigned([weight], "auto", 0, in_memory=False)
     assert assigned([weight], "auto", 0, frozen=True, in_memory=False)[0].std == 0.5
 

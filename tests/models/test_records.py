@@ -121,19 +121,19 @@ def test_a_config_is_readable_and_may_leave_out_defaults():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"class": "Gaussian"}, "unknown class 'Gaussian'; the library has .*Normal"),
+        ({"class": "Gaussian"}, "expected a class among .*Normal.*, got 'Gaussian'"),
         ({"class": "Normal", "stddev": 1.0}, "Normal has no field stddev"),
         ({"class": "Normal", "std": -1.0}, "std must be at least 0"),
-        ({"class": "Normal", "std": "1"}, "describes no initializer: std must be a number"),
-        ({"class": "Constant"}, "describes no initializer: .*missing"),
-        ({"class": "Axes"}, "describes no initializer"),
-        ({"float": "inf"}, "describes no initializer"),
+        ({"class": "Normal", "std": "1"}, "expected the config of an initializer, got .*: std must be a number"),
+        ({"class": "Constant"}, "expected the config of an initializer, got .*: .*missing"),
+        ({"class": "Axes"}, "expected the config of an initializer"),
+        ({"float": "inf"}, "expected the config of an initializer"),
         ({"float": "1e3"}, "expected a class, a key, a fraction, a float or an integer"),
         ({"fraction": [1, 0]}, "denominator of at least 1"),
         ({"mean": 0.0}, "expected a class"),
         ({}, "expected a class"),
-        ({"class": ["Normal"]}, "describes no initializer|unknown class"),
-        ({"class": "ZeroRow", "row": 1, "initializer": {"class": "Other"}}, "unknown class 'Other'"),
+        ({"class": ["Normal"]}, "expected the config of an initializer|expected a class among"),
+        ({"class": "ZeroRow", "row": 1, "initializer": {"class": "Other"}}, "expected a class among .*, got 'Other'"),
     ],
 )
 def test_bad_configs(config, message):
@@ -146,7 +146,7 @@ def test_initializers_of_other_people_have_no_config():
         pass
 
     for initializer in (Own(), ZeroRow(Own(), 0)):
-        with pytest.raises(TypeError, match="Own is no class of the library"):
+        with pytest.raises(TypeError, match="Own is not a class of fastinit"):
             initializer_config(initializer)
     for other in (Axes(), None, "normal"):
         with pytest.raises(TypeError, match="must be an Initializer"):
@@ -220,7 +220,7 @@ def changed_entry(**own):
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, 1.0, True])
 def test_another_stream_version_is_refused(version):
-    with pytest.raises(ValueError, match=f"stream version {version!r} cannot be used here: version 1"):
+    with pytest.raises(ValueError, match=f"stream version 1, got version {version!r}"):
         Record.from_json(changed(stream_version=version, unknown="fields of the future"))
     with pytest.raises(ValueError, match="stream version"):
         a_record(stream_version=version)
@@ -233,15 +233,15 @@ def test_another_stream_version_is_refused(version):
         ("[]", "not a record: expected an object with a stream_version"),
         ("[" * 100_000, "not a record: its JSON is nested too deep"),
         ('{"a":' * 100_000, "not a record: its JSON is nested too deep"),
-        ('{"stream_version": 1, "seed": 1, "seed": 2}', "an object has the name 'seed' twice"),
-        ('{"stream_version": 1, "seed": {"a": 1, "a": 2}}', "an object has the name 'a' twice"),
-        ('{"stream_version": NaN}', "NaN is no JSON"),
-        ('{"stream_version": -Infinity}', "-Infinity is no JSON"),
+        ('{"stream_version": 1, "seed": 1, "seed": 2}', "expected distinct names in an object, got 'seed' twice"),
+        ('{"stream_version": 1, "seed": {"a": 1, "a": 2}}', "expected distinct names in an object, got 'a' twice"),
+        ('{"stream_version": NaN}', "NaN is not valid JSON"),
+        ('{"stream_version": -Infinity}', "-Infinity is not valid JSON"),
         ("{}", "not a record: expected an object with a stream_version"),
-        ('{"stream_version": 1}', "a record has the fields .*entries"),
-        (changed(more=1), "a record has the fields .*more"),
-        (changed(entries=[{"name": "a"}]), "an entry has the fields"),
-        (changed(entries=[1]), "an entry has the fields .* got 1"),
+        ('{"stream_version": 1}', "expected a record with the fields .*entries"),
+        (changed(more=1), "expected a record with the fields .*more"),
+        (changed(entries=[{"name": "a"}]), "expected an entry with the fields"),
+        (changed(entries=[1]), "expected an entry with the fields .* got 1"),
         (changed(entries=3), "not a record"),
         (changed(entries={}), "entries of a record must be an array, got {}"),
         (changed(entries=""), "entries of a record must be an array"),
@@ -254,8 +254,8 @@ def test_another_stream_version_is_refused(version):
         (changed(seed=True), "seed: expected an integer"),
         (changed(recipe=None), "recipe of a record must be a str"),
         (changed(version=1), "version of a record must be a str"),
-        (changed_entry(more=1), "an entry has the fields"),
-        (changed_entry(initializer={"class": "Foo"}), "unknown class 'Foo'"),
+        (changed_entry(more=1), "expected an entry with the fields"),
+        (changed_entry(initializer={"class": "Foo"}), "expected a class among .*, got 'Foo'"),
         (changed_entry(initializer={"class": "Normal", "foo": 1}), "Normal has no field foo"),
         (changed_entry(initializer={"class": "Axes"}), "initializer of an entry"),
         (changed_entry(key=[1, 2, 3, 4]), "key of an entry"),
@@ -356,7 +356,7 @@ def test_initializers_are_nested_at_most_32_deep(kind):
         deepest.check(shape)
         fastinit.fill(np.empty(shape, np.float32), deepest, Key(0))
     for depth in (33, 1000):
-        with pytest.raises(ValueError, match="initializers are nested at most 32 deep, got more"):
+        with pytest.raises(ValueError, match="expected initializers nested at most 32 deep, got more"):
             nested(depth, wrap)
 
 
@@ -495,7 +495,9 @@ def test_a_record_with_a_seed_of_any_size_shows_itself():
 
 def test_integers_of_too_many_digits_in_json():
     for digits in (618, 5000):
-        with pytest.raises(ValueError, match=f"not a record: an integer of {digits} digits"):
+        with pytest.raises(
+            ValueError, match=f"not a record: expected at most 617 digits of a decimal integer, got {digits}"
+        ):
             Record.from_json("9" * digits)
 
 

@@ -35,7 +35,7 @@ def test_names_of_the_definition(rename, name, expected):
         ("layers", TypeError, "got 'layers'"),
         ({"layers": 8}, TypeError, "both str; got 8"),
         ({0: "layers"}, TypeError, "both str; got 0"),
-        ({"layers.": "blocks."}, ValueError, "a dot at an end, or two in a row: 'layers.'"),
+        ({"layers.": "blocks."}, ValueError, "names joined by single dots, got 'layers.'"),
         ({"layers": "a..b"}, ValueError, "'a..b'"),
     ],
 )
@@ -47,10 +47,10 @@ def test_what_is_no_renaming_is_refused(rename, error, said):
 @pytest.mark.parametrize(
     "rename, said",
     [
-        (lambda name: None, "rename gives None for 'up': expected a name"),
-        (lambda name: "", "rename gives '' for 'up'"),
-        (lambda name: 7, "rename gives 7"),
-        ({"up": ""}, "rename gives ''"),
+        (lambda name: None, "rename must return a non-empty str for 'up', got None"),
+        (lambda name: "", "rename must return a non-empty str for 'up', got ''"),
+        (lambda name: 7, "rename must return a non-empty str for .*, got 7"),
+        ({"up": ""}, "rename must return a non-empty str for .*, got ''"),
     ],
 )
 def test_a_name_is_a_str_that_is_not_empty(rename, said):

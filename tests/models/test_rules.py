@@ -168,7 +168,10 @@ def test_recipes_are_values():
         (lambda: Rule(("Linear",), "*", Zeros()), "types of a rule must be a str"),
         (lambda: Rule("*", None, Zeros()), "name of a rule must be a str"),
         (lambda: Recipe([Zeros()]), "a recipe is made of rules"),
-        (lambda: Recipe([Rule("*", "*", lambda p: 0.5)]).match(CONV), "must give an Initializer or None for 'features"),
+        (
+            lambda: Recipe([Rule("*", "*", lambda p: 0.5)]).match(CONV),
+            "must return an Initializer or None for 'features",
+        ),
     ],
 )
 def test_bad_arguments(make, message):

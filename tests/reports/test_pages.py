@@ -198,7 +198,7 @@ def test_one_size_is_in_the_middle_of_four_decades(value):
 
 
 def test_the_advice():
-    assert remedies(stack("healthy"))[0].startswith("Nothing to change: this is what is recommended for relu")
+    assert remedies(stack("healthy"))[0].startswith("No change needed: this is the recommended initializer for relu")
     assert "he_normal" in remedies(stack("vanishing"))[0]
     # what is recommended, and still not healthy
     assert "depth" in remedies(replace(stack("healthy"), verdict="exploding"))[1]
@@ -218,7 +218,7 @@ def test_what_an_audit_gives_can_be_drawn():
     assert (forward.names, forward.measured, forward.predicted) == (("stem", "head"), (1.0, 2.0), ())
     assert (backward.names, backward.start) == (("head",), 0.5)
     assert "layer stem: measured 1" in charts.variance_chart(forward, "one", 100.0)
-    with pytest.raises(ValueError, match="no layers"):
+    with pytest.raises(ValueError, match="expected at least 1 layer"):
         charts.curves(type("Nothing", (), {"layers": ()}))
 
 

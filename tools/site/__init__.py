@@ -1,8 +1,8 @@
-"""What turns `docs/` into a site: ``make docs`` runs MkDocs with `mkdocs.yml`, `pages.py` and `reference.py`.
+"""Builds a site from `docs/`: ``make docs`` runs MkDocs with `mkdocs.yml`, `pages.py` and `reference.py`.
 
-mkdocs.yml     the pages in their order, the theme, the options of the reference
-pages.py       documents from outside `docs/`, links between them, what the search leaves out, llms.txt
-reference.py   docstrings as Markdown; those that code makes
-numpydoc.py    reStructuredText of a docstring to Markdown
+mkdocs.yml     the order of the pages, the theme, the options of the reference
+pages.py       documents from outside `docs/`, links between them, exclusions from the search, llms.txt
+reference.py   docstrings as Markdown, including generated ones
+numpydoc.py    conversion of a docstring's reStructuredText to Markdown
 theme/         styles
 """

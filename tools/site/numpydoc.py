@@ -1,6 +1,6 @@
-"""The reStructuredText that docstrings here are written in, as Markdown: roles, tables, examples, lists of terms.
+"""Converts the reStructuredText of docstrings to Markdown: roles, tables, examples, lists of terms.
 
-The sections of numpydoc (Parameters, Raises, Examples, ...) are left for griffe to read.
+The sections of numpydoc (Parameters, Raises, Examples, ...) stay unchanged for griffe.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def markdown(text: str, link: Callable[[str], str]) -> str:
 
 
 def apart(section: str) -> str:
-    """Parameters that share an explanation, one by one: griffe would give all of them the first one's default."""
+    """Splits parameters that share an explanation, because griffe would give all of them the first one's default."""
     made: list[str] = []
     for part in re.split(r"(?<=\n)(?=[\w*])", section):
         head, _, text = part.partition("\n")
@@ -82,7 +82,7 @@ def table(lines: list[str]) -> list[str]:
             continue
         line = line[len(line) - len(line.lstrip()) :] if line[:1] != " " or not blocks[-1] else line
         cells = [line[a:b].strip().replace("|", "\\|") for a, b in zip(starts, [*starts[1:], None], strict=True)]
-        if not cells[0] and blocks[-1]:  # a cell goes on in the next line
+        if not cells[0] and blocks[-1]:  # a cell continues on the next line
             blocks[-1][-1] = [f"{before} {more}".strip() for before, more in zip(blocks[-1][-1], cells, strict=True)]
         else:
             blocks[-1].append(cells)

@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: documents from outside ``docs/``, links between them, what the search leaves out, ``llms.txt``."""
+"""Hooks of MkDocs: documents from outside ``docs/``, links between them, exclusions from the search, ``llms.txt``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "build" / "reference"
-# Documents from outside docs/, and the pages that they are.
+# Documents from outside docs/, and their pages.
 PROJECT = {
     "README.md": "index.md",
     "CHANGELOG.md": "project/changelog.md",
@@ -23,9 +23,9 @@ PROJECT = {
     "examples/README.md": "project/examples.md",
     "benchmarks/README.md": "project/benchmarks.md",
 }
-# Tables of thousands of rows: they are read where they stand, and would be most of the search's index.
+# Tables of thousands of rows, which would fill most of the search's index.
 UNSEARCHED = ("zoo.md", "zoo-keras.md", "race.md", "race-zen3.md", "stream-v1-coefficients.md")
-ALONE = ("index.md", "start.md")  # without others beside them
+ALONE = ("index.md", "start.md")  # without a navigation beside them
 LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")
 SUMMARIES: dict[str, tuple[str, str]] = {}
 
@@ -36,13 +36,13 @@ def on_startup(**_: Any) -> None:
 
 
 def on_config(config: Any) -> Any:
-    """Copies the sources again: `make docs-serve` builds anew at every change."""
+    """Copies the sources again, because `make docs-serve` rebuilds at every change."""
     copy_sources()
     return config
 
 
 def copy_sources() -> None:
-    """Copies the package's sources to where they are when it is installed, for griffe to read."""
+    """Copies the package's sources to their installed locations, for griffe to read."""
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # for tools.site.reference
     listed = subprocess.run(
@@ -53,7 +53,7 @@ def copy_sources() -> None:
         place = SOURCES / ("fastinit" if name.startswith("adapters/") else "") / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, place)
-    (SOURCES / "fastinit/adapters/__init__.py").touch()  # a namespace when it is installed, which griffe passes over
+    (SOURCES / "fastinit/adapters/__init__.py").touch()  # when installed it is a namespace package, which griffe skips
 
 
 def on_files(files: Files, config: Any) -> Files:

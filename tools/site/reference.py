@@ -1,7 +1,7 @@
-"""The reference's extension of griffe: docstrings as Markdown, and entries for functions that code makes.
+"""The reference's extension of griffe: docstrings as Markdown, and entries for generated functions.
 
-griffe reads sources and imports nothing, so no framework is needed. Presets and the functions of the NumPy adapter have
-their docstrings from tables, and those need fastinit itself; JAX's need its adapter's own texts.
+griffe reads sources without importing them, so it needs no framework. The docstrings of presets and of the NumPy
+adapter's functions come from tables, which need fastinit itself. JAX's need the texts of its adapter.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from tools.site.numpydoc import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "reference"
-# Modules whose functions are made by code, and which import no framework.
+# Modules with generated functions that do not import a framework.
 MADE = ("fastinit.presets", "fastinit.adapters.numpy")
 
 
 def entries() -> list[str]:
-    """The names that have an entry in the reference."""
+    """The names with an entry in the reference."""
     return re.findall(r"^::: (\S+)$", "\n".join(page.read_text("utf-8") for page in PAGES.glob("*.md")), re.MULTILINE)
 
 
 class Docstrings(griffe.Extension):
-    """Called by griffe for what it has read."""
+    """Called by griffe after reading an object."""
 
     def __init__(self) -> None:
         self.entries = entries()
@@ -53,7 +53,7 @@ class Docstrings(griffe.Extension):
             self.rewrite(member)
 
     def link(self, target: str, at: griffe.Object) -> str:
-        """A reference to a name, as one in a docstring: a link where the name has an entry."""
+        """A reference to a name in a docstring: a link if the name has an entry."""
         short = target.startswith("~")
         target = target.removeprefix("~")
         shown = target.rpartition(".")[2] if short else target
@@ -66,7 +66,7 @@ class Docstrings(griffe.Extension):
 
 
 def other_name(member: griffe.Object) -> str:
-    """What an assignment such as ``he_normal = HeNormal`` gives another name to."""
+    """The original of an assignment such as ``he_normal = HeNormal``."""
     if not isinstance(member, griffe.Attribute) or member.docstring or member.parent is None:
         return ""
     value = str(member.value or "")
@@ -75,7 +75,7 @@ def other_name(member: griffe.Object) -> str:
 
 
 def function(name: str, signature: inspect.Signature, text: str, module: griffe.Module) -> griffe.Function:
-    """An entry for a function that code made."""
+    """An entry for a generated function."""
     parameters = [
         griffe.Parameter(
             one.name,
@@ -96,7 +96,7 @@ def annotation(given: Any) -> str:
 
 
 def make_functions(module: griffe.Module, real: Any) -> None:
-    """Replaces assignments of a module by the functions that they made."""
+    """Replaces a module's assignments with the generated functions."""
     for name in real.__all__:
         value = getattr(real, name)
         if inspect.isfunction(value) and isinstance(module.members.get(name), griffe.Attribute):
@@ -104,7 +104,7 @@ def make_functions(module: griffe.Module, real: Any) -> None:
 
 
 def make_jax(module: griffe.Module, texts: griffe.Module) -> None:
-    """The factories of the JAX adapter that are made of fastinit's presets and classes."""
+    """The factories of the JAX adapter derived from fastinit's presets and classes."""
     found = importlib.util.spec_from_file_location("jax_docstrings", texts.filepath)
     assert found and found.loader
     docstrings = importlib.util.module_from_spec(found)

@@ -288,7 +288,7 @@ def test_bad_input():
     assert type(refusal(audit, None)) is TypeError
     assert "no variables" in str(refusal(audit, keras.Sequential()))
     assert "the batch does not fit perceptron" in str(refusal(audit, model, inputs(8, 3)))
-    assert "not finite" in str(refusal(audit, model, np.full((8, 64), np.nan, "float32")))
+    assert "expected a finite batch" in str(refusal(audit, model, np.full((8, 64), np.nan, "float32")))
     assert "does not fit" in str(refusal(lsuv, model, inputs(8, 3)))
     assert "tolerance" in str(refusal(lsuv, model, inputs(8, 64), tolerance=0.0))
     assert "rounds" in str(refusal(lsuv, model, inputs(8, 64), rounds=0))

@@ -124,7 +124,7 @@ def test_a_mapping_says_what_is_wrong():
     weights = state_dict(pair()[0])
     with pytest.raises(KeyError, match="no tensor 'nothing'"):
         weights["nothing"]
-    with pytest.raises(ValueError, match=r"leaves 'mlp.0.weight' of shape \(64, 16\)"):
+    with pytest.raises(ValueError, match=r"extends beyond 'mlp.0.weight' of shape \(64, 16\)"):
         weights.slice("mlp.0.weight", (60, 0), (5, 16))
     with pytest.raises(ValueError, match="offsets"):
         weights.slice("mlp.0.weight", (60,))

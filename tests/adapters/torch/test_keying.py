@@ -92,7 +92,7 @@ def test_what_is_not_written_keeps_its_bytes_and_is_named():
         assert torch.equal(tensor, whole.get_parameter(name) if "layers.1." in name else before[name]), name
     never, outside = drawn.check()
     assert never.startswith("never written: steps, packed, words.weight, layers.0.up.weight")
-    assert outside == "drawn into what is no parameter: randn" and noise.isfinite().all()
+    assert outside == "drawn into other tensors than parameters: randn" and noise.isfinite().all()
     assert [entry.name for entry in drawn.record] == [f"layers.1.{role}.weight" for role in ("up", "down", "norm")]
 
 
@@ -225,7 +225,7 @@ def test_an_exception_inside_leaves_every_byte():
         nn.init.zeros_(model.steps)
         nn.init.normal_(model.head.weight)
         raise KeyError("stop")
-    with pytest.raises(DeferralError, match="reads what"), keyed(model):
+    with pytest.raises(DeferralError, match="reads a draw of"), keyed(model):
         nn.init.zeros_(model.steps)
         nn.init.normal_(model.head.weight)
         model.head.weight.sum().item()

@@ -154,7 +154,7 @@ def test_bad_input():
         audit(model, inputs(4, 3))
     with pytest.raises(ValueError, match="does not fit Sequential, which raised TypeError"):
         audit(model, {"words": inputs(4, 64)})
-    with pytest.raises(ValueError, match="the batch is not finite"):
+    with pytest.raises(ValueError, match="expected a finite batch, got NaN or infinity"):
         audit(model, torch.full((4, 64), math.nan))
     with pytest.raises(ValueError, match="on the meta device, without values: weight, bias"):
         audit(nn.Linear(3, 3, device="meta"))

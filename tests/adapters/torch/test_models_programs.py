@@ -245,13 +245,11 @@ def test_without_programs_there_is_nothing_to_keep_on_the_meta_device():
     with pytest.raises(UnmatchedParameter, match=r"2 parameters|1 parameter: '1\.token'"):
         materialize(model, unmatched="keep")
     del model[1]
-    with pytest.raises(ValueError, match=r"without values that could be kept: '1\.weight'"):
+    with pytest.raises(ValueError, match=r"cannot keep values of parameters on the meta device: '1\.weight'"):
         materialize(model)
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
 def test_own_needs_programs():
-    with pytest.raises(
-        UnmatchedParameter, match=r"'own' has no answer for 2 parameters: 'weight'.*'bias'.*deferred\(\)"
-    ):
+    with pytest.raises(UnmatchedParameter, match=r"'own' has no rule for 2 parameters: 'weight'.*'bias'.*deferred\(\)"):
         initialize_(nn.Linear(2, 2), "own")

@@ -132,7 +132,7 @@ def test_init_code_of_a_stage(stage):
     model.to_empty(device="cpu")
     with keyed(model, seed=3, rename=names(stage)) as drawn:
         model.init_weights()
-    assert drawn.check() == ("drawn into what is no parameter: randn",)  # but a buffer
+    assert drawn.check() == ("drawn into other tensors than parameters: randn",)  # but a buffer
     assert not list(differences(model, names(stage), expected))
     assert verify(drawn.record, model, rename=names(stage)).is_sound
 
@@ -276,7 +276,7 @@ def test_what_names_nothing_or_joins_two_is_refused_before_anything_is_written(d
         ({"table": "0.weight"}, ValueError, "joins two tensors under one name: 'table' and '0.weight' become '0.w"),
         ({"other": "table"}, ValueError, "joins two tensors under one name: 'table' and 'other' become 'table'"),
         ({"2": "0"}, ValueError, "the prefix '2' matches no name; there are 6: table, other, 0.weight"),
-        (lambda name: None, ValueError, "rename gives None for '"),
+        (lambda name: None, ValueError, "rename must return a non-empty str for '.*, got None"),
         (7, TypeError, "rename must be a function of a name, or a mapping of prefixes; got 7"),
     ):
         model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))

@@ -123,7 +123,9 @@ def test_a_head_that_was_made_anew_has_no_rule_of_its_own():
     before = bytes_of(model)
     with pytest.raises(UnmatchedParameter, match=r"lm_head\.weight"):
         initialize_(model, rows={"*embed_tokens.weight": OLD, "lm_head.weight": OLD})
-    with pytest.raises(ValueError, match=r"new rows of 'lm_head.weight' are to be its own, and .* no rule: kept"):
+    with pytest.raises(
+        ValueError, match=r"new rows of 'lm_head.weight' need an initializer from the recipe, got '.*no rule: kept"
+    ):
         initialize_(model, rows={"*embed_tokens.weight": OLD, "lm_head.weight": OLD}, unmatched="keep")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -218,7 +220,9 @@ def test_on_a_device(way):
 def test_a_frozen_table_is_filled_when_its_rows_are_said():
     model = Model(NEW).requires_grad_(False)
     before = bytes_of(model)
-    with pytest.raises(ValueError, match=r"new rows of 'words.weight' are to be its own, and .*: frozen: kept"):
+    with pytest.raises(
+        ValueError, match=r"new rows of 'words.weight' need an initializer from the recipe, got 'frozen: kept"
+    ):
         initialize_(model, "auto", rows={"words.weight": OLD})
     record = initialize_(model, "auto", seed=1, rows={"words.weight": NewRows(OLD, "mean_covariance")})
     assert not model.words.weight.requires_grad and verify(record, model)["words.weight"].verdict == "equal"
@@ -271,15 +275,15 @@ def test_what_became_of_new_rows():
         ({"words.weight": NEW}, ValueError, r"'words.weight'.*must be one of the 133"),
         ({"norm.weight": 100}, ValueError, r"'norm.weight'.*must be one of the 8"),
         ({"words.weight": "mean"}, TypeError, "first: expected an integer"),
-        ({"words.weight": OLD, "w*": 119}, ValueError, "rows say two things of 'words.weight'"),
-        ({"factor": NewRows(1, "mean")}, ValueError, r"'factor'.*a tensor of no axis has no rows"),
+        ({"words.weight": OLD, "w*": 119}, ValueError, "rows must agree about 'words.weight'"),
+        ({"factor": NewRows(1, "mean")}, ValueError, r"'factor'.*need a tensor with at least 1 axis"),
         (
             {"bad": NewRows(2, "mean"), "words.weight": OLD},
             ValueError,
             r"'bad': the mean of the 2 old rows is not finite",
         ),
         ({"parametrized.weight": NewRows(2, "mean")}, ValueError, r"'parametrized.weight' is parametrized"),
-        ({7: OLD}, TypeError, "patterns of names, got 7"),
+        ({7: OLD}, TypeError, "patterns in rows must be str, got 7"),
         ("words.weight", TypeError, "rows must be a mapping"),
         ({}, ValueError, "leave none"),
     ],
@@ -299,7 +303,7 @@ def test_a_tensor_without_values_has_no_old_rows():
     with torch.device("meta"):
         model = Model(NEW)
     recipe = fastinit.AUTO.with_rules(fastinit.Rule("Embedding", "words.weight", NewRows(OLD, "mean")))
-    with pytest.raises(ValueError, match=r"'words.weight' has no values, and so no old rows to keep"):
+    with pytest.raises(ValueError, match=r"new rows of 'words.weight' need its old rows"):
         materialize(model, recipe)
     assert model.words.weight.is_meta
     real = Model(NEW)

@@ -77,7 +77,7 @@ def test_the_mean_needs_all_rows(rank, world):
     before = {name: tensor.to_local().clone() for name, tensor in model.state_dict().items()}
     for way in ("mean", "mean_covariance"):
         said = in_turn(rank, world, model, {"words.weight": NewRows(OLD, way), "head.bias": OLD})
-        if "'words.weight': the mean of old rows needs all 27 rows, and this process holds a part" not in str(said):
+        if "'words.weight': the mean of old rows needs all 27 rows, got a part" not in str(said):
             yield f"said {said}"
     for name, tensor in model.state_dict().items():
         if not torch.equal(tensor.to_local(), before[name]):

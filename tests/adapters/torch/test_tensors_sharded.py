@@ -212,7 +212,7 @@ def test_what_does_not_fit_is_refused(rank, world):
         if tensor.to_local().any():
             yield "something was written"
     partial = DTensor.from_local(torch.zeros(7, 5), mesh, [Partial()], run_check=False)
-    yield from refusal("of a partial tensor no rank holds values", fill_, partial, fastinit.Normal(), KEY)
+    yield from refusal("no rank holds the values of a partial tensor", fill_, partial, fastinit.Normal(), KEY)
     tensor = distribute_tensor(torch.zeros(7, 5), mesh, [Shard(0)], src_data_rank=None)
     yield from refusal("a DTensor knows", fill_, tensor, fastinit.Normal(), KEY, start=0)
     if tensor.to_local().any() or partial.to_local().any():
