@@ -92,7 +92,6 @@ __all__ = [
     "zeros",
 ]
 
-# not imported by name: of an older Keras the bases say which one is needed
 STFT, Initializer, serialize = keras.initializers.STFT, keras.initializers.Initializer, keras.initializers.serialize
 
 _register = keras.saving.register_keras_serializable(package="fastinit")
