@@ -42,7 +42,9 @@ ROWS = {
     # flatbuffers: with it JAX writes exported functions
     "jax0.7": Row("3.11", ("jax==0.7.2", "flatbuffers"), ("tests/adapters/test_jax.py", LAW)),
     "keras3.10": Row("3.11", ("keras==3.10.0", "jax==0.7.2"), ("tests/adapters/test_keras.py", LAW)),
-    "keras3.10tf": Row("3.11", ("keras==3.10.0", "tensorflow-cpu==2.18.*"), ("tests/adapters/test_keras.py", LAW)),
+    "keras3.10tf": Row(
+        "3.11", ("keras==3.10.0", "tensorflow-cpu==2.18.*", "scipy"), ("tests/adapters/test_keras.py", LAW)
+    ),
     **{
         f"python{minor}": Row(minor, ("numpy",), (*CORE, "tests/adapters/test_numpy.py"))
         for minor in ("3.12", "3.13", "3.14")

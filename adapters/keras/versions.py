@@ -34,8 +34,7 @@ def with_axes(source: Any, layer: Any, role: str) -> Any:
         or role != "kernel"
         or not isinstance(layer, keras.layers.EinsumDense)
         or not isinstance(source, keras.initializers.VarianceScaling)
-        or getattr(source, "input_axes", None) is not None
-        or getattr(source, "output_axes", None) is not None
+        or None not in (getattr(source, "input_axes", None), getattr(source, "output_axes", None))
     ):
         return source
     operands, _, result = layer.equation.replace("...", "").replace(" ", "").partition("->")
