@@ -37,7 +37,7 @@ test-zoo: $(VENV)/.test  ## every model of timm, transformers and Keras's librar
 	$(BIN)/python tests/zoo/survey.py --json build/zoo.json --markdown docs/zoo.md
 	$(BIN)/python tests/zoo/survey_keras.py --json build/zoo-keras.json --markdown docs/zoo-keras.md
 
-test-versions: $(BIN)/python  ## the core on NumPy 1.26 and on every Python that is here, each in an environment of its own
+test-versions: $(BIN)/python  ## the core on NumPy 1.26 and on every Python that is here, torch on 2.9 and 2.14, each in an environment of its own
 	$(BIN)/python -m tools.versions
 
 own-table: $(VENV)/.test  ## twelve small models trained as their authors initialize them, and by recipe; in twenty minutes

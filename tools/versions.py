@@ -26,6 +26,9 @@ CORE = tuple(
 )
 
 
+TORCH = ("tests/adapters/torch", "tests/models", "tests/audits")
+
+
 class Row(NamedTuple):
     """An environment and what must pass in it."""
 
@@ -38,6 +41,10 @@ ROWS = {
     "oldest": Row(
         "3.11", ("numpy==1.26.*", "numba==0.60.*"), (*CORE, "tests/adapters/test_numpy.py", "tests/adapters/numba")
     ),
+    **{
+        f"torch{minor}": Row("3.11", (f"torch=={minor}.*", "transformers>=5,<6", "scipy>=1.11"), TORCH)
+        for minor in ("2.9", "2.14")
+    },
     **{
         f"python{minor}": Row(minor, ("numpy",), (*CORE, "tests/adapters/test_numpy.py"))
         for minor in ("3.12", "3.13", "3.14")
@@ -88,7 +95,7 @@ def run(name: str, row: Row) -> bool:
             )
             return False
     packages = call(python, "-m", "pip", "freeze").stdout
-    versions = re.findall(r"^((?:numpy|numba)==\S+)", packages, re.MULTILINE)
+    versions = re.findall(r"^((?:numpy|numba|torch)==\S+)", packages, re.MULTILINE)
     last = f"{done.stdout.strip().splitlines()[-1]}; {time.perf_counter() - start:.0f} s with the installation"
     print(f"{name:12} Python {row.python}, {', '.join(sorted(versions))}: {last}", flush=True)
     return True
