@@ -274,6 +274,8 @@ def test_every_call_on_every_tensor(function):
     for arguments in CALLS[function].split("|"):
         call = f"init.{function}(t{', ' * bool(arguments)}{arguments})"
         for name, make in TENSORS.items():
+            if name == "list" and "trunc_normal_" in function and torch.__version__ < (2, 13):
+                continue  # an older torch misses another attribute first
             theirs, ours = outcome(torch_init, call, make), outcome(init, call, make)
             if theirs != ours and improved(call, name, theirs):
                 assert ours["result"] is True, (call, name, ours)
