@@ -27,6 +27,9 @@ CORE = tuple(
 LAW = "tests/adapters/test_framework_law.py"
 
 
+TORCH = ("tests/adapters/torch", "tests/models", "tests/audits")
+
+
 class Row(NamedTuple):
     """An environment and its tests."""
 
@@ -45,6 +48,10 @@ ROWS = {
     "keras3.10tf": Row(
         "3.11", ("keras==3.10.0", "tensorflow-cpu==2.18.*", "scipy"), ("tests/adapters/test_keras.py", LAW)
     ),
+    **{
+        f"torch{minor}": Row("3.11", (f"torch=={minor}.*", "transformers>=5,<6", "scipy>=1.11"), TORCH)
+        for minor in ("2.9", "2.14")
+    },
     **{
         f"python{minor}": Row(minor, ("numpy",), (*CORE, "tests/adapters/test_numpy.py"))
         for minor in ("3.12", "3.13", "3.14")
@@ -95,7 +102,7 @@ def run(name: str, row: Row) -> bool:
             )
             return False
     packages = call(python, "-m", "pip", "freeze").stdout
-    versions = re.findall(r"^((?:numpy|numba|jax|keras|tensorflow_cpu)==\S+)", packages, re.MULTILINE)
+    versions = re.findall(r"^((?:numpy|numba|jax|keras|tensorflow_cpu|torch)==\S+)", packages, re.MULTILINE)
     last = f"{done.stdout.strip().splitlines()[-1]}; {time.perf_counter() - start:.0f} s with the installation"
     print(f"{name:12} Python {row.python}, {', '.join(sorted(versions))}: {last}", flush=True)
     return True
