@@ -37,7 +37,7 @@ test-zoo: $(VENV)/.test  ## compare every model of timm, transformers and Keras'
 	$(BIN)/python tests/zoo/survey.py --json build/zoo.json --markdown docs/zoo.md
 	$(BIN)/python tests/zoo/survey_keras.py --json build/zoo-keras.json --markdown docs/zoo-keras.md
 
-test-versions: $(BIN)/python  ## test the core on NumPy 1.26 and on every installed Python, each in its own environment
+test-versions: $(BIN)/python  ## test the core on NumPy 1.26 and every installed Python, the adapters on their oldest frameworks, each in its own environment
 	$(BIN)/python -m tools.versions
 
 own-table: $(VENV)/.test  ## train twelve small models, initialized by their authors' code and by recipe: twenty minutes

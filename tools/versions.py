@@ -24,6 +24,10 @@ CORE = tuple(
     for path in sorted((ROOT / "tests").glob("test_*.py"))
     if path.name not in ("test_code_blocks.py", "test_doctests.py")
 )
+LAW = "tests/adapters/test_framework_law.py"
+
+
+TORCH = ("tests/adapters/torch", "tests/models", "tests/audits")
 
 
 class Row(NamedTuple):
@@ -38,6 +42,16 @@ ROWS = {
     "oldest": Row(
         "3.11", ("numpy==1.26.*", "numba==0.60.*"), (*CORE, "tests/adapters/test_numpy.py", "tests/adapters/numba")
     ),
+    # flatbuffers: with it JAX writes exported functions
+    "jax0.7": Row("3.11", ("jax==0.7.2", "flatbuffers"), ("tests/adapters/test_jax.py", LAW)),
+    "keras3.10": Row("3.11", ("keras==3.10.0", "jax==0.7.2"), ("tests/adapters/test_keras.py", LAW)),
+    "keras3.10tf": Row(
+        "3.11", ("keras==3.10.0", "tensorflow-cpu==2.18.*", "scipy"), ("tests/adapters/test_keras.py", LAW)
+    ),
+    **{
+        f"torch{minor}": Row("3.11", (f"torch=={minor}.*", "transformers>=5,<6", "scipy>=1.11"), TORCH)
+        for minor in ("2.9", "2.14")
+    },
     **{
         f"python{minor}": Row(minor, ("numpy",), (*CORE, "tests/adapters/test_numpy.py"))
         for minor in ("3.12", "3.13", "3.14")
@@ -88,7 +102,7 @@ def run(name: str, row: Row) -> bool:
             )
             return False
     packages = call(python, "-m", "pip", "freeze").stdout
-    versions = re.findall(r"^((?:numpy|numba)==\S+)", packages, re.MULTILINE)
+    versions = re.findall(r"^((?:numpy|numba|jax|keras|tensorflow_cpu|torch)==\S+)", packages, re.MULTILINE)
     last = f"{done.stdout.strip().splitlines()[-1]}; {time.perf_counter() - start:.0f} s with the installation"
     print(f"{name:12} Python {row.python}, {', '.join(sorted(versions))}: {last}", flush=True)
     return True

@@ -18,6 +18,7 @@ from fastinit import Key
 from fastinit.adapters.jax.fills import EVERYWHERE, Fill, fill, mesh_size, place_of_device
 from fastinit.adapters.jax.internals import is_traced
 from fastinit.adapters.jax.own import KIND_OF_KEYS, by_jax
+from fastinit.adapters.jax.versions import is_symbolic_dim, mesh_of_devices
 from fastinit.extending import DTYPES, shown
 
 __all__ = ["filled", "is_symbolic", "scaled", "shape_of"]
@@ -169,7 +170,7 @@ def shape_of(shape: Any) -> tuple[int, ...]:
 
 def is_symbolic(shape: Any) -> bool:
     """Whether a size of a shape is a symbol of an exported function."""
-    return isinstance(shape, Sequence) and any(map(jax.export.is_symbolic_dim, shape))
+    return isinstance(shape, Sequence) and any(map(is_symbolic_dim, shape))
 
 
 def _sharding(given: Any, traced: bool) -> NamedSharding:
@@ -178,7 +179,7 @@ def _sharding(given: Any, traced: bool) -> NamedSharding:
         raise TypeError(f"out_sharding must be a NamedSharding or a PartitionSpec, got {shown(given)}")
     if isinstance(given, NamedSharding) and (traced or isinstance(given.mesh, jax.sharding.Mesh)):
         return given
-    mesh = jax.sharding.get_abstract_mesh() if traced else jax.sharding.get_mesh()
+    mesh = jax.sharding.get_abstract_mesh() if traced else mesh_of_devices(given)
     if mesh.empty:
         raise ValueError(f"{given} needs a mesh: pass a NamedSharding, or enter one by jax.set_mesh")
     return NamedSharding(mesh, given.spec if isinstance(given, NamedSharding) else given)
@@ -219,5 +220,5 @@ def _traced_pieces(work: Fill, words: Any, sharding: NamedSharding) -> jax.Array
     run = jax.shard_map(
         piece, mesh=sharding.mesh, in_specs=EVERYWHERE, out_specs=sharding.spec, axis_names=names, check_vma=False
     )  # unchecked, because replicas agree
-    array: jax.Array = run(words)
+    array: jax.Array = jax.jit(run)(words)
     return array

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import fastinit
 from fastinit import Key
-from fastinit.adapters.jax.internals import primitive
+from fastinit.adapters.jax.internals import primitive, without_mesh
 from fastinit.adapters.jax.own import EXPORTED, say_once
 from fastinit.extending import DTYPES, new_memory, shown
 
@@ -155,11 +155,12 @@ def _program(work: Fill, call: Callable[..., Any], devices: Sequence[Any]) -> Ca
         return call(words, *place, shape=_shape(words.shape, work=work), dtype=work.dtype)
 
     def partition(mesh: Any, operands: Any, result: Any) -> Any:
-        sharding, numbers, pieces = _cut(result.sharding, result.shape, devices)
+        sharding, places, pieces = _cut(result.sharding, result.shape, devices)
         lead = len(result.shape) - len(work.shape)
 
+        @without_mesh
         def piece(words: Any) -> Any:
-            place = jnp.stack([numbers[jax.lax.axis_index(DEVICES)], jnp.array(pieces, jnp.int32)])
+            place = jax.lax.dynamic_index_in_dim(places, jax.lax.axis_index(DEVICES), keepdims=False)
             for axis, count in enumerate(pieces[:lead]):  # the keys of this part of a batch
                 size = words.shape[axis] // count
                 words = jax.lax.dynamic_slice_in_dim(words, place[0, axis] * size, size, axis)
@@ -202,8 +203,8 @@ def _everywhere(devices: Sequence[Any]) -> NamedSharding:
     return NamedSharding(Mesh(np.array(devices), (DEVICES,)), EVERYWHERE)
 
 
-def _cut(sharding: Any, shape: tuple[int, ...], devices: Sequence[Any]) -> tuple[Any, Any, list[int]]:
-    """A sharding, the numbers of each device's piece along the axes, and the number of pieces along each.
+def _cut(sharding: Any, shape: tuple[int, ...], devices: Sequence[Any]) -> tuple[Any, np.ndarray, list[int]]:
+    """A sharding, the place of each device's piece (:func:`place_of_device`), and the number of pieces along each axis.
 
     If the pieces would not be equal, the sharding places the whole array on every device.
     """
@@ -217,7 +218,7 @@ def _cut(sharding: Any, shape: tuple[int, ...], devices: Sequence[Any]) -> tuple
         for device in devices
     ]
     pieces = [whole // size if size else 1 for whole, size in zip(shape, local, strict=True)]
-    return sharding, jnp.array(numbers, jnp.int32).reshape(len(devices), len(shape)), pieces
+    return sharding, np.array([[own, pieces] for own in numbers], np.int32), pieces  # NumPy's: of no mesh
 
 
 fill = primitive(

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-__all__ = ["TARGETS", "is_traced", "primitive"]
+__all__ = ["TARGETS", "is_traced", "primitive", "without_mesh"]
 
 # The custom calls that JAX makes of callbacks, by platform: of a function of the host, by its number in the executable.
 TARGETS = {
@@ -44,6 +44,8 @@ def _result(shape: tuple[int, ...], dtype: Any, leader: Any) -> Any:
     return leader.update(shape=shape, dtype=dtype, weak_type=False, sharding=NamedSharding(mesh, spec))
 
 
+_NO_MESH = AbstractMesh((), ())
+
 # The call of a function of the host, which stands at `index` in the list that a program has of them.
 _call: Any = Primitive("fastinit_call")
 _call.def_abstract_eval(lambda leader, *_, index, shape, dtype: _result(shape, dtype, leader))
@@ -56,6 +58,28 @@ def _lower_call(context: Any, *operands: Any, index: int, shape: tuple[int, ...]
 
 
 mlir.register_lowering(_call, _lower_call)
+
+
+# The identity, whose result is spread over no mesh.
+_bare: Any = Primitive("fastinit_bare")
+_bare.def_abstract_eval(
+    lambda value: value.update(sharding=NamedSharding(_NO_MESH, PartitionSpec(*[None] * value.ndim)))  # type: ignore[no-untyped-call]
+)
+mlir.register_lowering(_bare, lambda context, value: [value])
+
+
+def without_mesh(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of traced values, traced as if no mesh were entered: the program of one device.
+
+    ``custom_partitioning`` traces that program with the mesh of ``jax.set_mesh``. Without this, JAX before 0.10 asks in
+    it for shardings over that mesh, which the compiler refuses.
+    """
+
+    def bare(*values: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(_NO_MESH):
+            return function(*map(_bare.bind, values))
+
+    return bare
 
 
 def primitive(

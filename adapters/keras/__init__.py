@@ -20,6 +20,10 @@ lsuv             layer-sequential unit variance: scales kernels with a batch of 
 [2.0, 1.0]
 """
 
+# first, since it refuses a Keras that is too old for what follows
+from fastinit.adapters.keras import versions  # noqa: F401
+
+# isort: split
 import fastinit.extending  # noqa: F401 (first: detects an unrelated package that overwrote this one)
 from fastinit.adapters.keras import initializers
 from fastinit.adapters.keras.auditing import audit, lsuv

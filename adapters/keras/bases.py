@@ -17,6 +17,7 @@ import keras
 import fastinit
 from fastinit import STREAM_VERSION, Key, Sampling
 from fastinit.adapters.keras.tensors import distributed, drawn
+from fastinit.adapters.keras.versions import AXES_OF_FANS
 from fastinit.extending import DTYPES, Notices, checked_shape, shown
 
 __all__ = ["NEEDS", "Filling", "Fixed", "Random", "Scaled", "notices"]
@@ -195,7 +196,9 @@ class Scaled(Random):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = {name: kwargs.pop(name) for name in WEIGHT if name in kwargs}
+        axes = {} if AXES_OF_FANS else {name: kwargs.pop(name, None) for name in ("input_axes", "output_axes")}
         super().__init__(*args, **kwargs)
+        vars(self).update(axes)  # Keras's own of a later release
         if given and not (self.input_axes is None and self.output_axes is None):
             raise ValueError(f"input_axes and output_axes say what the fans are; got {', '.join(given)} too")
         if isinstance(given.get("stride"), Iterable):
@@ -223,8 +226,10 @@ class Scaled(Random):
         return plain
 
     def keras_call(self) -> Callable[..., Any] | None:
-        return None if self._weight else super().keras_call()  # Keras has other fans
+        theirs = AXES_OF_FANS or (self.input_axes is None and self.output_axes is None)
+        return super().keras_call() if theirs and not self._weight else None  # Keras has other fans
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        return {**config, "seed": {**config["seed"], **self._weight}}
+        axes = {"input_axes": self.input_axes, "output_axes": self.output_axes}  # some releases of Keras have none
+        return {**config, **axes, "seed": {**config["seed"], **self._weight}}

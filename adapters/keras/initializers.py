@@ -91,7 +91,6 @@ __all__ = [
     "zeros",
 ]
 
-# not imported by name, so that the bases can refuse an older Keras with a clear error
 STFT, Initializer, serialize = keras.initializers.STFT, keras.initializers.Initializer, keras.initializers.serialize
 
 _register = keras.saving.register_keras_serializable(package="fastinit")

@@ -24,7 +24,6 @@ __all__ = [
     "BATCH_NORM_STATISTICS",
     "CONVOLUTION",
     "DEPTHWISE",
-    "OLDEST",
     "SEPARABLE",
     "TRANSPOSED",
     "VARIABLE",
@@ -47,12 +46,6 @@ __all__ = [
     "statistics_of",
     "twin_of",
 ]
-
-OLDEST: Final = "3.15"
-"""The oldest Keras that this adapter runs on: earlier ones give no input_axes to their initializers."""
-
-if [int(part) for part in re.findall(r"\d+", keras.__version__)[:2]] < [int(part) for part in OLDEST.split(".")]:
-    raise ImportError(f"fastinit.adapters.keras needs Keras {OLDEST} or newer, and {keras.__version__} is installed")
 
 RandomInitializer: Final = keras.initializers.RandomNormal.__bases__[0]
 """The base class that holds and serializes a seed: what ICNR, which has no class in Keras, inherits. Without it ICNR

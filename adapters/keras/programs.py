@@ -43,6 +43,7 @@ from fastinit.adapters.keras.internals import (
     twin_of,
 )
 from fastinit.adapters.keras.names import role_of
+from fastinit.adapters.keras.versions import with_axes
 from fastinit.extending import of_elements, runs_graphs
 
 __all__ = ["programs_of", "recorded"]
@@ -114,7 +115,9 @@ def programs_of(model: Any, layers: Iterable[Any], names: dict[int, str]) -> dic
                 if id(variable) not in made or id(variable) not in names:
                     continue
                 dtype = keras.backend.standardize_dtype(variable.dtype)
-                translated = _translated(made[id(variable)], tuple(variable.shape), dtype)
+                one = made[id(variable)]
+                one = one._replace(source=with_axes(one.source, layer, role_of(variable)))
+                translated = _translated(one, tuple(variable.shape), dtype)
                 if translated is not None:
                     draws = tuple(f"{names[id(variable)]}:{number}" for number in range(translated.draws))
                     found[id(variable)] = Program(translated.initializer, draws, operators=translated.operators)
@@ -288,7 +291,6 @@ def _replayed(shape: tuple[int, ...], name: str, draws: int, **own: Any) -> _Tra
     return _Translated(Replayed(json.dumps(graph, sort_keys=True)), draws, (name,))
 
 
-_SCALED: Final = ("scale", "mode", "distribution")
 # The distributions of Keras's classes, from fastinit's class of the same name, by the class that defines the call.
 _ARGUMENTS: Final[dict[Any, tuple[str, ...]]] = {
     keras.initializers.Zeros: (),
@@ -298,7 +300,7 @@ _ARGUMENTS: Final[dict[Any, tuple[str, ...]]] = {
     keras.initializers.RandomNormal: ("mean", "stddev"),
     keras.initializers.TruncatedNormal: ("mean", "stddev"),
     keras.initializers.RandomUniform: ("minval", "maxval"),
-    keras.initializers.VarianceScaling: (*_SCALED, "input_axes", "output_axes"),
+    keras.initializers.VarianceScaling: ("scale", "mode", "distribution"),
     keras.initializers.Orthogonal: ("gain",),
 }
 
@@ -309,7 +311,10 @@ def _plain(source: Any, shape: tuple[int, ...]) -> _Translated | None:
     if owner is not None and owner in _ARGUMENTS:
         if owner is keras.initializers.Constant and not isinstance(source.value, (int, float)):
             return _table(_array(source.value), shape, _name(source))
-        filling = getattr(ours, owner.__name__)(**{name: getattr(source, name) for name in _ARGUMENTS[owner]})
+        given = {name: getattr(source, name) for name in _ARGUMENTS[owner]}
+        if owner is keras.initializers.VarianceScaling:  # whose axes some releases of Keras do not have
+            given |= {name: getattr(source, name, None) for name in ("input_axes", "output_axes")}
+        filling = getattr(ours, owner.__name__)(**given)
     elif isinstance(source, Filling) and owner in (Filling, ours.Constant):
         filling = source
     else:

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 
 from fastinit import canonical_name
 from fastinit.adapters.torch.internals import FlatParameter, own_parameters, parts_of_flat, shard_order
+from fastinit.adapters.torch.versions import STRIDED_SHARDS_ARE_EVEN
 from fastinit.extending import Ranges, dealt, joined, shown
 
 __all__ = ["Piece", "flat_pieces", "local_ranges", "ranges_of"]
@@ -109,7 +110,7 @@ def ranges_of(
     ------
     ValueError
         If a placement is Partial or unknown, the tensor lacks its axis, the numbers of axes differ, or the coordinate
-        is outside the mesh.
+        is outside the mesh. Before torch 2.13, if a strided shard that stands for no order is uneven.
 
     Examples
     --------
@@ -136,6 +137,12 @@ def ranges_of(
         splits = _decoded(splits, mesh_shape) or splits
     ranges = [[range(size)] if size else [] for size in global_shape]
     for mesh_axis, axis, rounds in splits:
+        parts, held = rounds * mesh_shape[mesh_axis], sum(map(len, ranges[axis]))
+        if STRIDED_SHARDS_ARE_EVEN and rounds > 1 and held % parts:
+            raise ValueError(
+                f"axis {axis} of a tensor of shape {tuple(global_shape)} is placed as {tuple(placements)}: a strided "
+                f"shard of {held} elements in {parts} uneven parts needs torch 2.13 or newer"
+            )
         ranges[axis] = dealt(ranges[axis], rounds, mesh_shape[mesh_axis], coordinate[mesh_axis])
     return tuple(tuple(joined(held)) for held in ranges)
 

@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import fastinit
-from fastinit.adapters.keras import initialize
+from fastinit.adapters.keras import initialize, versions
 from fastinit.adapters.keras.auditing import audit, lsuv
 from fastinit.adapters.keras.models import replay
 
@@ -224,7 +224,11 @@ def test_healthy_models_are_silent_by_keras_and_by_fastinit():
             if ours:
                 initialize(model, "auto")
             found = audit(model, batch if ours or not jax else None)
-            assert found.ok, f"{model.name}\n{found}"
+            by_keras = (
+                not ours and not versions.AXES_OF_FANS
+            )  # before 3.15 its attention has wrong fans, and audit says so
+            told = [each for each in found.findings if not (by_keras and each.name.startswith("attention/"))]
+            assert not told, f"{model.name}\n{found}"
             assert found.verdict == ("healthy" if found.layers else "not run")
             assert all(layer.response is not None for layer in found.layers if layer.weight), str(found)
         assert len(found.layers) > 1

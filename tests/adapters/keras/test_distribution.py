@@ -6,11 +6,13 @@ import pytest
 from keras import distribution, layers
 
 import fastinit
-from fastinit.adapters.jax import fills
 from fastinit.adapters.keras import initialize, initializers
 
 if keras.config.backend() != "jax":
     pytest.skip("Keras distributes by JAX", allow_module_level=True)
+
+# isort: split
+from fastinit.adapters.jax import fills
 
 
 def model_parallel():
@@ -49,6 +51,8 @@ def test_variables_are_filled_piece_by_piece_and_equal_the_whole():
     assert all(map(np.array_equal, plain, (np.asarray(variable.value) for variable in model.variables)))
     kernel = model.get_layer("dense").kernel.value
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(16, 6)}
+    if not hasattr(keras.Variable, "_initialize_layout"):
+        pytest.skip("equal, but filled whole: this Keras hands its initializers no layout")
     assert (16, 6) in sizes  # of a kernel (16, 24) over four devices
     assert (16, 24) not in sizes
 

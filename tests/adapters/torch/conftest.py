@@ -1,7 +1,8 @@
 """Tests on several ranks: ``@pytest.mark.ranks(2, 4)`` runs a test in a group of 2 real gloo processes, and of 4.
 
 The largest group of at most 4 is for `make test`, the others are for `make test-long`. With
-``@pytest.mark.parametrize("door", DOORS)``, of one argument each, it is a test for each combination.
+``@pytest.mark.parametrize("door", DOORS)``, of one argument each, it is a test for each combination. It may have a
+``@pytest.mark.skipif`` with a condition that is a bool.
 
 Such a test is a generator ``test(rank, world)`` that every rank runs. It yields complaints, and none where all is well:
 a rank that raised would leave the others waiting. The tests of a file share their groups, which take seconds to start.
@@ -32,12 +33,20 @@ def pytest_pycollect_makeitem(collector, name, obj):
         return None
     marks = [mark.args for mark in obj.pytestmark if mark.name == "parametrize"]
     found = []
+    left_out = [mark.kwargs["reason"] for mark in obj.pytestmark if mark.name == "skipif" and mark.args[0]]
     usual = max((world for world in worlds[0] if world <= USUAL), default=None)
     for world in worlds[0]:
         for chosen in itertools.product(*(range(len(values)) for _, values in marks)):
             label = "-".join([*(str(values[one]) for (_, values), one in zip(marks, chosen, strict=True)), str(world)])
             arguments = {argument: one for (argument, _), one in zip(marks, chosen, strict=True)}
-            made = OnRanks.from_parent(collector, name=f"{name}[{label}]", test=name, world=world, arguments=arguments)
+            made = OnRanks.from_parent(
+                collector,
+                name=f"{name}[{label}]",
+                test=name,
+                world=world,
+                arguments=arguments,
+                left_out="; ".join(left_out),
+            )
             if world != usual:
                 made.add_marker("long")
             found.append(made)
@@ -51,21 +60,23 @@ class Complaints(Exception):
 class OnRanks(pytest.Item):
     """A test on a number of ranks."""
 
-    def __init__(self, *, test, world, arguments, **options):
+    def __init__(self, *, test, world, arguments, left_out, **options):
         super().__init__(**options)
-        self.test, self.world, self.arguments = test, world, arguments
+        self.test, self.world, self.arguments, self.left_out = test, world, arguments, left_out
 
     def runtest(self):
         """Runs this file's groups, unless another test has done so."""
         import torch
 
+        if self.left_out:
+            pytest.skip(self.left_out)
         if not hasattr(torch.distributed, "ProcessGroupGloo") or sys.platform == "win32":
             pytest.skip("needs gloo, and fork")
         known = self.config.stash.setdefault(OUTCOMES, {})
         if self.path not in known:
             plan = {}
             for item in self.session.items:
-                if isinstance(item, OnRanks) and item.path == self.path:
+                if isinstance(item, OnRanks) and item.path == self.path and not item.left_out:
                     plan.setdefault(item.world, {})[item.name] = item.test, item.arguments
             known[self.path] = outcomes(self.path, plan)
         found, printed = known[self.path]

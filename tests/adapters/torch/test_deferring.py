@@ -620,8 +620,9 @@ def test_what_was_sharded_inside_is_refused():
 
     from torch import distributed
     from torch.distributed.device_mesh import init_device_mesh
+    from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    distributed.init_process_group("fake", rank=0, world_size=1)
+    distributed.init_process_group("fake", rank=0, world_size=1, store=FakeStore())
     try:
         MESH = init_device_mesh("cpu", (1,))
         with pytest.raises(DeferralError, match=r"'weight' of Sharded was sharded inside deferred\(\)"), deferred():

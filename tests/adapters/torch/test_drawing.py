@@ -1,5 +1,6 @@
 """fastinit.adapters.torch.init on every kind of tensor: fastinit's numbers, or torch's, which is said once."""
 
+import inspect
 import warnings
 
 import pytest
@@ -13,6 +14,10 @@ from torch.overrides import TorchFunctionMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from fastinit.adapters.torch import drawing, init  # noqa: E402
+
+# What torch's own functions do in some releases, where they fill.
+CLAMPS = "clamp_" in inspect.getsource(torch.nn.init._no_grad_trunc_normal_)
+KNOWS_META = "is_meta" in inspect.getsource(torch.nn.init.dirac_)
 
 NARROW = [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
@@ -137,6 +142,8 @@ def test_meta_and_fake_tensors_draw_nothing():
         pretended = torch.zeros(4, 8, 3)
     for tensor in (pretended, torch.zeros(4, 8, 3, device="meta")):
         for name in init.__all__:
+            if name in ("dirac_", "sparse_") and not KNOWS_META:
+                continue  # torch's own, which raise for fake tensors, and draw an order of rows
             if name.endswith("_") and name != "constant_":
                 arguments = {"sparse_": (0.3,)}.get(name, ())
                 shaped = tensor[:, :, 0] if name in ("sparse_", "eye_") else tensor
@@ -265,7 +272,10 @@ def test_vmap():
         lambda t, k: init.normal_(t, std=1e5, key=k),
         lambda t, k: init.normal_(t, mean=1e30, key=k),
         lambda t, k: init.xavier_normal_(t, gain=1e6, key=k),
-        lambda t, k: init.trunc_normal_(t, std=1e5, a=-1e30, b=1e30, key=k),
+        pytest.param(
+            lambda t, k: init.trunc_normal_(t, std=1e5, a=-1e30, b=1e30, key=k),
+            marks=pytest.mark.skipif(CLAMPS, reason="this torch refuses bounds that the dtype cannot hold"),
+        ),
         lambda t, k: init.sparse_(t, 0.5, 1e5, key=k),
     ],
 )
@@ -314,7 +324,7 @@ def test_what_the_new_functions_refuse(name):
             function(tensor)
     convolution = torch.zeros(8, 4, 3)
     for wrong in (convolution.to(torch.int64), convolution.bool()):
-        with pytest.raises((TypeError, NotImplementedError)):
+        with pytest.raises((TypeError, RuntimeError)):  # of an older torch; a newer one says that it is not implemented
             function(wrong)
     for wrong in (convolution.to_sparse(), convolution[:, :, :1].expand(8, 4, 3)):
         with pytest.raises((RuntimeError, NotImplementedError, BufferError)):

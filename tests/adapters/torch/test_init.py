@@ -28,6 +28,7 @@ NEW = {
     "xavier_truncated_normal_",
     "zero_init_",
 }
+PUBLIC = [name for name, value in vars(torch_init).items() if inspect.isfunction(value) and name[0] != "_"]
 PRIVATE = [
     "_calculate_fan_in_and_fan_out",
     "_calculate_correct_fan",
@@ -48,15 +49,15 @@ def nothing_said_yet():
 
 
 def test_the_names_are_torchs_and_the_new_ones():
-    assert set(init.__all__) == set(torch_init.__all__) | NEW
+    assert set(init.__all__) == set(PUBLIC) | NEW
     assert len(set(init.__all__)) == len(init.__all__)
     star = {}
     exec("from fastinit.adapters.torch.init import *", star)
-    assert set(torch_init.__all__) <= set(star)
+    assert set(PUBLIC) <= set(star)
     assert init.calculate_gain is torch_init.calculate_gain
 
 
-@pytest.mark.parametrize("name", [*torch_init.__all__, *PRIVATE])
+@pytest.mark.parametrize("name", [*PUBLIC, *PRIVATE])
 def test_the_parameters_are_torchs_in_order_with_their_defaults(name):
     theirs, ours = (inspect.signature(getattr(module, name)).parameters for module in (torch_init, init))
     beyond = [p for p in ours.values() if p.name not in theirs]
@@ -93,7 +94,7 @@ def documented(name):
     return "\n".join(line for line in lines if not line.startswith("#"))
 
 
-EXAMPLES = [name for name in torch_init.__all__ if "nn.init" in documented(name)]
+EXAMPLES = [name for name in PUBLIC if "nn.init" in documented(name)]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -113,7 +114,7 @@ def test_the_examples_of_torchs_documentation(name):
 
 
 def test_every_function_has_an_example():
-    assert {name for name in torch_init.__all__ if name.endswith("_")} | {"calculate_gain"} == set(EXAMPLES)
+    assert {name for name in PUBLIC if name.endswith("_")} | {"calculate_gain"} == set(EXAMPLES)
 
 
 # Every call, on every kind of tensor
@@ -262,7 +263,8 @@ def improved(call, name, theirs):
         or (name == "fake" and "DataDependentOutputException" in cause)
         or (name == "fake" and "sparse" in call and "Found in aten.index_put_" in cause)
         # numbers are not looked at where there are none
-        or (name == "fake" and ("trunc_normal_" in call or "sparse_" in call) and "error" in theirs)
+        or (name == "fake" and "trunc_normal_" in call)
+        or (name == "fake" and "sparse_" in call and "error" in theirs)
     )
 
 
@@ -272,6 +274,8 @@ def test_every_call_on_every_tensor(function):
     for arguments in CALLS[function].split("|"):
         call = f"init.{function}(t{', ' * bool(arguments)}{arguments})"
         for name, make in TENSORS.items():
+            if name == "list" and "trunc_normal_" in function and torch.__version__ < (2, 13):
+                continue  # an older torch misses another attribute first
             theirs, ours = outcome(torch_init, call, make), outcome(init, call, make)
             if theirs != ours and improved(call, name, theirs):
                 assert ours["result"] is True, (call, name, ours)
@@ -284,7 +288,7 @@ def test_every_call_on_every_tensor(function):
 
 
 def test_every_function_is_called():
-    assert set(CALLS) | {"calculate_gain"} == {*torch_init.__all__, *PRIVATE}
+    assert set(CALLS) | {"calculate_gain"} == {*PUBLIC, *PRIVATE}
 
 
 def test_the_comparison_can_fail():

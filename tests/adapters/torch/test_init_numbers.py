@@ -17,6 +17,10 @@ from torch.nn import init as torch_init  # noqa: E402
 from fastinit.adapters.torch import init, tensors  # noqa: E402
 
 DTYPES = list(tensors.DTYPES)
+try:
+    EYE_OF_ONE_BYTE = bool(torch.eye(2, dtype=torch.float8_e4m3fn).numel())
+except RuntimeError:  # not implemented in an older torch
+    EYE_OF_ONE_BYTE = False
 RANDOM = {
     "uniform_": (), "normal_": (), "trunc_normal_": (), "xavier_uniform_": (), "xavier_normal_": (),
     "kaiming_uniform_": (), "kaiming_normal_": (), "orthogonal_": (), "sparse_": (0.25,), "variance_scaling_": (),
@@ -90,6 +94,8 @@ def test_every_random_function_has_a_meaning():
 def test_a_key_gives_the_bytes_of_fill(name, arguments, options, initializer):
     shape = (32, 12, 3, 3) if name in CONVOLUTIONS else (16, 12)
     for dtype in DTYPES:
+        if name == "eye_" and dtype.itemsize == 1 and not EYE_OF_ONE_BYTE:
+            continue  # torch's own function, which raises
         key = Key(3).fold_in(str(dtype))
         given = {} if name in KEYLESS else {"key": key}
         tensor = torch.zeros(shape, dtype=dtype)

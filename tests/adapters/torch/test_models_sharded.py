@@ -130,6 +130,7 @@ def test_materialized(rank, world):
         yield from differences(make, AUTO, record, full(model.state_dict()))
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 13), reason="needs strided shards of uneven sizes")
 @pytest.mark.ranks(2, 4)
 def test_tensor_parallel_and_fully_sharded(rank, world):
     mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))

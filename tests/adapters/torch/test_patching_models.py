@@ -115,7 +115,8 @@ def check_unchanged(ours, torchs):
         if expected.numel() < 2 or expected.unique().numel() == 1:
             assert torch.equal(value, expected), name
             continue
-        assert torch.equal(value == 0, expected == 0), name
+        zeros = value == 0  # of bfloat16 an older torch draws some, and fastinit never
+        assert torch.equal(zeros, expected == 0) or (value.dtype is torch.bfloat16 and not zeros.any()), name
         values, theirs = (x.detach().double().flatten().numpy() for x in (value, expected))
         assert stats.ks_2samp(values, theirs).pvalue > 1e-4, name
         assert abs(values.std() / theirs.std() - 1) < 6 / math.sqrt(values.size), name

@@ -121,12 +121,14 @@ def test_what_fastinit_has_no_numbers_for_is_torchs():
         assert same(compiled, lambda x: nn.init.normal_(nn.init.normal_(x), std=2.0).abs(), given=given)
 
 
+@pytest.mark.filterwarnings("ignore:Graph break|Dynamo does not know:UserWarning")  # of an older torch
 def test_errors_of_compiled_code():
     compiled = torch.compile(lambda x: init.xavier_normal_(x, key=1), backend="eager")
     with pytest.raises(ValueError, match="fewer than 2 dimensions"):
         compiled(torch.zeros(5))
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 13), reason="the compiler of this torch fails at a generator")
 def test_a_generator_breaks_the_graph():
     def fill(x):
         return init.normal_(x, generator=torch.Generator().manual_seed(1)) + 1
@@ -196,6 +198,7 @@ def test_exported_for_any_size_and_read_from_a_file(strict):
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # of an older torch
 def test_exported_with_a_parameter_that_it_fills():
     class Refilled(nn.Linear):
         def forward(self, x):

@@ -11,7 +11,11 @@ from torch.distributed.tensor import Partial, Replicate, Shard  # noqa: E402
 from torch.distributed.tensor._utils import _compute_local_shape_and_global_offset  # noqa: E402
 from torch.distributed.tensor.placement_types import _StridedShard  # noqa: E402
 
+from fastinit.adapters.torch import shards  # noqa: E402
 from fastinit.adapters.torch.shards import local_ranges, ranges_of  # noqa: E402
+
+UNEVEN = not shards.STRIDED_SHARDS_ARE_EVEN
+uneven_strided = pytest.mark.skipif(not UNEVEN, reason="needs strided shards of uneven sizes")
 
 MESHES = [(1,), (2,), (4,), (6,), (2, 2), (2, 3), (3, 2), (4, 1), (2, 3, 2)]
 SIZES = [*range(17), 23, 36, 48, 97]
@@ -46,7 +50,7 @@ def test_shards_of_one_axis_are_torchs_chunks_of_chunks(mesh):
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_placement_holds_each_element_once_for_every_replica(mesh):
     shape = (7, 1, 5)
-    choices = [Replicate(), Shard(0), Shard(1), Shard(-1), _StridedShard(0, split_factor=2)]
+    choices = [Replicate(), Shard(0), Shard(1), Shard(-1), *([_StridedShard(0, split_factor=2)] if UNEVEN else [])]
     for placements in itertools.product(choices, repeat=len(mesh)):
         counts = torch.zeros(shape, dtype=torch.int64)
         for coordinate in coordinates(mesh):
@@ -66,8 +70,8 @@ def test_every_placement_holds_each_element_once_for_every_replica(mesh):
         [Shard(0), Shard(0)],
         [Replicate(), Shard(1)],
         [Shard(1), Replicate()],
-        [_StridedShard(0, split_factor=3), Replicate()],
-        [Shard(0), _StridedShard(0, split_factor=3)],
+        pytest.param([_StridedShard(0, split_factor=3), Replicate()], marks=uneven_strided),
+        pytest.param([Shard(0), _StridedShard(0, split_factor=3)], marks=uneven_strided),
     ],
     ids=str,
 )
@@ -85,10 +89,19 @@ def test_local_shapes_and_first_indices_are_torchs(mesh, placements):
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_a_strided_shard_that_stands_for_no_order_is_torchs_own(rounds, ranks):
     placement = _StridedShard(0, split_factor=rounds)
-    for size in SIZES:
+    for size in SIZES if UNEVEN else range(0, 97, rounds * ranks):
         parts, _ = placement._split_tensor(torch.arange(size), ranks, with_padding=False)
         for rank in range(ranks):
             assert indices(ranges_of((size,), (ranks,), (rank,), [placement])) == [parts[rank].tolist()]
+
+
+def test_before_torch_2_13_uneven_strided_shards_are_refused(monkeypatch):
+    monkeypatch.setattr(shards, "STRIDED_SHARDS_ARE_EVEN", True)
+    placements = [_StridedShard(0, split_factor=3)]
+    assert indices(ranges_of((12,), (2,), (0,), placements)) == [[0, 1, 4, 5, 8, 9]]
+    with pytest.raises(ValueError, match=r"shard of 13 elements in 6 uneven parts needs torch 2\.13"):
+        ranges_of((13,), (2,), (0,), placements)
+    assert indices(ranges_of((13,), (2, 3), (0, 0), [*placements, Shard(0)])) == [[0, 1, 2]]  # an order: as ever
 
 
 @pytest.mark.parametrize("mesh", [(2, 2), (2, 3), (3, 2), (5, 5)])

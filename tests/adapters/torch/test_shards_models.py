@@ -171,6 +171,7 @@ def test_a_model_replicated_and_sharded(rank, world):
     yield from unequal_losses(model, rank, world)
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 13), reason="needs strided shards of uneven sizes")
 @pytest.mark.ranks(4, 6)
 def test_tensor_parallel_and_fully_sharded(rank, world):
     for shape in {4: [(1, 2, 2), (2, 1, 2)], 6: [(1, 2, 3), (1, 3, 2), (3, 1, 2)]}[world]:

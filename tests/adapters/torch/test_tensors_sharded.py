@@ -10,7 +10,7 @@ pytest.importorskip("torch.distributed.fsdp", exc_type=ImportError)
 import torch.distributed as dist  # noqa: E402
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh  # noqa: E402
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor  # noqa: E402
-from torch.distributed.tensor._dtensor_spec import DTensorSpec, ShardOrderEntry, TensorMeta  # noqa: E402
+from torch.distributed.tensor import _dtensor_spec as specifications  # noqa: E402
 from torch.distributed.tensor.debug import CommDebugMode  # noqa: E402
 from torch.distributed.tensor.placement_types import _StridedShard  # noqa: E402
 
@@ -49,6 +49,8 @@ def placements_of(mesh, shape):
     yield from itertools.product(axes, repeat=mesh.ndim)
     for split_factor in (2, 3):
         strided = _StridedShard(0, split_factor=split_factor)
+        if torch.__version__ < (2, 13) and shape[0] % (split_factor * mesh.size()):
+            continue  # another split of uneven sizes, which is refused, or none
         if mesh.ndim == 1:
             yield (strided,)
         if mesh.ndim == 2:
@@ -168,6 +170,7 @@ def test_a_redistributed_tensor_keeps_the_law(rank, world):
             yield f"{shape} {target}: {tensor}"
 
 
+@pytest.mark.skipif(not hasattr(specifications, "ShardOrderEntry"), reason="this torch has one order of mesh axes only")
 @pytest.mark.ranks(2, 4, 6)
 def test_an_order_of_the_mesh_axes_that_only_the_specification_tells(rank, world):
     mesh = meshes(world)[-1]
@@ -178,8 +181,9 @@ def test_an_order_of_the_mesh_axes_that_only_the_specification_tells(rank, world
             parts = part.chunk(mesh.size(axis))
             position = mesh.get_local_rank(axis)
             part = parts[position] if position < len(parts) else part[:0]
-        meta = TensorMeta(whole.shape, whole.stride(), whole.dtype)
-        specification = DTensorSpec(mesh, placements, meta, shard_order=(ShardOrderEntry(0, order),))
+        meta = specifications.TensorMeta(whole.shape, whole.stride(), whole.dtype)
+        entries = (specifications.ShardOrderEntry(0, order),)
+        specification = specifications.DTensorSpec(mesh, placements, meta, shard_order=entries)
         tensor = fill_(DTensor(torch.zeros_like(part), specification, requires_grad=False), fastinit.Normal(), KEY)
         if not same(tensor.to_local(), part) or not same(tensor.full_tensor(), whole):
             yield f"{size}: {tensor.to_local()} is not {part}"
