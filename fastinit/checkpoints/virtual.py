@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import operator
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -175,14 +177,14 @@ class Virtual:
         name = tensor.format.name
         if memory.dtype.name == name:
             return memory
+        if tensor.format.bits % 8:
+            return memory
         try:
             return memory.view(name)
         except TypeError:
-            try:
-                import ml_dtypes
-            except ModuleNotFoundError:
-                return memory
-            return memory.view(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else memory
+            with suppress(ModuleNotFoundError, AttributeError):
+                return memory.view(getattr(importlib.import_module("ml_dtypes"), name))
+            return memory
 
 
 def _made(source: Source, offsets: tuple[int, ...], extent: tuple[int, ...]) -> np.ndarray:

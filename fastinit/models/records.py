@@ -152,7 +152,7 @@ class Record(_Places):
 
     def __post_init__(self) -> None:
         if type(self.stream_version) is not int or self.stream_version != STREAM_VERSION:
-            raise ValueError(_other_version(self.stream_version))
+            raise ValueError(_other_version(self.stream_version, "a record"))
         for what in ("recipe", "version"):
             if not isinstance(getattr(self, what), str):
                 raise TypeError(f"{what} of a record must be a str, got {shown(getattr(self, what))}")
@@ -332,12 +332,12 @@ def parsed(text: str, what: str) -> dict[str, Any]:
     if not isinstance(found, dict) or "stream_version" not in found:
         raise ValueError(f"not {what}: expected an object with a stream_version")
     if type(found["stream_version"]) is not int or found["stream_version"] != STREAM_VERSION:
-        raise ValueError(_other_version(found["stream_version"]))
+        raise ValueError(_other_version(found["stream_version"], what))
     return found
 
 
-def _other_version(found: Any) -> str:
-    return f"expected a record of stream version {STREAM_VERSION}, got version {shown(found)}, whose bytes differ"
+def _other_version(found: Any, what: str) -> str:
+    return f"expected {what} of stream version {STREAM_VERSION}, got version {shown(found)}, whose bytes differ"
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_plans_as_json(tmp_path, plan):
     ("change", "said"),
     [
         (lambda own: own | {"plan_version": 2}, "a plan of version 1, got 2"),
-        (lambda own: own | {"stream_version": 2}, "stream version 2"),
+        (lambda own: own | {"stream_version": 2}, "a plan of stream version 1, got version 2"),
         (lambda own: own | {"more": 1}, "fields"),
         (lambda own: own | {"tensors": {}}, "must be an array"),
         (lambda own: own | {"tensors": [{"name": "a"}]}, "has a name and a source"),
