@@ -1,4 +1,4 @@
-"""The progress of work that takes seconds, on stderr: how much is done, the rate, and the time that is left."""
+"""Progress of long work on stderr: the share done, the rate and the time left."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def progress_bar(size: int, title: str, wanted: bool | None = None) -> Iterator[
     size : int
         Bytes of the whole.
     title : str
-        What is being done.
+        Title of the bar.
     wanted : bool, optional
         Whether to show it; by default if stderr is a terminal.
 

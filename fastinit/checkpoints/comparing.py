@@ -1,4 +1,4 @@
-"""Two checkpoints side by side, and the values of one: in pieces, however large they are."""
+"""Differences of two checkpoints, and statistics of one, computed in pieces of bounded size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PIECE: Final = 2**23
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How a tensor of one checkpoint differs from that of another.
+    """The difference between a tensor of one checkpoint and that of another.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Difference:
     verdict : str
         ``"equal"``, ``"differs"``, ``"shape"``, ``"dtype"``, ``"only in the first"``, ``"only in the second"``.
     detail : str
-        How many elements differ, and where.
+        Number and place of the elements that differ.
 
     Examples
     --------
@@ -52,7 +52,7 @@ class Difference:
 
 
 def diff(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> list[Difference]:
-    """How the tensors of two checkpoints differ, bit by bit.
+    """Compare the tensors of two checkpoints, bit by bit.
 
     Parameters
     ----------
@@ -127,18 +127,18 @@ def _difference(stored: Stored, left: np.ndarray, right: np.ndarray) -> Differen
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """The values of a tensor of a checkpoint.
+    """Statistics of a tensor of a checkpoint.
 
     Attributes
     ----------
     stored : Stored
         Name, format and shape.
     mean, std, low, high : float
-        Of its finite values; NaN of a tensor without, and of packed formats.
+        Statistics of the finite values; NaN if there are none, and for packed formats.
     expected_std : float or None
-        What the plan says of the standard deviation, where a formula is known.
+        Standard deviation expected by the plan; None if no formula is known.
     not_finite : int
-        How many values are NaN or infinite.
+        Number of values that are NaN or infinite.
 
     Examples
     --------
@@ -161,7 +161,7 @@ class Statistics:
 
 
 def statistics(checkpoint: str | os.PathLike[str], *, progress: bool | None = None) -> Iterator[Statistics]:
-    """The values of every tensor of a checkpoint, one after another, with what its plan expects.
+    """Statistics of every tensor of a checkpoint, one after another, beside the expectation of its plan.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""The headers of safetensors files: read with suspicion, written once.
+"""Headers of safetensors files: reading them with checks, and writing them.
 
 A file begins with the length of its header (8 bytes, little-endian) and the header, JSON that says of each tensor the
-dtype, the shape and where its bytes lie behind the header. Whoever made the file may have made it badly: a header is
-believed only as far as it was checked.
+dtype, the shape and the place of its bytes behind the header. Files from elsewhere may be damaged or hostile, so every
+field is checked against the file before it is used.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _METADATA: Final = "__metadata__"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where a file holds a tensor.
+    """The place of a tensor in a file.
 
     Attributes
     ----------
     name : str
         The tensor's name.
     format : Format
-        Of its elements.
+        Format of the elements.
     shape : tuple of int
         The tensor's.
     offset : int
@@ -55,20 +55,20 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        """How many bytes it takes."""
+        """Size of the tensor in bytes."""
         return self.format.nbytes(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a safetensors file says of itself.
+    """The contents of a safetensors file.
 
     Attributes
     ----------
     tensors : mapping of str to Stored
-        In the order of their bytes.
+        The tensors, in the order of their bytes.
     metadata : mapping of str to str
-        Texts that belong to no tensor.
+        Texts that describe the file.
     size : int
         Bytes of the whole file.
 
@@ -84,7 +84,7 @@ class Header:
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """The header of a safetensors file, checked against the file.
+    """Read the header of a safetensors file and check it against the file.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     Raises
     ------
     OSError
-        If it cannot be read or is not a regular file.
+        If the file cannot be read or is not a regular file.
     ValueError
         With the path, if it is not a safetensors file: a header that is too long or not JSON, a name twice, an unknown
         dtype, a shape that does not fit its bytes, tensors that overlap, leave gaps or lie beyond the end.
@@ -152,7 +152,7 @@ def _checked(text: bytes, begin: int, size: int) -> Header:
 
 
 def _stored(name: str, own: Any, begin: int) -> tuple[Stored, int]:
-    """A tensor of a header, and where its bytes end in the file."""
+    """A tensor of a header, and the end of its bytes in the file."""
     if not isinstance(own, dict) or set(own) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name!r} must have a dtype, a shape and data_offsets, got {shown(own)}")
     kind, shape, offsets = format_named(own["dtype"]), own["shape"], own["data_offsets"]
@@ -194,7 +194,7 @@ def header_bytes(
     tensors : iterable of (str, Format, tuple of int)
         Name, format and shape of each.
     metadata : mapping of str to str, optional
-        Texts that belong to no tensor.
+        Texts that describe the file.
 
     Raises
     ------

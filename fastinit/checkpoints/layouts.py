@@ -1,4 +1,4 @@
-"""Files of a checkpoint: which tensors each holds, and at which byte."""
+"""Files of a checkpoint: the tensors of each, and their places."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fastinit.checks import at_least, shown
 __all__ = ["SHARD_SIZE", "File", "npy_file", "npy_head", "safetensors_files", "safetensors_index"]
 
 SHARD_SIZE: Final = 5 * 10**9
-"""The default bytes of one file of a checkpoint, as of most published ones."""
+"""Default size of one file of a checkpoint in bytes, the usual one of published checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that is to be written.
+    """A file to write.
 
     Attributes
     ----------
     name : str
         Its name, without a folder.
     head : bytes
-        What it begins with.
+        The bytes before the first tensor.
     places : tuple of (int, Tensor)
         The tensors behind the head, each with its first byte in the file, in ascending order and without gaps.
     """
@@ -40,7 +40,7 @@ class File:
 
     @property
     def size(self) -> int:
-        """How many bytes."""
+        """Size of the file in bytes."""
         return self.places[-1][0] + self.places[-1][1].nbytes if self.places else len(self.head)
 
 
@@ -50,9 +50,9 @@ def safetensors_files(plan: Plan, shard_size: int = SHARD_SIZE, *, single: str |
     Parameters
     ----------
     plan : Plan
-        What they hold.
+        The tensors to distribute.
     shard_size : int, >= 1
-        At most so many bytes of tensors in one file; a larger tensor has a file of its own.
+        Most bytes of tensors in one file. A larger tensor has a file of its own.
     single : str, optional
         The name of the only file, whatever its size. By default ``model.safetensors``, or
         ``model-00001-of-00003.safetensors`` where there are several.
@@ -130,9 +130,9 @@ def npy_file(plan: Plan, name: str) -> File:
     Parameters
     ----------
     plan : Plan
-        Of one tensor.
+        A plan of one tensor.
     name : str
-        The file's.
+        Name of the file.
 
     Raises
     ------

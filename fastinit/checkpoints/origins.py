@@ -1,4 +1,4 @@
-"""What a plan is made from: a plan, the header of a checkpoint, or a model that a framework's adapter builds."""
+"""Sources of plans: a saved plan, the header of a checkpoint, or a model built by a framework's adapter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Origin", "plan_like", "plan_of"]
 
 @dataclass(frozen=True)
 class Origin:
-    """What to make a plan from, and how.
+    """The source of a plan, and the choices.
 
     Attributes
     ----------
@@ -34,15 +34,15 @@ class Origin:
         Name of a recipe; by default the author's own scheme.
     seed : int or str
     dtype : str or None
-        Of the floating-point tensors; by default the one that each has.
+        Dtype of the floating-point tensors; by default each keeps its own.
     rules : sequence of (str, Initializer)
-        For a checkpoint as a template: patterns of names, and what fills the tensors. The last that matches counts.
+        For a checkpoint as a template: pairs of a name pattern and an initializer. The last match counts.
     tiny : bool
         Whether a configuration is shrunk.
     trust_remote_code : bool
         Whether a configuration may run code that lies beside it.
     notes : list of str
-        What was decided on the way, for the user.
+        Messages for the user about decisions made while planning.
 
     Examples
     --------
@@ -61,7 +61,7 @@ class Origin:
 
 
 def plan_of(origin: Origin) -> Plan:
-    """The plan of what a source describes.
+    """The plan of a source.
 
     Parameters
     ----------
@@ -71,11 +71,11 @@ def plan_of(origin: Origin) -> Plan:
     Raises
     ------
     OSError
-        If it cannot be read, or there is nothing of this name: FileNotFoundError.
+        If the source cannot be read; FileNotFoundError if it does not exist.
     ValueError, TypeError
-        If it is of no known kind, or as the adapter's functions.
+        If the source is not of a known kind, or as raised by the adapter.
     ImportError
-        If it needs a framework that is not installed.
+        If the source needs a framework that is not installed.
 
     Examples
     --------
@@ -137,7 +137,7 @@ def _of_template(path: str, origin: Origin) -> Plan:
 
 
 def plan_like(tensors: Sequence[tuple[str, tuple[int, ...], str]], origin: Origin) -> Plan:
-    """The plan of tensors of which only names, shapes and dtypes are known: rules say what fills them.
+    """The plan of tensors with known names, shapes and dtypes, filled by rules.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Plans: what a checkpoint is to hold, some kilobytes for any number of parameters.
+"""Plans: descriptions of checkpoints, of some kilobytes for any number of parameters.
 
-A plan names every tensor of a checkpoint and where its bytes come from. It is a value and is kept as JSON. Of it any
-file is written, any slice computed, any checkpoint verified.
+A plan lists every tensor of a checkpoint with the source of its bytes. It is a value and is stored as JSON. From it
+files are written, slices are computed and checkpoints are verified.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Tensor:
     name : str
         The name in the checkpoint.
     source : Source
-        Where its bytes come from.
+        The source of its bytes.
 
     Raises
     ------
@@ -81,7 +81,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a checkpoint is to hold.
+    """The description of a checkpoint.
 
     Attributes
     ----------
@@ -92,9 +92,9 @@ class Plan:
     recipe : str
         Name of the recipe that chose the initializers.
     metadata : mapping of str to str
-        What files say besides: ``{"format": "pt"}``.
+        Further metadata of the files: ``{"format": "pt"}``.
     files : mapping of str to str
-        Texts that lie beside the tensors, by file name: ``config.json``.
+        Further text files of the checkpoint, by name: ``config.json``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A checkpoint that lies on disk: which file holds which tensor, checked, without reading one."""
+"""Checkpoints on disk: the file and the place of every tensor, checked without reading a tensor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INDEX: Final = "model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint on disk holds.
+    """The contents of a checkpoint on disk.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """What a safetensors file, an index, or the folder of either holds. No tensor is read.
+    """The contents of a safetensors file, an index, or the folder of either. No tensor is read.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises
     ------
     OSError
-        If there is no such file: FileNotFoundError.
+        If a file cannot be read; FileNotFoundError if it does not exist.
     ValueError
         With the path, for a header or an index that is not sound: see :func:`fastinit.checkpoints.read_header`; an
         index that names files outside its folder, tensors that its files lack, or files with others.
@@ -156,12 +156,12 @@ def _of_index(path: str) -> Checkpoint:
 
 
 class Mapped:
-    """Files that are mapped into memory and read in pieces; what was read does not stay in the process's memory.
+    """Files mapped into memory and read in pieces, whose memory can be given back.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-        Of which files are opened when they are needed.
+        The checkpoint. Its files are opened when they are needed.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Where the bytes of a checkpoint's tensor come from: an initializer, a slice of another tensor, or given bytes.
+"""Sources of a tensor's bytes: an initializer, a slice of another tensor, or given bytes.
 
-A source gives any range of the elements of its tensor, so a file is written, verified and read in pieces of any size.
+A source computes any range of its tensor's elements, so files are written, verified and read in pieces of any size.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 
 class Source(ABC):
-    """What the bytes of a tensor are: :class:`Filled` or :class:`Values`.
+    """The source of a tensor's bytes: :class:`Filled` or :class:`Values`.
 
     Examples
     --------
@@ -49,11 +49,11 @@ class Source(ABC):
     """
 
     KIND: ClassVar[str]
-    """What a plan calls it."""
+    """Name of the kind of source in a plan."""
 
     @property
     def entry(self) -> Entry | None:
-        """The record's entry that it depends on, if any."""
+        """The record's entry behind it, if any."""
         return None
 
     @property
@@ -96,7 +96,7 @@ class Source(ABC):
 
     @abstractmethod
     def config(self, name: str) -> dict[str, Any]:
-        """What JSON holds of the source of the tensor of this name; of an entry its name."""
+        """The source as JSON, for a tensor of this name. Entries are referred to by name."""
 
     @classmethod
     @abstractmethod
@@ -198,7 +198,7 @@ class Filled(Source):
     def working_memory(self) -> int:
         if self.granule == 1:
             return 0
-        # of a structured tensor: itself in its working format, and one more for what it is made of
+        # a structured tensor in its working format, and as much again for its intermediate values
         return 2 * math.prod(self.entry.shape) * dtype_named(dtype_named(self.entry.dtype).working).itemsize
 
     def check(self) -> None:

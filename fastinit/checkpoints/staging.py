@@ -1,6 +1,6 @@
-"""Where a checkpoint grows: a hidden folder beside the target, until all files are complete.
+"""The staging folder of a checkpoint: hidden beside the target until all files are complete.
 
-Its name follows from what is written, so that a later run, or another process, finds it and goes on. A file that is
+Its name is derived from the contents, so a later run, or another process, finds it and continues. A file that is
 being written is called ``NAME.part`` and is locked by its process; ``NAME.journal`` says how many of its bytes have
 reached the disk. A complete file has its own name. When all are complete they move to the target:
 
@@ -44,9 +44,9 @@ class Claim:
     Attributes
     ----------
     descriptor : int
-        Of the file, open for reading and writing.
+        File descriptor, open for reading and writing.
     durable : int
-        So many bytes from the beginning are known to be on the disk.
+        Number of bytes from the beginning that are known to be on the disk.
     """
 
     def __init__(self, descriptor: int, journal: int, durable: int) -> None:
@@ -73,11 +73,11 @@ class Staging:
     Parameters
     ----------
     target : str
-        Where the checkpoint is to be.
+        Path of the checkpoint.
     digest : str
-        Of all that its bytes depend on.
+        Digest of everything that the bytes depend on.
     names : collection of str
-        The files that it has in the end.
+        Names of all its files.
     single : bool
         Whether the target is the only file itself.
     """

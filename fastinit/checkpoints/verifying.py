@@ -1,4 +1,4 @@
-"""Verifying checkpoints: every tensor computed anew from its plan and compared with the file, in bounded memory."""
+"""Verifying checkpoints: recompute every tensor from its plan and compare it with the file, in bounded memory."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def verify(
     num_threads: int | None = None,
     progress: bool | None = None,
 ) -> Verification:
-    """What became of the tensors of a checkpoint: each is computed from the plan and compared, bit by bit.
+    """Recompute the tensors of a checkpoint from its plan and compare them bit by bit.
 
     Parameters
     ----------
     checkpoint : path
         A safetensors file, an index, or the folder of either.
     plan : Plan, Record or path, optional
-        What it should hold; by default the plan that its files carry.
+        The expected contents; by default the plan stored in the files.
     num_threads : int, optional
         At most this many threads.
     progress : bool, optional
@@ -134,7 +134,7 @@ def _verified(
 
 
 def _compared(source: Source, buffer: Buffer, begin: int, threads: int) -> Comparison:
-    """What differs of memory that holds consecutive elements of a tensor."""
+    """Compare memory that holds consecutive elements of a tensor."""
     if isinstance(source, Filled) and source.is_whole:
         entry = source.entry
         shard = Shard(entry.shape, None, begin)

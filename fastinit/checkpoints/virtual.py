@@ -1,4 +1,4 @@
-"""Virtual checkpoints: the interface of ``safetensors.safe_open``, with tensors that are computed instead of read."""
+"""Virtual checkpoints: the interface of ``safetensors.safe_open`` with computed tensors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class VirtualSlice:
     checkpoint : Virtual
         Makes the tensors.
     tensor : Tensor
-        Of its plan.
+        A tensor of its plan.
 
     Examples
     --------
@@ -91,14 +91,14 @@ class VirtualSlice:
 
 
 class Virtual:
-    """A checkpoint that is computed where it is read, with the interface of an opened safetensors file.
+    """A checkpoint without a file: tensors are computed on access, through the interface of an open safetensors file.
 
-    What it gives has the bytes of the file that :func:`fastinit.checkpoints.write` writes of the same plan.
+    The values equal those of the file that :func:`fastinit.checkpoints.write` writes from the same plan.
 
     Parameters
     ----------
     plan : Plan or path
-        What it holds.
+        The plan, or the path of its JSON.
 
     Raises
     ------
@@ -119,7 +119,7 @@ class Virtual:
     """
 
     SLICE: type[VirtualSlice] = VirtualSlice
-    """What :meth:`get_slice` gives."""
+    """Class of the results of :meth:`get_slice`."""
 
     def __init__(self, plan: Plan | str | os.PathLike[str]) -> None:
         self.plan = plan if isinstance(plan, Plan) else Plan.load(plan)
@@ -141,7 +141,7 @@ class Virtual:
         return [tensor.name for tensor in sorted(self.plan, key=lambda tensor: -tensor.format.bits)]
 
     def metadata(self) -> dict[str, str]:
-        """What a file of this checkpoint says of itself."""
+        """The metadata of a file of this checkpoint."""
         return self.plan.described(self.plan.tensors)
 
     def __iter__(self) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Writing a checkpoint: pieces of its tensors are made by all threads and written where they belong.
+"""Writing checkpoints: all threads compute pieces of tensors and write them to their places.
 
-No piece is larger than a few mebibytes, but for tensors that can only be made whole, so memory does not grow with the
-checkpoint. Pieces go to the file in its order, more or less; a thread of its own sends them to the disk.
+A piece has a few mebibytes, except for tensors that can only be made whole, so memory does not grow with the
+checkpoint. Pieces are written roughly in the order of the file; another thread flushes them to the disk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["Written", "write"]
 # Bytes of a piece: large enough that neither the call nor the write costs, small enough for many threads.
 PIECE: Final = 2**23
 _LEAST_PIECE: Final = 2**18
-# What the name of a single file ends in.
+# Suffixes of single files.
 _SINGLE: Final = (".safetensors", ".npz", ".npy")
 # Bytes between two notes of what has reached the disk: what a run that was killed has to write again.
 _NOTE: Final = 2**28
@@ -43,7 +43,7 @@ _NOTE: Final = 2**28
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written.
+    """The result of a write.
 
     Attributes
     ----------
@@ -92,12 +92,12 @@ def write(
     Parameters
     ----------
     plan : Plan
-        What it holds.
+        The contents.
     out : path
         A file that ends in ``.safetensors``, ``.npz`` or, for a single tensor, ``.npy``; or a folder, which gets
         ``model.safetensors`` or several files with an index, and the plan's other files.
     shard_size : int, >= 1
-        At most so many bytes of tensors in a file of a folder.
+        Most bytes of tensors in one file of a folder.
     max_memory : int, optional
         Bytes of memory that the process may take. By default no tensor is too large.
     num_threads : int, optional
@@ -274,7 +274,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(file: File, piece: int, durable: int) -> list[_Piece]:
-    """What is left to write of a file after so many bytes, in the order of the file."""
+    """The pieces of a file that are not yet on the disk, in the order of the file."""
     found = []
     for offset, tensor in file.places:
         source, size = tensor.source, math.prod(tensor.shape)
