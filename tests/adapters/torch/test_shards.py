@@ -152,8 +152,14 @@ def test_scalars_and_empty_tensors():
 @pytest.mark.parametrize(
     ("shape", "mesh", "coordinate", "placements", "message"),
     [
-        ((4,), (2,), (0,), [Partial()], r"expected Replicate\(\) or Shard\(axis\).*mesh axis 0: of a partial tensor"),
-        ((4,), (2, 2), (0, 1), [Shard(0), Partial("max")], "mesh axis 1: of a partial tensor"),
+        (
+            (4,),
+            (2,),
+            (0,),
+            [Partial()],
+            r"expected Replicate\(\) or Shard\(axis\).*mesh axis 0: no rank holds the values of a partial tensor",
+        ),
+        ((4,), (2, 2), (0, 1), [Shard(0), Partial("max")], "mesh axis 1: no rank holds the values of a partial tensor"),
         ((4,), (2,), (0,), [object()], r"expected Replicate\(\) or Shard\(axis\)"),
         ((4,), (2,), (0,), [Shard(1)], r"names an axis that a tensor of shape \(4,\) does not have"),
         ((4,), (2,), (0,), [Shard(-2)], "names an axis"),
