@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastinit.adapters.torch.balancing import balanced
 from fastinit.adapters.torch.deferring import deferred
 from fastinit.adapters.torch.plans import plan
 from fastinit.adapters.torch.quantizing import quantized_plan
@@ -75,7 +76,7 @@ def pretrained_plan(path: str, origin: Origin) -> Plan:
     path : str
         A ``config.json``. A ``generation_config.json`` beside it is copied.
     origin : Origin
-        Recipe, seed, dtype, `tiny`, `trust_remote_code`, `quantize`.
+        Recipe, seed, dtype, `tiny`, `trust_remote_code`, `quantize`, `balanced_experts`.
 
     Raises
     ------
@@ -103,6 +104,9 @@ def pretrained_plan(path: str, origin: Origin) -> Plan:
     with deferred():
         model = _model_of(config, origin)
     made = plan(model, origin.recipe, origin.seed, dtype=_dtype(origin), without=_not_saved(model))
+    if origin.balanced_experts:
+        made, notes = balanced(model, made)
+        origin.notes.extend(notes)
     made = saved_layout(model, made)
     if written.pop("quantization_config", None) is not None and origin.quantize is None:
         origin.notes.append("not quantized: the configuration's quantization_config is left out")

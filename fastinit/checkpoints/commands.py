@@ -106,6 +106,7 @@ def add_commands(commands: Any, initializer_named: Named) -> None:
     )
     made.add_argument("--tiny", action="store_true", help="a small model of the same configuration, for tests")
     made.add_argument("--quantize", choices=QUANTIZATIONS, help="the weights of linear layers, in a layout of engines")
+    made.add_argument("--balanced-experts", action="store_true", help="spread random tokens evenly over the experts")
     made.add_argument(
         "--shard-size", type=_size, default=SHARD_SIZE, metavar="BYTES", help="of a file of a folder (5GB)"
     )
@@ -143,6 +144,7 @@ def _checkpoint(options: argparse.Namespace) -> int:
         options.tiny,
         options.trust_remote_code,
         options.quantize,
+        options.balanced_experts,
     )
     plan = _chosen(plan_of(origin), options.only, options.skip)
     for note in origin.notes:

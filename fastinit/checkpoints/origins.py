@@ -47,6 +47,8 @@ class Origin:
         Whether a configuration may run code that lies beside it.
     quantize : str or None
         How the linear maps of a configuration's model are quantized: one of ``QUANTIZATIONS``.
+    balanced_experts : bool
+        Whether the experts of a configuration's model are to get about as many random tokens each.
     notes : list of str
         Messages for the user about decisions made while planning.
 
@@ -64,6 +66,7 @@ class Origin:
     tiny: bool = False
     trust_remote_code: bool = False
     quantize: str | None = None
+    balanced_experts: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -101,8 +104,8 @@ def plan_of(origin: Origin) -> Plan:
         if origin.quantize is not None:
             one_of("quantize", origin.quantize, QUANTIZATIONS)
         return _checked(_adapter().pretrained_plan(source, origin))
-    if origin.quantize is not None:
-        raise ValueError(f"only the model of a config.json can be quantized, got {shown(origin.source)}")
+    if origin.quantize is not None or origin.balanced_experts:
+        raise ValueError(f"only the model of a config.json can be quantized or balanced, got {shown(origin.source)}")
     if ".metadata" in names:
         return plan_like(_adapter().dcp_tensors(source), origin)
     if os.path.isdir(source):
