@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastinit import canonical_name
 from fastinit.adapters.torch.experts import mixtures
-from fastinit.checkpoints import Filled, Plan, quantized
+from fastinit.checkpoints import Filled, Plan, Quantized, quantized
 from fastinit.checkpoints import Tensor as Planned
 
 __all__ = ["quantized_plan"]
@@ -109,6 +109,12 @@ def quantized_plan(model: nn.Module, made: Plan, scheme: str) -> tuple[Plan, dic
         raise ValueError(f"no weight of {type(model).__name__} can be quantized as {scheme}: {' '.join(left)}")
     notes = [f"quantized as {scheme}: {count:,} of {len(made):,} tensors"]
     notes += [f"not quantized: {number:,} tensors: {problem}" for problem, number in left.items()]
+    cut = sum(scheme == "float8_block" and _has_cut_blocks(tensor) for tensor in tensors)
+    if cut:
+        notes.append(
+            f"{cut:,} tensors have sides beyond 128 that are not multiples of it: their last blocks are smaller, which "
+            "transformers does not expect where it dequantizes, without a GPU"
+        )
     return replace(made, tensors=tuple(tensors)), _configuration(scheme, sorted(kept)), notes
 
 
@@ -140,6 +146,12 @@ def _linear_and_routers(model: nn.Module, routers: Collection[int]) -> Iterator[
 def _module_of(tensor: Planned) -> str:
     """The name of the module that a tensor of the checkpoint is of."""
     return tensor.name.rpartition(".")[0]
+
+
+def _has_cut_blocks(tensor: Planned) -> bool:
+    """Whether the last blocks of 128 are smaller than others beside them."""
+    is_values = isinstance(tensor.source, Quantized) and tensor.source.part == "values"
+    return is_values and any(size > 128 and size % 128 for size in tensor.shape[-2:])
 
 
 def _is_packed(tensor: Planned, packed: Collection[str]) -> bool:

@@ -280,7 +280,9 @@ class Quantized(Source):
         fraction, exponent = np.frexp(largest)
         exponent = np.clip(exponent - 3 + (fraction > 0.75), -126, 127)  # 6 is 0.75 * 2**3
         exponent = np.where(largest > 0, exponent, 0)
-        return (exponent + 127).astype(np.uint8) if self.part == "scales" else _float4(np.ldexp(values, -exponent))
+        if self.part == "scales":
+            return (exponent + 127).astype(np.uint8)
+        return _float4(values * np.ldexp(np.float32(1.0), -exponent))
 
     # Blocks: bands of rows, cut into blocks.
 
@@ -366,9 +368,9 @@ def _bytes_of(values: np.ndarray) -> np.ndarray:
 
 
 def _float8(values: np.ndarray) -> np.ndarray:
-    """The bits of values rounded to float8_e4m3fn, to nearest even, saturating."""
-    values = np.clip(values, np.float32(-_FLOAT8.max), np.float32(_FLOAT8.max), dtype=np.float32)
-    values = np.ascontiguousarray(values)
+    """The bits of values rounded to float8_e4m3fn, to nearest even, saturating. The values are overwritten."""
+    values = np.ascontiguousarray(values, np.float32)
+    np.clip(values, np.float32(-_FLOAT8.max), np.float32(_FLOAT8.max), out=values)
     bits = np.empty(values.shape, np.uint8)
     _core.narrow(_core.address(values), values.size, _FLOAT8.tag, _core.address(bits))
     return bits

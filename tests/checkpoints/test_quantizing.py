@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -279,6 +280,17 @@ def test_what_was_changed_is_found(scheme, name, tmp_path):
     path.write_bytes(data)
     found = {row.name: row.verdict for row in verify(path)}
     assert {other: verdict for other, verdict in found.items() if verdict != "equal"}.keys() == {name}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_memory_stays_below_what_was_said(scheme):
+    for source in quantized("w", Filled(entry((2048, 4096))), scheme).values():
+        out = np.empty(source.format.nbytes(source.shape), np.uint8)
+        tracemalloc.start()
+        source.write(out, 0, 1)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < source.working_memory / fastinit.default_num_threads()
 
 
 def test_memory_is_bounded_and_known_before():

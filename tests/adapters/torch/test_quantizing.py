@@ -183,6 +183,18 @@ def test_weights_that_do_not_suit_are_kept_and_said(tmp_path):
     assert "model.layers.0.mlp.up_proj" in kept and "model.layers.0.mlp.down_proj" not in kept
 
 
+def test_blocks_that_transformers_takes_for_others_are_said(tmp_path):
+    transformers.LlamaConfig(**SMALL, intermediate_size=192).save_pretrained(tmp_path)
+    origin = Origin(str(tmp_path), quantize="float8_block")
+    plan = plan_of(origin)
+    assert {tensor.name: tensor.shape for tensor in plan}["model.layers.0.mlp.up_proj.weight_scale_inv"] == (2, 1)
+    assert origin.notes[1].startswith("6 tensors have sides beyond 128")
+    transformers.LlamaConfig(**SMALL, intermediate_size=64).save_pretrained(tmp_path)
+    origin = Origin(str(tmp_path), quantize="float8_block")
+    plan_of(origin)
+    assert len(origin.notes) == 1
+
+
 def test_the_floats_do_not_depend_on_the_checkpoint_s_dtype(saved, tmp_path):
     folder = saved("llama")
     plans = [plan_of(Origin(folder, dtype=dtype, quantize="nvfp4")) for dtype in ("bfloat16", "float32")]
