@@ -105,12 +105,13 @@ def _std(entry: Entry) -> float | None:
 def _outweighing(model: nn.Module, found: list[Mixture], entries: dict[int, Entry]) -> float:
     """A standard deviation of the embedding that outweighs what all layers add.
 
-    A layer adds two linear maps, one after the other, of inputs of unit variance. Four times the sum over the layers
-    leaves about 1/16 of the variance to what tokens have in common.
+    Attention adds two linear maps, one after the other, of inputs of unit variance: each multiplies the variance by its
+    number of inputs times that of its weights. Four times the sum over the layers leaves at most about 1/16 of the
+    variance to what tokens have in common.
     """
-    gain = 0.0
+    width, gain = found[0].weight.shape[1], 0.0
     for weight, inputs in _linear_maps(model, found):
-        std = _std(entries[id(weight)]) if id(weight) in entries else None
+        std = _std(entries[id(weight)]) if id(weight) in entries and inputs == width else None
         gain = max(gain, inputs * std * std if std else 0.0)
     return 4 * gain * math.sqrt(_layers(model, found))
 
