@@ -130,6 +130,13 @@ class Quantized(Source):
     of : Filled
         The weight's values, in float32, (..., out, in).
 
+    Raises
+    ------
+    TypeError
+        If `of` is not a :class:`Filled`.
+    ValueError
+        If there is no such scheme or part, the values are of another dtype, or the shape does not suit the scheme.
+
     Examples
     --------
     >>> import numpy as np, fastinit
