@@ -269,6 +269,22 @@ def test_safetensors_reads_the_bytes(scheme, tmp_path):
             assert np.array_equal(found.reshape(-1).view(torch.uint8).numpy(), written(tensor.source))
 
 
+def test_shares_of_processes_give_the_same_files(tmp_path):
+    tensors = [
+        Tensor(name, source)
+        for scheme in ("float8_block", "nvfp4")
+        for name, source in quantized(scheme, Filled(entry((300, 320), name=scheme)), scheme).items()
+    ]
+    plan = Plan(tuple(tensors))
+    write(plan, tmp_path / "one", shard_size=50_000, num_threads=1)
+    assert not write(plan, tmp_path / "two", shard_size=50_000, part=(1, 2), num_threads=3).is_complete
+    assert write(plan, tmp_path / "two", shard_size=50_000, part=(0, 2), max_memory=2**40).is_complete
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(names) > 3
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
 @pytest.mark.parametrize(("scheme", "name"), [("float8_block", "up.weight"), ("nvfp4", "up.weight_packed")])
 def test_what_was_changed_is_found(scheme, name, tmp_path):
     path = tmp_path / "model.safetensors"
