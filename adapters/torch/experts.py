@@ -68,12 +68,11 @@ def _mixtures_of(block: nn.Module) -> Iterator[Mixture]:
         packed = _packed(experts)
         count = packed[0].shape[0] if packed else _listed(experts)
         for router, role in _routers(block, experts, count) if count else ():
-            bias = router._parameters.get("bias")
+            own = dict(router.named_parameters(recurse=False))
+            bias = own.get("bias")
             bias = bias if bias is not None and tuple(bias.shape) == (count,) else None
             is_transposed = bool(getattr(experts, "is_transposed", False))
-            weight = router._parameters[role]
-            assert weight is not None
-            yield Mixture(experts, packed, is_transposed, router, weight, bias)
+            yield Mixture(experts, packed, is_transposed, router, own[role], bias)
 
 
 def _packed(module: nn.Module) -> tuple[nn.Parameter, ...]:
