@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastinit.adapters.torch.balancing import balanced
 from fastinit.adapters.torch.deferring import deferred
 from fastinit.adapters.torch.plans import plan
+from fastinit.adapters.torch.quantizing import quantized_plan
 from fastinit.checkpoints import Filled, Origin, Plan
 from fastinit.checkpoints import Tensor as Planned
 from fastinit.extending import shown
@@ -74,7 +76,7 @@ def pretrained_plan(path: str, origin: Origin) -> Plan:
     path : str
         A ``config.json``. A ``generation_config.json`` beside it is copied.
     origin : Origin
-        Recipe, seed, dtype, `tiny`, `trust_remote_code`.
+        Recipe, seed, dtype, `tiny`, `trust_remote_code`, `quantize`, `balanced_experts`.
 
     Raises
     ------
@@ -102,12 +104,21 @@ def pretrained_plan(path: str, origin: Origin) -> Plan:
     with deferred():
         model = _model_of(config, origin)
     made = plan(model, origin.recipe, origin.seed, dtype=_dtype(origin), without=_not_saved(model))
+    if origin.balanced_experts:
+        made, notes = balanced(model, made)
+        origin.notes.extend(notes)
+    made = saved_layout(model, made)
+    if written.pop("quantization_config", None) is not None and origin.quantize is None:
+        origin.notes.append("not quantized: the configuration's quantization_config is left out")
+    if origin.quantize is not None:
+        made, written["quantization_config"], notes = quantized_plan(model, made, origin.quantize)
+        origin.notes.extend(notes)
     files = {"config.json": json.dumps(written, indent=2, ensure_ascii=False) + "\n"}
     generation = os.path.join(folder, "generation_config.json")
     if os.path.isfile(generation):
         with open(generation, encoding="utf-8") as file:
             files["generation_config.json"] = file.read()
-    return replace(saved_layout(model, made), files=files)
+    return replace(made, files=files)
 
 
 def _needs_code(config: Mapping[str, Any]) -> bool:

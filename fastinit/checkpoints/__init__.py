@@ -1,7 +1,7 @@
 """Checkpoints of any model and size in bounded memory: planned, written, verified, or computed where they are read.
 
 ==========================  ===========================================================================================
-a plan                      :class:`Plan`, :class:`Tensor`, :class:`Filled`, :class:`Values`
+a plan                      :class:`Plan`, :class:`Tensor`, :class:`Filled`, :class:`Quantized`, :class:`Values`
 what a plan is made from    :class:`Origin`, :func:`plan_of`
 a plan on disk              :func:`write`
 a checkpoint on disk        :func:`read_checkpoint`, :func:`verify`, :func:`diff`, :func:`statistics`
@@ -13,6 +13,7 @@ from fastinit.checkpoints.comparing import Difference, Statistics, diff, statist
 from fastinit.checkpoints.headers import Header, Stored, read_header
 from fastinit.checkpoints.origins import Origin, plan_of
 from fastinit.checkpoints.plans import Plan, Tensor
+from fastinit.checkpoints.quantizing import Quantized, quantized
 from fastinit.checkpoints.reading import Checkpoint, read_checkpoint
 from fastinit.checkpoints.sources import Filled, Source, Values
 from fastinit.checkpoints.verifying import verify
@@ -26,6 +27,7 @@ __all__ = [
     "Header",
     "Origin",
     "Plan",
+    "Quantized",
     "Source",
     "Statistics",
     "Stored",
@@ -36,6 +38,7 @@ __all__ = [
     "Written",
     "diff",
     "plan_of",
+    "quantized",
     "read_checkpoint",
     "read_header",
     "statistics",

@@ -22,7 +22,7 @@ from typing import Any, Final
 import fastinit
 from fastinit.checkpoints.comparing import Statistics, diff, statistics
 from fastinit.checkpoints.layouts import SHARD_SIZE
-from fastinit.checkpoints.origins import Origin, plan_of
+from fastinit.checkpoints.origins import QUANTIZATIONS, Origin, plan_of
 from fastinit.checkpoints.plans import Plan
 from fastinit.checkpoints.verifying import verify
 from fastinit.checkpoints.writing import write
@@ -105,6 +105,8 @@ def add_commands(commands: Any, initializer_named: Named) -> None:
         "--rule", action="append", type=rule, metavar="PATTERN=INIT", help="what fills a template's tensors"
     )
     made.add_argument("--tiny", action="store_true", help="a small model of the same configuration, for tests")
+    made.add_argument("--quantize", choices=QUANTIZATIONS, help="the weights of linear layers, in a layout of engines")
+    made.add_argument("--balanced-experts", action="store_true", help="spread random tokens evenly over the experts")
     made.add_argument(
         "--shard-size", type=_size, default=SHARD_SIZE, metavar="BYTES", help="of a file of a folder (5GB)"
     )
@@ -141,6 +143,8 @@ def _checkpoint(options: argparse.Namespace) -> int:
         options.rule or (),
         options.tiny,
         options.trust_remote_code,
+        options.quantize,
+        options.balanced_experts,
     )
     plan = _chosen(plan_of(origin), options.only, options.skip)
     for note in origin.notes:

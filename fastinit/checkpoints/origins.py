@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import fastinit
 from fastinit import Entry, Initializer, Key
@@ -15,10 +15,14 @@ from fastinit.checkpoints.formats import format_named
 from fastinit.checkpoints.plans import Plan, Tensor
 from fastinit.checkpoints.reading import read_checkpoint
 from fastinit.checkpoints.sources import Filled, Source, Values
-from fastinit.checks import shown
+from fastinit.checks import one_of, shown
 from fastinit.dtypes import DTYPES
 
-__all__ = ["Origin", "plan_like", "plan_of"]
+__all__ = ["QUANTIZATIONS", "Origin", "plan_like", "plan_of"]
+
+
+QUANTIZATIONS: Final = ("float8_block", "float8_tensor", "mxfp4", "nvfp4")
+"""How a checkpoint can be quantized: see :class:`fastinit.checkpoints.Quantized`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ class Origin:
         Whether a configuration is shrunk.
     trust_remote_code : bool
         Whether a configuration may run code that lies beside it.
+    quantize : str or None
+        How the linear maps of a configuration's model are quantized: one of ``QUANTIZATIONS``.
+    balanced_experts : bool
+        Whether the experts of a configuration's model are to get about as many random tokens each.
     notes : list of str
         Messages for the user about decisions made while planning.
 
@@ -57,6 +65,8 @@ class Origin:
     rules: Sequence[tuple[str, Initializer]] = ()
     tiny: bool = False
     trust_remote_code: bool = False
+    quantize: str | None = None
+    balanced_experts: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -87,17 +97,20 @@ def plan_of(origin: Origin) -> Plan:
     0
     """
     source = origin.source
+    names = set(os.listdir(source)) if os.path.isdir(source) else set()
+    if "config.json" in names:
+        source = os.path.join(source, "config.json")
+    if os.path.isfile(source) and os.path.basename(source) == "config.json":
+        if origin.quantize is not None:
+            one_of("quantize", origin.quantize, QUANTIZATIONS)
+        return _checked(_adapter().pretrained_plan(source, origin))
+    if origin.quantize is not None or origin.balanced_experts:
+        raise ValueError(f"only the model of a config.json can be quantized or balanced, got {shown(origin.source)}")
+    if ".metadata" in names:
+        return plan_like(_adapter().dcp_tensors(source), origin)
     if os.path.isdir(source):
-        names = set(os.listdir(source))
-        if "config.json" in names:
-            source = os.path.join(source, "config.json")
-        elif ".metadata" in names:
-            return plan_like(_adapter().dcp_tensors(source), origin)
-        else:
-            return _of_template(source, origin)
+        return _of_template(source, origin)
     if os.path.isfile(source):
-        if os.path.basename(source) == "config.json":
-            return _checked(_adapter().pretrained_plan(source, origin))
         if not source.endswith(".json") or source.endswith(".index.json"):
             return _of_template(source, origin)
         return _known(Plan.load(source))

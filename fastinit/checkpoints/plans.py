@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import fastinit
 from fastinit.checkpoints.formats import Format
+from fastinit.checkpoints.quantizing import Quantized
 from fastinit.checkpoints.sources import Filled, Source, Values
 from fastinit.checks import sequence_of, shown, text
 from fastinit.exact import in_stream_environment
@@ -29,7 +30,7 @@ METADATA_KEY: Final = "fastinit"
 """Where the metadata of a file keeps the plan of its tensors."""
 # Values of more bytes are kept beside a file's tensors by their digest: the file itself holds the bytes.
 _LARGEST_VALUES: Final = 256
-_KINDS: Final[Mapping[str, type[Source]]] = {kind.KIND: kind for kind in (Filled, Values)}
+_KINDS: Final[Mapping[str, type[Source]]] = {kind.KIND: kind for kind in (Filled, Quantized, Values)}
 
 
 @dataclass(frozen=True, slots=True)

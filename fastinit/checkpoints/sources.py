@@ -250,13 +250,15 @@ class Filled(Source):
             step *= whole[axis]
         return start
 
-    def box(self, offsets: tuple[int, ...], extent: tuple[int, ...]) -> np.ndarray:
+    def box(self, offsets: tuple[int, ...], extent: tuple[int, ...], num_threads: int | None = None) -> np.ndarray:
         """A box of this tensor, computed alone; its dtype is the format's storage.
 
         Parameters
         ----------
         offsets, extent : tuple of int
             Where the box begins, and its shape.
+        num_threads : int, optional
+            At most this many threads.
         """
         dtype, entry = dtype_named(self.entry.dtype), self.entry
         memory = new_memory(extent, dtype)
@@ -266,9 +268,9 @@ class Filled(Source):
         start = self._start_of(tuple(one.start for one in ranges), tuple(map(len, ranges)))
         if start is not None and memory.size:
             buffer = Buffer(_core.address(memory), (memory.size,), (dtype.itemsize,), dtype, memory)
-            fill_buffer(buffer, entry.initializer, entry.key, Shard(entry.shape, None, start))
+            fill_buffer(buffer, entry.initializer, entry.key, Shard(entry.shape, None, start), num_threads=num_threads)
         elif memory.size:
-            self._fill(_core.address(memory), ranges, dtype, None)
+            self._fill(_core.address(memory), ranges, dtype, num_threads)
         return memory
 
     def _extents(self) -> tuple[int, ...]:

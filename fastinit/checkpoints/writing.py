@@ -237,7 +237,7 @@ def _piece_size(files: Sequence[File], threads: int, max_memory: int | None) -> 
         for _, tensor in file.places:
             source = tensor.source
             whole = source.working_memory + _bytes_of(source, source.granule)
-            if source.granule > 1 and whole > largest:
+            if (source.granule > 1 or source.working_memory) and whole > largest:
                 largest, name = whole, tensor.name
     least = threads * _LEAST_PIECE
     if largest + least > left:

@@ -101,7 +101,7 @@ def test_plans_as_json(tmp_path, plan):
         (lambda own: own | {"more": 1}, "fields"),
         (lambda own: own | {"tensors": {}}, "must be an array"),
         (lambda own: own | {"tensors": [{"name": "a"}]}, "has a name and a source"),
-        (lambda own: own | {"tensors": [{"name": "a", "burnt": {}}]}, "must be one of filled, values"),
+        (lambda own: own | {"tensors": [{"name": "a", "burnt": {}}]}, "must be one of filled, quantized, values"),
         (lambda own: own | {"tensors": [{"name": "a", "filled": {}}]}, "no entry 'a'"),
         (lambda own: own | {"tensors": own["tensors"] * 2}, "same name"),
         (lambda own: own | {"files": {"../a": ""}}, "without a folder"),

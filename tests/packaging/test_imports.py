@@ -53,6 +53,7 @@ FLOORS = [
     {"__init__", "extending"},
     {"checkpoints.formats"},
     {"checkpoints.headers", "checkpoints.sources"},
+    {"checkpoints.quantizing"},
     {"checkpoints.plans"},
     {"checkpoints.layouts", "checkpoints.staging", "checkpoints.reading"},
     {"checkpoints.writing", "checkpoints.verifying", "checkpoints.virtual", "checkpoints.comparing"},
