@@ -170,6 +170,11 @@ def statistics(checkpoint: str | os.PathLike[str], *, progress: bool | None = No
     progress : bool, optional
         Whether to show the progress on stderr; by default if it is a terminal.
 
+    Returns
+    -------
+    iterator of Statistics
+        In the order of the files.
+
     Raises
     ------
     OSError, ValueError

@@ -305,6 +305,11 @@ def large_plan():
     return Plan((*tensors, Tensor("mix", Filled(entry("mix", (256, 256), fastinit.Orthogonal())))))
 
 
+def hidden(folder, number):
+    """The staging folder of a run."""
+    return [name for name in os.listdir(folder) if name.startswith(f".out{number}.")]
+
+
 def killed_and_resumed(tmp_path, count):
     """How many runs that are killed at a random moment and resumed end with the files of an undisturbed run."""
     plan, random_delay = tmp_path / "plan.json", random.Random(20)
@@ -317,10 +322,12 @@ def killed_and_resumed(tmp_path, count):
     for number in range(count):
         out = tmp_path / f"out{number}"
         process = subprocess.Popen([*command, str(out)])
-        time.sleep(random_delay.uniform(0.2, 1.0) * seconds)
+        while not hidden(tmp_path, number) and process.poll() is None:  # the interpreter starts
+            time.sleep(0.005)
+        time.sleep(random_delay.uniform(0.0, 0.6) * seconds)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        left = [name for name in os.listdir(tmp_path) if name.startswith(f".out{number}.")]
+        left = hidden(tmp_path, number)
         assert not (out.exists() and left)
         subprocess.run([*command, str(out)], check=not out.exists(), stderr=subprocess.DEVNULL)
         same += digests(out) == digests(tmp_path / "whole")
