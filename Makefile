@@ -18,7 +18,7 @@ ONE_EACH := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BASE ?= main
 NOISE ?= 1.1
 
-.PHONY: demo test test-long test-zoo docs docs-serve docs-test test-versions own-table examples bench bench-compare race dashboard figures rehearsal lint wheel release-check clean help
+.PHONY: demo test test-long test-zoo docs docs-serve docs-test test-versions own-table examples bench bench-compare race dashboard figures checkpoint-figures rehearsal ranks lint wheel release-check clean help
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -64,6 +64,12 @@ dashboard: $(VENV)/.test  ## measure the quick set and serve a page with the rac
 
 figures: $(VENV)/.test  ## measure the rows that the race leaves out: fresh memory, adapters, a CUDA device
 	$(BIN)/python -m benchmarks.race --set figures
+
+checkpoint-figures: $(VENV)/.test  ## measure checkpoints against dd and transformers: about twenty minutes and 40 GB of disk
+	$(BIN)/python -m benchmarks.checkpoints
+
+ranks: $(VENV)/.test  ## write the shares of a few of 16,384 ranks of Llama-3.1-405B and of a mixture of two trillion parameters
+	$(BIN)/python -m tools.ranks
 
 rehearsal: $(VENV)/.test  ## initialize Llama-3.1-405B on a few of 16,384 simulated ranks
 	$(BIN)/python -m tools.rehearsal
