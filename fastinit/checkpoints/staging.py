@@ -21,7 +21,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -185,13 +185,8 @@ class Staging:
                 if one >= 0:
                     os.close(one)
 
-    def add(self, name: str, content: str) -> None:
-        """Writes a small file."""
-        with self._errors():
-            write_file(os.path.join(self.path, name), content)
-
-    def publish(self, overwrite: bool) -> None:
-        """Moves the complete files to the target, unless another process has just done so.
+    def publish(self, texts: Mapping[str, str], overwrite: bool) -> None:
+        """Adds the small files and moves all to the target, unless another process has just done so.
 
         Raises
         ------
@@ -200,6 +195,8 @@ class Staging:
         """
         with self._errors():
             try:
+                for name, content in texts.items():
+                    write_file(os.path.join(self.path, name), content)
                 self._publish(overwrite)
             except FileNotFoundError:
                 if os.path.isdir(self.path) or not os.path.exists(self.target):

@@ -168,9 +168,7 @@ def write(
                 _write_file(file, claim, piece, threads, advance)
     is_complete = all(staging.is_complete(file.name) for file in files)
     if is_complete:
-        for name, content in texts.items():
-            staging.add(name, content)
-        staging.publish(overwrite)
+        staging.publish(texts, overwrite)
     nbytes = sum(file.size for file in own)
     return Written(target, names, nbytes, resumed, time.perf_counter() - begin, is_complete or os.path.exists(target))
 
@@ -203,7 +201,7 @@ def _write_archive(
                     own.source.write(room, own.begin, threads)
                     out.write(room.data)
                     advance(own.nbytes)
-    staging.publish(overwrite)
+    staging.publish({}, overwrite)
     return Written(target, (base,), plan.nbytes, 0, time.perf_counter() - begin, True)
 
 

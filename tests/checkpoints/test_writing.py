@@ -292,6 +292,21 @@ def test_parts_of_several_processes(tmp_path, plan):
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
+def test_two_processes_that_finish_together(tmp_path, monkeypatch, plan):
+    write(plan, tmp_path / "a", shard_size=4000)
+    write(plan, tmp_path / "b", shard_size=4000, part=(0, 2))
+    publish = staging.Staging.publish
+
+    def overtaken(self, texts, overwrite):  # another process sees the last file, too, and is quicker
+        monkeypatch.setattr(staging.Staging, "publish", publish)
+        publish(self, texts, overwrite)
+        publish(self, texts, overwrite)
+
+    monkeypatch.setattr(staging.Staging, "publish", overtaken)
+    assert write(plan, tmp_path / "b", shard_size=4000, part=(1, 2)).is_complete
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
 PROGRAM = """
 import sys
 from fastinit.checkpoints import Plan, write, writing
