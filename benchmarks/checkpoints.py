@@ -56,6 +56,13 @@ for tensor in plan:
     tensor.source.write(memory[: tensor.nbytes], 0)
 print(time.perf_counter() - begin)
 """
+VERIFY = """
+import sys, time
+from fastinit.checkpoints import verify
+begin = time.perf_counter()
+assert verify(sys.argv[1]).is_sound
+print(time.perf_counter() - begin)
+"""
 VIRTUAL = """
 import time
 begin = time.perf_counter()
@@ -162,9 +169,9 @@ def gpt2_xl(folder: Path, rounds: int) -> Iterator[tuple[str, str, str]]:
     yield "its peak memory", "under 512 MiB", f"{done.memory / 2**20:.0f} MiB"
     out = folder / "out"
     fastinit("verify", out)  # reads it into the page cache
-    looked = min(fastinit("verify", out).seconds for _ in range(rounds))
+    looked = min(float(run(sys.executable, "-c", VERIFY, out).out) for _ in range(rounds))
     filled = min(float(run(sys.executable, "-c", FILL, folder / "gpt2-xl-float32.json").out) for _ in range(rounds))
-    yield "verify of it in the page cache, of a fill's rate", "at least 0.5", f"{filled / looked:.2f} (whole process)"
+    yield "verify of it in the page cache, of a fill's rate", "at least 0.5", f"{filled / looked:.2f}"
     removed(out)
     theirs = run(sys.executable, "-c", THEIRS, folder / "gpt2-xl", out)
     yield "transformers, from_config and save_pretrained: time", "at least 5x", f"{theirs.seconds / done.seconds:.1f}x"
