@@ -43,6 +43,7 @@ class _Export(NamedTuple):
 
 EXPORTED: Final[Mapping[str, _Export]] = {
     "dcp": _Export("torch", r"\.metadata|__\d+_\d+\.distcp"),
+    "keras": _Export("keras", suffix=".weights.h5"),
 }
 """The formats, by their names."""
 
@@ -69,9 +70,9 @@ def export(
     plan : Plan
         What it holds.
     out : path
-        The folder.
-    format : {"dcp"}
-        The library: ``torch.distributed.checkpoint``.
+        The folder, or the file that ends in ``.weights.h5``.
+    format : {"dcp", "keras"}
+        ``torch.distributed.checkpoint``, or Keras's weight files.
     overwrite : bool
         Whether a checkpoint of the same format is replaced. It stays until the new one is complete.
     progress : bool, optional
@@ -97,7 +98,7 @@ def export(
     >>> from fastinit.checkpoints import Plan, export
     >>> export(Plan(()), "out", "tar")
     Traceback (most recent call last):
-    ValueError: format must be one of dcp, got 'tar'
+    ValueError: format must be one of dcp, keras, got 'tar'
     """
     if format not in EXPORTED:
         raise ValueError(f"format must be one of {', '.join(EXPORTED)}, got {shown(format)}")
