@@ -43,6 +43,11 @@ class _Export(NamedTuple):
 
 EXPORTED: Final[Mapping[str, _Export]] = {
     "dcp": _Export("torch", r"\.metadata|__\d+_\d+\.distcp"),
+    "orbax": _Export(
+        "jax",
+        r"_CHECKPOINT_METADATA|_METADATA|_sharding|array_metadatas|commit_success\.txt|d|manifest\.ocdbt"
+        r"|ocdbt\.process_\d+",
+    ),
     "keras": _Export("keras", suffix=".weights.h5"),
 }
 """The formats, by their names."""
@@ -71,8 +76,8 @@ def export(
         What it holds.
     out : path
         The folder, or the file that ends in ``.weights.h5``.
-    format : {"dcp", "keras"}
-        ``torch.distributed.checkpoint``, or Keras's weight files.
+    format : {"dcp", "orbax", "keras"}
+        ``torch.distributed.checkpoint``, orbax's ``StandardCheckpointer``, or Keras's weight files.
     overwrite : bool
         Whether a checkpoint of the same format is replaced. It stays until the new one is complete.
     progress : bool, optional
@@ -98,7 +103,7 @@ def export(
     >>> from fastinit.checkpoints import Plan, export
     >>> export(Plan(()), "out", "tar")
     Traceback (most recent call last):
-    ValueError: format must be one of dcp, keras, got 'tar'
+    ValueError: format must be one of dcp, orbax, keras, got 'tar'
     """
     if format not in EXPORTED:
         raise ValueError(f"format must be one of {', '.join(EXPORTED)}, got {shown(format)}")
