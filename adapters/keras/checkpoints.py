@@ -89,8 +89,10 @@ def save(
 
 def _dtype(name: str, tensor: str) -> np.dtype[Any]:
     """NumPy's dtype of a format that Keras reads: NumPy's own and bfloat16."""
+    found: np.dtype[Any] | None
     if name == "bfloat16":
-        return np.dtype(ml_dtypes.bfloat16)
+        found = np.dtype(ml_dtypes.bfloat16)
+        return found
     try:
         found = np.dtype(name)
     except TypeError:

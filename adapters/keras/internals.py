@@ -314,7 +314,7 @@ def bias_with_forget_gate(function: Any) -> Any:
     return None
 
 
-class _Places(saving_lib.H5IOStore):  # type: ignore[misc]
+class _Places(saving_lib.H5IOStore):
     """A weight file that notes what is saved in it, and where, and holds nothing."""
 
     def __init__(self) -> None:

@@ -73,7 +73,7 @@ def export(
     Parameters
     ----------
     plan : Plan
-        What it holds.
+        What it holds: its tensors. Its other files and its metadata have no place in these formats.
     out : path
         The folder, or the file that ends in ``.weights.h5``.
     format : {"dcp", "orbax", "keras"}

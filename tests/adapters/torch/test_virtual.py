@@ -204,6 +204,18 @@ def test_what_a_killed_run_left_is_brought_back(tmp_path):
     assert set(loaded(plan, out)) == {tensor.name for tensor in plan}
 
 
+def test_another_process_that_writes_the_same(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    (tmp_path / ".out.part").mkdir()
+    with open(tmp_path / ".out.part" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError, match="another process is writing it"):
+            export(small_plan(), tmp_path / "out", "dcp")
+    assert not (tmp_path / "out").exists()
+    export(small_plan(), tmp_path / "out", "dcp")
+    assert os.listdir(tmp_path) == ["out"]
+
+
 # Of many ranks
 
 
