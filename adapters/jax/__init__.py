@@ -32,6 +32,8 @@ with the variance corrected), ``dirac``, ``icnr``, ``identity``, ``sparse`` and 
 the parameters of fastinit's classes, and ``dtype`` by name. :func:`initializer` converts any initializer of fastinit.
 The keyword arguments ``groups``, ``transposed``, ``stride`` and ``blocks`` give the true fans of special kernels; see
 :func:`fastinit.fans`. ``zeros``, ``ones`` and ``constant`` are JAX's own.
+
+:func:`arrays` and :func:`save` make the arrays of a plan (:mod:`fastinit.checkpoints`) and their checkpoint by orbax.
 """
 
 # first: refuses a JAX that is too old for the next imports
@@ -42,6 +44,7 @@ from jax.nn.initializers import Initializer, constant, ones, zeros
 
 import fastinit.extending  # noqa: F401 (first: detects an unrelated package that overwrote this one)
 from fastinit.adapters.jax.arrays import filled
+from fastinit.adapters.jax.checkpoints import arrays, save
 from fastinit.adapters.jax.initializers import (
     delta_orthogonal,
     dirac,
@@ -75,6 +78,7 @@ from fastinit.adapters.jax.initializers import (
 
 __all__ = [
     "Initializer",
+    "arrays",
     "constant",
     "delta_orthogonal",
     "dirac",
@@ -97,6 +101,7 @@ __all__ = [
     "normal",
     "ones",
     "orthogonal",
+    "save",
     "sparse",
     "truncated_normal",
     "uniform",

@@ -8,6 +8,8 @@ recorded         context in which new variables keep their initializers
 replay           fills a model again from a record
 verify           reports which variables still match a record, and how the others changed
 audit            finds bad variables, and the layer where the signal breaks
+plan             the plan of a model's weight file
+save             a plan as a weight file, in bounded memory
 lsuv             layer-sequential unit variance: scales kernels with a batch of data
 ===============  =======================================================================================
 
@@ -27,9 +29,11 @@ from fastinit.adapters.keras import versions  # noqa: F401
 import fastinit.extending  # noqa: F401 (first: detects an unrelated package that overwrote this one)
 from fastinit.adapters.keras import initializers
 from fastinit.adapters.keras.auditing import audit, lsuv
+from fastinit.adapters.keras.checkpoints import save
 from fastinit.adapters.keras.explaining import explain
 from fastinit.adapters.keras.models import initialize, replay
+from fastinit.adapters.keras.plans import plan
 from fastinit.adapters.keras.programs import recorded
 from fastinit.adapters.keras.verifying import verify
 
-__all__ = ["audit", "explain", "initialize", "initializers", "lsuv", "recorded", "replay", "verify"]
+__all__ = ["audit", "explain", "initialize", "initializers", "lsuv", "plan", "recorded", "replay", "save", "verify"]

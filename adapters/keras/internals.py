@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import io
 import random
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import keras
 import numpy as np
 from keras.src.backend.common import global_state
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
+from keras.src.saving import saving_lib
 
 __all__ = [
     "BATCH_NORM_STATISTICS",
@@ -45,6 +47,7 @@ __all__ = [
     "seeded",
     "statistics_of",
     "twin_of",
+    "weights_layout",
 ]
 
 RandomInitializer: Final = keras.initializers.RandomNormal.__bases__[0]
@@ -309,3 +312,32 @@ def bias_with_forget_gate(function: Any) -> Any:
         if isinstance(function, FunctionType) and function.__code__ in cell.build.__code__.co_consts:
             return inspect.getclosurevars(function).nonlocals["self"].bias_initializer
     return None
+
+
+class _Places(saving_lib.H5IOStore):
+    """A weight file that notes what is saved in it, and where, and holds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), mode="w")
+        self.saved: dict[str, Any] = {}
+        self._place = ""
+
+    def make(self, path: str, metadata: Any = None) -> Any:
+        self._place = path
+        return self
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.saved[f"{self._place}/vars/{key}".removeprefix("/")] = value
+
+
+def weights_layout(model: Any) -> dict[str, Any]:
+    """What ``Model.save_weights`` saves, variables and arrays, by the names of the file's datasets.
+
+    ``keras.src.saving.saving_lib``: ``H5IOStore``, whose `make` and `__setitem__` layers call in their
+    ``save_own_variables``, and ``_save_state``, which calls those of a model's layers. Without them the names would
+    have to be guessed, and a layer that saves in a way of its own would get a file that it cannot read.
+    """
+    store = _Places()
+    saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set())
+    store.close()
+    return store.saved

@@ -11,6 +11,10 @@ explain          compares what the recipes would do to each parameter
 replay           fills a model again from a record
 state_dict       a model's state dict that computes tensors, or slices of them, on request
 InitReader       the same for ``torch.distributed.checkpoint.load``: each rank computes its slices
+plan             the plan of a checkpoint of a model
+save             a plan's checkpoint of ``torch.distributed.checkpoint``, in bounded memory
+InitPlanner      the same for its ``save``: each rank computes and writes its shards
+Virtual          a plan as an opened safetensors file that computes its tensors
 verify           reports which parameters still match a record, and how the others changed
 audit            finds bad parameters, and the layer where the signal breaks
 lsuv_            layer-sequential unit variance: scales weights with a batch of data
@@ -50,12 +54,16 @@ from fastinit.adapters.torch.verifying import verify
 
 if TYPE_CHECKING:
     from fastinit.adapters.torch.reading import InitReader
+    from fastinit.adapters.torch.virtual import InitPlanner, Virtual, VirtualSlice, save
 
 __all__ = [
     "DeferralError",
     "Drawn",
+    "InitPlanner",
     "InitReader",
     "StateDict",
+    "Virtual",
+    "VirtualSlice",
     "audit",
     "deferred",
     "explain",
@@ -69,6 +77,7 @@ __all__ = [
     "patched",
     "plan",
     "replay",
+    "save",
     "state_dict",
     "verify",
 ]
@@ -80,4 +89,8 @@ def __getattr__(name: str) -> object:
         from fastinit.adapters.torch.reading import InitReader
 
         return InitReader
+    if name in ("InitPlanner", "Virtual", "VirtualSlice", "save"):
+        from fastinit.adapters.torch import virtual
+
+        return getattr(virtual, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

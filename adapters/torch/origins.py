@@ -50,13 +50,16 @@ def built_plan(module: str, function: str, origin: Origin) -> Plan:
     ImportError, AttributeError
         If there is no such module or function.
     TypeError
-        If it gives anything but a ``torch.nn.Module``.
+        If it gives anything but a ``torch.nn.Module``. Keras's models are ones on its torch backend, but built by
+        another adapter, which needs ``import keras`` outside the function.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     build = getattr(importlib.import_module(module), function)
     with deferred():
         model = build()
+    if any(base.__module__.partition(".")[0] == "keras" for base in type(model).__mro__):
+        raise TypeError(f"{module}:{function} gives a model of Keras: {module} must import keras outside the function")
     if not isinstance(model, nn.Module):
         raise TypeError(f"{module}:{function} must give a torch.nn.Module, got {shown(model)}")
     return plan(model, origin.recipe, origin.seed, dtype=_dtype(origin))

@@ -24,6 +24,7 @@ def plan(
     dtype: torch.dtype | None = None,
     rename: Rename | None = None,
     without: Iterable[str] = (),
+    tied: bool = False,
 ) -> Plan:
     """The plan of a checkpoint of a model: its tensors, by the names of its state dict, and how each is filled.
 
@@ -34,8 +35,10 @@ def plan(
     recipe, seed, dtype, rename
         As in :func:`~fastinit.adapters.torch.materialize`.
     without : iterable of str
-        Names of the state dict that the checkpoint is not to hold. A tensor under several names is held under the first
-        that is left.
+        Names of the state dict that the checkpoint is not to hold.
+    tied : bool
+        Whether a tensor under several names is held under each, as ``torch.distributed.checkpoint`` does. By default it
+        is held under the first that is left, as ``save_pretrained`` does.
 
     Returns
     -------
@@ -60,7 +63,7 @@ def plan(
     sources = sources_of(model, recipe, seed, dtype, rename)
     for name, source in sources.items():
         same = source.entry.name if source.entry is not None else id(source.tensor)
-        if name in left_out or (same in held and source.shard is None):
+        if name in left_out or (same in held and not tied and source.shard is None):
             continue
         held.add(same)
         tensors.append(Tensor(name, _planned(name, source)))

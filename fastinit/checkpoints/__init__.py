@@ -3,13 +3,14 @@
 ==========================  ===========================================================================================
 a plan                      :class:`Plan`, :class:`Tensor`, :class:`Filled`, :class:`Quantized`, :class:`Values`
 what a plan is made from    :class:`Origin`, :func:`plan_of`
-a plan on disk              :func:`write`
+a plan on disk              :func:`write`, :func:`export`
 a checkpoint on disk        :func:`read_checkpoint`, :func:`verify`, :func:`diff`, :func:`statistics`
 without a file              :class:`Virtual`
 ==========================  ===========================================================================================
 """
 
 from fastinit.checkpoints.comparing import Difference, Statistics, diff, statistics
+from fastinit.checkpoints.exporting import export
 from fastinit.checkpoints.headers import Header, Stored, read_header
 from fastinit.checkpoints.origins import Origin, plan_of
 from fastinit.checkpoints.plans import Plan, Tensor
@@ -37,6 +38,7 @@ __all__ = [
     "VirtualSlice",
     "Written",
     "diff",
+    "export",
     "plan_of",
     "quantized",
     "read_checkpoint",

@@ -21,11 +21,12 @@ from typing import Any, Final
 
 import fastinit
 from fastinit.checkpoints.comparing import Statistics, diff, statistics
+from fastinit.checkpoints.exporting import EXPORTED, export, format_of
 from fastinit.checkpoints.layouts import SHARD_SIZE
 from fastinit.checkpoints.origins import QUANTIZATIONS, Origin, plan_of
 from fastinit.checkpoints.plans import Plan
 from fastinit.checkpoints.verifying import verify
-from fastinit.checkpoints.writing import write
+from fastinit.checkpoints.writing import Written, write
 from fastinit.checks import shown
 from fastinit.dtypes import DTYPES
 
@@ -96,6 +97,9 @@ def add_commands(commands: Any, initializer_named: Named) -> None:
     )
     made.add_argument("source", metavar="SOURCE")
     made.add_argument("out", metavar="OUT", help="a folder, a .safetensors file, or a .json file for the plan alone")
+    made.add_argument(
+        "--format", choices=("safetensors", *EXPORTED), help="of the checkpoint; by default what OUT's name says"
+    )
     made.add_argument("--dtype", choices=DTYPES, help="of the floating-point tensors")
     made.add_argument("--recipe", metavar="NAME", help="own (the author's scheme), auto, fans, ...; own by default")
     made.add_argument("--seed", type=_seed, default=0, help="an integer or a text (0)")
@@ -153,15 +157,7 @@ def _checkpoint(options: argparse.Namespace) -> int:
         plan.save(options.out)
         print(f"{options.out}: a plan of {len(plan):,} tensors, {_bytes(plan.nbytes)}")
         return 0
-    written = write(
-        plan,
-        options.out,
-        shard_size=options.shard_size,
-        max_memory=options.max_memory,
-        overwrite=options.overwrite,
-        resume=options.resume,
-        part=options.part,
-    )
+    written = _written(plan, options)
     rate = (written.nbytes - written.resumed) / written.seconds if written.seconds else 0.0
     resumed = f", {_bytes(written.resumed)} of them by an earlier run" if written.resumed else ""
     print(
@@ -171,6 +167,27 @@ def _checkpoint(options: argparse.Namespace) -> int:
     if not written.is_complete:
         print("other processes have not finished their parts: the last one moves the files to their place")
     return 0
+
+
+def _written(plan: Plan, options: argparse.Namespace) -> Written:
+    """Writes the checkpoint in the format that the command asks for."""
+    format = options.format or format_of(options.out)
+    if format not in EXPORTED:
+        return write(
+            plan,
+            options.out,
+            shard_size=options.shard_size,
+            max_memory=options.max_memory,
+            overwrite=options.overwrite,
+            resume=options.resume,
+            part=options.part,
+        )
+    given = {"--shard-size": options.shard_size != SHARD_SIZE, "--max-memory": options.max_memory is not None}
+    given |= {"--resume": options.resume, "--part": options.part is not None}
+    if any(given.values()):
+        unknown = ", ".join(name for name, is_given in given.items() if is_given)
+        raise ValueError(f"the format {format} is written by its own library, without {unknown}")
+    return export(plan, options.out, format, overwrite=options.overwrite)
 
 
 def _chosen(plan: Plan, only: Sequence[str] | None, skip: Sequence[str] | None) -> Plan:

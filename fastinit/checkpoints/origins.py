@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -116,8 +117,20 @@ def plan_of(origin: Origin) -> Plan:
         return _known(Plan.load(source))
     module, colon, function = source.partition(":")
     if colon and function.isidentifier() and all(part.isidentifier() for part in module.split(".")):
-        return _checked(_adapter().built_plan(module, function, origin))
+        return _built(module, function, origin)
     raise FileNotFoundError(f"{shown(source)} is neither a file nor a folder, and not the module:function of a model")
+
+
+def _built(module: str, function: str, origin: Origin) -> Plan:
+    """The plan of the model that a function builds: of Keras, which its module imports, or else of PyTorch."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    build = getattr(importlib.import_module(module), function)
+    if "keras" in sys.modules:
+        made = importlib.import_module("fastinit.adapters.keras.plans").built_plan(build, origin)
+        if made is not None:
+            return _checked(made)
+    return _checked(_adapter().built_plan(module, function, origin))
 
 
 def _adapter() -> Any:

@@ -68,6 +68,25 @@ class VirtualSlice:
             raise TypeError("a tensor without axes has no length")
         return self._tensor.shape[0]
 
+    def boxes(
+        self, largest: int, offsets: tuple[int, ...] | None = None, extent: tuple[int, ...] | None = None
+    ) -> Iterator[tuple[slice, ...]]:
+        """Indices of boxes that make up a box of the tensor, cut along its first axes.
+
+        Parameters
+        ----------
+        largest : int
+            At most so many bytes of a box. A tensor that is only made whole is not cut.
+        offsets, extent : tuple of int, optional
+            Where the box to cut begins, and its shape; by default the whole tensor.
+        """
+        source = self._tensor.source
+        begin = (0,) * self.ndim if offsets is None else offsets
+        sizes = self.shape if extent is None else extent
+        room = math.prod(sizes) if source.granule > 1 else max(1, largest * 8 // source.format.bits)
+        for first, shape in _cut(begin, sizes, room):
+            yield tuple(slice(start, start + size) for start, size in zip(first, shape, strict=True))
+
     @in_stream_environment
     def __getitem__(self, index: Any) -> Any:
         """The slice as an array or a tensor.
@@ -185,6 +204,21 @@ class Virtual:
             with suppress(ModuleNotFoundError, AttributeError):
                 return memory.view(getattr(importlib.import_module("ml_dtypes"), name))
             return memory
+
+
+def _cut(
+    offsets: tuple[int, ...], sizes: tuple[int, ...], room: int
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Offsets and sizes of boxes of at most `room` elements that make up a box."""
+    if math.prod(sizes) <= room:
+        yield offsets, sizes
+        return
+    axis = next(axis for axis, size in enumerate(sizes) if size > 1)
+    step = max(1, room * sizes[axis] // math.prod(sizes))
+    for first in range(0, sizes[axis], step):
+        begin = (*offsets[:axis], offsets[axis] + first, *offsets[axis + 1 :])
+        extent = (*sizes[:axis], min(step, sizes[axis] - first), *sizes[axis + 1 :])
+        yield from _cut(begin, extent, room)
 
 
 def _made(source: Source, offsets: tuple[int, ...], extent: tuple[int, ...]) -> np.ndarray:

@@ -134,3 +134,16 @@ def test_sizes_and_parts():
         *(5 * 10**9, 2**30, 2**29, 1000, 2000, 1_500_000)
     ]
     assert _part("2/16") == (1, 16)
+
+
+def test_formats_of_other_libraries_say_what_they_do_not_take(run, tmp_path):
+    status, _, err = run("checkpoint", "plan.json", "out", "--format", "dcp", "--resume", "--max-memory", "1GB")
+    assert status == 2
+    assert "the format dcp is written by its own library, without --max-memory, --resume" in err
+    status, _, err = run("checkpoint", "plan.json", "out.weights.h5", "--part", "1/2")
+    assert status == 2
+    assert "the format keras is written by its own library, without --part" in err
+    assert run("checkpoint", "plan.json", "out", "--format", "tar")[0] == 2
+    assert os.listdir(tmp_path) == ["plan.json"]
+    assert run("checkpoint", "plan.json", "odd.weights.h5", "--format", "safetensors")[0] == 0
+    assert sorted(os.listdir(tmp_path)) == ["odd.weights.h5", "plan.json"]

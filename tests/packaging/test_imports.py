@@ -57,7 +57,7 @@ FLOORS = [
     {"checkpoints.plans"},
     {"checkpoints.layouts", "checkpoints.staging", "checkpoints.reading"},
     {"checkpoints.writing", "checkpoints.verifying", "checkpoints.virtual", "checkpoints.comparing"},
-    {"checkpoints.origins"},
+    {"checkpoints.origins", "checkpoints.exporting"},
     {"checkpoints.commands"},
     {"cli"},
     {"__main__"},

@@ -243,3 +243,12 @@ def test_the_bias_of_an_lstm():
         assert type(found) is keras.initializers.Zeros, f"{CHANGED}{type(layer.cell).__name__}.build"
     assert internals.bias_with_forget_gate(lambda: 0) is None
     assert internals.bias_with_forget_gate(keras.initializers.Zeros()) is None
+
+
+def test_the_layout_of_a_weight_file():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.BatchNormalization()])
+    found = internals.weights_layout(model)
+    dense, norm = (f"layers/{name}/vars/" for name in ("dense", "batch_normalization"))
+    names = [*(f"{dense}{n}" for n in range(2)), *(f"{norm}{n}" for n in range(4))]
+    assert list(found) == names, f"{CHANGED}saving_lib"
+    assert [id(saved) for saved in found.values()] == [id(variable) for variable in model.variables]
