@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinit import Entry, Keep, Recipe, canonical_name
-from fastinit.adapters.torch.buffers import is_made_again, keyed_buffers
+from fastinit.adapters.torch.buffers import is_made_again, keyed_buffers, statistics_of
 from fastinit.adapters.torch.layers import parameters
 from fastinit.adapters.torch.models import planned_places
 from fastinit.adapters.torch.replaying import rebuilt
@@ -72,6 +72,7 @@ def sources_of(
         )
         if is_made_again(module, role, buffer)
     }
+    statistics = {id(one) for module in model.modules() for one in statistics_of(module).values()}
     found: dict[str, Source] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         own = canonical_name(name)
@@ -87,15 +88,16 @@ def sources_of(
             source = Source(shape, wanted, None if kept else entry, values, shard)
         elif not isinstance(tensor, Tensor):
             raise ValueError(f"{name!r} of the state dict is {shown(tensor)}: only tensors are computed")
-        elif id(tensor) in drawn:
-            source = Source(tuple(tensor.shape), tensor.dtype, None, drawn[id(tensor)])
-        elif tensor.is_meta:
+        elif id(tensor) not in drawn and tensor.is_meta:
             raise ValueError(
                 f"the buffer {name!r} is on the meta device, with values that cannot be known: build the model under "
                 "deferred(), which keeps buffers in memory"
             )
         else:
-            source = Source(tuple(tensor.shape), tensor.dtype, None, tensor.detach())
+            changes = dtype is not None and id(tensor) in statistics and tensor.is_floating_point()
+            values = drawn.get(id(tensor), tensor).detach()
+            values = values.to(dtype) if changes else values
+            source = Source(tuple(values.shape), values.dtype, None, values)
         found[name] = source
     return found
 

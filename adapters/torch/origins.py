@@ -21,6 +21,7 @@ from fastinit.adapters.torch.balancing import balanced
 from fastinit.adapters.torch.deferring import deferred
 from fastinit.adapters.torch.plans import plan
 from fastinit.adapters.torch.quantizing import quantized_plan
+from fastinit.adapters.torch.tiny import tiny_config
 from fastinit.checkpoints import Filled, Origin, Plan
 from fastinit.checkpoints import Tensor as Planned
 from fastinit.extending import shown
@@ -97,13 +98,16 @@ def pretrained_plan(path: str, origin: Origin) -> Plan:
         raise ValueError(f"{path} needs code of its own (auto_map): it runs only with trust_remote_code")
     config = AutoConfig.from_pretrained(folder or ".", trust_remote_code=origin.trust_remote_code)
     if origin.tiny:
-        from fastinit.adapters.torch.tiny import tiny_config
-
-        config, changes = tiny_config(config)
+        config, changes = tiny_config(config, lambda one: _model_of(one, origin))
         origin.notes.extend(changes)
-        written = config.to_dict()
+        version = written.get("transformers_version")
+        written = json.loads(config.to_json_string())
+        written["transformers_version"] = version  # the same file with every version
+        if version is None:
+            del written["transformers_version"]
     if origin.dtype is not None:
-        written |= {name: origin.dtype for name in ("dtype", "torch_dtype") if name == "dtype" or name in written}
+        written["dtype"] = origin.dtype
+        _set_dtype(written, origin.dtype)
     with deferred():
         model = _model_of(config, origin)
     made = plan(model, origin.recipe, origin.seed, dtype=_dtype(origin), without=_not_saved(model))
@@ -121,6 +125,8 @@ def pretrained_plan(path: str, origin: Origin) -> Plan:
     if os.path.isfile(generation):
         with open(generation, encoding="utf-8") as file:
             files["generation_config.json"] = file.read()
+    if _needs_code(written):
+        files |= _code_of(folder, written)
     return replace(made, files=files)
 
 
@@ -130,19 +136,46 @@ def _needs_code(config: Mapping[str, Any]) -> bool:
     return "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING
 
 
+def _code_of(folder: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """The modules beside a configuration that it needs, so that the checkpoint is complete."""
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    references = [one for some in config["auto_map"].values() for one in (some if isinstance(some, list) else [some])]
+    here = {one.partition(".")[0] for one in references if isinstance(one, str) and "--" not in one}
+    modules = [os.path.join(folder, f"{module}.py") for module in sorted(here)]
+    found = {}
+    for path in [*modules, *(other for module in modules for other in get_relative_import_files(module))]:
+        with open(path, encoding="utf-8") as file:
+            found[os.path.basename(path)] = file.read()
+    return found
+
+
+def _set_dtype(config: dict[str, Any], dtype: str) -> None:
+    """Changes the dtype that a configuration says, and those that the configurations in it say."""
+    for name, value in config.items():
+        if name in ("dtype", "torch_dtype") and isinstance(value, str):
+            config[name] = dtype
+        elif isinstance(value, dict):
+            _set_dtype(value, dtype)
+
+
 def _model_of(config: Any, origin: Origin) -> nn.Module:
     """The model of the class that the configuration names first, or of the one that its type has."""
     import transformers
 
     options = {} if origin.dtype is None else {"dtype": _dtype(origin)}
+    own = type(config).__module__.rpartition(".")[0]  # a class that transformers has, but not under its name there
+    places = [transformers, *([importlib.import_module(own)] if own.startswith("transformers.") else [])]
     for name in getattr(config, "architectures", None) or ():
-        kind = getattr(transformers, name, None)
-        if kind is not None:
-            return kind._from_config(config, **options)  # type: ignore[no-any-return]
-    trust = origin.trust_remote_code
-    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
-        if trust or type(config) in auto._model_mapping:
-            made: nn.Module = auto.from_config(config, trust_remote_code=trust, **options)  # type: ignore[no-untyped-call]
+        for place in places:
+            kind = getattr(place, name, None)
+            if kind is not None:
+                return kind._from_config(config, **options)  # type: ignore[no-any-return]
+    code = getattr(config, "auto_map", None) or {} if origin.trust_remote_code else {}
+    for name in ("AutoModelForCausalLM", "AutoModel", *sorted(code)):
+        auto = getattr(transformers, name, None)
+        if hasattr(auto, "_model_mapping") and (name in code or type(config) in auto._model_mapping):
+            made: nn.Module = auto.from_config(config, trust_remote_code=name in code, **options)
             return made
     raise ValueError(f"transformers has no model for {shown(config.model_type)}")
 

@@ -1,0 +1,215 @@
+"""``fastinit checkpoint --tiny`` of architectures of transformers: it loads whole, runs, and is the same twice.
+
+The sample is seeded. Ten of its architectures, quick ones, are for `make test`, the hundred for `make test-long`.
+"""
+
+import functools
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("transformers", reason="needs transformers")
+import zoos  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+
+from fastinit import cli  # noqa: E402
+from fastinit.adapters.torch import deferred, materialize  # noqa: E402
+from fastinit.adapters.torch.inputs import example_inputs  # noqa: E402
+
+COUNT = 100
+USUAL = (0, 2, 3, 15, 22, 24, 25, 26, 30, 44)
+SEED = 20
+
+
+class Kind(NamedTuple):
+    """A type of model, with the name of its class."""
+
+    kind: str
+    name: str
+
+    @property
+    def made(self):
+        return zoos._class(self.kind, self.name)
+
+
+@functools.cache
+def order():
+    """Types of models in a seeded order, each with its class that has a head, if there is one."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    classes = zoos._transformers_classes()
+    kinds = dict.fromkeys(one.name.split("/")[1] for one in zoos.shuffled(zoos.transformers_zoo(), SEED))
+    return [Kind(kind, classes[kind][min(1, len(classes[kind]) - 1)]) for kind in kinds]
+
+
+def constructs(one):
+    try:
+        return zoos.size_on_meta(lambda: one.made(zoos._configuration(one.kind))) > 0
+    except Exception:
+        return False
+
+
+def constructing(number):
+    """Of one of every COUNT-th, those that their authors' own code constructs from their configurations alone."""
+    return filter(constructs, order()[number::COUNT])
+
+
+def write(source, out):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["fastinit", "checkpoint", str(source), str(out), "--tiny"])
+        assert cli.main() in (0, None)
+
+
+def saved(folder):
+    """Name, shape and dtype of every tensor of a checkpoint."""
+    found = {}
+    for path in Path(folder).glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                part = file.get_slice(name)
+                found[name] = tuple(part.get_shape()), part.get_dtype()
+    return found
+
+
+def tensors(value):
+    """All floating-point tensors of an output."""
+    if isinstance(value, torch.Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [one for part in value for one in tensors(part)]
+    return []
+
+
+def run(model):
+    """Whether the first inputs that the model accepts give finite outputs; None if it accepts none, and why."""
+    reasons = []
+    for inputs in example_inputs(model):
+        torch.manual_seed(0)
+        try:
+            with torch.no_grad():
+                found = tensors(model.eval()(**inputs))
+        except Exception as problem:
+            reasons.append(" ".join(f"{type(problem).__name__}: {problem}".split())[:200])
+            continue
+        assert found, "no output"
+        return all(bool(torch.isfinite(one).all()) for one in found), reasons
+    return None, reasons or ["no inputs are known"]
+
+
+class Judged(NamedTuple):
+    """What was found of one architecture."""
+
+    problems: list
+    as_saved: bool
+    """Whether names, shapes and dtypes are those of transformers' own ``save_pretrained``."""
+
+
+def judged(one, folder):
+    source, out, again, reference = (folder / name for name in ("source", "out", "again", "reference"))
+    config = zoos._configuration(one.kind)
+    config.architectures = [one.name]
+    config.save_pretrained(source)
+    write(source, out)
+    write(source, again)
+    problems = []
+    files = sorted(path.name for path in out.iterdir())
+    if files != sorted(path.name for path in again.iterdir()):
+        problems.append("the second run wrote other files")
+    problems += [f"{name} differs" for name in files if (out / name).read_bytes() != (again / name).read_bytes()]
+    model, loading = one.made.from_pretrained(out, output_loading_info=True)
+    problems += [f"{what}: {sorted(map(str, keys))[:3]} ({len(keys)})" for what, keys in loading.items() if keys]
+    with deferred():
+        own = one.made._from_config(type(config).from_pretrained(out))
+    materialize(own, seed=0)
+    expected = own.state_dict()
+    different = [name for name, value in model.state_dict().items() if not same(value, expected[name])]
+    if different:
+        problems.append(f"other values than materialize(): {different[:3]} ({len(different)})")
+    finite, reasons = run(model)
+    if not finite:
+        problems.append("not finite" if finite is not None else f"does not run: {reasons}")
+    one.made._from_config(type(config).from_pretrained(out)).save_pretrained(reference)
+    return Judged(problems, saved(out) == saved(reference))
+
+
+def same(one, other):
+    return one.shape == other.shape and one.dtype == other.dtype and (torch.equal(one, other) or both_nan(one, other))
+
+
+def both_nan(one, other):
+    return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) and torch.equal(
+        torch.isnan(one), torch.isnan(other)
+    )
+
+
+# A default configuration with which its author's own model runs nowhere
+
+
+def complaints(one, config):
+    """What the model says of each of the inputs, on the meta device; numbers are left out."""
+    found = []
+    with torch.device("meta"), torch.no_grad():
+        model = one.made._from_config(config).eval()
+        for inputs in example_inputs(model, "meta"):
+            try:
+                model(**inputs)
+            except Exception as problem:
+                found.append(re.sub(r"\d+", "N", f"{type(problem).__name__}: {problem}"))
+            else:
+                found.append("")
+    return found
+
+
+def is_its_authors(one, folder):
+    """Whether the author's own model, at its full size, refuses all inputs for the reasons that the tiny one has."""
+    full = zoos._configuration(one.kind)
+    author, own = complaints(one, full), complaints(one, type(full).from_pretrained(folder / "out"))
+    of_meta = [reason for reason in author if not reason or "meta" in reason or reason.startswith("NotImplemented")]
+    return author == own and not of_meta
+
+
+def first_judged(number, folder):
+    """The first of one of every COUNT-th that its author can run; with it, those before it that he cannot."""
+    passed = []
+    for one in constructing(number):
+        try:
+            found = judged(one, folder / one.kind)
+            if "does not run" not in str(found.problems) or not is_its_authors(one, folder / one.kind):
+                return one, found, passed
+        except Exception as problem:
+            return one, Judged([f"{type(problem).__name__}: {problem}"], False), passed
+        passed.append("/".join(one))
+    raise AssertionError("none constructs and runs")
+
+
+@pytest.mark.parametrize("number", USUAL)
+def test_a_tiny_checkpoint(number, tmp_path, record_property):
+    one, found, _ = first_judged(number, tmp_path)
+    record_property("architecture", "/".join(one))
+    assert not found.problems, ("/".join(one), found.problems)
+    assert found.as_saved, "/".join(one)
+
+
+@pytest.mark.long
+def test_a_hundred_tiny_checkpoints(tmp_path, capsys):
+    failed, not_as_saved, passed = {}, [], []
+    for number in range(COUNT):
+        one, found, before = first_judged(number, tmp_path)
+        passed += before
+        if found.problems:
+            failed["/".join(one)] = found.problems
+        if not found.as_saved:
+            not_as_saved.append("/".join(one))
+    with capsys.disabled():
+        print(f"\n{COUNT - len(failed)} of {COUNT} tiny checkpoints load whole, run, and are the same twice")
+        print(f"{COUNT - len(not_as_saved)} have the names and shapes of save_pretrained; not {not_as_saved}")
+        print(f"others were taken for {passed}, whose authors' own models do not run by default")
+    assert not failed
+    assert not not_as_saved
