@@ -18,8 +18,8 @@ import fastinit
 ADAPTERS = ["numpy", "torch"] + [
     f"torch.{name}"
     for name in (
-        "auditing", "devices", "drawing", "init", "layers", "materializing", "measuring", "models", "patching",
-        "schemes", "shards", "tensors",
+        "auditing", "devices", "drawing", "init", "inputs", "layers", "materializing", "measuring", "models",
+        "patching", "schemes", "shards", "tensors", "tiny",
     )
 ]  # fmt: skip
 MODULES = [

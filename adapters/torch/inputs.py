@@ -41,8 +41,8 @@ def example_inputs(model: Any, device: str | torch.device = "cpu") -> list[dict[
     --------
     >>> from transformers import ViTConfig, ViTModel
     >>> model = ViTModel(ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))
-    >>> [{name: tuple(value.shape) for name, value in inputs.items()} for inputs in example_inputs(model)]
-    [{'pixel_values': (1, 3, 224, 224)}]
+    >>> {name: tuple(value.shape) for name, value in example_inputs(model)[0].items()}
+    {'pixel_values': (1, 3, 224, 224)}
     """
     config = _Facts(model.config)
     found: list[dict[str, Tensor]] = []

@@ -173,7 +173,7 @@ def _model_of(config: Any, origin: Origin) -> nn.Module:
                 return kind._from_config(config, **options)  # type: ignore[no-any-return]
     code = getattr(config, "auto_map", None) or {} if origin.trust_remote_code else {}
     for name in ("AutoModelForCausalLM", "AutoModel", *sorted(code)):
-        auto = getattr(transformers, name, None)
+        auto: Any = getattr(transformers, name, None)
         if hasattr(auto, "_model_mapping") and (name in code or type(config) in auto._model_mapping):
             made: nn.Module = auto.from_config(config, trust_remote_code=name in code, **options)
             return made
