@@ -49,12 +49,15 @@ __all__ = [
     "address_of",
     "apply",
     "base_of",
+    "built_from",
     "calculate_correct_fan",
     "calculate_fan_in_and_fan_out",
     "carry_hooks",
+    "compute_plainly",
     "constant_result",
     "flat_parameter",
     "has_memory_of_its_own",
+    "ignored_on_save",
     "increment_version",
     "initialize_as_transformers",
     "inlined_as",
@@ -70,6 +73,7 @@ __all__ = [
     "is_transformed",
     "is_watched",
     "keep_program",
+    "kept_in_float32",
     "make_deprecate",
     "mark_as_constructed",
     "negative_view",
@@ -91,6 +95,7 @@ __all__ = [
     "singular_vectors",
     "storage_behind",
     "swapped",
+    "takes_configuration",
     "torch_init",
     "transposed_linear",
     "uncompiled",
@@ -540,6 +545,35 @@ def initialize_as_transformers(model: nn.Module, module: nn.Module) -> None:
     Without it buffers on the meta device that a model computes by itself stay unknown, and are refused by name.
     """
     model._init_weights(module)  # type: ignore[operator]
+
+
+def built_from(kind: Any, config: Any, **options: Any) -> nn.Module:
+    """A model of a class of transformers from its configuration, as ``AutoModel.from_config`` builds it.
+
+    Without it the dtype of the configuration would have no effect.
+    """
+    model: nn.Module = kind._from_config(config, **options)
+    return model
+
+
+def takes_configuration(auto: Any, config: Any) -> bool:
+    """Whether an auto class of transformers has a model for a configuration. Without it the class's error says so."""
+    return type(config) in getattr(auto, "_model_mapping", ())
+
+
+def ignored_on_save(model: Any) -> tuple[str, ...]:
+    """Names of the state dict that ``save_pretrained`` leaves out. Without it the checkpoint holds them, too."""
+    return tuple(getattr(model, "_keys_to_ignore_on_save", None) or ())
+
+
+def kept_in_float32(model: Any) -> tuple[str, ...]:
+    """Parts of names whose modules transformers keeps in float32. Without it they are quantized, too."""
+    return tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
+
+
+def compute_plainly(config: Any) -> None:
+    """Has a configuration choose the implementations that run on the meta device. Without it some models do not."""
+    config._attn_implementation, config._experts_implementation = "eager", "batched_mm"
 
 
 def parts_of_flat(model: nn.Module) -> Iterator[tuple[str, FlatParameter]]:

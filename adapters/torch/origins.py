@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastinit.adapters.torch.balancing import balanced
 from fastinit.adapters.torch.deferring import deferred
+from fastinit.adapters.torch.internals import address_of, built_from, ignored_on_save, takes_configuration
 from fastinit.adapters.torch.plans import plan
 from fastinit.adapters.torch.quantizing import quantized_plan
 from fastinit.adapters.torch.tiny import tiny_config
@@ -170,11 +171,11 @@ def _model_of(config: Any, origin: Origin) -> nn.Module:
         for place in places:
             kind = getattr(place, name, None)
             if kind is not None:
-                return kind._from_config(config, **options)  # type: ignore[no-any-return]
+                return built_from(kind, config, **options)
     code = getattr(config, "auto_map", None) or {} if origin.trust_remote_code else {}
     for name in ("AutoModelForCausalLM", "AutoModel", *sorted(code)):
         auto: Any = getattr(transformers, name, None)
-        if hasattr(auto, "_model_mapping") and (name in code or type(config) in auto._model_mapping):
+        if auto is not None and (name in code or takes_configuration(auto, config)):
             made: nn.Module = auto.from_config(config, trust_remote_code=name in code, **options)
             return made
     raise ValueError(f"transformers has no model for {shown(config.model_type)}")
@@ -185,8 +186,7 @@ def _not_saved(model: Any) -> set[str]:
     tensors = dict(model.state_dict(keep_vars=True))
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     found = {name for name, first in tied.items() if tensors.get(name) is tensors.get(first)}
-    ignored = getattr(model, "_keys_to_ignore_on_save", None) or ()
-    return found | {name for name in tensors if name in ignored}
+    return found | {name for name in tensors if name in ignored_on_save(model)}
 
 
 def saved_layout(model: Any, made: Plan) -> Plan:
@@ -216,7 +216,7 @@ def saved_layout(model: Any, made: Plan) -> Plan:
         name: torch.empty(tensor.shape, dtype=getattr(torch, tensor.format.name), device="meta")
         for name, tensor in known.items()
     }
-    bases = {tensor.untyped_storage()._cdata: name for name, tensor in empty.items()}
+    bases = {address_of(tensor): name for name, tensor in empty.items()}
     try:
         with _NoCopies():
             converted = revert_weight_conversion(model, dict(empty))
@@ -224,7 +224,7 @@ def saved_layout(model: Any, made: Plan) -> Plan:
         return made
     found = []
     for name, view in converted.items():
-        base = bases.get(view.untyped_storage()._cdata) if isinstance(view, Tensor) else None
+        base = bases.get(address_of(view)) if isinstance(view, Tensor) else None
         own = None if base is None else _view_of(known[base], empty[base], view, name)
         if own is None:
             return made

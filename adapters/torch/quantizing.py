@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastinit import canonical_name
 from fastinit.adapters.torch.experts import mixtures
+from fastinit.adapters.torch.internals import kept_in_float32
 from fastinit.checkpoints import Filled, Plan, Quantized, quantized
 from fastinit.checkpoints import Tensor as Planned
 
@@ -122,7 +123,7 @@ def _linear_weights(model: Any, routers: Collection[int]) -> list[Tensor]:
     """The weights of a model's linear layers, without heads, routers, and what transformers keeps in float32."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    exact = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
+    exact = kept_in_float32(model)
     return [
         module.weight
         for name, module in model.named_modules()

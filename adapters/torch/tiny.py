@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from fastinit.adapters.torch.inputs import example_inputs
+from fastinit.adapters.torch.internals import compute_plainly
 
 __all__ = ["tiny_config"]
 
@@ -113,7 +114,7 @@ class _Trial:
         with _quiet(), torch.device(device):
             config = self._config(table)
             if device == "meta":  # where faster ways to compute the same do not run
-                config._attn_implementation, config._experts_implementation = "eager", "batched_mm"
+                compute_plainly(config)
             return self._build(config).eval()
 
     def _runs(self, model: nn.Module, variant: int) -> bool:

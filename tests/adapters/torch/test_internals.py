@@ -229,6 +229,23 @@ def test_hooks_and_signs():
     assert internals.negative_view(torch.ones(2)).tolist() == [-1.0, -1.0]
 
 
+def test_what_transformers_says_of_its_models():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.T5Config(num_layers=1, d_model=8, d_ff=8, d_kv=4, num_heads=2, vocab_size=16)
+    with torch.device("meta"):
+        model = internals.built_from(transformers.T5ForConditionalGeneration, config, dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert internals.takes_configuration(transformers.AutoModel, config)
+    assert not internals.takes_configuration(transformers.AutoModelForCausalLM, config)
+    assert not internals.takes_configuration(torch.nn.Linear, config)
+    assert "wo" in internals.kept_in_float32(model)
+    model._keys_to_ignore_on_save = ["shared.weight"]
+    assert internals.ignored_on_save(model) == ("shared.weight",)
+    assert internals.ignored_on_save(torch.nn.Linear(1, 1)) == internals.kept_in_float32(torch.nn.Linear(1, 1)) == ()
+    internals.compute_plainly(config)
+    assert config._attn_implementation == "eager"
+
+
 def test_every_name_is_tested():
     text = inspect.getsource(inspect.getmodule(test_every_name_is_tested))
     left = {"Flattened", "FlatParameter", "initialize_as_transformers", "is_fake", "is_watched"}
