@@ -245,7 +245,7 @@ def outcome(module, call, make):
             seen["error"] = type(error), str(error)
     said = [warning for warning in said if not str(warning.message).startswith("fastinit: ")]
     seen["warnings"] = [(warning.category, str(warning.message)) for warning in said]
-    if module is init:
+    if module is init and isinstance(tensor, torch.Tensor):  # torch itself answers to anything else
         assert all(warning.filename == "<string>" for warning in said), "the caller's line"
     if real:
         seen |= {name: getattr(tensor, name) for name in ("shape", "dtype", "device", "requires_grad", "is_leaf")}
@@ -264,6 +264,9 @@ def improved(call, name, theirs):
         or (name == "fake" and "sparse" in call and "Found in aten.index_put_" in cause)
         # numbers are not looked at where there are none
         or (name == "fake" and "trunc_normal_" in call)
+        # an older torch cannot clamp to bounds beyond the dtype, and warns of the values of a tensor that has none
+        or ("trunc_normal_" in call and "cannot be converted to type c10::Half without overflow" in cause)
+        or ("meta" in name and "trunc_normal_" in call and "error" not in theirs and theirs["warnings"])
         or (name == "fake" and "sparse_" in call and "error" in theirs)
     )
 
@@ -274,8 +277,6 @@ def test_every_call_on_every_tensor(function):
     for arguments in CALLS[function].split("|"):
         call = f"init.{function}(t{', ' * bool(arguments)}{arguments})"
         for name, make in TENSORS.items():
-            if name == "list" and "trunc_normal_" in function and torch.__version__ < (2, 13):
-                continue  # an older torch misses another attribute first
             theirs, ours = outcome(torch_init, call, make), outcome(init, call, make)
             if theirs != ours and improved(call, name, theirs):
                 assert ours["result"] is True, (call, name, ours)
