@@ -50,6 +50,7 @@ def _uniform(low: float, high: float) -> fastinit.Uniform:
 # Values of --init besides presets: the syntax, and a function of the numbers after the colon.
 WRITTEN: Final[dict[str, tuple[str, Callable[..., Any]]]] = {
     "zeros": ("zeros", fastinit.Zeros),
+    "ones": ("ones", fastinit.Ones),
     "normal": ("normal:std", lambda std: fastinit.Normal(0.0, std)),
     "uniform": ("uniform:low,high", _uniform),
     "orthogonal": ("orthogonal or orthogonal:gain", fastinit.Orthogonal),
@@ -147,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "--init",
         required=True,
         metavar="NAME",
-        help="a preset such as he_normal, auto, zeros, normal:std, uniform:low,high, orthogonal, orthogonal:gain",
+        help="a preset such as he_normal, auto, zeros, ones, normal:std, uniform:low,high, orthogonal, orthogonal:gain",
     )
     check.add_argument("--negative-slope", type=float, metavar="X", help="for leaky_relu and prelu (0.01 and 0.25)")
     check.add_argument("--seed", type=_any_integer, default=0, help="an integer of any size (0)")

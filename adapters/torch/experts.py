@@ -91,7 +91,7 @@ def _listed(module: nn.Module) -> int:
 
 
 def _routers(block: nn.Module, experts: nn.Module, count: int) -> list[tuple[nn.Module, str]]:
-    """The modules nearest to the block that hold a weight with so many rows, and what they call it."""
+    """The modules nearest to the block that hold a weight with this number of rows, and its role in them."""
     level = [block]
     for _ in range(3):
         found = [

@@ -185,7 +185,7 @@ def _inputs(model: nn.Module, device: str = "meta") -> list[dict[str, torch.Tens
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What is said of configurations that are only tried is no concern of the user."""
+    """Silences warnings about configurations that are only tried."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -597,7 +597,7 @@ def _quotient(value: int, divisor: int) -> int:
 
 
 def _narrowed(value: int, divisor: int) -> int:
-    """A width divided; small ones are left, and what is no multiple is rounded up to an even number."""
+    """A width divided. Small ones stay; a quotient that is not whole is rounded up to an even number."""
     if value % divisor == 0 and value // divisor > 1 and value > _CHANNELS:
         return value // divisor
     if value <= 2 * WIDTH:

@@ -157,7 +157,7 @@ def _check_target(target: str, format: str, names: str | None, overwrite: bool) 
     other = [name for name in found if not re.fullmatch(names, name)]
     if other:  # replacing the folder would remove it
         raise FileExistsError(
-            errno.EEXIST, f"it holds {other[0]}, which is no part of a checkpoint of {format}", target
+            errno.EEXIST, f"it holds {other[0]}, which does not belong to a checkpoint of {format}", target
         )
     if found and not overwrite:
         raise FileExistsError(errno.EEXIST, f"it holds {found[0]}: overwrite replaces it", target)

@@ -348,7 +348,7 @@ class Quantized(Source):
 
 
 def _tiles(first: int, last: int, blocks: int) -> Iterator[tuple[int, int, int]]:
-    """Blocks [first, last) of bands of so many, as bands and ranges of few blocks in them."""
+    """Blocks [first, last), counted through bands of equal length, as bands and ranges of few blocks in them."""
     step = _TILE // _BLOCK**2
     for band in range(first // blocks, -(-last // blocks)):
         end = min(last - band * blocks, blocks)

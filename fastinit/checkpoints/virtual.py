@@ -76,7 +76,7 @@ class VirtualSlice:
         Parameters
         ----------
         largest : int
-            At most so many bytes of a box. A tensor that is only made whole is not cut.
+            Most bytes of a box. A tensor that can only be made whole is not cut.
         offsets, extent : tuple of int, optional
             Where the box to cut begins, and its shape; by default the whole tensor.
         """

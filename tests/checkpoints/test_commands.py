@@ -81,14 +81,17 @@ def test_a_checkpoint_as_a_template(run, tmp_path):
     assert status == 2
     assert "no rule covers" in err and "'up.weight'" in err
     rules = ("--rule", "*=zeros", "--rule", "*.weight=normal:0,0.02")
-    assert run("checkpoint", "published.safetensors", "out", *rules)[0] in (0, 2)
-    rules = ("--rule", "*=zeros", "--rule", "*.weight=normal:0.02")
+    status, _, err = run("checkpoint", "published.safetensors", "out", *rules)
+    assert status == 2
+    assert "expected normal:std, got 'normal:0,0.02'" in err
+    rules = ("--rule", "*=zeros", "--rule", "*.weight=normal:0.02", "--rule", "*.bias=ones")
     status, _, err = run("checkpoint", "published.safetensors", "again", *rules, "--seed", "7")
     assert (status, err) == (0, "")
     made = files.load_file(tmp_path / "again" / "model.safetensors")
     assert {name: one.shape for name, one in made.items()} == {name: one.shape for name, one in values.items()}
     assert abs(made["up.weight"].astype(float).std() - 0.02) < 0.001
-    assert not made["up.bias"].any()
+    assert (made["up.bias"] == 1).all()
+    assert not made["n"].any()
     status, _, _ = run("checkpoint", "again", "copy")  # its own plan is with it
     assert status == 0
     assert run("diff", "again", "copy")[0] == 0

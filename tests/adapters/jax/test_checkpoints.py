@@ -124,7 +124,7 @@ def test_exported_complete_or_not_at_all(tmp_path):
     with ocp.StandardCheckpointer() as checkpointer:
         assert set(checkpointer.restore(out)) == {"up.weight"}
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"notes\.txt, which is no part of a checkpoint of orbax"):
+    with pytest.raises(FileExistsError, match=r"notes\.txt, which does not belong to a checkpoint of orbax"):
         export(plan, out, "orbax", overwrite=True)
     assert os.listdir(tmp_path) == ["out"]
 

@@ -174,7 +174,7 @@ def test_exported_complete_or_not_at_all(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["out"]
     assert set(loaded(other, out)) == {"up.weight", "mix"}
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"notes\.txt, which is no part of a checkpoint of dcp"):
+    with pytest.raises(FileExistsError, match=r"notes\.txt, which does not belong to a checkpoint of dcp"):
         export(plan, out, "dcp", overwrite=True)
     assert (out / "notes.txt").read_text() == "mine"
 
