@@ -232,7 +232,7 @@ ZEROS = np.zeros((4, 6), np.float32)
         (np.lib.stride_tricks.as_strided(ZEROS, (5,), (0,)), {}, BufferError, "overlap"),
         (ZEROS, {"offsets": (0, 0)}, ValueError, "global_shape"),
         (ZEROS, {"global_shape": (4, 8), "offsets": (0, 3)}, ValueError, "within"),
-        (ZEROS, {"global_shape": (4, 8), "offsets": (0, 0), "start": 0}, ValueError, "by more"),
+        (ZEROS, {"global_shape": (4, 8), "offsets": (0, 0), "start": 0}, ValueError, "got more than one"),
         (ZEROS, {"start": 2**63 - 3}, ValueError, "within"),
         (ZEROS, {"initializer": fastinit.he_normal(), "start": 0}, ValueError, "global_shape"),
         (ZEROS, {"initializer": fastinit.Normal(0.0, 1e38)}, ValueError, "largest finite"),
