@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 
-__all__ = ["Outlet", "write_file"]
+__all__ = ["Outlet", "sync_path", "write_file"]
 
 LINKS = 40  # the limit of Linux
 
@@ -49,6 +49,16 @@ def write_file(path: str | os.PathLike[str], data: bytes | str) -> None:
     encoded = data.encode() if isinstance(data, str) else data
     with Outlet(path) as outlet:
         outlet.write(encoded)
+
+
+def sync_path(path: str) -> None:
+    """Sends a file or a folder to the disk, if its file system can do so."""
+    with suppress(OSError):  # some file systems cannot sync folders
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class Outlet:
@@ -155,12 +165,7 @@ class Outlet:
                 raise FileExistsError(errno.EEXIST, "it is no longer a regular file")
         os.replace(self._temporary, self._target)
         self._temporary = ""
-        with suppress(OSError):  # some file systems cannot sync folders
-            folder = os.open(os.path.dirname(self._target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        sync_path(os.path.dirname(self._target))
 
     def _close(self) -> None:
         if self._temporary:

@@ -13,19 +13,16 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from fastinit.checkpoints.plans import Plan
+from fastinit.checkpoints.staging import check_room, lock
 from fastinit.checkpoints.writing import Written
 from fastinit.checks import shown
 from fastinit.exact import in_stream_environment
+from fastinit.files import sync_path
 from fastinit.progress import progress_bar
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["EXPORTED", "export", "format_of"]
 
@@ -111,10 +108,7 @@ def export(
     target = os.path.abspath(os.fsdecode(os.fspath(out)))
     plan.check()
     _check_target(target, format, names, overwrite)
-    free = shutil.disk_usage(os.path.dirname(target)).free
-    if plan.nbytes > free:
-        needed = f"it takes {plan.nbytes / 2**30:,.2f} GiB and the disk has {free / 2**30:,.2f} left"
-        raise OSError(errno.ENOSPC, needed, target)
+    check_room(plan.nbytes, target)
     save = _saving(adapter, format)
     begin = time.perf_counter()
     with _growing(target) as path, progress_bar(plan.nbytes, "write", progress) as advance:
@@ -178,7 +172,7 @@ def _growing(target: str) -> Iterator[str]:
             os.makedirs(os.path.dirname(new))
             yield new
             for name in [*_files(new)] if os.path.isdir(new) else [""]:
-                _sync(os.path.join(new, name) if name else new)
+                sync_path(os.path.join(new, name) if name else new)
             if os.path.isdir(target):
                 os.rename(target, old)
             try:
@@ -187,7 +181,7 @@ def _growing(target: str) -> Iterator[str]:
                 if os.path.isdir(old):
                     os.rename(old, target)
                 raise
-            _sync(folder)
+            sync_path(folder)
         finally:
             if os.path.lexists(target) or not os.path.lexists(old):
                 shutil.rmtree(staging, ignore_errors=True)
@@ -198,25 +192,14 @@ def _locked(staging: str, target: str) -> Iterator[None]:
     """A folder for this process alone."""
     try:
         os.makedirs(staging, exist_ok=True)
-        lock = os.open(os.path.join(staging, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(os.path.join(staging, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as problem:
         raise type(problem)(problem.errno, problem.strerror, target) from None
     try:
         try:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor)
         except BlockingIOError:
             raise BlockingIOError(errno.EAGAIN, "another process is writing it", target) from None
         yield
     finally:
-        os.close(lock)
-
-
-def _sync(path: str) -> None:
-    """Sends a file or a folder to the disk."""
-    with suppress(OSError):  # some file systems do not sync folders
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.close(descriptor)

@@ -25,14 +25,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from fastinit.files import write_file
+from fastinit.files import sync_path, write_file
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Claim", "Staging"]
+__all__ = ["Claim", "Staging", "check_room", "lock"]
 
 _INDEX: Final = ".index.json"
 _ASIDE: Final = "old"
@@ -135,7 +135,7 @@ class Staging:
                 for name in os.listdir(self.path):
                     if name.endswith(".part"):
                         with open(os.path.join(self.path, name), "rb+") as file:
-                            _lock(file.fileno())
+                            lock(file.fileno())
                 shutil.rmtree(self.path)
             with suppress(FileExistsError):
                 os.mkdir(self.path)
@@ -167,7 +167,7 @@ class Staging:
         notes = -1
         try:
             with self._errors():
-                _lock(descriptor)
+                lock(descriptor)
                 durable = _durable(journal, descriptor, size, head)
                 notes = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
                 if not durable:
@@ -179,7 +179,7 @@ class Staging:
                 os.fsync(descriptor)
                 os.rename(part, os.path.join(self.path, name))
                 os.unlink(journal)
-                _sync_folder(self.path)
+                sync_path(self.path)
         finally:
             for one in (notes, descriptor):
                 if one >= 0:
@@ -214,7 +214,7 @@ class Staging:
             if os.path.isdir(self.path):
                 self.check_target(overwrite)
                 self._move_in()
-        _sync_folder(os.path.dirname(self.target))
+        sync_path(os.path.dirname(self.target))
 
     def _move_in(self) -> None:
         """Moves the files into a folder that exists; old ones of the same names wait aside until that has worked."""
@@ -235,7 +235,7 @@ class Staging:
                     os.rename(os.path.join(self.target, name), os.path.join(self.path, name))
             self._bring_back()
             raise
-        _sync_folder(self.target)
+        sync_path(self.target)
         shutil.rmtree(self.path)
 
     def _bring_back(self) -> None:
@@ -256,9 +256,20 @@ class Staging:
             raise type(problem)(problem.errno, problem.strerror, self.target) from None
 
 
-def _lock(descriptor: int) -> None:
+def lock(descriptor: int) -> None:
+    """Locks an open file for this process. Raises BlockingIOError if another process holds it."""
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def check_room(needed: int, target: str) -> None:
+    """Raises OSError if the disk of a target has less room than the given number of bytes."""
+    with suppress(FileNotFoundError):
+        free = shutil.disk_usage(os.path.dirname(os.path.abspath(target))).free
+        if needed > free:
+            raise OSError(
+                errno.ENOSPC, f"it takes {needed / 2**30:,.2f} GiB and the disk has {free / 2**30:,.2f} left", target
+            )
 
 
 def _durable(journal: str, descriptor: int, size: int, head: bytes) -> int:
@@ -282,12 +293,3 @@ def _allocate(descriptor: int, size: int) -> None:
             if getattr(problem, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             os.ftruncate(descriptor, size)
-
-
-def _sync_folder(path: str) -> None:
-    with suppress(OSError):  # some file systems do not sync folders
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -6,7 +6,6 @@ checkpoint. Pieces are written roughly in the order of the file; another thread 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import math
 import os
@@ -14,7 +13,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, SupportsIndex
@@ -24,7 +22,7 @@ import numpy as np
 from fastinit.checkpoints.layouts import SHARD_SIZE, File, npy_file, npy_head, safetensors_files, safetensors_index
 from fastinit.checkpoints.plans import Plan
 from fastinit.checkpoints.sources import Source
-from fastinit.checkpoints.staging import Claim, Staging
+from fastinit.checkpoints.staging import Claim, Staging, check_room
 from fastinit.checks import at_least, shown
 from fastinit.exact import in_stream_environment
 from fastinit.progress import progress_bar
@@ -153,7 +151,7 @@ def write(
     names = (*(file.name for file in files), *texts)
     staging = Staging(target, digest, names, single=single is not None)
     staging.check_target(overwrite)
-    _check_room(sum(file.size for file in files) - staging.allocated(), target)
+    check_room(sum(file.size for file in files) - staging.allocated(), target)
     staging.open(resume or part is not None)
     begin, resumed = time.perf_counter(), 0
     own = files[first::step]
@@ -183,7 +181,7 @@ def _write_archive(
     piece = _piece_size([whole], threads, max_memory) * threads
     staging = Staging(target, plan.digest, [base], single=True)
     staging.check_target(overwrite)
-    _check_room(plan.nbytes - staging.allocated(), target)
+    check_room(plan.nbytes - staging.allocated(), target)
     staging.open(resume=False)
     with (
         progress_bar(plan.nbytes, "write", progress) as advance,
@@ -212,17 +210,6 @@ def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
     if k >= n:
         raise ValueError(f"part must be (k, n) with k in [0, n), got {part}")
     return k, n
-
-
-def _check_room(needed: int, target: str) -> None:
-    """Raises OSError where the disk has too little room."""
-    with suppress(AttributeError, FileNotFoundError):
-        found = os.statvfs(os.path.dirname(os.path.abspath(target)))
-        free = found.f_bavail * found.f_frsize
-        if needed > free:
-            raise OSError(
-                errno.ENOSPC, f"it takes {needed / 2**30:,.2f} GiB and the disk has {free / 2**30:,.2f} left", target
-            )
 
 
 def _piece_size(files: Sequence[File], threads: int, max_memory: int | None) -> int:

@@ -484,7 +484,7 @@ def test_a_disk_that_fills_while_it_is_written(tmp_path):
     # another program takes the room after the check
     program = PRINTS.replace(
         "status =",
-        "from fastinit.checkpoints import staging, writing\nwriting._check_room = lambda *_: None\n"
+        "from fastinit.checkpoints import staging, writing\nwriting.check_room = lambda *_: None\n"
         f"open('{disk}/other', 'wb').write(bytes(60 * 2**20))\nstatus =",
     )
     arguments = [sys.executable, "-c", program, str(tmp_path / "plan.json"), str(disk / "a.safetensors")]
