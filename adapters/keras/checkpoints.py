@@ -44,7 +44,7 @@ def save(
     Raises
     ------
     TypeError, ValueError
-        For names that are no places in such a file, tensors without values, and dtypes other than NumPy's and
+        For names that are not paths of such a file, tensors without values, and dtypes other than NumPy's and
         bfloat16, by name. Nothing has been written.
     FileExistsError
         If the file exists.

@@ -107,7 +107,7 @@ def _text(config: _Facts) -> Iterator[Tensor]:
 
 
 def _length(config: _Facts) -> int:
-    """Of a text; where images have a number of places in it, also for one image."""
+    """Length of a text, plus the places of one image if the configuration gives images places in the text."""
     return int(_LENGTH + config("latent_query_num", default=0))
 
 
@@ -159,7 +159,7 @@ def _sound(config: _Facts) -> Iterator[Tensor]:
 
 
 def _patches(config: _Facts) -> Iterator[Tensor]:
-    """Of an image of four times four patches, each with all its values in a row."""
+    """An image of four times four patches, with the values of each patch in a row."""
     side = config("patch_size", default=14)
     side = side[-1] if isinstance(side, list | tuple) else side
     frames = config("temporal_patch_size", default=1)

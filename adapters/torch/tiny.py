@@ -243,7 +243,7 @@ def _leaves(table: Table) -> Iterator[tuple[Path, Any]]:
 
 
 _NAMES: Final = ("id2label", "label2id", "quantization_config", "task_specific_params")
-"""Dictionaries whose keys are no attributes."""
+"""Dictionaries whose keys are not attributes."""
 
 
 def _at(table: Any, path: Path) -> Any:
@@ -415,7 +415,7 @@ def _renumbered(numbers: list[int], kept: list[int]) -> list[int]:
 
 
 def _stages(path: Path, table: Table, kept: list[int]) -> Changes:
-    """Of a backbone whose stages are its layers: as many features as before, from the layers that are left."""
+    """Changes for a backbone whose stages are its layers: as many features as before, from the remaining layers."""
     found: Changes = {
         (*path, name): _DROPPED for name in ("stage_names", "_out_features", "out_features") if name in table
     }
