@@ -42,6 +42,25 @@ def test_slices_are_those_of_the_filled_tensor(axes, initializer):
     assert (whole(source).view(np.float32).reshape(source.shape) == expected).all()
 
 
+@pytest.mark.parametrize(
+    ("offsets", "extent"),
+    [
+        *(((2, 0, 0), (1, 6, 5)), ((2, 3, 0), (1, 2, 5)), ((1, 0, 0), (3, 6, 5)), ((2, 3, 1), (1, 1, 3))),
+        *(((2, 3, 4), (1, 1, 1)), ((1, 2, 0), (2, 3, 5)), ((0, 2, 0), (4, 1, 5)), ((3, 1, 2), (1, 4, 2))),
+    ],
+)
+def test_slices_in_order_whether_consecutive_or_not(offsets, extent):
+    own = entry("w", (4, 6, 5), fastinit.Normal())
+    values = fastinit.fill(np.empty((4, 6, 5), np.float32), own.initializer, own.key)
+    box = tuple(slice(first, first + size) for first, size in zip(offsets, extent, strict=True))
+    source = Filled(own, offsets, extent)
+    assert (whole(source).view(np.float32).reshape(extent) == values[box]).all()
+    assert (source.box((0, 0, 0), extent) == values[box]).all()
+    assert (Filled(own).box(offsets, extent) == values[box]).all()
+    last = tuple(size - 1 for size in extent)
+    assert source.box(last, (1, 1, 1)).item() == values[box][last]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_filled_tensor_has_the_bytes_of_fill(dtype):
     own = entry("w", (33, 17), fastinit.TruncatedNormal(std=0.1), dtype)
