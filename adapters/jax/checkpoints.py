@@ -31,8 +31,8 @@ def arrays(
     plan : Plan or path
         The tensors.
     shardings : Sharding or mapping of str to Sharding, optional
-        The sharding of every array, or of each by its name. By default arrays are whole on the default device, also
-        those that the mapping lacks.
+        The sharding of every array, or of each by its name. By default arrays are whole on the default device, or on
+        every device where there are several processes; so are those that the mapping lacks.
     advance : callable, optional
         Called with the number of bytes of each piece that was computed.
 
@@ -155,7 +155,7 @@ def _is_narrowed(dtype: np.dtype[Any]) -> bool:
 
 def _shardings(checkpoint: Virtual, given: Sharding | Mapping[str, Sharding] | None) -> dict[str, Sharding]:
     """The sharding of each tensor."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0]) if given is None or isinstance(given, Mapping) else given
+    here = _whole() if given is None or isinstance(given, Mapping) else given
     by_name = dict(given) if isinstance(given, Mapping) else {}
     if not all(isinstance(one, Sharding) for one in (here, *by_name.values())):
         raise TypeError(f"shardings must be a Sharding or map names to Shardings, got {shown(given)}")
@@ -163,6 +163,14 @@ def _shardings(checkpoint: Virtual, given: Sharding | Mapping[str, Sharding] | N
     if unknown:
         raise ValueError(f"the plan has no tensor {unknown[0]!r}")
     return {name: by_name.get(name, here) for name in checkpoint}
+
+
+def _whole() -> Sharding:
+    """The sharding of an array that is in one piece: on several processes each has it, for arrays are those of all."""
+    if jax.process_count() == 1:
+        return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    everywhere = jax.sharding.PartitionSpec()  # type: ignore[no-untyped-call]
+    return jax.sharding.NamedSharding(jax.sharding.Mesh(jax.devices(), ("all",)), everywhere)
 
 
 def _arrays(
