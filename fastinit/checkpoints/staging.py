@@ -43,13 +43,16 @@ class Claim:
 
     Attributes
     ----------
+    path : str
+        Its path while it grows.
     descriptor : int
         File descriptor, open for reading and writing.
     durable : int
         Number of bytes from the beginning that are known to be on the disk.
     """
 
-    def __init__(self, descriptor: int, journal: int, durable: int) -> None:
+    def __init__(self, path: str, descriptor: int, journal: int, durable: int) -> None:
+        self.path = path
         self.descriptor = descriptor
         self.durable = durable
         self._journal = journal
@@ -174,7 +177,7 @@ class Staging:
                     os.ftruncate(notes, 0)
                     os.ftruncate(descriptor, 0)
                 _allocate(descriptor, size)
-            yield Claim(descriptor, notes, durable)
+            yield Claim(part, descriptor, notes, durable)
             with self._errors():
                 os.fsync(descriptor)
                 os.rename(part, os.path.join(self.path, name))

@@ -1,7 +1,8 @@
 """Writing checkpoints: all threads compute pieces of tensors and write them to their places.
 
 A piece has a few mebibytes, except for tensors that can only be made whole, so memory does not grow with the
-checkpoint. Pieces are written roughly in the order of the file; another thread flushes them to the disk.
+checkpoint. Pieces are written roughly in the order of the file; another thread flushes them to the disk. A few threads
+more than compute keep the disk busy.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, SupportsIndex
+from typing import Final, NamedTuple, SupportsIndex
 
 import numpy as np
 
+from fastinit.checkpoints.disks import SLACK, DirectFile, memory_for
 from fastinit.checkpoints.layouts import SHARD_SIZE, File, npy_file, npy_head, safetensors_files, safetensors_index
 from fastinit.checkpoints.plans import Plan
 from fastinit.checkpoints.sources import Source
@@ -33,6 +35,8 @@ __all__ = ["Written", "write"]
 # Bytes of a piece: large enough that neither the call nor the write costs, small enough for many threads.
 PIECE: Final = 2**23
 _LEAST_PIECE: Final = 2**18
+# Threads at most that wait for the disk while others compute.
+_WAITING: Final = 4
 # Suffixes of single files.
 _SINGLE: Final = (".safetensors", ".npz", ".npy")
 # Bytes between two notes of what has reached the disk: what a run that was killed has to write again.
@@ -99,7 +103,8 @@ def write(
     max_memory : int, optional
         Bytes of memory that the process may take. By default no tensor is too large.
     num_threads : int, optional
-        At most this many threads, by default :func:`fastinit.default_num_threads`.
+        At most this many threads compute, by default :func:`fastinit.default_num_threads`. A few others wait for the
+        disk.
     overwrite : bool
         Whether files that exist are replaced. They stay as they are until the new ones are complete.
     resume : bool
@@ -146,7 +151,7 @@ def write(
         return _write_archive(plan, target, threads, max_memory, overwrite, progress)
     files = [npy_file(plan, base)] if kind == ".npy" else safetensors_files(plan, shard_size, single=single)
     texts = {} if single else {**plan.files, **safetensors_index(files)}
-    piece = _piece_size(files, threads, max_memory)
+    piece = _piece_size(files, _workers(threads), max_memory)
     digest = hashlib.sha256(f"{plan.digest} {[(file.name, file.size) for file in files]}".encode()).hexdigest()
     names = (*(file.name for file in files), *texts)
     staging = Staging(target, digest, names, single=single is not None)
@@ -212,8 +217,13 @@ def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
     return k, n
 
 
-def _piece_size(files: Sequence[File], threads: int, max_memory: int | None) -> int:
-    """Bytes of a piece, so that all that is in memory at once stays below `max_memory`."""
+def _workers(threads: int) -> int:
+    """The number of threads, those that wait for the disk included."""
+    return threads + min(threads, _WAITING)
+
+
+def _piece_size(files: Sequence[File], pieces: int, max_memory: int | None) -> int:
+    """Bytes of a piece, so that all that is in memory at once, of so many pieces, stays below `max_memory`."""
     if max_memory is None:
         return PIECE
     left = at_least(1, "max_memory", max_memory) - _taken()
@@ -224,14 +234,15 @@ def _piece_size(files: Sequence[File], threads: int, max_memory: int | None) -> 
             whole = source.working_memory + _bytes_of(source, source.granule)
             if (source.granule > 1 or source.working_memory) and whole > largest:
                 largest, name = whole, tensor.name
-    least = threads * _LEAST_PIECE
+    largest += pieces * SLACK
+    least = pieces * _LEAST_PIECE
     if largest + least > left:
         what = f"{name!r} can only be made whole, in {largest / 2**20:,.0f} MiB" if name else "it is too little"
         raise ValueError(
             f"max_memory is {max_memory / 2**20:,.0f} MiB, of which the process has taken "
             f"{_taken() / 2**20:,.0f}: {what}"
         )
-    return min(PIECE, (left - largest) // threads)
+    return min(PIECE, (left - largest) // pieces)
 
 
 def _taken() -> int:
@@ -275,36 +286,32 @@ def _pieces(file: File, piece: int, durable: int) -> list[_Piece]:
 def _write_file(file: File, claim: Claim, piece: int, threads: int, advance: Callable[[int], object]) -> None:
     """Writes what a file lacks."""
     advance(claim.durable)
-    if not claim.durable:
-        _write_at(claim.descriptor, file.head, 0)
     pieces = _pieces(file, piece, claim.durable)
     spare: list[np.ndarray] = []
-    one_at_a_time = threading.Lock()
-    with _Syncing(claim, pieces) as syncing:
+    one_at_a_time, computing = threading.Lock(), threading.Semaphore(threads)
+    with DirectFile(claim.path, claim.descriptor) as out, _Syncing(claim, pieces) as syncing:
+        if not claim.durable:
+            out.write(file.head, 0)
 
         def make(number: int) -> None:
             own = pieces[number]
+            itemsize = max(1, own.source.format.bits // 8)
             if own.is_large:
                 with one_at_a_time:
-                    memory = np.empty(own.nbytes, np.uint8)
+                    memory = memory_for(own.nbytes, own.offset, itemsize)
                     own.source.write(memory, own.begin, threads)
-                    _write_at(claim.descriptor, memory, own.offset)
+                    out.write(memory, own.offset)
             else:
-                memory = spare.pop() if spare else np.empty(piece, np.uint8)
-                own.source.write(memory[: own.nbytes], own.begin, 1)
-                _write_at(claim.descriptor, memory[: own.nbytes], own.offset)
-                spare.append(memory)
+                room = spare.pop() if spare else np.empty(piece + SLACK, np.uint8)
+                memory = memory_for(own.nbytes, own.offset, itemsize, room=room)
+                with computing:
+                    own.source.write(memory, own.begin, 1)
+                out.write(memory, own.offset)
+                spare.append(room)
             advance(own.nbytes)
             syncing.done(number)
 
-        for_each(len(pieces), make, threads)
-
-
-def _write_at(descriptor: int, data: Any, offset: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        count = os.pwrite(descriptor, rest, offset)
-        rest, offset = rest[count:], offset + count
+        for_each(len(pieces), make, _workers(threads))
 
 
 class _Syncing:

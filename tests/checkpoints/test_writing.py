@@ -15,6 +15,7 @@ from checkpoint_plans import entry, small_plan
 
 import fastinit
 from fastinit.checkpoints import Filled, Plan, Tensor, Values, read_checkpoint, staging, write, writing
+from fastinit.checkpoints.disks import DirectFile
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pwrite"), reason="needs POSIX")
 
@@ -371,20 +372,20 @@ def test_what_has_reached_the_disk_is_not_written_again(tmp_path, monkeypatch):
     plan = large_plan()
     write(plan, tmp_path / "a.safetensors")
     written = []
-    write_at = writing._write_at
+    write_at = DirectFile.write
 
-    def failing(descriptor, data, offset):
+    def failing(self, data, offset):
         written.append(offset)
         if offset > 20_000_000:
             raise OSError(5, "Input/output error")
-        write_at(descriptor, data, offset)
+        write_at(self, data, offset)
 
-    monkeypatch.setattr(writing, "_write_at", failing)
+    monkeypatch.setattr(DirectFile, "write", failing)
     with pytest.raises(OSError, match="Input/output error"):
         write(plan, tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
     written.clear()
-    monkeypatch.setattr(writing, "_write_at", write_at)
+    monkeypatch.setattr(DirectFile, "write", write_at)
     found = write(plan, tmp_path / "b.safetensors", resume=True)
     assert 15_000_000 < found.resumed < 20_100_000
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -395,17 +396,17 @@ def test_what_has_reached_the_disk_is_not_written_again(tmp_path, monkeypatch):
 def test_what_an_interruption_left_is_not_believed_where_it_is_damaged(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(writing, "PIECE", 2**16)
     monkeypatch.setattr(writing, "_NOTE", 2**18)
-    plan, write_at = large_plan(), writing._write_at
+    plan, write_at = large_plan(), DirectFile.write
 
-    def failing(descriptor, data, offset):
+    def failing(self, data, offset):
         if offset > 10_000_000:
             raise OSError(5, "Input/output error")
-        write_at(descriptor, data, offset)
+        write_at(self, data, offset)
 
-    monkeypatch.setattr(writing, "_write_at", failing)
+    monkeypatch.setattr(DirectFile, "write", failing)
     with pytest.raises(OSError, match="Input/output error"):
         write(plan, tmp_path / "b.safetensors")
-    monkeypatch.setattr(writing, "_write_at", write_at)
+    monkeypatch.setattr(DirectFile, "write", write_at)
     (folder,) = tmp_path.iterdir()
     part, journal = folder / "b.safetensors.part", folder / "b.safetensors.journal"
     if damage == "journal":
@@ -423,7 +424,7 @@ def test_what_an_interruption_left_is_not_believed_where_it_is_damaged(tmp_path,
 def test_two_processes_do_not_write_one_file(tmp_path, plan):
     out = tmp_path / "a.safetensors"
     large_plan().save(tmp_path / "plan.json")
-    program = PROGRAM.replace("write(Plan", "writing._write_at = lambda *_: sys.stdin.read()\nwrite(Plan")
+    program = PROGRAM.replace("write(Plan", "writing.DirectFile.write = lambda *_: sys.stdin.read()\nwrite(Plan")
     command = [sys.executable, "-c", program, str(tmp_path / "plan.json"), str(out)]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
         while not any(path.name.endswith(".part") for path in tmp_path.glob(".*/*")):
