@@ -207,12 +207,15 @@ def test_the_check_of_blocks_can_fail(paste):
         assert failed.returncode == 1 and "NameError: name 'weight' is not defined" in failed.stderr
 
 
-# Commands: indented lines, as the documents write them
+# Commands: indented lines, as the documents write them, and lines after a prompt
 
 
 def commands(text):
     """The commands of a document, without their comments."""
     outside = FENCE.sub("", text)
+    for line in re.findall(r"^\$ (.+)$", text, re.MULTILINE):
+        one = re.sub(r"\$\w+", "1", line)  # of a loop of the shell
+        yield from (shlex.split(command) for command in re.findall(r"\b(?:make|fastinit) [^;&|]+", one))
     for line in re.findall(r"^    (?! )(.+)$", outside, re.MULTILINE):
         if re.match(r"(?:make|fastinit|python|asv|\.venv/bin/\S+|[A-Z_]+=\S+ \S+)\s", line):
             yield shlex.split(line, comments=True)
@@ -255,7 +258,9 @@ def test_every_command_exists():
 
 def test_the_check_of_commands_can_fail():
     text = "    make demoo\n    python -m benchmarks.nothing --all   # words\n    python examples/nothing.py\n"
+    text += "```text\n$ for k in 1 2; do fastinit verify --nothing out & done; wait\nmake nothing\n```\n"
     assert [problem(command) for command in commands(text)] == [
+        "the command line stops with 2",
         "no target demoo",
         "no module benchmarks.nothing",
         "no file examples/nothing.py",
