@@ -75,6 +75,29 @@ begin = time.perf_counter()
 assert verify(sys.argv[1]).is_sound
 print(time.perf_counter() - begin)
 """
+MAPPED = """
+import os, sys, time
+import numpy as np
+from fastinit.checkpoints import Plan
+plan, path = Plan.load(sys.argv[1]), sys.argv[2]
+begin = time.perf_counter()
+with open(path, "wb") as file:
+    os.posix_fallocate(file.fileno(), 0, plan.nbytes)
+mapped, at = np.memmap(path, np.uint8, "r+"), 0
+for tensor in plan:
+    tensor.source.write(mapped[at : at + tensor.nbytes], 0)
+    at += tensor.nbytes
+mapped.flush()
+print(time.perf_counter() - begin)
+"""
+WRITTEN = """
+import os, sys, time
+from fastinit.checkpoints import Plan, write
+plan = Plan.load(sys.argv[1])
+if sys.argv[3] == "cached":
+    del os.O_DIRECT
+print(write(plan, sys.argv[2], shard_size=2**40).seconds)
+"""
 VIRTUAL = """
 import time
 begin = time.perf_counter()
@@ -210,6 +233,22 @@ def against_transformers(source: Path, out: Path, rounds: int) -> Iterator[tuple
     yield "its memory", "at least 10x", f"{statistics.median(memory):.1f}x ({largest / 2**30:.1f} GiB)"
 
 
+def ways(folder: Path, rounds: int) -> Iterator[tuple[str, str, str]]:
+    """Ways to the disk: what fastinit does, against the page cache and a memory map, alternated."""
+    plan, out = planned(folder, "gpt2-xl", "float32"), folder / "out.safetensors"
+    found: dict[str, list[float]] = {"the page cache": [], "a memory map": []}
+    for _ in range(rounds):
+        seconds = []
+        for code, way in ((WRITTEN, "direct"), (WRITTEN, "cached"), (MAPPED, "mapped")):
+            seconds.append(float(run(sys.executable, "-c", code, plan, out, way).out))
+            removed(out)
+        direct, *others = seconds
+        for ratios, one in zip(found.values(), others, strict=True):
+            ratios.append(one / direct)
+    for name, own in found.items():
+        yield f"GPT-2 XL float32 through {name}: time", "", f"{statistics.median(own):.1f}x"
+
+
 def llama_8b(folder: Path, rounds: int) -> Iterator[tuple[str, str, str]]:
     """16 GB within a bound of memory."""
     planned(folder, "llama-3-8b", "bfloat16")
@@ -231,6 +270,7 @@ def llama_405b(folder: Path, rounds: int) -> Iterator[tuple[str, str, str]]:
 PARTS: dict[str, Callable[[Path, int], Iterator[tuple[str, str, str]]]] = {
     "405b": llama_405b,
     "gpt2-xl": gpt2_xl,
+    "ways": ways,
     "8b": llama_8b,
 }
 
