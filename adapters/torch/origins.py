@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import math
 import os
 import pickle
 import sys
@@ -267,8 +266,6 @@ def _view_of(tensor: Planned, base: Tensor, view: Tensor, name: str) -> Planned 
         assert place is not None
         extent[place] = view.shape[axis]
     order = tuple(place for place in places if place is not None) + tuple(free)
-    if math.prod(extent) != view.numel():
-        return None
     return Planned(name, Filled(source.entry, tuple(offsets), tuple(extent), order, tuple(free)))
 
 

@@ -107,6 +107,7 @@ class Ramp(StructuredInitializer):
 CASES = {
     "matrix": Filled(entry((200, 320))),
     "small": Filled(entry((3, 32))),
+    "wide": Filled(entry((130, 1312))),
     "experts": Filled(entry((3, 130, 160))),
     "an expert, transposed": Filled(entry((4, 320, 150)), (2, 64, 0), (1, 192, 150), axes=(0, 2, 1), dropped=(0,)),
     "experts, transposed": Filled(entry((3, 96, 140)), axes=(0, 2, 1)),
