@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastinit.adapters.torch.balancing import balanced
+from fastinit.adapters.torch.configurations import STEMS, library_of, model_of
 from fastinit.adapters.torch.deferring import deferred
 from fastinit.adapters.torch.internals import address_of, built_from, ignored_on_save, takes_configuration
 from fastinit.adapters.torch.plans import plan
@@ -66,11 +67,11 @@ def built_plan(module: str, function: str, origin: Origin) -> Plan:
     return plan(model, origin.recipe, origin.seed, dtype=_dtype(origin))
 
 
-# A configuration of transformers
+# A configuration
 
 
 def pretrained_plan(path: str, origin: Origin) -> Plan:
-    """The plan of a checkpoint of the model that a configuration of transformers describes, in its author's own scheme.
+    """The plan of a checkpoint of the model that a configuration describes, in its author's own scheme.
 
     The tensors have the names and the layout of ``save_pretrained``, where the model's conversions only slice and
     transpose; otherwise those that the model has in memory. ``from_pretrained`` reads both.
@@ -78,22 +79,39 @@ def pretrained_plan(path: str, origin: Origin) -> Plan:
     Parameters
     ----------
     path : str
-        A ``config.json``. A ``generation_config.json`` beside it is copied.
+        A ``config.json`` of transformers, diffusers or timm. A ``generation_config.json`` beside it is copied.
     origin : Origin
-        Recipe, seed, dtype, `tiny`, `trust_remote_code`, `quantize`, `balanced_experts`.
+        Recipe, seed and dtype; for transformers also `tiny`, `trust_remote_code`, `quantize` and `balanced_experts`.
 
     Raises
     ------
     ValueError
-        If the configuration is not one, or needs code that lies beside it and `trust_remote_code` is False.
+        If the configuration is not one, or needs code that lies beside it and `trust_remote_code` is False; for a
+        choice that only transformers' models have.
     """
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    written = json.loads(text)
+    if not isinstance(written, dict):
+        raise ValueError(f"{path} must hold an object, got {shown(written)}")
+    library = library_of(written)
+    if library == "transformers":
+        return _transformers_plan(path, written, origin)
+    if origin.tiny or origin.balanced_experts or origin.quantize is not None:
+        raise ValueError(
+            f"only models of transformers can be shrunk, quantized or balanced, and {path} is one of {library}"
+        )
+    with deferred():
+        model = model_of(written, os.path.dirname(path) or ".", library)
+    made = plan(model, origin.recipe, origin.seed, dtype=_dtype(origin))
+    return replace(made, files={"config.json": text}, stem=STEMS[library])
+
+
+def _transformers_plan(path: str, written: dict[str, Any], origin: Origin) -> Plan:
+    """The same for a configuration of transformers, which was read from a path."""
     from transformers import AutoConfig
 
     folder = os.path.dirname(path)
-    with open(path, encoding="utf-8") as file:
-        written = json.load(file)
-    if not isinstance(written, dict):
-        raise ValueError(f"{path} must hold an object, got {shown(written)}")
     if not origin.trust_remote_code and _needs_code(written):
         raise ValueError(f"{path} needs code of its own (auto_map): it runs only with trust_remote_code")
     config = AutoConfig.from_pretrained(folder or ".", trust_remote_code=origin.trust_remote_code)

@@ -55,7 +55,7 @@ def safetensors_files(plan: Plan, shard_size: int = SHARD_SIZE, *, single: str |
         Most bytes of tensors in one file. A larger tensor has a file of its own.
     single : str, optional
         The name of the only file, whatever its size. By default ``model.safetensors``, or
-        ``model-00001-of-00003.safetensors`` where there are several.
+        ``model-00001-of-00003.safetensors`` where there are several, with the plan's stem.
 
     Examples
     --------
@@ -75,9 +75,9 @@ def safetensors_files(plan: Plan, shard_size: int = SHARD_SIZE, *, single: str |
         groups[-1].append(tensor)
         size += tensor.nbytes
     count = len(groups)
-    names = [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+    names = [f"{plan.stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
     if count == 1:
-        names = [single or "model.safetensors"]
+        names = [single or f"{plan.stem}.safetensors"]
     return [_file(name, group, plan) for name, group in zip(names, groups, strict=True)]
 
 
@@ -147,17 +147,19 @@ def npy_file(plan: Plan, name: str) -> File:
     return File(name, head, ((len(head), plan.tensors[0]),))
 
 
-def safetensors_index(files: Sequence[File]) -> dict[str, str]:
+def safetensors_index(files: Sequence[File], stem: str) -> dict[str, str]:
     """The index of several files, by its file name; nothing for a single file.
 
     Parameters
     ----------
     files : sequence of File
         All files of a checkpoint.
+    stem : str
+        How the plan calls its files.
 
     Examples
     --------
-    >>> safetensors_index([File("model.safetensors", b"", ())])
+    >>> safetensors_index([File("model.safetensors", b"", ())], "model")
     {}
     """
     if len(files) < 2:
@@ -165,4 +167,4 @@ def safetensors_index(files: Sequence[File]) -> dict[str, str]:
     total = sum(tensor.nbytes for file in files for _, tensor in file.places)
     where = {tensor.name: file.name for file in files for _, tensor in file.places}
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-    return {"model.safetensors.index.json": json.dumps(index, indent=2) + "\n"}
+    return {f"{stem}.safetensors.index.json": json.dumps(index, indent=2) + "\n"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -30,6 +31,8 @@ METADATA_KEY: Final = "fastinit"
 """Where the metadata of a file keeps the plan of its tensors."""
 # Values of more bytes are kept beside a file's tensors by their digest: the file itself holds the bytes.
 _LARGEST_VALUES: Final = 256
+_MODEL: Final = "model"
+_STEM: Final = re.compile(r"[\w-]+", re.ASCII)
 _KINDS: Final[Mapping[str, type[Source]]] = {kind.KIND: kind for kind in (Filled, Quantized, Values)}
 
 
@@ -96,6 +99,8 @@ class Plan:
         Further metadata of the files: ``{"format": "pt"}``.
     files : mapping of str to str
         Further text files of the checkpoint, by name: ``config.json``.
+    stem : str
+        How the files of tensors in a folder are called: ``model`` for ``model.safetensors``.
 
     Raises
     ------
@@ -122,6 +127,7 @@ class Plan:
     recipe: str = "own"
     metadata: Mapping[str, str] = field(default_factory=lambda: {"format": "pt"})
     files: Mapping[str, str] = field(default_factory=dict)
+    stem: str = _MODEL
 
     def __post_init__(self) -> None:
         tensors = sequence_of(Tensor, "tensors of a plan must be a sequence of Tensor", self.tensors)
@@ -138,6 +144,12 @@ class Plan:
             if not texts:
                 raise TypeError(f"{what} of a plan must map str to str, got {shown(given)}")
             object.__setattr__(self, what, dict(given))
+        if not isinstance(self.stem, str):
+            raise TypeError(f"stem of a plan must be a str, got {shown(self.stem)}")
+        if not _STEM.fullmatch(self.stem):
+            raise ValueError(
+                f"stem of a plan must be a name without a folder, of letters, digits, - and _, got {shown(self.stem)}"
+            )
         for name in self.files:
             if os.path.basename(name) != name or name in ("", ".", ".."):
                 raise ValueError(f"a file of a plan must have a name without a folder, got {shown(name)}")
@@ -233,6 +245,7 @@ class Plan:
             tensors.append({"name": tensor.name, tensor.source.KIND: tensor.source.config(tensor.name)})
         whole = {"plan_version": PLAN_VERSION, **found, "tensors": tensors}
         whole |= {name: dict(getattr(self, name)) for name in ("metadata", "files") if getattr(self, name)}
+        whole |= {"stem": self.stem} if self.stem != _MODEL else {}
         return json.dumps(whole, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
     @classmethod
@@ -251,11 +264,12 @@ class Plan:
             if version != PLAN_VERSION or type(version) is not int:
                 raise ValueError(f"expected a plan of version {PLAN_VERSION}, got {shown(version)}")
             tensors, metadata, files = (found.pop(name, {}) for name in ("tensors", "metadata", "files"))
+            stem = found.pop("stem", _MODEL)
             record = Record.from_config({"version": "", **found})
             if not isinstance(tensors, list):
                 raise ValueError(f"tensors of a plan must be an array, got {shown(tensors)}")
             made = tuple(_tensor(own, record) for own in tensors)
-            return cls(made, record.seed, record.recipe, metadata, files)
+            return cls(made, record.seed, record.recipe, metadata, files, stem)
         except RecursionError:
             raise ValueError("not a plan: its JSON is nested too deep") from None
         except (KeyError, TypeError, ValueError) as problem:

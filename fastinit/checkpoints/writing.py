@@ -150,7 +150,7 @@ def write(
     if kind == ".npz":
         return _write_archive(plan, target, threads, max_memory, overwrite, progress)
     files = [npy_file(plan, base)] if kind == ".npy" else safetensors_files(plan, shard_size, single=single)
-    texts = {} if single else {**plan.files, **safetensors_index(files)}
+    texts = {} if single else {**plan.files, **safetensors_index(files, plan.stem)}
     piece = _piece_size(files, _workers(threads), max_memory)
     digest = hashlib.sha256(f"{plan.digest} {[(file.name, file.size) for file in files]}".encode()).hexdigest()
     names = (*(file.name for file in files), *texts)

@@ -392,7 +392,51 @@ def test_what_has_reached_the_disk_is_not_written_again(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "b.safetensors"]
 
 
-@pytest.mark.parametrize("damage", ["journal", "short", "head"])
+@pytest.mark.parametrize("size", [2**15, 3 * 2**16 + 8])
+def test_another_run_may_cut_other_pieces(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(writing, "PIECE", 2**16)
+    monkeypatch.setattr(writing, "_NOTE", 2**18)
+    plan, write_at = large_plan(), DirectFile.write
+
+    def failing(self, data, offset):
+        if offset > 10_000_000:
+            raise OSError(5, "Input/output error")
+        write_at(self, data, offset)
+
+    monkeypatch.setattr(DirectFile, "write", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        write(plan, tmp_path / "b.safetensors")
+    monkeypatch.setattr(DirectFile, "write", write_at)
+    (folder,) = tmp_path.iterdir()
+    durable = int((folder / "b.safetensors.journal").read_text().split()[-1])
+    with (folder / "b.safetensors.part").open("r+b") as file:  # a crash of the machine loses what is not on the disk
+        whole = file.seek(0, os.SEEK_END)
+        file.truncate(durable)
+        file.truncate(whole)
+    monkeypatch.setattr(writing, "PIECE", size)
+    assert write(plan, tmp_path / "b.safetensors", resume=True).resumed > 5_000_000
+    write(plan, tmp_path / "a.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_the_index_is_moved_last(tmp_path, monkeypatch, plan):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")  # so that the files move one by one
+    moved, rename = [], os.rename
+
+    def watched(old, new):
+        moved.append(os.path.basename(new))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", watched)
+    write(plan, tmp_path / "out", shard_size=4000)
+    texts = [name for name in moved if name.endswith(".json")]
+    assert moved[-len(texts) :] == texts
+    assert moved[-1] == "model.safetensors.index.json"
+    assert len(moved) > len(texts)
+
+
+@pytest.mark.parametrize("damage", ["journal", "short", "head", "beyond", "within the head"])
 def test_what_an_interruption_left_is_not_believed_where_it_is_damaged(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(writing, "PIECE", 2**16)
     monkeypatch.setattr(writing, "_NOTE", 2**18)
@@ -411,6 +455,10 @@ def test_what_an_interruption_left_is_not_believed_where_it_is_damaged(tmp_path,
     part, journal = folder / "b.safetensors.part", folder / "b.safetensors.journal"
     if damage == "journal":
         journal.write_bytes(b"what\n")
+    elif damage == "beyond":
+        journal.write_bytes(b"%d\n" % (os.path.getsize(part) + 1))
+    elif damage == "within the head":
+        journal.write_bytes(b"8\n")
     elif damage == "short":
         os.truncate(part, 5_000_000)
     else:
