@@ -7,15 +7,14 @@ target and takes the target's place when it is complete.
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
 
+from fastinit.checkpoints.libraries import LIBRARIES, saving
 from fastinit.checkpoints.plans import Plan
 from fastinit.checkpoints.staging import check_room, lock
 from fastinit.checkpoints.writing import Written
@@ -24,35 +23,12 @@ from fastinit.exact import in_stream_environment
 from fastinit.files import sync_path
 from fastinit.progress import progress_bar
 
-__all__ = ["EXPORTED", "export", "format_of"]
-
-
-class _Export(NamedTuple):
-    """A format of another library."""
-
-    adapter: str
-    """The adapter with the function `save`."""
-    names: str | None = None
-    """What the names of a folder's files match; None for a single file."""
-    suffix: str | None = None
-    """The end of the target's name, from which the format follows."""
-
-
-EXPORTED: Final[Mapping[str, _Export]] = {
-    "dcp": _Export("torch", r"\.metadata|__\d+_\d+\.distcp"),
-    "orbax": _Export(
-        "jax",
-        r"_CHECKPOINT_METADATA|_METADATA|_sharding|array_metadatas|commit_success\.txt|d|manifest\.ocdbt"
-        r"|ocdbt\.process_\d+",
-    ),
-    "keras": _Export("keras", suffix=".weights.h5"),
-}
-"""The formats, by their names."""
+__all__ = ["export", "format_of"]
 
 
 def format_of(out: str) -> str:
     """The format that the name of a target says."""
-    found = (name for name, one in EXPORTED.items() if one.suffix and out.endswith(one.suffix))
+    found = (name for name, one in LIBRARIES.items() if one.suffix and out.endswith(one.suffix))
     return next(found, "safetensors")
 
 
@@ -102,14 +78,14 @@ def export(
     Traceback (most recent call last):
     ValueError: format must be one of dcp, orbax, keras, got 'tar'
     """
-    if format not in EXPORTED:
-        raise ValueError(f"format must be one of {', '.join(EXPORTED)}, got {shown(format)}")
-    adapter, names, _ = EXPORTED[format]
+    if format not in LIBRARIES:
+        raise ValueError(f"format must be one of {', '.join(LIBRARIES)}, got {shown(format)}")
+    names = LIBRARIES[format].names
     target = os.path.abspath(os.fsdecode(os.fspath(out)))
     plan.check()
     _check_target(target, format, names, overwrite)
     check_room(plan.nbytes, target)
-    save = _saving(adapter, format)
+    save = saving(format)
     begin = time.perf_counter()
     with _growing(target) as path, progress_bar(plan.nbytes, "write", progress) as advance:
         save(plan, path, advance=advance)
@@ -117,15 +93,6 @@ def export(
     files = tuple(sorted(_files(target))) or (os.path.basename(target),)
     size = sum(os.path.getsize(os.path.join(target, name)) for name in files) if names else os.path.getsize(target)
     return Written(os.fsdecode(os.fspath(out)), files, size, 0, time.perf_counter() - begin, True)
-
-
-def _saving(adapter: str, format: str) -> Callable[..., None]:
-    """An adapter's function that saves a plan."""
-    try:
-        found: Callable[..., None] = importlib.import_module(f"fastinit.adapters.{adapter}").save
-    except ModuleNotFoundError as problem:
-        raise ModuleNotFoundError(f"the format {format} needs {problem.name}: pip install {problem.name}") from None
-    return found
 
 
 def _files(folder: str) -> Iterator[str]:

@@ -170,7 +170,9 @@ def test_exported_complete_or_not_at_all(tmp_path, monkeypatch):
             export(other, out, "dcp", overwrite=True)
     assert sorted(os.listdir(out)) == before
     assert os.listdir(tmp_path) == ["out"]
-    assert export(other, out, "dcp", overwrite=True).files == (".metadata", "__0_0.distcp", "__0_1.distcp")
+    assert export(other, out, "dcp", overwrite=True).files == (
+        *(".metadata", "__0_0.distcp", "__0_1.distcp", "fastinit.json"),
+    )
     assert os.listdir(tmp_path) == ["out"]
     assert set(loaded(other, out)) == {"up.weight", "mix"}
     (out / "notes.txt").write_text("mine")
