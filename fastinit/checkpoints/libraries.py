@@ -10,7 +10,17 @@ import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-__all__ = ["LIBRARIES", "Library", "built_plan", "opened", "pretrained_plan", "run_operators", "saving"]
+__all__ = [
+    "LIBRARIES",
+    "SAFETENSORS",
+    "Library",
+    "built_plan",
+    "foreign_marks",
+    "opened",
+    "pretrained_plan",
+    "run_operators",
+    "saving",
+]
 
 
 class Library(NamedTuple):
@@ -51,6 +61,8 @@ LIBRARIES: Final[Mapping[str, Library]] = {
     "keras": Library("h5py:save", "h5py:File", "h5py", suffix=".weights.h5"),
 }
 """The formats, by their names."""
+SAFETENSORS: Final = ("model.safetensors", "model.safetensors.index.json")
+"""Names in a folder that tell that it is a checkpoint of safetensors, which needs no library."""
 # The functions of a plan of `config.json`, and of the models that functions build.
 _PRETRAINED: Final = "torch.origins:pretrained_plan"
 _BUILT: Final = {"keras": "keras.plans:built_plan", "torch": "torch.origins:built_plan"}
@@ -72,6 +84,23 @@ def _loaded(place: str, what: str, package: str | None = None) -> Any:
         install = _PACKAGES.get(missing, missing)
         raise ModuleNotFoundError(f"{what} needs {missing}: pip install {install}", name=problem.name) from None
     return getattr(found, name) if name else found
+
+
+def foreign_marks(format: str) -> set[str]:
+    """Names in a folder that tell that it is a checkpoint of another format than this one.
+
+    Parameters
+    ----------
+    format : str
+        A name of ``LIBRARIES``, or ``"safetensors"``.
+
+    Examples
+    --------
+    >>> sorted(foreign_marks("orbax"))
+    ['.metadata', 'model.safetensors', 'model.safetensors.index.json']
+    """
+    marks = {name: library.marks for name, library in LIBRARIES.items()} | {"safetensors": SAFETENSORS}
+    return {mark for name, own in marks.items() if name != format for mark in own}
 
 
 def saving(format: str) -> Any:

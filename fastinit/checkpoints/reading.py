@@ -7,12 +7,11 @@ from typing import Final
 
 from fastinit.checkpoints.archives import npy_of, npz_of
 from fastinit.checkpoints.contents import Checkpoint
-from fastinit.checkpoints.libraries import LIBRARIES, opened
+from fastinit.checkpoints.libraries import LIBRARIES, SAFETENSORS, opened
 from fastinit.checkpoints.mapped import safetensors_of, safetensors_of_index
 
 __all__ = ["read_checkpoint"]
 
-_SAFETENSORS: Final = ("model.safetensors", "model.safetensors.index.json")
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 # A file of HDF5 may begin with a block of any power of two bytes, from this one on.
 _USER_BLOCK: Final = 512
@@ -63,7 +62,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _of_folder(path: str) -> Checkpoint:
     names = set(os.listdir(path))
-    safetensors = [name for name in _SAFETENSORS if name in names]
+    safetensors = [name for name in SAFETENSORS if name in names]
     found = [format for format, library in LIBRARIES.items() if names & set(library.marks)]
     if len(safetensors) + len(found) > 1:
         both = [*safetensors, *(f"a checkpoint of {format}" for format in found)]
@@ -72,7 +71,7 @@ def _of_folder(path: str) -> Checkpoint:
         return _of_file(os.path.join(path, safetensors[0]))
     if found:
         return _opened(found[0], path)
-    marks = [*_SAFETENSORS, *(library.marks[0] for library in LIBRARIES.values() if library.marks)]
+    marks = [*SAFETENSORS, *(library.marks[0] for library in LIBRARIES.values() if library.marks)]
     raise FileNotFoundError(f"{path} is no checkpoint: it has neither {' nor '.join(marks)}")
 
 
