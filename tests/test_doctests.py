@@ -18,8 +18,8 @@ import fastinit
 ADAPTERS = ["numpy", "torch"] + [
     f"torch.{name}"
     for name in (
-        "auditing", "devices", "drawing", "init", "inputs", "layers", "materializing", "measuring", "models",
-        "patching", "schemes", "shards", "tensors", "tiny",
+        "auditing", "devices", "drawing", "folders", "init", "inputs", "layers", "materializing", "measuring", "models",
+        "patching", "schemes", "shards", "tensors", "tiny", "virtual",
     )
 ]  # fmt: skip
 MODULES = [
@@ -43,8 +43,11 @@ def test_examples(name):
 
 # These load frameworks that do not go well with processes that fork, so each framework has a process of its own.
 OTHERS = {
-    "keras": ("keras", "keras.initializers", "keras.auditing", "keras.explaining", "keras.models", "keras.programs"),
-    "jax": ("jax", "jax.arrays", "jax.initializers"),
+    "keras": (
+        *("keras", "keras.initializers", "keras.auditing", "keras.explaining", "keras.models", "keras.programs"),
+        "h5py",
+    ),
+    "jax": ("jax", "jax.arrays", "jax.checkpoints", "jax.folders", "jax.initializers"),
     "numba": ("numba", "numba.elements", "numba.filling"),
 }
 PROGRAM = """

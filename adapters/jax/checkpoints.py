@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import Sharding
 
-from fastinit.checkpoints import Plan, Virtual
+from fastinit.checkpoints import PLAN_FILE, Plan, Virtual
 from fastinit.extending import in_stream_environment, shown
 
 __all__ = ["arrays", "save"]
@@ -95,7 +95,7 @@ def save(
         By name, for a dtype that JAX lacks. float64 and int64 are saved also without ``jax_enable_x64``, as NumPy's
         arrays.
     ValueError
-        As :func:`arrays`, and orbax's own, if the folder exists.
+        As :func:`arrays`; by name, for a tensor without elements; and orbax's own, if the folder exists.
     ImportError
         If orbax-checkpoint is not installed.
 
@@ -122,7 +122,11 @@ def save(
     """
     import orbax.checkpoint as ocp
 
-    checkpoint = Virtual(plan)
+    checkpoint, path = Virtual(plan), os.path.abspath(os.fsdecode(os.fspath(folder)))
+    empty = [tensor.name for tensor in checkpoint.plan if not tensor.nbytes]
+    if empty or not len(checkpoint):
+        what = f"{empty[0]!r} has no elements, and" if empty else "the plan has no tensors, and"
+        raise ValueError(f"{what} orbax does not save that: leave it out")
     wide = {name for name, dtype in _dtypes(checkpoint).items() if _is_narrowed(dtype)}
     tree: dict[str, Any] = dict(_arrays(checkpoint, _shardings(checkpoint, shardings), advance, without=wide))
     for name in wide:
@@ -132,7 +136,9 @@ def save(
     largest = max((tensor.nbytes for tensor in checkpoint.plan), default=0)
     # without this, orbax copies all arrays at once
     with ocp.StandardCheckpointer(save_concurrent_gb=max(1, -(-largest // 10**9))) as checkpointer:
-        checkpointer.save(os.path.abspath(os.fsdecode(os.fspath(folder))), tree)
+        checkpointer.save(path, tree)
+    if jax.process_index() == 0:
+        checkpoint.plan.without_values().save(os.path.join(path, PLAN_FILE))
 
 
 def _dtypes(checkpoint: Virtual) -> dict[str, np.dtype[Any]]:

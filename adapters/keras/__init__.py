@@ -27,9 +27,9 @@ from fastinit.adapters.keras import versions  # noqa: F401
 
 # isort: split
 import fastinit.extending  # noqa: F401 (first: detects an unrelated package that overwrote this one)
+from fastinit.adapters.h5py import save
 from fastinit.adapters.keras import initializers
 from fastinit.adapters.keras.auditing import audit, lsuv
-from fastinit.adapters.keras.checkpoints import save
 from fastinit.adapters.keras.explaining import explain
 from fastinit.adapters.keras.models import initialize, replay
 from fastinit.adapters.keras.plans import plan

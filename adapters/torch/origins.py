@@ -1,16 +1,14 @@
-"""Plans from what only PyTorch reads: a configuration of transformers, a function of a module, a DCP checkpoint."""
+"""Plans from what only PyTorch reads: a configuration of transformers, a function of a module."""
 
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import os
-import pickle
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +25,7 @@ from fastinit.checkpoints import Filled, Origin, Plan
 from fastinit.checkpoints import Tensor as Planned
 from fastinit.extending import shown
 
-__all__ = ["built_plan", "dcp_tensors", "pretrained_plan"]
+__all__ = ["built_plan", "pretrained_plan"]
 
 
 def _dtype(origin: Origin) -> torch.dtype | None:
@@ -285,60 +283,3 @@ def _view_of(tensor: Planned, base: Tensor, view: Tensor, name: str) -> Planned 
         extent[place] = view.shape[axis]
     order = tuple(place for place in places if place is not None) + tuple(free)
     return Planned(name, Filled(source.entry, tuple(offsets), tuple(extent), order, tuple(free)))
-
-
-# The metadata of torch.distributed.checkpoint
-
-
-_CLASSES: Final = {
-    "torch.distributed.checkpoint.metadata": (
-        *("Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties"),
-        *("MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING"),
-    ),
-    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
-    "torch": ("Size", "device"),
-    "torch.serialization": ("_get_layout",),
-    "pathlib": ("PosixPath", "PurePosixPath"),
-    "collections": ("OrderedDict",),
-}
-"""What the metadata of a checkpoint is made of, besides dtypes."""
-
-
-class _Metadata(pickle.Unpickler):
-    """Reads the metadata of a checkpoint, which is a pickle, and nothing that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        if name in _CLASSES.get(module, ()):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} does not belong in the metadata of a checkpoint")
-
-
-def dcp_tensors(folder: str) -> list[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and dtype of each tensor of a checkpoint of ``torch.distributed.checkpoint``.
-
-    Parameters
-    ----------
-    folder : str
-        With a file ``.metadata``, a pickle, of which only the classes of checkpoints are read.
-
-    Raises
-    ------
-    ValueError
-        If the file holds anything else.
-    """
-    path = os.path.join(folder, ".metadata")
-    with open(path, "rb") as file:
-        data = file.read()
-    try:
-        found = _Metadata(io.BytesIO(data)).load()
-        return list(_tensors(found.state_dict_metadata))
-    except (pickle.UnpicklingError, AttributeError, EOFError, IndexError, ImportError, TypeError) as problem:
-        raise ValueError(f"{path} is not the metadata of a DCP checkpoint: {problem}") from None
-
-
-def _tensors(metadata: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    for name, own in metadata.items():
-        if hasattr(own, "properties"):
-            yield name, tuple(own.size), str(own.properties.dtype).removeprefix("torch.")

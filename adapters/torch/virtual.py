@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemT
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from fastinit import checkpoints
-from fastinit.checkpoints import Plan
+from fastinit.checkpoints import PLAN_FILE, Plan
 from fastinit.extending import at_least, in_stream_environment
 
 __all__ = ["InitPlanner", "Virtual", "VirtualSlice", "save"]
@@ -259,7 +259,7 @@ def save(
     >>> folder = tempfile.mkdtemp()
     >>> save(plan(model, seed=0), folder)
     >>> sorted(os.listdir(folder))
-    ['.metadata', '__0_0.distcp', '__0_1.distcp']
+    ['.metadata', '__0_0.distcp', '__0_1.distcp', 'fastinit.json']
     """
     planner = InitPlanner(plan, largest=largest, advance=advance)
     if os.path.exists(os.path.join(folder, ".metadata")):
@@ -274,3 +274,4 @@ def save(
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         writer = FileSystemWriter(folder, single_file_per_rank=False)
         dcp_save(state, storage_writer=writer, planner=planner, no_dist=True)
+    planner.checkpoint.plan.without_values().save(os.path.join(folder, PLAN_FILE))

@@ -21,8 +21,9 @@ from typing import Any, Final
 
 import fastinit
 from fastinit.checkpoints.comparing import Statistics, diff, statistics
-from fastinit.checkpoints.exporting import EXPORTED, export, format_of
+from fastinit.checkpoints.exporting import export, format_of
 from fastinit.checkpoints.layouts import SHARD_SIZE
+from fastinit.checkpoints.libraries import LIBRARIES
 from fastinit.checkpoints.origins import QUANTIZATIONS, Origin, plan_of
 from fastinit.checkpoints.plans import Plan
 from fastinit.checkpoints.verifying import verify
@@ -98,7 +99,7 @@ def add_commands(commands: Any, initializer_named: Named) -> None:
     made.add_argument("source", metavar="SOURCE")
     made.add_argument("out", metavar="OUT", help="a folder, a .safetensors file, or a .json file for the plan alone")
     made.add_argument(
-        "--format", choices=("safetensors", *EXPORTED), help="of the checkpoint; by default what OUT's name says"
+        "--format", choices=("safetensors", *LIBRARIES), help="of the checkpoint; by default what OUT's name says"
     )
     made.add_argument("--dtype", choices=DTYPES, help="of the floating-point tensors")
     made.add_argument("--recipe", metavar="NAME", help="own (the author's scheme), auto, fans, ...; own by default")
@@ -172,7 +173,7 @@ def _checkpoint(options: argparse.Namespace) -> int:
 def _written(plan: Plan, options: argparse.Namespace) -> Written:
     """Writes the checkpoint in the format that the command asks for."""
     format = options.format or format_of(options.out)
-    if format not in EXPORTED:
+    if format not in LIBRARIES:
         return write(
             plan,
             options.out,

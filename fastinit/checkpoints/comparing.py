@@ -12,11 +12,11 @@ import numpy as np
 
 from fastinit import _core
 from fastinit.buffers import Buffer
-from fastinit.checkpoints.headers import Stored
-from fastinit.checkpoints.plans import Plan
-from fastinit.checkpoints.reading import Checkpoint, Mapped, read_checkpoint
+from fastinit.checkpoints.contents import Checkpoint
+from fastinit.checkpoints.formats import Stored
+from fastinit.checkpoints.reading import read_checkpoint
 from fastinit.checkpoints.sources import Filled
-from fastinit.comparing import compare_made, numbers
+from fastinit.comparing import compare_made, numbers, together
 from fastinit.dtypes import DTYPES, dtype_named
 from fastinit.initializers import expected_std
 from fastinit.progress import progress_bar
@@ -24,8 +24,8 @@ from fastinit.threads import default_num_threads
 
 __all__ = ["Difference", "Statistics", "diff", "statistics"]
 
-# Elements that are looked at together.
-PIECE: Final = 2**23
+# Elements of which statistics are computed together, in float64.
+PIECE: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,8 @@ def diff(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> list[
     >>> [one.verdict for one in diff(*paths)]
     ['differs']
     """
-    ours, theirs = read_checkpoint(first), read_checkpoint(second)
     rows = []
-    with Mapped(ours) as left, Mapped(theirs) as right:
+    with read_checkpoint(first) as ours, read_checkpoint(second) as theirs:
         for stored in ours:
             if stored.name not in theirs:
                 rows.append(Difference(stored.name, "only in the first"))
@@ -94,31 +93,34 @@ def diff(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> list[
             elif stored.format != other.format:
                 rows.append(Difference(stored.name, "dtype", f"{stored.format.name} and {other.format.name}"))
             else:
-                rows.append(_difference(stored, left.bytes_of(stored.name), right.bytes_of(stored.name)))
-            left.forget()
-            right.forget()
-    rows += [Difference(stored.name, "only in the second") for stored in theirs if stored.name not in ours]
+                rows.append(_difference(stored, ours, theirs))
+        rows += [Difference(stored.name, "only in the second") for stored in theirs if stored.name not in ours]
     return rows
 
 
-def _difference(stored: Stored, left: np.ndarray, right: np.ndarray) -> Difference:
+def _difference(stored: Stored, ours: Checkpoint, theirs: Checkpoint) -> Difference:
+    """The difference of a tensor that has the same shape and format in both."""
+    name, piece = stored.name, min(ours.PIECE, theirs.PIECE)
+    places = [(begin, min(stored.nbytes, begin + piece)) for begin in range(0, stored.nbytes, piece)]
     if stored.format.name not in DTYPES:
-        different = sum(
-            int(np.count_nonzero(left[at : at + PIECE] != right[at : at + PIECE])) for at in range(0, left.size, PIECE)
-        )
-        detail = f"{different:,} of {left.size:,} bytes differ"
-        return Difference(stored.name, "differs", detail) if different else Difference(stored.name, "equal")
-    dtype = dtype_named(stored.format.name)
-    buffer = Buffer(_core.address(left), (left.size // dtype.itemsize,), (dtype.itemsize,), dtype, left)
+        different = sum(int(np.count_nonzero(ours.read(name, *place) != theirs.read(name, *place))) for place in places)
+        detail = f"{different:,} of {stored.nbytes:,} bytes differ"
+        return Difference(name, "differs", detail) if different else Difference(name, "equal")
+    dtype, threads = dtype_named(stored.format.name), default_num_threads()
+    pieces = []
+    for place in places:
+        left, right = ours.read(name, *place), theirs.read(name, *place)
+        buffer = Buffer(_core.address(left), (left.size // dtype.itemsize,), (dtype.itemsize,), dtype, left)
 
-    def make(out: np.ndarray, begin: int) -> None:
-        out[:] = right[begin * dtype.itemsize : begin * dtype.itemsize + out.size]
+        def make(out: np.ndarray, begin: int, right: np.ndarray = right) -> None:
+            out[:] = right[begin * dtype.itemsize : begin * dtype.itemsize + out.size]
 
-    found = compare_made(buffer, make, dtype, 1, default_num_threads())
+        pieces.append((place[0] // dtype.itemsize, compare_made(buffer, make, dtype, 1, threads)))
+    found = together(pieces)
     if found.is_equal:
-        return Difference(stored.name, "equal")
+        return Difference(name, "equal")
     return Difference(
-        stored.name,
+        name,
         "differs",
         f"{found.different:,} of {found.size:,} elements, from {found.first:,} to {found.last:,}, by "
         f"{found.change:.2g} of their size",
@@ -189,20 +191,18 @@ def statistics(checkpoint: str | os.PathLike[str], *, progress: bool | None = No
     >>> [(one.mean, one.std) for one in statistics(path)]
     [(0.5, 0.5)]
     """
-    found = read_checkpoint(checkpoint)
-    expected = _expected(found)
-    with Mapped(found) as files, progress_bar(sum(one.nbytes for one in found), "show", progress) as advance:
-        for stored in found:
-            yield _statistics(stored, files.bytes_of(stored.name), expected.get(stored.name))
-            files.forget()
-            advance(stored.nbytes)
+    with read_checkpoint(checkpoint) as found:
+        expected = _expected(found)
+        with progress_bar(found.nbytes, "show", progress) as advance:
+            for stored in found:
+                yield _statistics(stored, found, expected.get(stored.name))
+                advance(stored.nbytes)
 
 
 def _expected(found: Checkpoint) -> dict[str, float]:
     """The standard deviations that the plan of a checkpoint's files expects, of tensors that are filled whole."""
-    plan: Plan | None = found.plan
     expected = {}
-    for tensor in plan or ():
+    for tensor in found.plan or ():
         source = tensor.source
         if isinstance(source, Filled) and source.is_whole:
             std = source.entry.std
@@ -213,16 +213,16 @@ def _expected(found: Checkpoint) -> dict[str, float]:
     return expected
 
 
-def _statistics(stored: Stored, data: np.ndarray, expected: float | None) -> Statistics:
+def _statistics(stored: Stored, found: Checkpoint, expected: float | None) -> Statistics:
     name = stored.format.name
     known = name in DTYPES or (stored.format.bits % 8 == 0 and hasattr(np, name)) or name == "bool"
-    if not known or not data.size or name.startswith("complex"):
+    if not known or not stored.nbytes or name.startswith("complex"):
         return Statistics(stored, math.nan, math.nan, math.nan, math.nan, expected, 0)
     itemsize = stored.format.bits // 8
     count, not_finite, shift = 0, 0, 0.0
     sums, squares, low, high = 0.0, 0.0, math.inf, -math.inf
-    for at in range(0, data.size, PIECE * itemsize):
-        piece = data[at : at + PIECE * itemsize]
+    for at in range(0, stored.nbytes, PIECE * itemsize):
+        piece = found.read(stored.name, at, min(stored.nbytes, at + PIECE * itemsize))
         if name in DTYPES:
             dtype = dtype_named(name)
             values = numbers(piece.view(dtype.raw), dtype)

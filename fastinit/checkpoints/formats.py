@@ -8,7 +8,7 @@ from typing import Final
 
 from fastinit.checks import shown
 
-__all__ = ["FORMATS", "Format", "format_named"]
+__all__ = ["FORMATS", "Format", "Stored", "format_named"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,35 @@ class Format:
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor of this shape; elements below a byte are packed."""
         return -(-math.prod(shape) * self.bits // 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor of a checkpoint on disk.
+
+    Attributes
+    ----------
+    name : str
+        The tensor's name.
+    format : Format
+        Format of the elements.
+    shape : tuple of int
+        The tensor's.
+
+    Examples
+    --------
+    >>> Stored("step", format_named("int64"), (3,)).nbytes
+    24
+    """
+
+    name: str
+    format: Format
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensor in bytes."""
+        return self.format.nbytes(self.shape)
 
 
 _FORMATS: Final = (

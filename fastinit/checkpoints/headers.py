@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fastinit.checkpoints.formats import Format, format_named
+from fastinit.checkpoints.formats import Format, Stored, format_named
 from fastinit.checks import shown
 
-__all__ = ["LONGEST_HEADER", "Header", "Stored", "distinct", "header_bytes", "read_header"]
+__all__ = ["LONGEST_HEADER", "Header", "Placed", "distinct", "header_bytes", "read_header"]
 
 LONGEST_HEADER: Final = 100_000_000
 """The longest header that readers of safetensors accept, in bytes."""
@@ -28,35 +28,23 @@ _METADATA: Final = "__metadata__"
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """The place of a tensor in a file.
+class Placed(Stored):
+    """A tensor of a safetensors file, and its place.
 
     Attributes
     ----------
-    name : str
-        The tensor's name.
-    format : Format
-        Format of the elements.
-    shape : tuple of int
-        The tensor's.
+    name, format, shape
+        As of :class:`Stored`.
     offset : int
         Its first byte, counted from the beginning of the file.
 
     Examples
     --------
-    >>> Stored("step", format_named("int64"), (3,), 88).nbytes
-    24
+    >>> Placed("step", format_named("int64"), (3,), 88).offset
+    88
     """
 
-    name: str
-    format: Format
-    shape: tuple[int, ...]
     offset: int
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the tensor in bytes."""
-        return self.format.nbytes(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +53,7 @@ class Header:
 
     Attributes
     ----------
-    tensors : mapping of str to Stored
+    tensors : mapping of str to Placed
         The tensors, in the order of their bytes.
     metadata : mapping of str to str
         Texts that describe the file.
@@ -78,7 +66,7 @@ class Header:
     'pt'
     """
 
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, Placed]
     metadata: Mapping[str, str]
     size: int
 
@@ -151,7 +139,7 @@ def _checked(text: bytes, begin: int, size: int) -> Header:
     return Header({stored.name: stored for stored, _ in tensors}, metadata, size)
 
 
-def _stored(name: str, own: Any, begin: int) -> tuple[Stored, int]:
+def _stored(name: str, own: Any, begin: int) -> tuple[Placed, int]:
     """A tensor of a header, and the end of its bytes in the file."""
     if not isinstance(own, dict) or set(own) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name!r} must have a dtype, a shape and data_offsets, got {shown(own)}")
@@ -161,7 +149,7 @@ def _stored(name: str, own: Any, begin: int) -> tuple[Stored, int]:
             raise ValueError(f"{what} of {name!r} must be a list of integers in [0, 2**63), got {shown(value)}")
     if len(offsets) != 2 or len(shape) > 64:
         raise ValueError(f"{name!r} must have two data_offsets and at most 64 axes, got {shown(own)}")
-    stored = Stored(name, kind, tuple(shape), begin + offsets[0])
+    stored = Placed(name, kind, tuple(shape), begin + offsets[0])
     if math.prod(shape) * kind.bits != 8 * (offsets[1] - offsets[0]):
         raise ValueError(
             f"{name!r} of shape {tuple(shape)} in {kind.name} takes {stored.nbytes:,} bytes, its data_offsets "

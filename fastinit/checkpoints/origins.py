@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import fastinit
 from fastinit import Entry, Initializer, Key
+from fastinit.checkpoints.contents import Checkpoint
 from fastinit.checkpoints.formats import format_named
+from fastinit.checkpoints.libraries import built_plan, pretrained_plan, run_operators
 from fastinit.checkpoints.plans import Plan, Tensor
 from fastinit.checkpoints.reading import read_checkpoint
 from fastinit.checkpoints.sources import Filled, Source, Values
@@ -33,8 +36,8 @@ class Origin:
     Attributes
     ----------
     source : str
-        A plan's JSON, a ``config.json`` or its folder, a safetensors file or index or its folder, the folder of a DCP
-        checkpoint, or ``module:function``.
+        A plan's JSON, a ``config.json`` or its folder, a checkpoint of any format that
+        :func:`fastinit.checkpoints.read_checkpoint` reads, or ``module:function``.
     recipe : str or None
         Name of a recipe; by default the author's own scheme.
     seed : int or str
@@ -104,11 +107,9 @@ def plan_of(origin: Origin) -> Plan:
     if os.path.isfile(source) and os.path.basename(source) == "config.json":
         if origin.quantize is not None:
             one_of("quantize", origin.quantize, QUANTIZATIONS)
-        return _checked(_adapter().pretrained_plan(source, origin))
+        return _checked(pretrained_plan()(source, origin))
     if origin.quantize is not None or origin.balanced_experts:
         raise ValueError(f"only the model of a config.json can be quantized or balanced, got {shown(origin.source)}")
-    if ".metadata" in names:
-        return plan_like(_adapter().dcp_tensors(source), origin)
     if os.path.isdir(source):
         return _of_template(source, origin)
     if os.path.isfile(source):
@@ -127,18 +128,10 @@ def _built(module: str, function: str, origin: Origin) -> Plan:
         sys.path.insert(0, os.getcwd())
     build = getattr(importlib.import_module(module), function)
     if "keras" in sys.modules:
-        made = importlib.import_module("fastinit.adapters.keras.plans").built_plan(build, origin)
+        made = built_plan("keras")(build, origin)
         if made is not None:
             return _checked(made)
-    return _checked(_adapter().built_plan(module, function, origin))
-
-
-def _adapter() -> Any:
-    """The module of the PyTorch adapter that knows other sources; imported only where one is asked for."""
-    try:
-        return importlib.import_module("fastinit.adapters.torch.origins")
-    except ModuleNotFoundError as problem:
-        raise ModuleNotFoundError(f"this source needs {problem.name}: pip install {problem.name}") from None
+    return _checked(built_plan("torch")(module, function, origin))
 
 
 def _checked(plan: Any) -> Plan:
@@ -147,19 +140,32 @@ def _checked(plan: Any) -> Plan:
 
 
 def _known(plan: Plan) -> Plan:
-    """A plan whose operators can be run: it imports the adapters that they need."""
-    for framework in sorted(plan.frameworks & {"torch"}):
-        importlib.import_module(f"fastinit.adapters.{framework}")
+    """A plan whose operators can be run."""
+    run_operators(plan.frameworks)
     return plan
 
 
 def _of_template(path: str, origin: Origin) -> Plan:
     """The plan of a checkpoint's tensors: its own where it carries one, or that of the rules."""
-    found = read_checkpoint(path)
-    carried = found.plan
-    if carried is not None and not origin.rules:
-        return _known(carried)
-    return plan_like([(stored.name, stored.shape, stored.format.name) for stored in found], origin)
+    with read_checkpoint(path) as found:
+        carried = None if origin.rules else found.plan
+        if carried is not None:
+            return _known(_with_values(carried, found))
+        return plan_like([(stored.name, stored.shape, stored.format.name) for stored in found], origin)
+
+
+def _with_values(plan: Plan, found: Checkpoint) -> Plan:
+    """The plan with the values of which it has the digests alone, from the checkpoint that carries it."""
+    tensors = []
+    for tensor in plan:
+        source = tensor.source
+        if isinstance(source, Values) and source.data is None and tensor.name in found:
+            data = found.read(tensor.name).tobytes()
+            if hashlib.sha256(data).hexdigest() != source.digest:
+                raise ValueError(f"{found.path}: {tensor.name!r} has other values than those of which it was written")
+            source = Values(source.kind, source.shape, data)
+        tensors.append(Tensor(tensor.name, source))
+    return replace(plan, tensors=tuple(tensors))
 
 
 def plan_like(tensors: Sequence[tuple[str, tuple[int, ...], str]], origin: Origin) -> Plan:

@@ -24,11 +24,13 @@ from fastinit.files import write_file
 from fastinit.models.records import Entry, Record, parsed
 from fastinit.programs import Replayed
 
-__all__ = ["METADATA_KEY", "PLAN_VERSION", "Plan", "Tensor"]
+__all__ = ["METADATA_KEY", "PLAN_FILE", "PLAN_VERSION", "Plan", "Tensor"]
 
 PLAN_VERSION: Final = 1
 METADATA_KEY: Final = "fastinit"
 """Where the metadata of a file keeps the plan of its tensors."""
+PLAN_FILE: Final = "fastinit.json"
+"""The file of a folder, or the dataset of a file, that keeps the plan where there is no such metadata."""
 # Values of more bytes are kept beside a file's tensors by their digest: the file itself holds the bytes.
 _LARGEST_VALUES: Final = 256
 _MODEL: Final = "model"
@@ -210,18 +212,22 @@ class Plan:
         wanted = set(names)
         return replace(self, tensors=tuple(tensor for tensor in self.tensors if tensor.name in wanted))
 
+    def without_values(self) -> Plan:
+        """The same plan with the digests of large values alone: what the files carry, which hold the values."""
+        small = [
+            replace(tensor, source=tensor.source.without_data())
+            if isinstance(tensor.source, Values) and tensor.nbytes > _LARGEST_VALUES
+            else tensor
+            for tensor in self.tensors
+        ]
+        return replace(self, tensors=tuple(small))
+
     def described(self, tensors: Sequence[Tensor]) -> dict[str, str]:
         """The metadata of a file that holds some of the tensors: from it the file can be verified.
 
         It does not depend on the version of the library.
         """
-        small = [
-            replace(tensor, source=tensor.source.without_data())
-            if isinstance(tensor.source, Values) and tensor.nbytes > _LARGEST_VALUES
-            else tensor
-            for tensor in tensors
-        ]
-        own = replace(self, tensors=tuple(small), metadata={}, files={})
+        own = replace(self, tensors=tuple(tensors), metadata={}, files={}).without_values()
         return {**self.metadata, METADATA_KEY: own.to_json()}
 
     @property

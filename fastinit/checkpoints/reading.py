@@ -1,105 +1,51 @@
-"""Checkpoints on disk: the file and the place of every tensor, checked without reading a tensor."""
+"""Reading checkpoints: which format a file or a folder has, by what is in it."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
+from fastinit.checkpoints.archives import npy_of, npz_of
+from fastinit.checkpoints.contents import Checkpoint
+from fastinit.checkpoints.libraries import LIBRARIES, SAFETENSORS, opened
+from fastinit.checkpoints.mapped import safetensors_of, safetensors_of_index
 
-from fastinit.checkpoints.headers import LONGEST_HEADER, Header, Stored, distinct, read_header
-from fastinit.checkpoints.plans import METADATA_KEY, Plan
-from fastinit.checks import shown
+__all__ = ["read_checkpoint"]
 
-__all__ = ["Checkpoint", "Mapped", "read_checkpoint"]
-
-_SINGLE: Final = "model.safetensors"
-_INDEX: Final = "model.safetensors.index.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The contents of a checkpoint on disk.
-
-    Attributes
-    ----------
-    path : str
-        The file or the folder.
-    files : mapping of str to Header
-        The header of each file, by its path.
-    places : mapping of str to str
-        The path of the file that holds each tensor, in the order of the files.
-
-    Examples
-    --------
-    >>> import os, tempfile
-    >>> from fastinit.checkpoints import Plan, Tensor, Values, read_checkpoint, write
-    >>> out = os.path.join(tempfile.mkdtemp(), "tiny.safetensors")
-    >>> written = write(Plan((Tensor("step", Values("int64", (), bytes(8))),)), out)
-    >>> found = read_checkpoint(out)
-    >>> "step" in found, found["step"].nbytes, found.plan.seed
-    (True, 8, 0)
-    """
-
-    path: str
-    files: Mapping[str, Header]
-    places: Mapping[str, str]
-
-    def __iter__(self) -> Iterator[Stored]:
-        for header in self.files.values():
-            yield from header.tensors.values()
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.places
-
-    def __getitem__(self, name: str) -> Stored:
-        if name not in self.places:
-            raise KeyError(f"{self.path} has no tensor {shown(name)}")
-        return self.files[self.places[name]].tensors[name]
-
-    @property
-    def plan(self) -> Plan | None:
-        """The plan that the files carry; None where one of them carries none.
-
-        Raises
-        ------
-        ValueError
-            With the path, if what a file carries is not a plan, or not one of this library's stream version.
-        """
-        plans = []
-        for path, header in self.files.items():
-            if METADATA_KEY not in header.metadata:
-                return None
-            try:
-                plans.append(Plan.from_json(header.metadata[METADATA_KEY]))
-            except ValueError as problem:
-                raise ValueError(f"{path}: {problem}") from None
-        if not plans:
-            return None
-        return Plan(tuple(tensor for plan in plans for tensor in plan), plans[0].seed, plans[0].recipe)
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+# A file of HDF5 may begin with a block of any power of two bytes, from this one on.
+_USER_BLOCK: Final = 512
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """The contents of a safetensors file, an index, or the folder of either. No tensor is read.
+    """The contents of a checkpoint. No tensor is read before it is asked for.
 
     Parameters
     ----------
     path : path
-        ``model.safetensors``, ``model.safetensors.index.json``, or a folder with one of them.
+        A safetensors file, an index, a ``.npz`` or ``.npy`` file, a weight file of Keras; or a folder with
+        ``model.safetensors`` or its index, or of ``torch.distributed.checkpoint`` or orbax's ``StandardCheckpointer``.
+        What is in it tells its format, not the name.
+
+    Returns
+    -------
+    Checkpoint
 
     Raises
     ------
     OSError
         If a file cannot be read; FileNotFoundError if it does not exist.
     ValueError
-        With the path, for a header or an index that is not sound: see :func:`fastinit.checkpoints.read_header`; an
-        index that names files outside its folder, tensors that its files lack, or files with others.
+        With the path, for files that are damaged or hold anything but numbers: see
+        :func:`fastinit.checkpoints.read_header`; an index that names files outside its folder, tensors that its files
+        lack, or files with others; a folder that holds several checkpoints.
+    ModuleNotFoundError
+        If the library that reads the format is not installed.
+
+    Notes
+    -----
+    Nothing in the files is run: pickles are read by a reader that knows the classes of checkpoints alone, and arrays
+    of objects and links to other files are refused.
 
     Examples
     --------
@@ -111,91 +57,43 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     [('step', ())]
     """
     where = os.fsdecode(os.fspath(path))
-    if os.path.isdir(where):
-        names = [os.path.join(where, name) for name in (_SINGLE, _INDEX)]
-        found = [name for name in names if os.path.exists(name)]
-        if not found:
-            raise FileNotFoundError(f"{where} has neither {_SINGLE} nor {_INDEX}")
-        if len(found) > 1:
-            raise ValueError(f"{where} has both {_SINGLE} and {_INDEX}: name one of them")
-        (where,) = found
-    if not where.endswith(".json"):
-        header = read_header(where)
-        return Checkpoint(where, {where: header}, dict.fromkeys(header.tensors, where))
-    return _of_index(where)
+    return _of_folder(where) if os.path.isdir(where) else _of_file(where)
 
 
-def _of_index(path: str) -> Checkpoint:
-    folder = os.path.dirname(path)
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(LONGEST_HEADER + 1)
-        if len(text) > LONGEST_HEADER:
-            raise ValueError(f"it is longer than {LONGEST_HEADER:,} characters")
-        index = json.loads(text, object_pairs_hook=distinct)
-        places = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-            raise ValueError("expected a weight_map of names to files")
-        for name in places.values():
-            if os.path.basename(name) != name or name in ("", ".", ".."):
-                raise ValueError(f"a file of an index lies in its folder, got {shown(name)}")
-    except RecursionError:
-        raise ValueError(f"{path} is not an index: it is nested too deep") from None
-    except ValueError as problem:
-        raise ValueError(f"{path} is not an index: {problem}") from None
-    files = {os.path.join(folder, name): None for name in sorted(set(places.values()))}
-    headers = {name: read_header(name) for name in files}
-    held = {name: file for file, header in headers.items() for name in header.tensors}
-    for name, file in places.items():
-        if name not in headers[os.path.join(folder, file)].tensors:
-            raise ValueError(f"{path} says that {file} holds {shown(name)}, which it does not")
-    extra = sorted(set(held) - set(places))
-    if extra or sum(len(header.tensors) for header in headers.values()) > len(held):
-        raise ValueError(f"{path} does not say where {shown(extra[0]) if extra else 'one of two equal names'} is")
-    return Checkpoint(path, headers, held)
+def _of_folder(path: str) -> Checkpoint:
+    names = set(os.listdir(path))
+    safetensors = [name for name in SAFETENSORS if name in names]
+    found = [format for format, library in LIBRARIES.items() if names & set(library.marks)]
+    if len(safetensors) + len(found) > 1:
+        both = [*safetensors, *(f"a checkpoint of {format}" for format in found)]
+        raise ValueError(f"{path} has both {both[0]} and {both[1]}: name the file, or give each a folder of its own")
+    if safetensors:
+        return _of_file(os.path.join(path, safetensors[0]))
+    if found:
+        return _opened(found[0], path)
+    marks = [*SAFETENSORS, *(library.marks[0] for library in LIBRARIES.values() if library.marks)]
+    raise FileNotFoundError(f"{path} is no checkpoint: it has neither {' nor '.join(marks)}")
 
 
-class Mapped:
-    """Files mapped into memory and read in pieces, whose memory can be given back.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        The checkpoint. Its files are opened when they are needed.
-
-    Examples
-    --------
-    >>> with Mapped(checkpoint) as files:  # doctest: +SKIP
-    ...     files.read("up.weight", 0, 100)
-    """
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._maps: dict[str, Any] = {}
-
-    def __enter__(self) -> Mapped:
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        self._maps.clear()
-
-    def bytes_of(self, name: str) -> np.ndarray:
-        """All bytes of a tensor, which are read where they are looked at."""
-        path, stored = self._checkpoint.places[name], self._checkpoint[name]
-        if path not in self._maps:
-            self._maps[path] = np.memmap(path, np.uint8, "r")
-        found: np.ndarray = self._maps[path][stored.offset : stored.offset + stored.nbytes]
-        return found
-
-    def forget(self) -> None:
-        """Gives back the memory of what was read."""
-        for mapped in self._maps.values():
-            _forget(mapped)
+def _of_file(path: str) -> Checkpoint:
+    with open(path, "rb") as file:
+        start = file.read(8)
+        if start.startswith(b"\x93NUMPY"):
+            return npy_of(path)
+        if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+            return npz_of(path)
+        place, end = 0, file.seek(0, os.SEEK_END)
+        while place < end:
+            file.seek(place)
+            if file.read(8) == _HDF5:
+                return _opened("keras", path)
+            place = 2 * place or _USER_BLOCK
+    # the length at the beginning of a safetensors file is below 2**32, so it has zeros, which no text has
+    is_text = start.lstrip()[:1] == b"{" and 0 not in start
+    return safetensors_of_index(path) if is_text or path.endswith(".json") else safetensors_of(path)
 
 
-def _forget(mapped: np.memmap[Any, Any]) -> None:
-    import mmap
-
-    own = getattr(mapped, "_mmap", None)
-    if own is not None and hasattr(mmap, "MADV_DONTNEED"):
-        own.madvise(mmap.MADV_DONTNEED)
+def _opened(format: str, path: str) -> Checkpoint:
+    found = opened(format, path)
+    assert isinstance(found, Checkpoint)
+    return found

@@ -1,18 +1,31 @@
 """The staging folder of a checkpoint: hidden beside the target until all files are complete.
 
-Its name is derived from the contents, so a later run, or another process, finds it and continues. A file that is
-being written is called ``NAME.part`` and is locked by its process; ``NAME.journal`` says how many of its bytes have
-reached the disk. A complete file has its own name. When all are complete they move to the target:
+Its name is derived from the contents, so a later run, or another process, finds it and continues:
 
-====================================  =================================================================================
-the target                            what happens
-====================================  =================================================================================
-does not exist, or an empty folder    The folder takes its name, in one step.
-a folder with none of these files     The files move into it, the index last.
-a folder with some of these files     Refused, or with `overwrite` replaced: old files are moved aside first, and come
-                                      back where that fails. Files of other names stay.
-a file, for a single file             Refused, or with `overwrite` replaced in one step.
-====================================  =================================================================================
+==============  =======================================================================================================
+``new/``        What will be at the target. A file that is being written is called ``NAME.part`` and is locked by its
+                process; ``NAME.journal`` says how many of its bytes have reached the disk. A complete file has its own
+                name.
+``making/``     Where a library of its own writes, under the lock of ``making.part``; ``new/`` is made of it at once.
+``old/``        What the new files replace, while they move.
+``moves.json``  There while files move: the names of the new ones. Whoever finds it moves everything back.
+==============  =======================================================================================================
+
+When all are complete they move to the target:
+
+=======================================  ==============================================================================
+the target                               what happens
+=======================================  ==============================================================================
+does not exist, or an empty folder       ``new/`` takes its name, in one step.
+a folder with none of these files        The files move into it, what makes the rest a checkpoint last.
+a folder with some of these files        Refused, or with `overwrite` replaced: old files are moved aside first, and
+                                         come back where that fails. Files of other names stay.
+a folder with another format's files     Refused: it would hold two checkpoints.
+a file, for a single file                Refused, or with `overwrite` replaced in one step.
+=======================================  ==============================================================================
+
+A process that is killed while files move leaves ``moves.json``. The next one that writes to the target, whatever it
+writes, moves the new files back to ``new/`` and the old ones to the target before it begins.
 """
 
 from __future__ import annotations
@@ -20,6 +33,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -35,7 +49,7 @@ except ImportError:  # not on Windows
 __all__ = ["Claim", "Staging", "check_room", "lock"]
 
 _INDEX: Final = ".index.json"
-_ASIDE: Final = "old"
+_MOVES: Final = "moves.json"
 
 
 class Claim:
@@ -71,7 +85,7 @@ def _to_disk(descriptor: int) -> None:
 
 
 class Staging:
-    """The folder in which the files of one checkpoint grow.
+    """The folder in which a checkpoint grows.
 
     Parameters
     ----------
@@ -80,22 +94,59 @@ class Staging:
     digest : str
         Digest of everything that the bytes depend on.
     names : collection of str
-        Names of all its files.
+        Names of all its files, as far as they are known.
     single : bool
         Whether the target is the only file itself.
+    pattern : str
+        What the names of other files of such a checkpoint match, which it replaces.
+    marks : collection of str
+        Names that make the rest a checkpoint, besides indices.
+    foreign : collection of str
+        Names of which a checkpoint of another format has one.
     """
 
-    def __init__(self, target: str, digest: str, names: Collection[str], *, single: bool) -> None:
+    def __init__(
+        self,
+        target: str,
+        digest: str,
+        names: Collection[str],
+        *,
+        single: bool,
+        pattern: str = "",
+        marks: Collection[str] = (),
+        foreign: Collection[str] = (),
+    ) -> None:
         self.target = os.path.abspath(target)
         self.names = tuple(names)
         self.single = single
-        folder, base = os.path.split(self.target)
-        self.path = os.path.join(folder, f".{base}.{digest[:16]}.part")
+        self._pattern, self._marks, self._foreign = pattern, marks, foreign
+        self._folder, self._base = os.path.split(self.target)
+        self.path = os.path.join(self._folder, f".{self._base}.{digest[:16]}.part")
+        self.new = os.path.join(self.path, "new")
 
-    def check_target(self, overwrite: bool) -> None:
-        """Raises OSError where the target's folder is missing or the target may not be replaced."""
-        folder = os.path.dirname(self.target)
-        if not os.path.isdir(folder):
+    def prepare(self, overwrite: bool) -> None:
+        """Moves back what a killed process was moving, removes what it cannot go on with, and checks the target.
+
+        Raises
+        ------
+        OSError
+            If the target's folder is missing, or the target may not be replaced.
+        """
+        with self._errors(), self._alone():
+            for path in self._left():
+                self._move_back(path)
+                _sweep(path)
+        self._check_target(overwrite)
+
+    def _left(self) -> list[str]:
+        """The staging folders of this target, whatever is written in them."""
+        name = re.compile(re.escape(f".{self._base}.") + r"[0-9a-f]{16}\.part")
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return [os.path.join(self._folder, one) for one in os.listdir(self._folder) if name.fullmatch(one)]
+        return []
+
+    def _check_target(self, overwrite: bool) -> None:
+        if not os.path.isdir(self._folder):
             raise FileNotFoundError(errno.ENOENT, "its folder does not exist", self.target)
         if self.single:
             if os.path.isdir(self.target):
@@ -105,17 +156,17 @@ class Staging:
             return
         if os.path.lexists(self.target) and not os.path.isdir(self.target):
             raise NotADirectoryError(errno.ENOTDIR, "expected the name of a folder, got a file", self.target)
+        other = sorted(set(self._foreign) & set(_names(self.target)))
+        if other:
+            raise FileExistsError(errno.EEXIST, f"it holds {other[0]}, a checkpoint of another format", self.target)
         old = self._replaced()
         if old and not overwrite:
             raise FileExistsError(errno.EEXIST, f"it holds {old[0]}: overwrite replaces it", self.target)
 
     def _replaced(self) -> list[str]:
-        """The files of the target's folder that the checkpoint replaces: those of its names, and of an old index."""
-        try:
-            found = os.listdir(self.target)
-        except FileNotFoundError:
-            return []
-        old = {name for name in found if name in self.names or name.endswith(".safetensors" + _INDEX)}
+        """The names that the checkpoint replaces: its own, those of its format, and those of an old index."""
+        found, own = _names(self.target), {*self.names, *_names(self.new)}
+        old = {name for name in found if name in own or re.fullmatch(self._pattern, name)}
         for name in [name for name in old if name.endswith(_INDEX)]:
             with (
                 suppress(OSError, ValueError, AttributeError, TypeError, KeyError),
@@ -132,25 +183,29 @@ class Staging:
         OSError
             If the folder cannot be made; BlockingIOError if another process writes in it.
         """
-        with self._errors():
-            self._bring_back()
+        with self._errors(), self._alone():
             if not resume and os.path.isdir(self.path):
-                for name in os.listdir(self.path):
-                    if name.endswith(".part"):
-                        with open(os.path.join(self.path, name), "rb+") as file:
-                            lock(file.fileno())
+                for folder in (self.path, self.new):
+                    for name in _names(folder):
+                        if name.endswith(".part"):
+                            with open(os.path.join(folder, name), "rb+") as file:
+                                lock(file.fileno())
                 shutil.rmtree(self.path)
-            with suppress(FileExistsError):
-                os.mkdir(self.path)
+            os.makedirs(self.new, exist_ok=True)
+
+    def discard(self) -> None:
+        """Removes the folder, if no file is on its way."""
+        if not os.path.exists(os.path.join(self.path, _MOVES)):
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def is_complete(self, name: str) -> bool:
         """Whether the file has been written."""
-        return os.path.exists(os.path.join(self.path, name))
+        return os.path.exists(os.path.join(self.new, name))
 
     def allocated(self) -> int:
         """Bytes of the disk that the folder takes already."""
         with suppress(FileNotFoundError):
-            return sum(os.stat(entry.path).st_blocks * 512 for entry in os.scandir(self.path))
+            return sum(os.stat(entry.path).st_blocks * 512 for entry in os.scandir(self.new))
         return 0
 
     @contextmanager
@@ -164,7 +219,7 @@ class Staging:
         OSError
             With the path, if the disk has no room for it.
         """
-        part, journal = (os.path.join(self.path, f"{name}.{suffix}") for suffix in ("part", "journal"))
+        part, journal = (os.path.join(self.new, f"{name}.{suffix}") for suffix in ("part", "journal"))
         with self._errors():
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         notes = -1
@@ -180,13 +235,48 @@ class Staging:
             yield Claim(part, descriptor, notes, durable)
             with self._errors():
                 os.fsync(descriptor)
-                os.rename(part, os.path.join(self.path, name))
+                os.rename(part, os.path.join(self.new, name))
                 os.unlink(journal)
-                sync_path(self.path)
+                sync_path(self.new)
         finally:
             for one in (notes, descriptor):
                 if one >= 0:
                     os.close(one)
+
+    @contextmanager
+    def filled(self) -> Iterator[str]:
+        """A path that does not exist, for this process alone, where a library writes the file or the folder.
+
+        It is complete and on the disk when the context ends. Nothing is left where that fails.
+
+        Raises
+        ------
+        BlockingIOError
+            If another process writes there.
+        """
+        making = os.path.join(self.path, "making")
+        made = os.path.join(making, self._base)
+        with self._errors():
+            descriptor = os.open(f"{making}.part", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            with self._errors():
+                lock(descriptor)
+            try:
+                with self._errors():
+                    os.mkdir(making)
+                yield made
+                with self._errors():
+                    for folder, _, names in os.walk(making):
+                        for name in names:
+                            sync_path(os.path.join(folder, name))
+                        sync_path(folder)
+                    os.rmdir(self.new)
+                    os.rename(making if self.single else made, self.new)
+            except BaseException:
+                self.discard()
+                raise
+        finally:
+            os.close(descriptor)
 
     def publish(self, texts: Mapping[str, str], overwrite: bool) -> None:
         """Adds the small files and moves all to the target, unless another process has just done so.
@@ -194,59 +284,77 @@ class Staging:
         Raises
         ------
         OSError
-            As :meth:`check_target`, or if they cannot be moved; the target is then as it was.
+            As :meth:`prepare`, or if they cannot be moved; the target is then as it was.
         """
-        with self._errors():
-            try:
-                for name, content in texts.items():
-                    write_file(os.path.join(self.path, name), content)
-                self._publish(overwrite)
-            except FileNotFoundError:
-                if os.path.isdir(self.path) or not os.path.exists(self.target):
-                    raise
-
-    def _publish(self, overwrite: bool) -> None:
-        if self.single:
-            self.check_target(overwrite)
-            (name,) = self.names
-            os.replace(os.path.join(self.path, name), self.target)
-            os.rmdir(self.path)
-        else:
-            with suppress(OSError):  # into a folder that holds something
-                os.rename(self.path, self.target)
-            if os.path.isdir(self.path):
-                self.check_target(overwrite)
-                self._move_in()
-        sync_path(os.path.dirname(self.target))
+        with self._errors(), self._alone():
+            if not os.path.isdir(self.new) and os.path.exists(self.target):
+                return
+            for name, content in texts.items():
+                write_file(os.path.join(self.new, name), content)
+            self._check_target(overwrite)
+            if self.single:
+                (name,) = self.names
+                os.replace(os.path.join(self.new, name), self.target)
+            else:
+                with suppress(OSError):  # into a folder that holds something
+                    os.rename(self.new, self.target)
+                if os.path.isdir(self.new):
+                    self._move_in()
+            sync_path(self._folder)
+            shutil.rmtree(self.path)
 
     def _move_in(self) -> None:
-        """Moves the files into a folder that exists; old ones of the same names wait aside until that has worked."""
-        aside = os.path.join(self.path, _ASIDE)
-        with suppress(FileExistsError):
-            os.mkdir(aside)
-        moved, old = [], self._replaced()
+        """Moves the files into a folder that exists; old ones wait aside until that has worked."""
+        moves, aside = os.path.join(self.path, _MOVES), os.path.join(self.path, "old")
+        names, old = os.listdir(self.new), self._replaced()
+        write_file(moves, json.dumps(names))
         try:
-            for name in old:
+            os.mkdir(aside)
+            # what makes the rest a checkpoint goes first and comes last
+            for name in sorted(old, key=self._rank, reverse=True):
                 os.rename(os.path.join(self.target, name), os.path.join(aside, name))
-            # what makes the rest a checkpoint comes last
-            for name in sorted(self.names, key=lambda name: (name.endswith(".json"), name.endswith(_INDEX), name)):
-                os.rename(os.path.join(self.path, name), os.path.join(self.target, name))
-                moved.append(name)
+            for name in sorted(names, key=self._rank):
+                os.rename(os.path.join(self.new, name), os.path.join(self.target, name))
+            sync_path(self.target)
+            os.unlink(moves)  # from here on the new files count
         except BaseException:
-            for name in moved:
-                with suppress(OSError):
-                    os.rename(os.path.join(self.target, name), os.path.join(self.path, name))
-            self._bring_back()
+            self._move_back(self.path)
             raise
-        sync_path(self.target)
-        shutil.rmtree(self.path)
 
-    def _bring_back(self) -> None:
-        """Moves old files back that were moved aside and not replaced, also those that a killed run has left."""
+    def _rank(self, name: str) -> tuple[bool, bool, str]:
+        return name.endswith(_INDEX) or name in self._marks, name.endswith(".json"), name
+
+    def _move_back(self, path: str) -> None:
+        """Undoes what was moved by a staging folder, this one or that of a process that was killed."""
+        moves, new, aside = (os.path.join(path, name) for name in (_MOVES, "new", "old"))
+        try:
+            with open(moves, encoding="utf-8") as file:
+                names = json.load(file)
+        except FileNotFoundError:
+            return
+        for name in names:
+            if not os.path.lexists(os.path.join(new, name)) and os.path.lexists(os.path.join(self.target, name)):
+                os.rename(os.path.join(self.target, name), os.path.join(new, name))
+        for name in _names(aside):
+            os.rename(os.path.join(aside, name), os.path.join(self.target, name))
+        sync_path(self.target)
         with suppress(FileNotFoundError):
-            for name in os.listdir(os.path.join(self.path, _ASIDE)):
-                if not os.path.lexists(os.path.join(self.target, name)):
-                    os.rename(os.path.join(self.path, _ASIDE, name), os.path.join(self.target, name))
+            os.rmdir(aside)
+        os.unlink(moves)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Only one process at a time moves files in the target's folder. Whoever waits here waits for some renames."""
+        descriptor = -1
+        with suppress(OSError):  # not every file system locks folders
+            descriptor = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -257,6 +365,28 @@ class Staging:
             raise BlockingIOError(errno.EAGAIN, "another process is writing it", self.target) from None
         except OSError as problem:
             raise type(problem)(problem.errno, problem.strerror, self.target) from None
+
+
+def _names(folder: str) -> list[str]:
+    """The names in a folder; none where it does not exist."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def _sweep(path: str) -> None:
+    """Removes a staging folder with which nothing can go on.
+
+    Its files have moved to the target, or a library wrote in it whose process was killed.
+    """
+    is_there = {name: os.path.exists(os.path.join(path, name)) for name in ("new", "old", "making.part")}
+    with suppress(FileNotFoundError, BlockingIOError):
+        if is_there["making.part"]:
+            with open(os.path.join(path, "making.part"), "rb+") as file:
+                lock(file.fileno())
+        if is_there["making.part"] or is_there["old"] or not is_there["new"]:
+            shutil.rmtree(path)
 
 
 def lock(descriptor: int) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from fastinit.checkpoints.disks import SLACK, DirectFile, memory_for
 from fastinit.checkpoints.layouts import SHARD_SIZE, File, npy_file, npy_head, safetensors_files, safetensors_index
+from fastinit.checkpoints.libraries import foreign_marks
 from fastinit.checkpoints.plans import Plan
 from fastinit.checkpoints.sources import Source
 from fastinit.checkpoints.staging import Claim, Staging, check_room
@@ -39,6 +40,8 @@ _LEAST_PIECE: Final = 2**18
 _WAITING: Final = 4
 # Suffixes of single files.
 _SINGLE: Final = (".safetensors", ".npz", ".npy")
+# The names of indices, of which an old one says which other files are replaced.
+_INDICES: Final = r".*\.safetensors\.index\.json"
 # Bytes between two notes of what has reached the disk: what a run that was killed has to write again.
 _NOTE: Final = 2**28
 
@@ -154,8 +157,15 @@ def write(
     piece = _piece_size(files, _workers(threads), max_memory)
     digest = hashlib.sha256(f"{plan.digest} {[(file.name, file.size) for file in files]}".encode()).hexdigest()
     names = (*(file.name for file in files), *texts)
-    staging = Staging(target, digest, names, single=single is not None)
-    staging.check_target(overwrite)
+    staging = Staging(
+        target,
+        digest,
+        names,
+        single=single is not None,
+        pattern=_INDICES,
+        foreign=() if single else foreign_marks("safetensors"),
+    )
+    staging.prepare(overwrite)
     check_room(sum(file.size for file in files) - staging.allocated(), target)
     staging.open(resume or part is not None)
     begin, resumed = time.perf_counter(), 0
@@ -185,7 +195,7 @@ def _write_archive(
     whole = File(base, b"", tuple((0, tensor) for tensor in plan))
     piece = _piece_size([whole], threads, max_memory) * threads
     staging = Staging(target, plan.digest, [base], single=True)
-    staging.check_target(overwrite)
+    staging.prepare(overwrite)
     check_room(plan.nbytes - staging.allocated(), target)
     staging.open(resume=False)
     with (

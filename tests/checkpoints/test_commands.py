@@ -95,6 +95,15 @@ def test_a_checkpoint_as_a_template(run, tmp_path):
     status, _, _ = run("checkpoint", "again", "copy")  # its own plan is with it
     assert status == 0
     assert run("diff", "again", "copy")[0] == 0
+    run("checkpoint", "plan.json", "values.safetensors")  # of which the plan in the files has the digest alone
+    assert run("checkpoint", "values.safetensors", "values-again")[0] == 0
+    assert run("diff", "values.safetensors", "values-again")[0] == 0
+    with open(tmp_path / "values.safetensors", "r+b") as file:
+        file.seek(file.read().index(np.arange(77).tobytes()))
+        file.write(b"\7")
+    status, _, err = run("checkpoint", "values.safetensors", "x")
+    assert status == 2
+    assert "'table' has other values than those of which it was written" in err
     status, _, err = run("checkpoint", "published.safetensors", "x", "--rule", "*=normal:0.02")
     assert status == 2
     assert "only zeros can fill it" in err

@@ -237,7 +237,7 @@ def test_a_run_that_is_killed_while_files_are_moved_loses_none(tmp_path, monkeyp
 
     moved = []
     monkeypatch.setattr(os, "rename", dying)
-    monkeypatch.setattr(staging.Staging, "_bring_back", lambda self: None)
+    monkeypatch.setattr(staging.Staging, "_move_back", lambda self, path: None)
     with pytest.raises(SystemExit):
         write(small_plan(1), tmp_path / "a", shard_size=4000, overwrite=True)
     monkeypatch.undo()
@@ -407,7 +407,7 @@ def test_another_run_may_cut_other_pieces(tmp_path, monkeypatch, size):
     with pytest.raises(OSError, match="Input/output error"):
         write(plan, tmp_path / "b.safetensors")
     monkeypatch.setattr(DirectFile, "write", write_at)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob(".*/new")
     durable = int((folder / "b.safetensors.journal").read_text().split()[-1])
     with (folder / "b.safetensors.part").open("r+b") as file:  # a crash of the machine loses what is not on the disk
         whole = file.seek(0, os.SEEK_END)
@@ -451,7 +451,7 @@ def test_what_an_interruption_left_is_not_believed_where_it_is_damaged(tmp_path,
     with pytest.raises(OSError, match="Input/output error"):
         write(plan, tmp_path / "b.safetensors")
     monkeypatch.setattr(DirectFile, "write", write_at)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob(".*/new")
     part, journal = folder / "b.safetensors.part", folder / "b.safetensors.journal"
     if damage == "journal":
         journal.write_bytes(b"what\n")
@@ -475,7 +475,7 @@ def test_two_processes_do_not_write_one_file(tmp_path, plan):
     program = PROGRAM.replace("write(Plan", "writing.DirectFile.write = lambda *_: sys.stdin.read()\nwrite(Plan")
     command = [sys.executable, "-c", program, str(tmp_path / "plan.json"), str(out)]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
-        while not any(path.name.endswith(".part") for path in tmp_path.glob(".*/*")):
+        while not any(path.name.endswith(".part") for path in tmp_path.glob(".*/new/*")):
             time.sleep(0.02)
         time.sleep(0.2)
         for resume in (False, True):

@@ -55,8 +55,11 @@ FLOORS = [
     {"checkpoints.headers", "checkpoints.sources"},
     {"checkpoints.quantizing"},
     {"checkpoints.plans"},
-    {"checkpoints.layouts", "checkpoints.staging", "checkpoints.reading"},
-    {"checkpoints.writing", "checkpoints.verifying", "checkpoints.virtual", "checkpoints.comparing"},
+    {"checkpoints.contents", "checkpoints.layouts", "checkpoints.libraries", "checkpoints.staging"},
+    {"checkpoints.mapped", "checkpoints.virtual", "checkpoints.writing"},
+    {"checkpoints.archives"},
+    {"checkpoints.reading"},
+    {"checkpoints.comparing", "checkpoints.verifying"},
     {"checkpoints.origins", "checkpoints.exporting"},
     {"checkpoints.commands"},
     {"cli"},
@@ -112,8 +115,17 @@ def floor_violations(sources):
                 yield f"{here} imports {target}"
 
 
-# An adapter whose framework's tensors are another's: Keras's backends, and CUDA memory, which Numba's adapter fills.
-STANDS_ON = {"keras": {"torch", "jax"}, "torch": {"numba"}}
+def opened_adapters(sources):
+    """The modules of the library that open an adapter by its name while they run."""
+    for here, source in sources.items():
+        calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+        loads = [node for node in calls if ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")]
+        if any("fastinit.adapters" in ast.unparse(argument) for node in loads for argument in node.args):
+            yield here
+
+
+# An adapter that needs another: Keras its backends and its weight files, and CUDA memory is filled by Numba's adapter.
+STANDS_ON = {"keras": {"torch", "jax", "h5py"}, "torch": {"numba"}}
 
 
 # Adapters whose modules import each other in one direction only, imports within functions included.
@@ -165,6 +177,24 @@ def test_every_module_has_its_floor():
 def test_every_folder_of_the_package_is_a_wing():
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and list(path.glob("*.py"))}
     assert folders == {*WINGS, "adapters", "kernels"}  # the adapters by a link to the folder beside the package
+
+
+def test_one_module_opens_adapters():
+    assert set(opened_adapters(sources())) == {"checkpoints.libraries"}
+    more = {"checkpoints.origins": "import importlib\nimportlib.import_module(f'fastinit.adapters.{name}')"}
+    assert set(opened_adapters(more)) == set(more)
+
+
+def test_every_adapter_that_checkpoints_name_is_there():
+    from fastinit.checkpoints import libraries
+
+    places = [place for one in libraries.LIBRARIES.values() for place in (one.saves, one.reads)]
+    places += [libraries._PRETRAINED, *libraries._BUILT.values(), *libraries._OPERATORS.values()]
+    for place in places:
+        module, _, name = place.partition(":")
+        tree = ast.parse((ROOT / "adapters" / f"{module.replace('.', '/')}.py").read_text())
+        defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        assert not name or name in defined, place
 
 
 def test_adapters_see_the_two_doors_only():

@@ -124,8 +124,10 @@ def test_exported_complete_or_not_at_all(tmp_path):
     with ocp.StandardCheckpointer() as checkpointer:
         assert set(checkpointer.restore(out)) == {"up.weight"}
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"notes\.txt, which does not belong to a checkpoint of orbax"):
-        export(plan, out, "orbax", overwrite=True)
+    export(plan, out, "orbax", overwrite=True)
+    assert set(os.listdir(out)) == {*before, "notes.txt"}
+    with ocp.StandardCheckpointer() as checkpointer:
+        assert set(checkpointer.restore(out)) == {tensor.name for tensor in plan}
     assert os.listdir(tmp_path) == ["out"]
 
 

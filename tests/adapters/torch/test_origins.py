@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import sys
 import textwrap
 
@@ -14,9 +13,8 @@ transformers = pytest.importorskip("transformers", reason="needs transformers")
 from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-import fastinit  # noqa: E402
 from fastinit.adapters.torch import deferred, materialize  # noqa: E402
-from fastinit.adapters.torch.origins import built_plan, dcp_tensors, pretrained_plan  # noqa: E402
+from fastinit.adapters.torch.origins import built_plan, pretrained_plan  # noqa: E402
 from fastinit.checkpoints import Origin, plan_of, write  # noqa: E402
 
 pytestmark = [
@@ -268,49 +266,3 @@ def test_other_functions_are_refused(module, function, problem, words):
 def test_a_missing_module():
     with pytest.raises(ModuleNotFoundError, match="no_such_module_here"):
         built_plan("no_such_module_here", "model", Origin(""))
-
-
-# Checkpoints of torch.distributed.checkpoint
-
-
-def test_the_tensors_of_a_dcp_checkpoint(tmp_path):
-    state = {
-        "model": {"weight": torch.zeros(6, 4, dtype=torch.bfloat16), "steps": torch.zeros((), dtype=torch.int64)},
-        "epoch": 3,
-    }
-    dcp.save(state, checkpoint_id=tmp_path)
-    assert sorted(dcp_tensors(str(tmp_path))) == [
-        ("model.steps", (), "int64"),
-        ("model.weight", (6, 4), "bfloat16"),
-    ]
-    rules = [("*", fastinit.Zeros()), ("*.weight", fastinit.Normal(std=0.02))]
-    plan = plan_of(Origin(str(tmp_path), rules=rules))
-    assert {tensor.name: tensor.format.name for tensor in plan} == {"model.weight": "bfloat16", "model.steps": "int64"}
-
-
-class Hostile:
-    """Its pickle runs a command."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
-def test_a_pickle_that_would_run_code(tmp_path):
-    marker = tmp_path / "it ran"
-    data = pickle.dumps(Hostile(marker))
-    (tmp_path / ".metadata").write_bytes(data)
-    with pytest.raises(ValueError, match="mkdir does not belong in the metadata of a checkpoint"):
-        dcp_tensors(str(tmp_path))
-    assert not marker.exists()
-    pickle.loads(data)  # it would have
-    assert marker.exists()
-
-
-@pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps({"state_dict_metadata": 1}), pickle.dumps([1])[:-3]])
-def test_what_is_no_metadata(tmp_path, data):
-    (tmp_path / ".metadata").write_bytes(data)
-    with pytest.raises(ValueError, match="is not the metadata of a DCP checkpoint"):
-        dcp_tensors(str(tmp_path))

@@ -170,13 +170,15 @@ def test_exported_complete_or_not_at_all(tmp_path, monkeypatch):
             export(other, out, "dcp", overwrite=True)
     assert sorted(os.listdir(out)) == before
     assert os.listdir(tmp_path) == ["out"]
-    assert export(other, out, "dcp", overwrite=True).files == (".metadata", "__0_0.distcp", "__0_1.distcp")
+    assert export(other, out, "dcp", overwrite=True).files == (
+        *(".metadata", "__0_0.distcp", "__0_1.distcp", "fastinit.json"),
+    )
     assert os.listdir(tmp_path) == ["out"]
     assert set(loaded(other, out)) == {"up.weight", "mix"}
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"notes\.txt, which does not belong to a checkpoint of dcp"):
-        export(plan, out, "dcp", overwrite=True)
-    assert (out / "notes.txt").read_text() == "mine"
+    export(plan, out, "dcp", overwrite=True)
+    assert set(os.listdir(out)) == {*before, "notes.txt"}
+    assert set(loaded(plan, out)) == {tensor.name for tensor in plan}
 
 
 def test_targets_that_are_refused(tmp_path):
@@ -194,25 +196,67 @@ def test_targets_that_are_refused(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_what_a_killed_run_left_is_brought_back(tmp_path):
+def test_another_format_is_not_mixed_in(tmp_path):
     plan, out = small_plan(), tmp_path / "out"
     export(plan, out, "dcp")
-    (tmp_path / ".out.part" / "new" / "out").mkdir(parents=True)
-    out.rename(tmp_path / ".out.part" / "old")
+    before = sorted(os.listdir(out))
+    with pytest.raises(FileExistsError, match=r"it holds \.metadata, a checkpoint of another format"):
+        write(plan, out, overwrite=True)
+    write(plan, tmp_path / "other")
+    with pytest.raises(FileExistsError, match=r"it holds model\.safetensors, a checkpoint of another format"):
+        export(plan, tmp_path / "other", "dcp", overwrite=True)
+    assert sorted(os.listdir(out)) == before
+    assert sorted(os.listdir(tmp_path)) == ["other", "out"]
+
+
+KILLED = """
+import os, signal, sys
+from fastinit.checkpoints import Plan, export
+real = os.rename
+
+def rename(old, new):
+    if str(new).startswith(sys.argv[2] + os.sep):  # the first of the new files is about to take its place
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(old, new)
+
+os.rename = rename
+export(Plan.load(sys.argv[1]), sys.argv[2], "dcp", overwrite=True)
+"""
+
+
+def test_what_a_killed_run_left_is_brought_back(tmp_path, run_python):
+    plan, out = small_plan(), tmp_path / "out"
+    export(plan, out, "dcp")
+    before = sorted(os.listdir(out))
+    Plan(plan.tensors[:2]).save(tmp_path / "plan.json")
+    assert run_python(KILLED, str(tmp_path / "plan.json"), str(out), timeout=240).returncode == -9
+    assert not os.listdir(out)
     with pytest.raises(FileExistsError, match=r"it holds \.metadata: overwrite"):
         export(plan, out, "dcp")
+    assert sorted(os.listdir(out)) == before
     assert set(loaded(plan, out)) == {tensor.name for tensor in plan}
+    assert sorted(os.listdir(tmp_path)) == ["out", "plan.json"]
 
 
-def test_another_process_that_writes_the_same(tmp_path):
+def test_another_process_that_writes_the_same(tmp_path, monkeypatch):
     fcntl = pytest.importorskip("fcntl")
-    (tmp_path / ".out.part").mkdir()
-    with open(tmp_path / ".out.part" / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="another process is writing it"):
-            export(small_plan(), tmp_path / "out", "dcp")
-    assert not (tmp_path / "out").exists()
-    export(small_plan(), tmp_path / "out", "dcp")
+    plan, out, tried = small_plan(), tmp_path / "out", []
+    flock = fcntl.flock
+
+    def later(descriptor, how):  # between the check and the writing
+        if how == fcntl.LOCK_EX | fcntl.LOCK_NB and not tried:
+            tried.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            with open(tried[0], "rb") as other:
+                flock(other, fcntl.LOCK_EX)
+                flock(descriptor, how)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", later)
+    with pytest.raises(BlockingIOError, match="another process is writing it"):
+        export(plan, out, "dcp")
+    assert tried[0].endswith("making.part")
+    assert not out.exists()
+    export(plan, out, "dcp")
     assert os.listdir(tmp_path) == ["out"]
 
 
