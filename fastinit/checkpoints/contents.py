@@ -158,7 +158,7 @@ class Checkpoint(ABC):
         first = plans[0]
         tensors = tuple(tensor for plan in plans for tensor in plan)
         try:
-            return Plan(tensors, first.seed, first.recipe, first.metadata or _METADATA, first.files)
+            return Plan(tensors, first.seed, first.recipe, first.metadata or _METADATA, first.files, first.stem)
         except ValueError as problem:
             raise ValueError(f"{self.path}: its files carry plans that contradict each other: {problem}") from None
 

@@ -7,7 +7,8 @@ that one error says which package is missing.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 __all__ = [
@@ -61,7 +62,9 @@ LIBRARIES: Final[Mapping[str, Library]] = {
     "keras": Library("h5py:save", "h5py:File", "h5py", suffix=".weights.h5"),
 }
 """The formats, by their names."""
-SAFETENSORS: Final = ("model.safetensors", "model.safetensors.index.json")
+SAFETENSORS: Final = tuple(
+    f"{stem}.safetensors{end}" for stem in ("model", "diffusion_pytorch_model") for end in ("", ".index.json")
+)
 """Names in a folder that tell that it is a checkpoint of safetensors, which needs no library."""
 # The functions of a plan of `config.json`, and of the models that functions build.
 _PRETRAINED: Final = "torch.origins:pretrained_plan"
@@ -72,17 +75,24 @@ _OPERATORS: Final = {"torch": "torch.replaying", "keras": "keras.programs"}
 _PACKAGES: Final = {"orbax": "orbax-checkpoint", "ml_dtypes": "ml-dtypes"}
 
 
-def _loaded(place: str, what: str, package: str | None = None) -> Any:
-    """A module of an adapter, ``"torch.replaying"``, or what it holds, ``"torch.origins:built_plan"``."""
-    module, _, name = place.partition(":")
+@contextmanager
+def _installed(what: str) -> Iterator[None]:
+    """Says of a package that is missing what needs it, and how it is installed."""
     try:
-        if package is not None:
-            importlib.import_module(package)
-        found = importlib.import_module(f"fastinit.adapters.{module}")
+        yield
     except ModuleNotFoundError as problem:
         missing = str(problem.name).partition(".")[0]
         install = _PACKAGES.get(missing, missing)
         raise ModuleNotFoundError(f"{what} needs {missing}: pip install {install}", name=problem.name) from None
+
+
+def _loaded(place: str, what: str, package: str | None = None) -> Any:
+    """A module of an adapter, ``"torch.replaying"``, or what it holds, ``"torch.origins:built_plan"``."""
+    module, _, name = place.partition(":")
+    with _installed(what):
+        if package is not None:
+            importlib.import_module(package)
+        found = importlib.import_module(f"fastinit.adapters.{module}")
     return getattr(found, name) if name else found
 
 
@@ -96,8 +106,8 @@ def foreign_marks(format: str) -> set[str]:
 
     Examples
     --------
-    >>> sorted(foreign_marks("orbax"))
-    ['.metadata', 'model.safetensors', 'model.safetensors.index.json']
+    >>> sorted(foreign_marks("orbax"))[:3]
+    ['.metadata', 'diffusion_pytorch_model.safetensors', 'diffusion_pytorch_model.safetensors.index.json']
     """
     marks = {name: library.marks for name, library in LIBRARIES.items()} | {"safetensors": SAFETENSORS}
     return {mark for name, own in marks.items() if name != format for mark in own}
@@ -139,9 +149,24 @@ def opened(format: str, path: str) -> Any:
     return _loaded(LIBRARIES[format].reads, f"{path} is a checkpoint of {format} and", LIBRARIES[format].package)(path)
 
 
-def pretrained_plan() -> Any:
-    """The function that gives the plan of a ``config.json``. Raises ModuleNotFoundError if a package is missing."""
-    return _loaded(_PRETRAINED, "this source", "transformers")
+def pretrained_plan(path: str, origin: Any) -> Any:
+    """The plan of the model of a ``config.json``.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    origin : Origin
+        The choices.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If a package that it needs is not installed: that of the configuration's library among them.
+    """
+    plan = _loaded(_PRETRAINED, "this source")
+    with _installed("this source"):
+        return plan(path, origin)
 
 
 def built_plan(framework: str) -> Any:

@@ -15,7 +15,7 @@ from fastinit.checkpoints.headers import LONGEST_HEADER, Header, Placed, distinc
 from fastinit.checkpoints.plans import METADATA_KEY
 from fastinit.checks import shown
 
-__all__ = ["Safetensors", "aligned", "forget", "safetensors_of", "safetensors_of_index"]
+__all__ = ["Safetensors", "aligned", "forget", "safetensors_of", "safetensors_of_index", "will_need"]
 
 
 class Safetensors(Checkpoint):
@@ -53,6 +53,7 @@ class Safetensors(Checkpoint):
         self.files = files
         self.places = {name: file for file, header in files.items() for name in header.tensors}
         self._maps: dict[str, np.memmap[Any, Any]] = {}
+        self._ahead: dict[str, int] = {}  # up to which byte of each file the disk has been asked
 
     def __getitem__(self, name: str) -> Placed:
         found = super().__getitem__(name)
@@ -67,10 +68,19 @@ class Safetensors(Checkpoint):
         if path not in self._maps:
             self._maps[path] = np.memmap(path, np.uint8, "r")
         last = placed.nbytes if end is None else end
+        self._read_ahead(path, placed.offset + begin, placed.offset + last)
         return aligned(self._maps[path][placed.offset + begin : placed.offset + last], placed.format.bits // 8)
+
+    def _read_ahead(self, path: str, begin: int, end: int) -> None:
+        """Has the disk read a range and what follows it: else each page is waited for when it is looked at."""
+        asked = self._ahead.get(path, 0)
+        if end + self.PIECE // 2 > asked:
+            self._ahead[path] = end + self.PIECE
+            will_need(self._maps[path], max(begin, asked), end + self.PIECE)
 
     def close(self) -> None:
         self._maps.clear()
+        self._ahead.clear()
 
     def carried(self) -> Sequence[tuple[str, str]]:
         texts = [(path, header.metadata.get(METADATA_KEY)) for path, header in self.files.items()]
@@ -85,6 +95,16 @@ def forget(mapped: np.memmap[Any, Any]) -> None:
     own = getattr(mapped, "_mmap", None)
     if own is not None and hasattr(mmap, "MADV_DONTNEED"):
         own.madvise(mmap.MADV_DONTNEED)
+
+
+def will_need(mapped: np.memmap[Any, Any], begin: int, end: int) -> None:
+    """Has the system read bytes of a file that are looked at soon, without waiting for them."""
+    import mmap
+
+    own = getattr(mapped, "_mmap", None)
+    first, last = begin // mmap.PAGESIZE * mmap.PAGESIZE, min(end, mapped.size)
+    if own is not None and hasattr(mmap, "MADV_WILLNEED") and first < last:
+        own.madvise(mmap.MADV_WILLNEED, first, last - first)
 
 
 def aligned(data: np.ndarray, itemsize: int) -> np.ndarray:

@@ -107,7 +107,7 @@ def plan_of(origin: Origin) -> Plan:
     if os.path.isfile(source) and os.path.basename(source) == "config.json":
         if origin.quantize is not None:
             one_of("quantize", origin.quantize, QUANTIZATIONS)
-        return _checked(pretrained_plan()(source, origin))
+        return _checked(pretrained_plan(source, origin))
     if origin.quantize is not None or origin.balanced_experts:
         raise ValueError(f"only the model of a config.json can be quantized or balanced, got {shown(origin.source)}")
     if os.path.isdir(source):

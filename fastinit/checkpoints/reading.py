@@ -23,9 +23,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Parameters
     ----------
     path : path
-        A safetensors file, an index, a ``.npz`` or ``.npy`` file, a weight file of Keras; or a folder with
-        ``model.safetensors`` or its index, or of ``torch.distributed.checkpoint`` or orbax's ``StandardCheckpointer``.
-        What is in it tells its format, not the name.
+        A safetensors file, an index, a ``.npz`` or ``.npy`` file, a weight file of Keras; or a folder with one
+        safetensors file or one index, or of ``torch.distributed.checkpoint`` or orbax's ``StandardCheckpointer``. What
+        is in it tells its format, not the name. Of several safetensors files, ``model.safetensors`` counts.
 
     Returns
     -------
@@ -71,6 +71,10 @@ def _of_folder(path: str) -> Checkpoint:
         return _of_file(os.path.join(path, safetensors[0]))
     if found:
         return _opened(found[0], path)
+    for end in (".safetensors.index.json", ".safetensors"):
+        only = [name for name in names if name.endswith(end)]
+        if len(only) == 1:
+            return _of_file(os.path.join(path, only[0]))
     marks = [*SAFETENSORS, *(library.marks[0] for library in LIBRARIES.values() if library.marks)]
     raise FileNotFoundError(f"{path} is no checkpoint: it has neither {' nor '.join(marks)}")
 

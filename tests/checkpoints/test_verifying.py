@@ -1,5 +1,6 @@
 """Verifying checkpoints: every kind of damage is told from training and from rounding, with the tensor's name."""
 
+import itertools
 import math
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastinit.checkpoints import (
     verify,
     write,
 )
+from fastinit.checkpoints.quantizing import quantized
 
 
 @pytest.fixture
@@ -50,6 +52,40 @@ def test_pieces_never_show(written, monkeypatch, piece):
     (row,) = [row for row in verify(written) if not row.is_sound]
     assert (row.name, row.verdict) == ("up.weight", "damaged")
     assert "20 of 1,961 elements differ, from 100 to 119" in row.detail
+
+
+@pytest.mark.parametrize("piece", [7, 100, 2**27])
+@pytest.mark.parametrize("scheme", ["mxfp4", "float8_block"])
+def test_pieces_of_packed_elements_never_show(tmp_path, monkeypatch, piece, scheme):
+    of = Filled(entry("w", (150, 192), fastinit.Normal(std=0.02)))
+    write(Plan(tuple(Tensor(*one) for one in quantized("w", of, scheme).items())), tmp_path / "a.safetensors")
+    monkeypatch.setattr(mapped.Safetensors, "PIECE", piece)
+    found = verify(tmp_path / "a.safetensors")
+    assert found.is_sound and len(found) == 2
+    first = next(iter(quantized("w", of, scheme)))
+    change(tmp_path / "a.safetensors", first, 10_000, bytes(40))
+    (row,) = [row for row in verify(tmp_path / "a.safetensors") if not row.is_sound]
+    assert (row.name, row.verdict) == (first, "damaged" if scheme == "mxfp4" else row.verdict)
+    assert "10,0" in row.detail
+
+
+def test_files_are_read_ahead_and_in_any_order(tmp_path, monkeypatch):
+    asked, will_need = [], mapped.will_need
+
+    def watched(file, begin, end):
+        asked.append((begin, end))
+        will_need(file, begin, end)
+
+    plan = Plan(tuple(Tensor(f"w{n}", Filled(entry(f"w{n}", (5000,), fastinit.Normal()))) for n in range(10)))
+    write(plan, tmp_path / "a.safetensors")
+    monkeypatch.setattr(mapped.Safetensors, "PIECE", 100_000)
+    monkeypatch.setattr(mapped, "will_need", watched)
+    assert verify(tmp_path / "a.safetensors").is_sound
+    assert len(asked) < 10  # not for every tensor
+    assert all(end == begin for (_, end), (begin, _) in itertools.pairwise(asked))  # and each byte once
+    asked.clear()
+    assert verify(tmp_path / "a.safetensors", Plan(plan.tensors[::-1])).is_sound
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("name", [tensor.name for tensor in small_plan() if tensor.nbytes])

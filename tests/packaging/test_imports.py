@@ -51,7 +51,7 @@ FLOORS = [
     {"reports.pages"},
     {"reports.pictures"},
     {"__init__", "extending"},
-    {"checkpoints.formats"},
+    {"checkpoints.disks", "checkpoints.formats"},
     {"checkpoints.headers", "checkpoints.sources"},
     {"checkpoints.quantizing"},
     {"checkpoints.plans"},
