@@ -104,7 +104,7 @@ class Plan:
     TypeError
         If an attribute is of another type.
     ValueError
-        If two tensors have the same name, or two entries of the same name differ.
+        If two tensors have the same name, two entries of the same name differ, or the name of a file has a folder.
 
     Examples
     --------
@@ -141,7 +141,7 @@ class Plan:
                 raise TypeError(f"{what} of a plan must map str to str, got {shown(given)}")
             object.__setattr__(self, what, dict(given))
         for name in self.files:
-            if os.path.basename(name) != name or name in ("", ".", ".."):
+            if name in ("", ".", "..") or set(name) & set("/\\\0"):
                 raise ValueError(f"a file of a plan must have a name without a folder, got {shown(name)}")
 
     @classmethod

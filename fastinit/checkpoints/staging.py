@@ -46,7 +46,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Claim", "Staging", "check_room", "lock"]
+__all__ = ["Claim", "Staging", "check_room", "partial_names"]
 
 _INDEX: Final = ".index.json"
 _MOVES: Final = "moves.json"
@@ -186,7 +186,7 @@ class Staging:
                     for name in _names(folder):
                         if name.endswith(".part"):
                             with open(os.path.join(folder, name), "rb+") as file:
-                                lock(file.fileno())
+                                _lock(file.fileno())
                 shutil.rmtree(self.path)
             os.makedirs(self.new, exist_ok=True)
 
@@ -216,13 +216,13 @@ class Staging:
         OSError
             With the path, if the disk has no room for it.
         """
-        part, journal = (os.path.join(self.new, f"{name}.{suffix}") for suffix in ("part", "journal"))
+        part, journal = (os.path.join(self.new, one) for one in partial_names(name))
         with self._errors():
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         notes = -1
         try:
             with self._errors():
-                lock(descriptor)
+                _lock(descriptor)
                 durable = _durable(journal, descriptor, size, head)
                 notes = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
                 if not durable:
@@ -257,7 +257,7 @@ class Staging:
             descriptor = os.open(f"{making}.part", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             with self._errors():
-                lock(descriptor)
+                _lock(descriptor)
             try:
                 with self._errors():
                     os.mkdir(making)
@@ -364,6 +364,11 @@ class Staging:
             raise type(problem)(problem.errno, problem.strerror, self.target) from None
 
 
+def partial_names(name: str) -> tuple[str, str]:
+    """The names of a file that is not complete, and of the note of how far it has come."""
+    return f"{name}.part", f"{name}.journal"
+
+
 def _names(folder: str) -> list[str]:
     """The names in a folder; none where it does not exist."""
     try:
@@ -381,12 +386,12 @@ def _sweep(path: str) -> None:
     with suppress(FileNotFoundError, BlockingIOError):
         if is_there["making.part"]:
             with open(os.path.join(path, "making.part"), "rb+") as file:
-                lock(file.fileno())
+                _lock(file.fileno())
         if is_there["making.part"] or is_there["old"] or not is_there["new"]:
             shutil.rmtree(path)
 
 
-def lock(descriptor: int) -> None:
+def _lock(descriptor: int) -> None:
     """Locks an open file for this process. Raises BlockingIOError if another process holds it."""
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, SupportsIndex
@@ -23,7 +23,7 @@ from fastinit.checkpoints.layouts import SHARD_SIZE, File, npy_file, npy_head, s
 from fastinit.checkpoints.libraries import foreign_marks
 from fastinit.checkpoints.plans import Plan
 from fastinit.checkpoints.sources import Source
-from fastinit.checkpoints.staging import Claim, Staging, check_room
+from fastinit.checkpoints.staging import Claim, Staging, check_room, partial_names
 from fastinit.checks import at_least, shown
 from fastinit.exact import in_stream_environment
 from fastinit.progress import progress_bar
@@ -148,7 +148,8 @@ def write(
     if kind == ".npz":
         return _write_archive(plan, target, threads, max_memory, overwrite, progress)
     files = [npy_file(plan, base)] if kind == ".npy" else safetensors_files(plan, shard_size, single=single)
-    texts = {} if single else {**plan.files, **safetensors_index(files)}
+    index = safetensors_index(files)
+    texts = {} if single else {**_checked_files(plan, files, index), **index}
     piece = _piece_size(files, threads, max_memory)
     digest = hashlib.sha256(f"{plan.digest} {[(file.name, file.size) for file in files]}".encode()).hexdigest()
     names = (*(file.name for file in files), *texts)
@@ -211,6 +212,15 @@ def _write_archive(
                     advance(own.nbytes)
     staging.publish({}, overwrite)
     return Written(target, (base,), plan.nbytes, 0, time.perf_counter() - begin, True)
+
+
+def _checked_files(plan: Plan, files: Sequence[File], index: Collection[str]) -> Mapping[str, str]:
+    """The plan's other files, none of which has the name of one that is written for the tensors."""
+    own = {name for file in files for name in (file.name, *partial_names(file.name))}
+    for name in plan.files:
+        if name in own or name in index:
+            raise ValueError(f"the plan has a file {shown(name)}, which is a name of the files of its tensors")
+    return plan.files
 
 
 def _checked_part(part: tuple[int, int]) -> tuple[int, int]:

@@ -263,6 +263,29 @@ def test_targets_that_cannot_be(tmp_path, plan):
     assert sorted(os.listdir(tmp_path)) == ["c.safetensors", "file"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model-00001-of-00003.safetensors",
+        "model-00002-of-00003.safetensors.part",
+        "model-00001-of-00003.safetensors.journal",
+        "model.safetensors.index.json",
+    ],
+)
+def test_files_of_a_plan_that_are_named_like_those_of_its_tensors(tmp_path, name):
+    tensors = tuple(Tensor(one, Values("int64", (4,), bytes(32))) for one in "abc")
+    with pytest.raises(ValueError, match=f"the plan has a file '{name}', which is a name of the files of its tensors"):
+        write(Plan(tensors, files={name: "{}"}), tmp_path / "out", shard_size=32)
+    assert not os.listdir(tmp_path)
+    assert write(Plan(tensors, files={"model.safetensors": "{}"}), tmp_path / "out", shard_size=32).is_complete
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/etc/passwd", "a\\b", "..", "", "a\0b"])
+def test_files_of_a_plan_lie_in_its_folder(name):
+    with pytest.raises(ValueError, match="a file of a plan must have a name without a folder"):
+        Plan((), files={name: "mine"})
+
+
 def test_a_tensor_that_cannot_be_made_is_named_before_anything_is_written(tmp_path):
     wrong = Plan((Tensor("w", Filled(entry("w", (4,), fastinit.Orthogonal()))),))
     with pytest.raises(ValueError, match=r"'w': .*at least 2 axes"):
