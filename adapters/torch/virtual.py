@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
@@ -273,5 +274,9 @@ def save(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         writer = FileSystemWriter(folder, single_file_per_rank=False)
-        dcp_save(state, storage_writer=writer, planner=planner, no_dist=True)
+        try:
+            dcp_save(state, storage_writer=writer, planner=planner, no_dist=True)
+        except CheckpointException as problem:  # which is no Exception, and holds those of all ranks with their traces
+            cause = next((cause for cause, _ in problem.failures.values()), problem)
+            raise cause from None
     planner.checkpoint.plan.without_values().save(os.path.join(folder, PLAN_FILE))

@@ -64,7 +64,7 @@ def export(
         lacks. Nothing is at `out`.
     OSError
         If the target exists, holds a checkpoint of another format, its folder is missing or read-only, the disk has too
-        little room, or another process is writing the same. The target is as it was.
+        little room, another process is writing the same, or the library fails. The target is as it was.
     ImportError
         If the library is not installed.
 
@@ -95,7 +95,10 @@ def export(
     begin = time.perf_counter()
     staging.open(resume=False)
     with progress_bar(plan.nbytes, "write", progress) as advance, staging.filled() as path:
-        save(plan, path, advance=advance)
+        try:
+            save(plan, path, advance=advance)
+        except RuntimeError as problem:  # what torch raises where a disk is full
+            raise OSError(f"{target}: the library of {format} could not write it: {problem}") from problem
     sizes = dict(_sizes(staging.new))
     try:
         staging.publish({}, overwrite)

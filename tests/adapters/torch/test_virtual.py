@@ -2,6 +2,7 @@
 
 import math
 import os
+import subprocess
 import sys
 import warnings
 
@@ -166,7 +167,7 @@ def test_exported_complete_or_not_at_all(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
         full.setattr(os, "fsync", fail)
-        with pytest.raises(BaseException, match="No space left"):
+        with pytest.raises(OSError, match="No space left"):
             export(other, out, "dcp", overwrite=True)
     assert sorted(os.listdir(out)) == before
     assert os.listdir(tmp_path) == ["out"]
@@ -207,6 +208,31 @@ def test_another_format_is_not_mixed_in(tmp_path):
         export(plan, tmp_path / "other", "dcp", overwrite=True)
     assert sorted(os.listdir(out)) == before
     assert sorted(os.listdir(tmp_path)) == ["other", "out"]
+
+
+FULL = """
+import os, sys
+from fastinit.checkpoints import exporting
+from fastinit.cli import main
+exporting.check_room = lambda *_: None  # another program takes the room after the check
+with open(sys.argv[2] + "/other", "wb") as other:
+    other.write(bytes(8 * 2**20))
+print(main(["checkpoint", sys.argv[1], sys.argv[2] + "/out", "--format", "dcp"]), os.listdir(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mount namespaces")
+def test_a_disk_that_fills_while_it_is_written(tmp_path):
+    disk, program = tmp_path / "disk", [sys.executable, "-c", FULL, str(tmp_path / "plan.json")]
+    disk.mkdir()
+    Plan((Tensor("w", Filled(entry("w", (1024, 4096), fastinit.Normal()))),)).save(tmp_path / "plan.json")
+    mount = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=16m none "$0" && exec "$@"', str(disk)]
+    if subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    done = subprocess.run([*mount, *program, str(disk)], capture_output=True, text=True, check=False)
+    assert done.stdout == "2 ['other']\n"
+    assert f"{disk}/out: the library of dcp could not write it" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 KILLED = """
