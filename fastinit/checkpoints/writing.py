@@ -36,8 +36,8 @@ PIECE: Final = 2**23
 _LEAST_PIECE: Final = 2**18
 # Suffixes of single files.
 _SINGLE: Final = (".safetensors", ".npz", ".npy")
-# The names of indices, of which an old one says which other files are replaced.
-_INDICES: Final = r".*\.safetensors\.index\.json"
+# What an old checkpoint in the folder is known by; its index says which other files are replaced.
+_OLD: Final = r"model\.safetensors|.*\.safetensors\.index\.json"
 # Bytes between two notes of what has reached the disk: what a run that was killed has to write again.
 _NOTE: Final = 2**28
 
@@ -158,26 +158,26 @@ def write(
         digest,
         names,
         single=single is not None,
-        pattern=_INDICES,
+        pattern=_OLD,
         foreign=() if single else foreign_marks("safetensors"),
     )
     staging.prepare(overwrite)
     check_room(sum(file.size for file in files) - staging.allocated(), target)
-    staging.open(resume or part is not None)
     begin, resumed = time.perf_counter(), 0
     own = files[first::step]
-    with progress_bar(sum(file.size for file in own), "write", progress) as advance:
-        for file in own:
-            if staging.is_complete(file.name):
-                resumed += file.size
-                advance(file.size)
-                continue
-            with staging.claimed(file.name, file.size, file.head) as claim:
-                resumed += claim.durable
-                _write_file(file, claim, piece, threads, advance)
-    is_complete = all(staging.is_complete(file.name) for file in files)
-    if is_complete:
-        staging.publish(texts, overwrite)
+    with staging.opened(resume or part is not None):
+        with progress_bar(sum(file.size for file in own), "write", progress) as advance:
+            for file in own:
+                if staging.is_complete(file.name):
+                    resumed += file.size
+                    advance(file.size)
+                    continue
+                with staging.claimed(file.name, file.size, file.head) as claim:
+                    resumed += claim.durable
+                    _write_file(file, claim, piece, threads, advance)
+        is_complete = all(staging.is_complete(file.name) for file in files)
+        if is_complete:
+            staging.publish(texts, overwrite)
     nbytes = sum(file.size for file in own)
     return Written(target, names, nbytes, resumed, time.perf_counter() - begin, is_complete or os.path.exists(target))
 
@@ -193,7 +193,17 @@ def _write_archive(
     staging = Staging(target, plan.digest, [base], single=True)
     staging.prepare(overwrite)
     check_room(plan.nbytes - staging.allocated(), target)
-    staging.open(resume=False)
+    with staging.opened(resume=False):
+        _write_members(plan, heads, staging, piece, threads, progress)
+        staging.publish({}, overwrite)
+    return Written(target, (base,), plan.nbytes, 0, time.perf_counter() - begin, True)
+
+
+def _write_members(
+    plan: Plan, heads: Sequence[bytes], staging: Staging, piece: int, threads: int, progress: bool | None
+) -> None:
+    """Writes the members of an archive, one after another."""
+    (base,) = staging.names
     with (
         progress_bar(plan.nbytes, "write", progress) as advance,
         staging.claimed(base, 0, b"") as claim,
@@ -210,8 +220,6 @@ def _write_archive(
                     own.source.write(room, own.begin, threads)
                     out.write(room.data)
                     advance(own.nbytes)
-    staging.publish({}, overwrite)
-    return Written(target, (base,), plan.nbytes, 0, time.perf_counter() - begin, True)
 
 
 def _checked_files(plan: Plan, files: Sequence[File], index: Collection[str]) -> Mapping[str, str]:

@@ -1,9 +1,11 @@
 """Writing checkpoints: the same file always, in bounded memory, complete or not at all, resumed where it stopped."""
 
+import contextlib
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -245,6 +247,16 @@ def test_a_run_that_is_killed_while_files_are_moved_loses_none(tmp_path, monkeyp
         monkeypatch.setattr(staging, "_allocate", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         write(small_plan(1), tmp_path / "a", shard_size=4000, overwrite=True)
     assert digests(tmp_path / "a") == before
+
+
+def test_one_file_and_several_replace_each_other(tmp_path, plan):
+    for size in (10**6, 4000, 10**6, 3000):
+        with pytest.raises(FileExistsError, match="overwrite") if os.listdir(tmp_path) else contextlib.nullcontext():
+            write(plan, tmp_path / "a", shard_size=size)
+        write(plan, tmp_path / "a", shard_size=size, overwrite=True)
+        write(plan, tmp_path / "b", shard_size=size)
+        assert digests(tmp_path / "a") == digests(tmp_path / "b")
+        shutil.rmtree(tmp_path / "b")
 
 
 def test_targets_that_cannot_be(tmp_path, plan):

@@ -264,26 +264,35 @@ def test_what_a_killed_run_left_is_brought_back(tmp_path, run_python):
     assert sorted(os.listdir(tmp_path)) == ["out", "plan.json"]
 
 
-def test_another_process_that_writes_the_same(tmp_path, monkeypatch):
-    fcntl = pytest.importorskip("fcntl")
-    plan, out, tried = small_plan(), tmp_path / "out", []
-    flock = fcntl.flock
+WAITING = """
+import sys
+from fastinit.adapters.torch import virtual
+from fastinit.checkpoints import Plan, export
+real = virtual.save
 
-    def later(descriptor, how):  # between the check and the writing
-        if how == fcntl.LOCK_EX | fcntl.LOCK_NB and not tried:
-            tried.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-            with open(tried[0], "rb") as other:
-                flock(other, fcntl.LOCK_EX)
-                flock(descriptor, how)
-        flock(descriptor, how)
+def save(*arguments, **options):
+    print("begun", flush=True)
+    sys.stdin.readline()
+    real(*arguments, **options)
 
-    monkeypatch.setattr(fcntl, "flock", later)
-    with pytest.raises(BlockingIOError, match="another process is writing it"):
-        export(plan, out, "dcp")
-    assert tried[0].endswith("making.part")
-    assert not out.exists()
-    export(plan, out, "dcp")
-    assert os.listdir(tmp_path) == ["out"]
+virtual.save = save
+export(Plan.load(sys.argv[1]), sys.argv[2], "dcp")
+"""
+
+
+def test_another_process_that_writes_the_same(tmp_path):
+    pytest.importorskip("fcntl")
+    plan, out = small_plan(), tmp_path / "out"
+    plan.save(tmp_path / "plan.json")
+    command = [sys.executable, "-c", WAITING, str(tmp_path / "plan.json"), str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "begun\n"
+        with pytest.raises(BlockingIOError, match="another process is writing it"):
+            export(plan, out, "dcp")
+        other.communicate("\n")
+    assert other.returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["out", "plan.json"]
+    assert verify(out).is_sound
 
 
 # Of many ranks
