@@ -163,6 +163,21 @@ def test_a_folder_is_of_one_process_or_shared(tmp_path):
         pass
 
 
+def test_a_file_that_another_process_writes_again_is_left_out(tmp_path):
+    for single in (False, True):
+        target = tmp_path / f"out{single}"
+        ours, other = (Staging(str(target), "0" * 16, (target.name,), single=single) for _ in range(2))
+        with ours.opened(True), other.opened(True):
+            with ours.claimed(target.name, 1, b"") as claim:
+                os.write(claim.descriptor, b"1")
+            with pytest.raises(FileNotFoundError), other.claimed(target.name, 1, b""):
+                ours.publish({}, False)
+        assert sorted(os.listdir(tmp_path))[-1] == target.name
+        assert (target if single else target / target.name).read_bytes() == b"1"
+        assert len(os.listdir(tmp_path)) == 1 + single
+        assert single or os.listdir(target) == [target.name]
+
+
 RACE = """
 import random, sys, time
 from pathlib import Path

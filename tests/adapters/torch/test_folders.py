@@ -177,6 +177,35 @@ def test_a_tensor_under_two_names(tmp_path):
     assert {row.name: row.verdict for row in verify(tmp_path)} == {"words.weight": "equal", "head.weight": "equal"}
 
 
+MODULE = """
+import torch
+from torch import nn
+
+class Sorted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 5).cumsum(0).sort().values)
+
+def model():
+    return Sorted()
+"""
+
+
+def test_operators_run_in_a_process_that_has_not_imported_torch(tmp_path, monkeypatch, run_python):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sorted_model.py").write_text(MODULE)
+    commands = [
+        "checkpoint sorted_model:model a.safetensors",
+        "verify a.safetensors",
+        "checkpoint a.safetensors b --format dcp",
+        "verify b",
+    ]
+    for command in commands:
+        done = run_python("import sys\nfrom fastinit.cli import main\nsys.exit(main(sys.argv[1:]))", *command.split())
+        assert done.returncode == 0, done.stderr
+    assert "Replayed" in (tmp_path / "b/fastinit.json").read_text()
+
+
 @pytest.mark.ranks(2)
 def test_shards_of_ranks(rank, world):
     """Rows, columns, both, uneven ones, and copies, saved by two ranks and read by one process."""
