@@ -172,9 +172,13 @@ def test_a_tensor_under_two_names(tmp_path):
     with deferred():
         model = Tied()
     whole = plan(model, seed=3, tied=True)
-    dcp.save(model.state_dict(), checkpoint_id=tmp_path, planner=InitPlanner(whole))
-    whole.save(tmp_path / "fastinit.json")
-    assert {row.name: row.verdict for row in verify(tmp_path)} == {"words.weight": "equal", "head.weight": "equal"}
+    dcp.save(model.state_dict(), checkpoint_id=tmp_path / "a", planner=InitPlanner(whole))
+    found = verify(tmp_path / "a")
+    assert {row.name: row.verdict for row in found} == {"words.weight": "equal", "head.weight": "equal"}
+    # in a state dict of more than the model, and of a part of it
+    state = {"model": {"head.weight": model.head.weight}, "epoch": 3}
+    dcp.save(state, checkpoint_id=tmp_path / "b", planner=InitPlanner(whole, prefix="model."))
+    assert {row.name: row.verdict for row in verify(tmp_path / "b")} == {"model.head.weight": "equal"}
 
 
 MODULE = """

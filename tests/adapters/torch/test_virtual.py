@@ -343,6 +343,9 @@ def test_each_rank_saves_its_shards(rank, world):
         dcp.save(given, checkpoint_id=folder, planner=planner)
         if not all(tensor.is_meta for tensor in model.parameters()):
             yield "saving has given the model memory"
+        dist.barrier()
+        if rank == 0 and not (verified := verify(folder)).is_sound:
+            yield f"{verified} in {folder}"
         # another mesh: half of the ranks
         half = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("copies", "shards"))
         with torch.device("meta"):
