@@ -20,6 +20,7 @@ __all__ = [
     "at_least",
     "changed",
     "checked_shape",
+    "distinct",
     "finite_number",
     "integer",
     "integer_or_integers",
@@ -126,6 +127,16 @@ def _has_several(value: Any) -> bool:
         return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
     except Exception:  # a foreign object may raise anything
         return False
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as ``object_pairs_hook``. Raises ValueError where a name stands twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"expected distinct names in an object, got {shown(name)} twice")
+        found[name] = value
+    return found
 
 
 def sequence_of(kind: type[Item], expected: str, value: Any) -> tuple[Item, ...]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 import jax
 import ml_dtypes
 import numpy as np
 from jax.sharding import Sharding
 
+from fastinit.adapters.jax.folders import array_store, chunks
 from fastinit.checkpoints import PLAN_FILE, Plan, Virtual
 from fastinit.extending import in_stream_environment, shown
 
 __all__ = ["arrays", "save"]
+
+# Bytes of a chunk where one process saves everything.
+_PIECE: Final = 2**26
 
 
 @in_stream_environment
@@ -101,8 +106,10 @@ def save(
 
     Notes
     -----
-    A process has all of its shards in memory at once, because orbax takes arrays, and copies of at most 1 GB or the
-    largest array. :func:`fastinit.checkpoints.write` has pieces in memory.
+    With shardings, or on several processes, a process has all of its shards in memory at once, because orbax takes
+    arrays, and copies of at most 1 GB or the largest array. Otherwise a chunk of 64 MiB is in memory; a tensor that is
+    only made whole takes its own size and what its computation takes. Then the arrays are NumPy's: they are restored as
+    such where no target says otherwise.
 
     Examples
     --------
@@ -127,7 +134,13 @@ def save(
     if empty or not len(checkpoint):
         what = f"{empty[0]!r} has no elements, and" if empty else "the plan has no tensors, and"
         raise ValueError(f"{what} orbax does not save that: leave it out")
-    wide = {name for name, dtype in _dtypes(checkpoint).items() if _is_narrowed(dtype)}
+    if os.path.lexists(path):
+        raise ValueError(f"{path} exists: orbax saves to a new folder")
+    dtypes = _dtypes(checkpoint)
+    if shardings is None and jax.process_count() == 1:
+        _save_chunks(checkpoint, dtypes, path, advance)
+        return
+    wide = {name for name, dtype in dtypes.items() if _is_narrowed(dtype)}
     tree: dict[str, Any] = dict(_arrays(checkpoint, _shardings(checkpoint, shardings), advance, without=wide))
     for name in wide:
         tree[name] = np.asarray(checkpoint.get_tensor(name))
@@ -139,6 +152,46 @@ def save(
         checkpointer.save(path, tree)
     if jax.process_index() == 0:
         checkpoint.plan.without_values().save(os.path.join(path, PLAN_FILE))
+
+
+class _Zeros(np.ndarray):
+    """Zeros without memory, which orbax does not copy."""
+
+    def __deepcopy__(self, memo: object) -> _Zeros:
+        return self
+
+
+def _save_chunks(
+    checkpoint: Virtual, dtypes: Mapping[str, np.dtype[Any]], path: str, advance: Callable[[int], object] | None
+) -> None:
+    """Has orbax save arrays of zeros, which take no memory, and TensorStore write the chunks of which they consist."""
+    import orbax.checkpoint as ocp
+
+    tree = {
+        tensor.name: np.broadcast_to(np.zeros((), dtypes[tensor.name]), tensor.shape).view(_Zeros)
+        for tensor in checkpoint.plan
+    }
+    # a tensor that is only made whole is one chunk
+    sizes = {
+        tensor.name: ocp.SaveArgs(chunk_byte_size=_PIECE if tensor.source.granule == 1 else None)
+        for tensor in checkpoint.plan
+    }
+    making = f"{path}.fastinit-tmp"  # zeros are never where the checkpoint is looked for
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(making, tree, save_args=sizes)
+        for tensor in checkpoint.plan:
+            part, store = checkpoint.get_slice(tensor.name), array_store(making, tensor.name, write=True)
+            for box in chunks(store):
+                values = np.asarray(part[box])
+                store[box].write(values).result()
+                if advance is not None:
+                    advance(values.nbytes)
+        checkpoint.plan.without_values().save(os.path.join(making, PLAN_FILE))
+        os.rename(making, path)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
 
 
 def _dtypes(checkpoint: Virtual) -> dict[str, np.dtype[Any]]:

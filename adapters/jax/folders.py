@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import numpy as np
 from fastinit.checkpoints import FORMATS, Boxes, Checkpoint, Stored
 from fastinit.extending import shown
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "array_store", "chunks"]
 
 _FILE: Final = "_METADATA"
 
@@ -78,19 +78,11 @@ class Folder(Checkpoint):
 
     def _opened(self, name: str) -> Boxes:
         """The chunks of an array."""
-        import orbax.checkpoint as ocp
-        import tensorstore
-
-        context = ocp.type_handlers.get_ts_context(use_ocdbt=self._is_ocdbt)
-        place = {"name": self._leaves[name].name, "parent_dir": Path(os.path.abspath(self.path))}
-        info = ocp.type_handlers.ParamInfo(**place, use_zarr3=self._is_zarr3, ts_context=context)
-        spec = ocp.type_handlers.get_json_tspec_read(info, use_ocdbt=self._is_ocdbt)
-        store = tensorstore.open(tensorstore.Spec(spec), read=True, open=True, context=context).result()
+        store = array_store(self.path, self._leaves[name].name, is_ocdbt=self._is_ocdbt, is_zarr3=self._is_zarr3)
         stored = self[name]
         if tuple(store.shape) != stored.shape or store.dtype.name != stored.format.name:
             raise ValueError(f"it holds {store.dtype.name} of shape {tuple(store.shape)}")
-        chunk = store.chunk_layout.read_chunk.shape or ()
-        boxes = list(_grid(stored.shape, [step or size for step, size in zip(chunk, stored.shape, strict=True)]))
+        boxes = list(chunks(store))
 
         def load(number: int) -> np.ndarray:
             values = np.ascontiguousarray(store[boxes[number]].read().result())
@@ -135,12 +127,39 @@ def _described(name: str, leaf: Any) -> tuple[Any, tuple[int, ...]]:
     return found, tuple(map(int, leaf.shape))
 
 
-def _grid(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    """The boxes of a grid of chunks, cut at the end of the shape."""
-    starts = [range(0, size, max(1, step)) for size, step in zip(shape, chunk, strict=True)]
+def array_store(folder: str, name: str, *, is_ocdbt: bool = True, is_zarr3: bool = False, write: bool = False) -> Any:
+    """The array of orbax's folder that has a name there, opened by TensorStore.
+
+    Parameters
+    ----------
+    folder : str
+        The folder.
+    name : str
+        The array's name in orbax's metadata.
+    is_ocdbt, is_zarr3 : bool
+        How orbax has stored the arrays; by default as ``StandardCheckpointer`` does.
+    write : bool
+        Whether its elements can be changed.
+    """
+    import orbax.checkpoint as ocp
+    import tensorstore
+
+    context = ocp.type_handlers.get_ts_context(use_ocdbt=is_ocdbt)
+    place = {"name": name, "parent_dir": Path(os.path.abspath(folder))}
+    info = ocp.type_handlers.ParamInfo(**place, use_zarr3=is_zarr3, ts_context=context)
+    spec = ocp.type_handlers.get_json_tspec_read(info, use_ocdbt=is_ocdbt)
+    return tensorstore.open(tensorstore.Spec(spec), read=True, write=write, open=True, context=context).result()
+
+
+def chunks(store: Any) -> Iterator[tuple[slice, ...]]:
+    """The boxes in which an array of TensorStore is stored, cut at its end."""
+    shape = tuple(store.shape)
+    steps = store.chunk_layout.read_chunk.shape or ()
     if not math.prod(shape):
         return
+    sizes = [step or size for step, size in zip(steps, shape, strict=True)]
+    starts = [range(0, size, step) for size, step in zip(shape, sizes, strict=True)]
     for place in itertools.product(*starts):
         yield tuple(
-            slice(first, min(first + step, size)) for first, step, size in zip(place, chunk, shape, strict=True)
+            slice(first, min(first + step, size)) for first, step, size in zip(place, sizes, shape, strict=True)
         )

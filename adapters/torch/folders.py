@@ -120,6 +120,7 @@ class Folder(Checkpoint):
             raise
         except Exception as problem:  # a pickle may build any wrong state of the classes, and they raise anything
             raise ValueError(f"{file} is not the metadata of a DCP checkpoint: {problem}") from None
+        self._latest = ""  # the tensor of which chunks are in memory
         self._reader = FileSystemReader(path)
         self._reader.set_up_storage_reader(metadata, True)
 
@@ -151,13 +152,16 @@ class Folder(Checkpoint):
         size, last = stored.format.bits // 8, stored.nbytes if end is None else end
         if begin >= last:
             return np.empty(0, np.uint8)
+        if self._latest not in (name, ""):
+            self._boxes[self._latest].forget()
+        self._latest = name
         try:
             return self._boxes[name].read(begin // size, last // size).view(np.uint8)
         except ValueError as problem:
             raise ValueError(f"{self.path}: {name!r} cannot be read: {problem}") from None
 
     def close(self) -> None:
-        self._boxes = {}
+        self._boxes, self._latest = {}, ""
 
 
 def _tensors(metadata: Any) -> Iterator[tuple[str, TensorStorageMetadata]]:

@@ -16,7 +16,6 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import fastinit
@@ -192,13 +191,10 @@ def _written(plan: Plan, options: argparse.Namespace) -> Written:
 
 
 def _chosen(plan: Plan, only: Sequence[str] | None, skip: Sequence[str] | None) -> Plan:
-    names = [tensor.name for tensor in plan]
-    kept = {name for name in names if not only or any(fnmatchcase(name, pattern) for pattern in only)}
-    for pattern in (*(only or ()), *(skip or ())):
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"the pattern {shown(pattern)} matches no tensor; there are {shown(names[:3])}, ...")
-    kept -= {name for name in kept if any(fnmatchcase(name, pattern) for pattern in skip or ())}
-    return plan if len(kept) == len(names) else plan.only(kept)
+    """The plan of the tensors that patterns select, by their names in the checkpoint or without those of wrappers."""
+    known = [fastinit.Parameter(tensor.name, tensor.shape, layout=None, other_names=(tensor.name,)) for tensor in plan]
+    kept = fastinit.selected(known, only or None, skip or None)
+    return plan.only(tensor.name for tensor, is_kept in zip(plan, kept, strict=True) if is_kept)
 
 
 def _bytes(count: float) -> str:

@@ -247,6 +247,10 @@ class Boxes:
             raise ValueError(f"the boxes of the tensor of shape {self._shape} overlap and leave gaps")
         return out
 
+    def forget(self) -> None:
+        """Gives back the memory of the boxes that are loaded."""
+        self._loaded = {}
+
 
 def gathered(
     shape: tuple[int, ...], dtype: np.dtype[Any], begin: int, end: int, read: Callable[[Box], np.ndarray]

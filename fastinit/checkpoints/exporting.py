@@ -64,7 +64,7 @@ def export(
         lacks. Nothing is at `out`.
     OSError
         If the target exists, holds a checkpoint of another format, its folder is missing or read-only, the disk has too
-        little room, or another process is writing the same. The target is as it was.
+        little room, another process is writing the same, or the library fails. The target is as it was.
     ImportError
         If the library is not installed.
 
@@ -93,15 +93,18 @@ def export(
     check_room(plan.nbytes, target)
     save = saving(format)
     begin = time.perf_counter()
-    staging.open(resume=False)
-    with progress_bar(plan.nbytes, "write", progress) as advance, staging.filled() as path:
-        save(plan, path, advance=advance)
-    sizes = dict(_sizes(staging.new))
-    try:
-        staging.publish({}, overwrite)
-    except BaseException:
-        staging.discard()
-        raise
+    with staging.opened(resume=False):
+        with progress_bar(plan.nbytes, "write", progress) as advance, staging.filled() as path:
+            try:
+                save(plan, path, advance=advance)
+            except RuntimeError as problem:  # what torch raises where a disk is full
+                raise OSError(f"{target}: the library of {format} could not write it: {problem}") from problem
+        sizes = dict(_sizes(staging.new))
+        try:
+            staging.publish({}, overwrite)
+        except BaseException:
+            staging.discard()
+            raise
     files = tuple(sorted(sizes))
     return Written(os.fsdecode(os.fspath(out)), files, sum(sizes.values()), 0, time.perf_counter() - begin, True)
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fastinit.checkpoints.formats import Format, Stored, format_named
-from fastinit.checks import shown
+from fastinit.checks import distinct, shown
 
-__all__ = ["LONGEST_HEADER", "Header", "Placed", "distinct", "header_bytes", "read_header"]
+__all__ = ["LONGEST_HEADER", "Header", "Placed", "header_bytes", "read_header"]
 
 LONGEST_HEADER: Final = 100_000_000
 """The longest header that readers of safetensors accept, in bytes."""
@@ -156,16 +156,6 @@ def _stored(name: str, own: Any, begin: int) -> tuple[Placed, int]:
             f"{offsets} hold {offsets[1] - offsets[0]:,}"
         )
     return stored, begin + offsets[1]
-
-
-def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON whose names are distinct. Raises ValueError where one stands twice."""
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"the name {shown(name)} stands twice in its header")
-        found[name] = value
-    return found
 
 
 def _no_constant(name: str) -> Any:

@@ -11,9 +11,9 @@ import numpy as np
 
 from fastinit import _core
 from fastinit.checkpoints.contents import Checkpoint
-from fastinit.checkpoints.headers import LONGEST_HEADER, Header, Placed, distinct, read_header
+from fastinit.checkpoints.headers import LONGEST_HEADER, Header, Placed, read_header
 from fastinit.checkpoints.plans import METADATA_KEY
-from fastinit.checks import shown
+from fastinit.checks import distinct, shown
 
 __all__ = ["Safetensors", "aligned", "forget", "safetensors_of", "safetensors_of_index", "will_need"]
 

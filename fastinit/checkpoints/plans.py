@@ -109,7 +109,7 @@ class Plan:
     TypeError
         If an attribute is of another type.
     ValueError
-        If two tensors have the same name, or two entries of the same name differ.
+        If two tensors have the same name, two entries of the same name differ, or the name of a file has a folder.
 
     Examples
     --------
@@ -153,7 +153,7 @@ class Plan:
                 f"stem of a plan must be a name without a folder, of letters, digits, - and _, got {shown(self.stem)}"
             )
         for name in self.files:
-            if os.path.basename(name) != name or name in ("", ".", ".."):
+            if name in ("", ".", "..") or set(name) & set("/\\\0"):
                 raise ValueError(f"a file of a plan must have a name without a folder, got {shown(name)}")
 
     @classmethod

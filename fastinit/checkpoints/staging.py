@@ -6,10 +6,12 @@ Its name is derived from the contents, so a later run, or another process, finds
 ``new/``        What will be at the target. A file that is being written is called ``NAME.part`` and is locked by its
                 process; ``NAME.journal`` says how many of its bytes have reached the disk. A complete file has its own
                 name.
-``making/``     Where a library of its own writes, under the lock of ``making.part``; ``new/`` is made of it at once.
+``making/``     Where a library of its own writes; ``new/`` is made of it at once.
 ``old/``        What the new files replace, while they move.
 ``moves.json``  There while files move: the names of the new ones. Whoever finds it moves everything back.
 ==============  =======================================================================================================
+
+A process that writes locks the folder, for itself or, where several write a part each, together with them.
 
 When all are complete they move to the target:
 
@@ -46,7 +48,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Claim", "Staging", "check_room", "lock"]
+__all__ = ["Claim", "Staging", "check_room", "partial_names"]
 
 _INDEX: Final = ".index.json"
 _MOVES: Final = "moves.json"
@@ -175,23 +177,29 @@ class Staging:
                 old |= set(json.load(file)["weight_map"].values()) & set(found)
         return sorted(old)
 
-    def open(self, resume: bool) -> None:
-        """Makes the folder; without `resume` what an earlier run left there is removed.
+    @contextmanager
+    def opened(self, resume: bool) -> Iterator[None]:
+        """A context in which the folder is there. Without `resume` what an earlier run left is removed first.
+
+        Processes with `resume` share the folder; without it, it is of one process alone.
 
         Raises
         ------
         OSError
             If the folder cannot be made; BlockingIOError if another process writes in it.
         """
-        with self._errors(), self._alone():
-            if not resume and os.path.isdir(self.path):
-                for folder in (self.path, self.new):
-                    for name in _names(folder):
-                        if name.endswith(".part"):
-                            with open(os.path.join(folder, name), "rb+") as file:
-                                lock(file.fileno())
-                shutil.rmtree(self.path)
-            os.makedirs(self.new, exist_ok=True)
+        descriptor = -1
+        try:
+            with self._errors(), self._alone():
+                if not resume and os.path.isdir(self.path):
+                    descriptor = _locked_folder(self.path)
+                    shutil.rmtree(self.path)
+                    _close(descriptor)
+                os.makedirs(self.new, exist_ok=True)
+                descriptor = _locked_folder(self.path, shared=resume)
+            yield
+        finally:
+            _close(descriptor)
 
     def discard(self) -> None:
         """Removes the folder, if no file is on its way."""
@@ -219,13 +227,13 @@ class Staging:
         OSError
             With the path, if the disk has no room for it.
         """
-        part, journal = (os.path.join(self.new, f"{name}.{suffix}") for suffix in ("part", "journal"))
+        part, journal = (os.path.join(self.new, one) for one in partial_names(name))
         with self._errors():
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         notes = -1
         try:
             with self._errors():
-                lock(descriptor)
+                _lock(descriptor)
                 durable = _durable(journal, descriptor, size, head)
                 notes = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
                 if not durable:
@@ -245,38 +253,26 @@ class Staging:
 
     @contextmanager
     def filled(self) -> Iterator[str]:
-        """A path that does not exist, for this process alone, where a library writes the file or the folder.
+        """A path that does not exist, where a library writes the file or the folder.
 
         It is complete and on the disk when the context ends. Nothing is left where that fails.
-
-        Raises
-        ------
-        BlockingIOError
-            If another process writes there.
         """
         making = os.path.join(self.path, "making")
         made = os.path.join(making, self._base)
-        with self._errors():
-            descriptor = os.open(f"{making}.part", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             with self._errors():
-                lock(descriptor)
-            try:
-                with self._errors():
-                    os.mkdir(making)
-                yield made
-                with self._errors():
-                    for folder, _, names in os.walk(making):
-                        for name in names:
-                            sync_path(os.path.join(folder, name))
-                        sync_path(folder)
-                    os.rmdir(self.new)
-                    os.rename(making if self.single else made, self.new)
-            except BaseException:
-                self.discard()
-                raise
-        finally:
-            os.close(descriptor)
+                os.mkdir(making)
+            yield made
+            with self._errors():
+                for folder, _, names in os.walk(making):
+                    for name in names:
+                        sync_path(os.path.join(folder, name))
+                    sync_path(folder)
+                os.rmdir(self.new)
+                os.rename(making if self.single else made, self.new)
+        except BaseException:
+            self.discard()
+            raise
 
     def publish(self, texts: Mapping[str, str], overwrite: bool) -> None:
         """Adds the small files and moves all to the target, unless another process has just done so.
@@ -291,6 +287,9 @@ class Staging:
                 return
             for name, content in texts.items():
                 write_file(os.path.join(self.new, name), content)
+            for name in _names(self.new) if self.names else ():
+                if name not in self.names:  # of a process that writes a file again that another has completed
+                    os.unlink(os.path.join(self.new, name))
             self._check_target(overwrite)
             if self.single:
                 (name,) = self.names
@@ -367,6 +366,11 @@ class Staging:
             raise type(problem)(problem.errno, problem.strerror, self.target) from None
 
 
+def partial_names(name: str) -> tuple[str, str]:
+    """The names of a file that is not complete, and of the note of how far it has come."""
+    return f"{name}.part", f"{name}.journal"
+
+
 def _names(folder: str) -> list[str]:
     """The names in a folder; none where it does not exist."""
     try:
@@ -376,23 +380,47 @@ def _names(folder: str) -> list[str]:
 
 
 def _sweep(path: str) -> None:
-    """Removes a staging folder with which nothing can go on.
+    """Removes a staging folder that no process writes in and with which nothing can go on.
 
-    Its files have moved to the target, or a library wrote in it whose process was killed.
+    Its files have moved to the target, or a library wrote in it, or it holds nothing.
     """
-    is_there = {name: os.path.exists(os.path.join(path, name)) for name in ("new", "old", "making.part")}
     with suppress(FileNotFoundError, BlockingIOError):
-        if is_there["making.part"]:
-            with open(os.path.join(path, "making.part"), "rb+") as file:
-                lock(file.fileno())
-        if is_there["making.part"] or is_there["old"] or not is_there["new"]:
-            shutil.rmtree(path)
+        descriptor = _locked_folder(path)
+        try:
+            is_over = any(os.path.exists(os.path.join(path, name)) for name in ("making", "old"))
+            if is_over or not _names(os.path.join(path, "new")):
+                shutil.rmtree(path)
+        finally:
+            _close(descriptor)
 
 
-def lock(descriptor: int) -> None:
-    """Locks an open file for this process. Raises BlockingIOError if another process holds it."""
+def _locked_folder(path: str, *, shared: bool = False) -> int:
+    """A descriptor of a folder that holds its lock, or -1 where folders have none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:  # on Windows
+        return -1
+    try:
+        _lock(descriptor, shared=shared)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # not every file system locks folders
+        os.close(descriptor)
+        return -1
+    return descriptor
+
+
+def _close(descriptor: int) -> None:
+    if descriptor >= 0:
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, *, shared: bool = False) -> None:
+    """Locks an open file or folder for this process. Raises BlockingIOError if another process holds it."""
     if fcntl is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def check_room(needed: int, target: str) -> None:

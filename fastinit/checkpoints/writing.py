@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, SupportsIndex
@@ -25,7 +25,7 @@ from fastinit.checkpoints.layouts import SHARD_SIZE, File, npy_file, npy_head, s
 from fastinit.checkpoints.libraries import foreign_marks
 from fastinit.checkpoints.plans import Plan
 from fastinit.checkpoints.sources import Source
-from fastinit.checkpoints.staging import Claim, Staging, check_room
+from fastinit.checkpoints.staging import Claim, Staging, check_room, partial_names
 from fastinit.checks import at_least, shown
 from fastinit.exact import in_stream_environment
 from fastinit.progress import progress_bar
@@ -40,8 +40,8 @@ _LEAST_PIECE: Final = 2**18
 _WAITING: Final = 4
 # Suffixes of single files.
 _SINGLE: Final = (".safetensors", ".npz", ".npy")
-# The names of indices, of which an old one says which other files are replaced.
-_INDICES: Final = r".*\.safetensors\.index\.json"
+# What an old checkpoint in the folder is known by; its index says which other files are replaced.
+_OLD: Final = r"(model|diffusion_pytorch_model)\.safetensors|.*\.safetensors\.index\.json"
 # Bytes between two notes of what has reached the disk: what a run that was killed has to write again.
 _NOTE: Final = 2**28
 
@@ -153,7 +153,8 @@ def write(
     if kind == ".npz":
         return _write_archive(plan, target, threads, max_memory, overwrite, progress)
     files = [npy_file(plan, base)] if kind == ".npy" else safetensors_files(plan, shard_size, single=single)
-    texts = {} if single else {**plan.files, **safetensors_index(files, plan.stem)}
+    index = safetensors_index(files, plan.stem)
+    texts = {} if single else {**_checked_files(plan, files, index), **index}
     piece = _piece_size(files, _workers(threads), max_memory)
     digest = hashlib.sha256(f"{plan.digest} {[(file.name, file.size) for file in files]}".encode()).hexdigest()
     names = (*(file.name for file in files), *texts)
@@ -162,26 +163,26 @@ def write(
         digest,
         names,
         single=single is not None,
-        pattern=_INDICES,
+        pattern=_OLD,
         foreign=() if single else foreign_marks("safetensors"),
     )
     staging.prepare(overwrite)
     check_room(sum(file.size for file in files) - staging.allocated(), target)
-    staging.open(resume or part is not None)
     begin, resumed = time.perf_counter(), 0
     own = files[first::step]
-    with progress_bar(sum(file.size for file in own), "write", progress) as advance:
-        for file in own:
-            if staging.is_complete(file.name):
-                resumed += file.size
-                advance(file.size)
-                continue
-            with staging.claimed(file.name, file.size, file.head) as claim:
-                resumed += claim.durable
-                _write_file(file, claim, piece, threads, advance)
-    is_complete = all(staging.is_complete(file.name) for file in files)
-    if is_complete:
-        staging.publish(texts, overwrite)
+    with staging.opened(resume or part is not None):
+        with progress_bar(sum(file.size for file in own), "write", progress) as advance:
+            for file in own:
+                if staging.is_complete(file.name):
+                    resumed += file.size
+                    advance(file.size)
+                    continue
+                with staging.claimed(file.name, file.size, file.head) as claim:
+                    resumed += claim.durable
+                    _write_file(file, claim, piece, threads, advance)
+        is_complete = all(staging.is_complete(file.name) for file in files)
+        if is_complete:
+            staging.publish(texts, overwrite)
     nbytes = sum(file.size for file in own)
     return Written(target, names, nbytes, resumed, time.perf_counter() - begin, is_complete or os.path.exists(target))
 
@@ -197,7 +198,17 @@ def _write_archive(
     staging = Staging(target, plan.digest, [base], single=True)
     staging.prepare(overwrite)
     check_room(plan.nbytes - staging.allocated(), target)
-    staging.open(resume=False)
+    with staging.opened(resume=False):
+        _write_members(plan, heads, staging, piece, threads, progress)
+        staging.publish({}, overwrite)
+    return Written(target, (base,), plan.nbytes, 0, time.perf_counter() - begin, True)
+
+
+def _write_members(
+    plan: Plan, heads: Sequence[bytes], staging: Staging, piece: int, threads: int, progress: bool | None
+) -> None:
+    """Writes the members of an archive, one after another."""
+    (base,) = staging.names
     with (
         progress_bar(plan.nbytes, "write", progress) as advance,
         staging.claimed(base, 0, b"") as claim,
@@ -214,8 +225,15 @@ def _write_archive(
                     own.source.write(room, own.begin, threads)
                     out.write(room.data)
                     advance(own.nbytes)
-    staging.publish({}, overwrite)
-    return Written(target, (base,), plan.nbytes, 0, time.perf_counter() - begin, True)
+
+
+def _checked_files(plan: Plan, files: Sequence[File], index: Collection[str]) -> Mapping[str, str]:
+    """The plan's other files, none of which has the name of one that is written for the tensors."""
+    own = {name for file in files for name in (file.name, *partial_names(file.name))}
+    for name in plan.files:
+        if name in own or name in index:
+            raise ValueError(f"the plan has a file {shown(name)}, which is a name of the files of its tensors")
+    return plan.files
 
 
 def _checked_part(part: tuple[int, int]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from fastinit import checks
-from fastinit.checks import any_number, checked_shape, sequence_of, shown, text
+from fastinit.checks import any_number, checked_shape, distinct, sequence_of, shown, text
 from fastinit.exact import in_stream_environment
 from fastinit.files import write_file
 from fastinit.initializers import Initializer
@@ -324,7 +324,7 @@ def parsed(text: str, what: str) -> dict[str, Any]:
     if not isinstance(text, (str, bytes, bytearray)):
         raise TypeError(f"text must be the JSON of {what}, not {shown(text)}")
     try:
-        found = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant, parse_int=_integer)
+        found = json.loads(text, object_pairs_hook=distinct, parse_constant=_no_constant, parse_int=_integer)
     except RecursionError:
         raise ValueError(f"not {what}: its JSON is nested too deep") from None
     except ValueError as problem:
@@ -338,15 +338,6 @@ def parsed(text: str, what: str) -> dict[str, Any]:
 
 def _other_version(found: Any, what: str) -> str:
     return f"expected {what} of stream version {STREAM_VERSION}, got version {shown(found)}, whose bytes differ"
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"expected distinct names in an object, got {shown(name)} twice")
-        found[name] = value
-    return found
 
 
 def _integer(digits: str) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from checkpoint_plans import small_plan
 
-from fastinit.checkpoints import Plan
+from fastinit.checkpoints import Plan, Tensor, Values
 from fastinit.checkpoints.commands import _part, _size
 from fastinit.cli import main
 
@@ -66,7 +66,17 @@ def test_only_and_skip(run, tmp_path):
     ]
     status, _, err = run("checkpoint", "plan.json", "none.json", "--only", "exprts.*")
     assert status == 2
-    assert "'exprts.*' matches no tensor" in err
+    assert "only='exprts.*' matches no parameter; there are 11: " in err
+    status, _, err = run("checkpoint", "plan.json", "none.json", "--only", "mix", "--skip", "*")
+    assert status == 2
+    assert "leave none of 11 parameters" in err
+
+
+def test_names_of_wrappers_are_selected_as_they_are_and_without_them(run, tmp_path):
+    Plan((Tensor("module.up", Values("int8", (), b"1")), Tensor("b", Values("int8", (), b"1")))).save("wrapped.json")
+    for pattern in ("module.*", "up"):
+        run("checkpoint", "wrapped.json", "some.json", "--only", pattern)
+        assert [tensor.name for tensor in Plan.load(tmp_path / "some.json")] == ["module.up"]
 
 
 def test_a_checkpoint_as_a_template(run, tmp_path):

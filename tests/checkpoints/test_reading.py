@@ -184,6 +184,10 @@ def test_tensors_that_are_not_aligned(tmp_path):
     assert [row.verdict for row in diff(tmp_path / "odd.safetensors", tmp_path / "even.safetensors")] == ["equal"]
     (found,) = statistics(tmp_path / "odd.safetensors")
     assert found.high == values.max()
+    np.savez(tmp_path / "odd.npz", a=values)
+    for name in ("odd.safetensors", "odd.npz"):
+        with read_checkpoint(tmp_path / name) as checkpoint:
+            assert checkpoint.read("a").ctypes.data % 4 == 0
 
 
 # Boxes

@@ -129,6 +129,23 @@ def test_other_dtypes_shapes_and_names(tmp_path):
     assert verify(tmp_path / "a.safetensors", tmp_path / "plan.json").is_sound
 
 
+def test_a_plan_is_told_from_a_record_by_its_keys(tmp_path):
+    plan = Plan((Tensor("plan_version", Filled(entry("plan_version", (50, 40), fastinit.Normal()))),))
+    write(plan, tmp_path / "a.safetensors")
+    plan.record.save(tmp_path / "record.json")
+    assert verify(tmp_path / "a.safetensors", tmp_path / "record.json").is_sound
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(ValueError, match="not a plan or a record"):
+        verify(tmp_path / "a.safetensors", tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(("threads", "kind"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError)])
+def test_the_number_of_threads_is_checked(written, threads, kind):
+    with pytest.raises(kind, match="num_threads"):
+        verify(written, num_threads=threads)
+    assert verify(written, num_threads=np.int64(1)).is_sound
+
+
 def test_a_checkpoint_of_another_program(tmp_path):
     files = pytest.importorskip("safetensors.numpy")
     files.save_file({"a": np.zeros((3, 4), np.float32)}, tmp_path / "a.safetensors")

@@ -1,9 +1,11 @@
 """Writing checkpoints: the same file always, in bounded memory, complete or not at all, resumed where it stopped."""
 
+import contextlib
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,6 +250,16 @@ def test_a_run_that_is_killed_while_files_are_moved_loses_none(tmp_path, monkeyp
     assert digests(tmp_path / "a") == before
 
 
+def test_one_file_and_several_replace_each_other(tmp_path, plan):
+    for size in (10**6, 4000, 10**6, 3000):
+        with pytest.raises(FileExistsError, match="overwrite") if os.listdir(tmp_path) else contextlib.nullcontext():
+            write(plan, tmp_path / "a", shard_size=size)
+        write(plan, tmp_path / "a", shard_size=size, overwrite=True)
+        write(plan, tmp_path / "b", shard_size=size)
+        assert digests(tmp_path / "a") == digests(tmp_path / "b")
+        shutil.rmtree(tmp_path / "b")
+
+
 def test_targets_that_cannot_be(tmp_path, plan):
     with pytest.raises(FileNotFoundError, match="its folder does not exist"):
         write(plan, tmp_path / "none" / "a")
@@ -262,6 +274,29 @@ def test_targets_that_cannot_be(tmp_path, plan):
     with pytest.raises(ValueError, match="shard_size"):
         write(plan, tmp_path / "a", shard_size=0)
     assert sorted(os.listdir(tmp_path)) == ["c.safetensors", "file"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model-00001-of-00003.safetensors",
+        "model-00002-of-00003.safetensors.part",
+        "model-00001-of-00003.safetensors.journal",
+        "model.safetensors.index.json",
+    ],
+)
+def test_files_of_a_plan_that_are_named_like_those_of_its_tensors(tmp_path, name):
+    tensors = tuple(Tensor(one, Values("int64", (4,), bytes(32))) for one in "abc")
+    with pytest.raises(ValueError, match=f"the plan has a file '{name}', which is a name of the files of its tensors"):
+        write(Plan(tensors, files={name: "{}"}), tmp_path / "out", shard_size=32)
+    assert not os.listdir(tmp_path)
+    assert write(Plan(tensors, files={"model.safetensors": "{}"}), tmp_path / "out", shard_size=32).is_complete
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/etc/passwd", "a\\b", "..", "", "a\0b"])
+def test_files_of_a_plan_lie_in_its_folder(name):
+    with pytest.raises(ValueError, match="a file of a plan must have a name without a folder"):
+        Plan((), files={name: "mine"})
 
 
 def test_a_tensor_that_cannot_be_made_is_named_before_anything_is_written(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import jax
 import ml_dtypes
@@ -12,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 import fastinit
 from fastinit.adapters import jax as initializers
+from fastinit.adapters.jax import checkpoints
 from fastinit.checkpoints import Filled, Plan, Tensor, Values, Virtual, export
 
 ocp = pytest.importorskip("orbax.checkpoint")
@@ -111,6 +113,79 @@ def test_each_device_saves_its_shards(tmp_path):
     assert tree["up.weight"].storage.write_shape == (10, 52)
 
 
+# In one process, without shardings, in chunks
+
+
+@pytest.mark.parametrize("piece", [64, 1000, 2**26])
+def test_chunks_have_the_values_of_the_plan(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(checkpoints, "_PIECE", piece)
+    plan, done = small_plan(), []
+    initializers.save(plan, tmp_path / "out", advance=done.append)
+    assert sum(done) == plan.nbytes
+    assert len(done) > len(plan.tensors) or piece == 2**26
+    computed = Virtual(plan)
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.restore(tmp_path / "out")
+        for name, array in found.items():
+            assert equal(array, computed.get_tensor(name)), name
+        # another mesh
+        target = {
+            name: jax.ShapeDtypeStruct(
+                computed.get_tensor(name).shape, computed.get_tensor(name).dtype, sharding=sharding
+            )
+            for name, sharding in spread(plan, mesh(4), 1).items()
+        }
+        rest = {name: np.empty_like(computed.get_tensor(name)) for name in computed if name not in target}
+        spread_out = checkpointer.restore(tmp_path / "out", target | rest)
+    for name, array in spread_out.items():
+        assert equal(array, computed.get_tensor(name)), name
+        if name in target:
+            assert array.sharding == target[name].sharding
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_zeros_are_never_left_behind(tmp_path):
+    def failing(count):
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        initializers.save(small_plan(), tmp_path / "out", advance=failing)
+    assert not os.listdir(tmp_path)
+    initializers.save(small_plan(), tmp_path / "out")
+    with pytest.raises(ValueError, match="out exists: orbax saves to a new folder"):
+        initializers.save(small_plan(), tmp_path / "out")
+
+
+MEMORY = """
+import sys
+import fastinit
+from fastinit.adapters.jax import save
+from fastinit.checkpoints import Filled, Plan, Tensor
+
+def plan(count):
+    def entry(n):
+        return fastinit.Entry(f"w{n}", (16384, 1024), "given", fastinit.Normal(), fastinit.Key(n), dtype="float32")
+    return Plan(tuple(Tensor(f"w{n}", Filled(entry(n))) for n in range(count)))
+
+def peak():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+save(plan(1), sys.argv[1] + "/first")
+before = peak()
+save(plan(12), sys.argv[1] + "/second")
+print(plan(12).nbytes, peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_bounded(run_python, tmp_path):
+    done = run_python(MEMORY, str(tmp_path), timeout=240)
+    assert done.returncode == 0, done.stderr
+    size, taken = map(int, done.stdout.split())
+    assert size > 800e6
+    assert taken < 300e6
+
+
 def test_exported_complete_or_not_at_all(tmp_path):
     plan, out = small_plan(), tmp_path / "out"
     written = export(plan, out, "orbax")
@@ -151,6 +226,7 @@ import json, sys
 import jax, numpy as np
 import orbax.checkpoint as ocp
 from fastinit.adapters import jax as initializers
+from fastinit.adapters.jax import checkpoints
 from fastinit.checkpoints import Plan, Virtual
 
 plan = Plan.load(sys.argv[1])

@@ -189,6 +189,7 @@ def test_damaged_arrays(tmp_path):
         verify(tmp_path / "out")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of orbax, which cancels what it reads
 def test_a_changed_name(tmp_path):
     initializers.save(small_plan(), tmp_path / "out")
     text = (tmp_path / "out/_METADATA").read_text()
