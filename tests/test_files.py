@@ -533,6 +533,7 @@ def test_an_exception_at_any_line(tmp_path):
 LONG = """
 import signal, sys
 from fastinit.files import Outlet
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 with Outlet(sys.argv[1]) as outlet:
     print("open", flush=True)
     signal.pause()
@@ -548,7 +549,10 @@ def test_ctrl_c_leaves_nothing(tmp_path):
         assert run.stdout.readline() == b"open\n"
         assert len(os.listdir(tmp_path)) == 2
         run.send_signal(signal.SIGINT)
-        run.communicate(timeout=30)
+        try:
+            run.communicate(timeout=30)
+        finally:
+            run.kill()  # or leaving the block would wait for it
     assert path.read_bytes() == OLD
     assert os.listdir(tmp_path) == ["out"]
 

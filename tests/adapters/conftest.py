@@ -15,7 +15,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 collect_ignore = ["keras", "jax"]
 INHERITED = ("FASTINIT_", "PYTHONPATH", "PYTEST_", "KERAS_")
-SECONDS = 600
+SECONDS = 1200
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The same logical tensors through one adapter; ``python frameworks.py ADAPTER [DEVICE]`` prints digests.
+"""The same logical tensors through one adapter; ``python frameworks.py ADAPTER [DEVICE [DTYPE...]]`` prints digests.
 
 After them come those that differ when the caller rounds otherwise or flushes subnormals: there should be none.
 
@@ -214,14 +214,14 @@ THEIR_OWN = collections.defaultdict(
 )
 
 
-def digests(adapter, device):
+def digests(adapter, device, dtypes):
     """The digest of every tensor in every dtype; what the heart and the adapter remember is forgotten first."""
     for function in (plan, truncation.standard_deviation, truncation.window, gains._named):
         function.cache_clear()
     return {
         f"{name}, {dtype}": fastinit.digest(np.ascontiguousarray(values(dtype)))
         for name, values in globals()[adapter](device)
-        for dtype in DTYPES
+        for dtype in dtypes
     }
 
 
@@ -241,14 +241,15 @@ def rounding(mode, flush):
         libm.fesetenv(saved)
 
 
-def main(adapter, device="cpu"):
+def main(adapter, device="cpu", *dtypes):
     """The program."""
-    usual, different = digests(adapter, device), []
+    dtypes = dtypes or tuple(DTYPES)
+    usual, different = digests(adapter, device, dtypes), []
     # a device has an environment of its own, and the simulator computes in Python what a device would
     if device == "cpu" and (platform.system(), platform.machine()) == ("Linux", "x86_64"):
         for mode, flush in ((0x400, False), (0x800, False), (0xC00, True), (0, True)):
             with rounding(mode, flush):
-                found = digests(adapter, device)
+                found = digests(adapter, device, dtypes)
             names = {name for name in usual if found[name] != usual[name]} - THEIR_OWN[adapter]
             different += [f"{name}, mode {mode:#x}, {flush=}" for name in sorted(names)]
     print(json.dumps([usual, different]))

@@ -1,7 +1,6 @@
 """The Keras adapter on each backend: the tests of keras/, each backend in a process of its own."""
 
 import json
-import sys
 from importlib.util import find_spec
 
 import pytest
@@ -14,19 +13,20 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 @pytest.fixture(scope="module")
 def ran(run_tests, tmp_path_factory):
-    """ran(backend): the folder in which its tests wrote, once they have passed."""
+    """ran(backend, which): the folder in which its tests wrote, once they have passed: the quick or the long ones."""
     folders = {}
 
-    def folder(backend):
+    def folder(backend, which="not long"):
         if find_spec(backend) is None:
             pytest.skip(f"needs {backend}")
-        if backend not in folders:
-            folders[backend] = None
+        if (backend, which) not in folders:
+            folders[backend, which] = None
             directory = tmp_path_factory.mktemp(backend)
-            run_tests("keras", directory, KERAS_BACKEND=backend, KERAS_HOME=str(directory))
-            folders[backend] = directory
-        assert folders[backend], f"the tests on {backend} failed"
-        return folders[backend]
+            environment = {"KERAS_BACKEND": backend, "KERAS_HOME": str(directory), "PYTEST_ADDOPTS": f"-m '{which}'"}
+            run_tests("keras", directory, **environment)
+            folders[backend, which] = directory
+        assert folders[backend, which], f"the tests on {backend} failed"
+        return folders[backend, which]
 
     return folder
 
@@ -37,13 +37,20 @@ def test_on_a_backend(ran, backend):
 
 
 @pytest.mark.long
-def test_published_models(run_tests, tmp_path):
-    run_tests("keras", tmp_path, KERAS_BACKEND="torch", KERAS_HOME=str(tmp_path), PYTEST_ADDOPTS="-m long")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_long_tests_on_a_backend(ran, backend):
+    ran(backend, "long")
 
 
-@pytest.mark.parametrize("name", ["record.json", "own.json", "initializers.json"])
-def test_what_a_model_saves_is_the_same_on_every_backend(ran, name):
-    written = {backend: json.loads(next(ran(backend).rglob(name)).read_text()) for backend in BACKENDS}
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [
+        *((name, "not long") for name in ("record.json", "own.json", "initializers.json")),
+        pytest.param("own.json", "long", marks=pytest.mark.long),
+    ],
+)
+def test_what_a_model_saves_is_the_same_on_every_backend(ran, name, which):
+    written = {backend: json.loads(next(ran(backend, which).rglob(name)).read_text()) for backend in BACKENDS}
     assert len(written["tensorflow"].get("entries", written["tensorflow"])) > 20
     assert written["tensorflow"] == written["jax"] == written["torch"]
 
@@ -64,9 +71,9 @@ assert "fastinit" not in sys.modules
 
 
 def test_saved_models_in_a_process_without_fastinit(ran, run_python, tmp_path):
-    backend = "torch"
-    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_HOME": str(tmp_path)}
-    done = run_python(LOAD, str(ran(backend)), **environment)
+    """Saved on torch, and loaded on JAX, which Keras imports soonest."""
+    environment = {"KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_HOME": str(tmp_path)}
+    done = run_python(LOAD, str(ran("torch")), **environment)
     assert done.returncode == 0, done.stderr
     found = dict(line.removeprefix("saved_").split(maxsplit=1) for line in done.stdout.splitlines())
     for name in ("zeros", "ones", "constant", "identity"):
@@ -75,33 +82,3 @@ def test_saved_models_in_a_process_without_fastinit(ran, run_python, tmp_path):
     for name, said in found.items():
         assert "import fastinit.adapters.keras" in said, name
         assert said.startswith("ValueError Argument `seed`") == (name != "zero_init"), name
-
-
-MEMORY = """
-import keras
-from fastinit.adapters.keras import initializers
-
-def status(name):
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
-
-def variable(side):
-    made = keras.Variable(initializers.HeNormal(seed=1), shape=(side, side), dtype="float32")
-    return made.value.block_until_ready() if keras.config.backend() == "jax" else made.value
-
-float(keras.ops.convert_to_numpy(variable(64))[0, 0])  # libraries are loaded, threads have their buffers
-before = status("VmRSS")
-kept = variable(8192)
-print(4 * 8192 * 8192, status("VmHWM") - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_peak_of_memory_is_the_variable(run_python, tmp_path, backend):
-    if find_spec(backend) is None:
-        pytest.skip(f"needs {backend}")
-    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_HOME": str(tmp_path)}
-    done = run_python(MEMORY, **environment)
-    assert done.returncode == 0, done.stderr
-    size, grown = map(int, done.stdout.split())
-    assert size <= grown < 1.1 * size

@@ -32,6 +32,7 @@ PEERS = ("torch", "tensorflow", "keras", "jax", "numba", "ml_dtypes", "flax", "t
 TOOLS = ("rich", "matplotlib", "asv", "psutil", "scipy", "mpmath", "tqdm")
 BACKENDS = ("tensorflow", "jax", "torch")
 OF_PEERS = ("bench_torch", "bench_programs", "bench_keras", "bench_jax", "bench_numba")
+LOADING = (*OF_PEERS, "bench_import.Adapter")  # frameworks, which takes most of the time of all
 VARIED = ("peer", "library", "framework", "way")  # who does it: each of them runs
 SECONDS = 300
 
@@ -107,11 +108,14 @@ def measured(name, found, methods, params):
 
 
 def main(backend):
-    """Prints a row for everything that runs in a process with this backend of Keras; without one, all the rest."""
+    """Prints a row for everything that runs in one process: "fastinit" or "peers", a backend of Keras, or "any"."""
     suite("counters").ROUNDS = 1
     for name, found, methods in classes():
-        has_backend = "backend" in getattr(found, "param_names", ())
-        if backend != "any" and has_backend != (backend in BACKENDS):
+        if "backend" in getattr(found, "param_names", ()):
+            processes = (*BACKENDS, "any")
+        else:
+            processes = ("peers" if name.startswith(LOADING) else "fastinit", "any")
+        if backend not in processes:
             continue
         for params in choices(found, backend if backend in BACKENDS else BACKENDS[0]):
             try:
@@ -185,7 +189,9 @@ def test_parameters_have_names(tmp_path, chosen):
         assert row["doc"], f"{row['class']} does not say what it measures"
 
 
-@pytest.mark.parametrize("backend", ["none", *(pytest.param(name, marks=pytest.mark.long) for name in BACKENDS)])
+@pytest.mark.parametrize(
+    "backend", ["fastinit", *(pytest.param(name, marks=pytest.mark.long) for name in ("peers", *BACKENDS))]
+)
 def test_every_benchmark_runs(tmp_path, backend):
     before = files()
     rows, left = program(tmp_path, backend)

@@ -16,7 +16,14 @@ def demo(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, check=False, encoding="utf-8", timeout=300)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param("float32", marks=pytest.mark.long),
+        "bfloat16",
+        pytest.param("float8_e4m3fn", marks=pytest.mark.long),
+    ],
+)
 def test_a_model_holds_what_its_recipe_says(dtype):
     done = demo("--model", "mobilenet-v2", "--dtype", dtype)
     assert done.returncode == 0, done.stdout + done.stderr

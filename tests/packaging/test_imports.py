@@ -1,6 +1,7 @@
 """The arrows: who imports whom. Frameworks stay out, adapters see the public door, and C knows nothing of Python."""
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -78,6 +79,7 @@ MODULES = {module(path): path for path in LIBRARY}
 DOORS = {f"{wing}.__init__" for wing in WINGS}
 
 
+@functools.cache  # the tests that the checks can fail look at every file again and again
 def imports(source):
     """The modules that a program imports, at any place of it; ``from a import b`` counts as a.b."""
     found = set()

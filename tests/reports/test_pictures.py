@@ -43,8 +43,14 @@ def words(figure):
 
 
 @needs_matplotlib
-@pytest.mark.parametrize("name", INITIALIZERS)
-@pytest.mark.parametrize("suffix", ["png", "svg"])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        pytest.param(name, suffix, marks=[pytest.mark.long] * ((name == "healthy") != (suffix == "svg")))
+        for name in INITIALIZERS
+        for suffix in ("png", "svg")
+    ],
+)
 def test_every_verdict_is_drawn(stacks, tmp_path, name, suffix):
     found = stacks[name]
     figure = draw(found, tmp_path / f"check.{suffix}")

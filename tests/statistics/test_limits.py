@@ -11,7 +11,7 @@ from fastinit.dtypes import DTYPES
 
 KEY = Key("limits")
 COUNT = 4096
-TRIES = pytest.mark.parametrize("tries", [800, pytest.param(10_000, marks=pytest.mark.long)])
+TRIES = pytest.mark.parametrize("tries", [300, pytest.param(10_000, marks=pytest.mark.long)])
 TABLES = {
     name: np.array([d.value(bits) if abs(d.value(bits)) <= d.max else np.nan for bits in range(256**d.itemsize)])
     for name, d in DTYPES.items()

@@ -1,6 +1,7 @@
 """Forty architectures of both zoos, deferred and materialized: each is what its author's constructor makes.
 
-The sample is seeded, so it stays the same while the libraries stay the same. `make test-zoo` looks at all of them.
+The sample is seeded, so it stays the same while the libraries stay the same. `make test` looks at the first of them,
+`make test-long` at the others, and `make test-zoo` at all that there are.
 """
 
 import functools
@@ -12,6 +13,7 @@ import zoos  # noqa: E402
 from comparing import compared  # noqa: E402
 
 COUNT = 20
+QUICK = 4
 SEED = 17
 MOST = 4_000_000  # parameters
 
@@ -35,7 +37,9 @@ def buildable(library, number):
     raise AssertionError("none builds")
 
 
-@pytest.mark.parametrize("number", range(COUNT))
+@pytest.mark.parametrize(
+    "number", [pytest.param(number, marks=[pytest.mark.long] * (number >= QUICK)) for number in range(COUNT)]
+)
 @pytest.mark.parametrize("library", ["timm", "transformers"])
 def test_a_model_is_its_authors(library, number, record_property):
     name, build = buildable(library, number)

@@ -130,6 +130,7 @@ def test_planted_faults_of_a_kernel_are_found():
     assert many == [(name, "constant rows")]
 
 
+@pytest.mark.every_backend
 def test_copies_and_wrong_fans_are_found():
     model = perceptron()
     model.get_layer("layer2").kernel.assign(model.get_layer("layer1").kernel)
@@ -234,6 +235,7 @@ def test_healthy_models_are_silent_by_keras_and_by_fastinit():
         assert len(found.layers) > 1
 
 
+@pytest.mark.every_backend
 def test_layers_are_measured_in_the_order_of_execution():
     batch = inputs(256, 64)
     model = perceptron()
@@ -250,6 +252,7 @@ def test_layers_are_measured_in_the_order_of_execution():
     assert math.isclose(found.layers[-2].gradient_variance, before_head.var(), rel_tol=1e-3)
 
 
+@pytest.mark.every_backend
 def test_verdicts():
     model = perceptron(8)
     kernel = model.get_layer("layer3").kernel
@@ -298,6 +301,7 @@ def test_bad_input():
     assert "rounds" in str(refusal(lsuv, model, inputs(8, 64), rounds=0))
 
 
+@pytest.mark.every_backend
 def test_lsuv_makes_a_badly_scaled_network_healthy():
     model, batch = perceptron(12), inputs(128, 64)
     for layer in model.layers:
@@ -338,6 +342,7 @@ def test_lsuv_of_convolutions_and_what_it_refuses():
     assert all(np.array_equal(one, array(layer.kernel)) for one, layer in zip(kernels, model.layers, strict=True))
 
 
+@pytest.mark.every_backend
 def test_a_model_that_fails_is_left_as_it_was():
     class Failing(layers.Layer):
         def call(self, inputs):

@@ -1,5 +1,10 @@
 """Keras initializers inside layers, traced functions, saved models and training."""
 
+import ctypes
+import gc
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -277,6 +282,27 @@ def test_memory_is_taken_over_and_owned():
     assert np.array_equal(array(initializer((512, 512))), before)  # nothing is kept that somebody could write into
     if BACKEND == "jax":
         assert first.unsafe_buffer_pointer() % 64 == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_peak_of_memory_is_the_variable():
+    def status(name):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+    def variable(side):
+        made = keras.Variable(initializers.HeNormal(seed=1), shape=(side, side), dtype="float32")
+        return made.value.block_until_ready() if BACKEND == "jax" else made.value
+
+    float(keras.ops.convert_to_numpy(variable(64))[0, 0])  # libraries are loaded, threads have their buffers
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # or what earlier tests gave back is taken without being counted
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = status("VmRSS")
+    kept = variable(8192)
+    grown = status("VmHWM") - before
+    assert kept is not None
+    assert 4 * 8192 * 8192 <= grown < 1.1 * 4 * 8192 * 8192
 
 
 def test_an_unknown_backend_is_named():

@@ -66,6 +66,7 @@ def test_a_convolutional_lstm_has_four_gates():
     assert bias.tolist() == [0.0] * 5 + [1.0] * 5 + [0.0] * 10  # the forget gate
 
 
+@pytest.mark.every_backend
 def test_every_variable_has_its_rule_and_its_true_fans(tmp_path):
     model = network()
     record = initialize(model, "auto", seed=5, digests=True)
@@ -240,6 +241,7 @@ def test_what_cannot_be_filled_is_named_and_nothing_is_written():
     assert type(refusal(initialize, model, "auto", 1.5)) is TypeError
 
 
+@pytest.mark.every_backend
 def test_bfloat16_models():
     model = keras.Sequential([keras.Input((40,)), layers.Dense(30, name="dense", dtype="bfloat16")])
     record = initialize(model, "auto", digests=True)

@@ -540,10 +540,12 @@ def test_nothing_of_the_process_changes():
     assert keras.Variable.__init__.__qualname__.startswith(("Variable", "JaxVariable", "NnxVariable"))
 
 
-def test_a_record_of_own_for_every_backend(tmp_path):
+@pytest.mark.every_backend
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.long)])  # every fourth layer, and all of them
+def test_a_record_of_own_for_every_backend(step, tmp_path):
     record = initialize(alone(layers.LSTM(11, name="layer"), SEQUENCE), seed=6)
     entries = list(record)
-    for name, (make, shape) in HERE.items():
+    for name, (make, shape) in list(HERE.items())[::step]:
         if name == "spectrogram":  # cosines are the backend's own
             continue
         entries += initialize(keras.Model(*ends(make(), shape), name=f"net of {name}"), seed=6)

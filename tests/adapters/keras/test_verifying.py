@@ -21,7 +21,7 @@ def network(dtype="float32"):
     return keras.Model(tokens, layers.Dense(30, name="head", dtype=dtype)(x), name="network")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.every_backend)])
 @pytest.mark.parametrize("recipe", ["own", "auto"])
 def test_what_was_filled_is_equal(recipe, dtype):
     model = network(dtype)

@@ -174,7 +174,7 @@ except Exception as missing:
     sys.exit()
 # What is called in a kernel is compiled for the current device, and here there is none.
 dispatcher.get_current_device = lambda: python_types.SimpleNamespace(compute_capability=(8, 0))
-fastmath = sys.argv[1] == "fastmath"
+fastmath, few = sys.argv[1] == "fastmath", sys.argv[1] == "few"
 
 def compiled(function, arguments):
     print(cuda.compile_ptx(function, arguments, cc=(8, 0), fastmath=fastmath)[0])
@@ -186,17 +186,20 @@ KERNELS = """
 from fastinit.dtypes import DTYPES
 
 # Every kind in every format, through one kernel; the other kernels have the same arithmetic, and differ in how they
-# store: of those each kind is compiled in one format, and each format with normals.
+# store: of those each kind is compiled in one format, and each format with normals. A few are each kind in one format
+# through that one kernel, and normals through all kernels in each format.
 narrow = ["float16"] if fastmath else ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 for kind in quads.KINDS.values():
     real = types.float64 if kind.endswith("_64") else types.float32
     parameters = types.Tuple((*[real] * 4, *[types.uint64] * 2, *[types.float64] * 2, *[types.uint64] * 2))
     for dtype in ["float32", "float64", *narrow]:
+        if few and kind != "normal" and dtype != str(real):
+            continue
         if kind != "words" and (dtype != "float64" or kind.endswith("_64")):
             row = types.Array(getattr(types, devices._Row(DTYPES[dtype].itemsize).dtype.name), 2, "A")
             arguments = (row, types.uint64, key, parameters)
             compiled(devices.dense_kernel(kind, dtype, True).py_func, arguments)
-            if dtype == str(real) or kind == "normal":
+            if (dtype == str(real) and not few) or kind == "normal":
                 compiled(devices.dense_kernel(kind, dtype, False).py_func, arguments)
                 bits = types.Array(getattr(types, f"uint{8 * DTYPES[dtype].itemsize}"), 3, "A")
                 signature = (bits, types.uint64, types.uint64, types.uint64, key, parameters)
@@ -277,7 +280,8 @@ def compile_ptx(run_python):
 @pytest.mark.parametrize(
     ("program", "option"),
     [
-        pytest.param(KERNELS, "", id="fill"),
+        pytest.param(KERNELS, "few", id="fill-few"),
+        pytest.param(KERNELS, "", id="fill", marks=pytest.mark.long),
         pytest.param(KERNELS, "fastmath", id="fill-fastmath", marks=pytest.mark.long),
         pytest.param(USER_KERNEL, "", id="user kernel", marks=pytest.mark.long),
         pytest.param(USER_KERNEL, "fastmath", id="user kernel-fastmath"),

@@ -1,8 +1,8 @@
 """Tests on several ranks: ``@pytest.mark.ranks(2, 4)`` runs a test in a group of 2 real gloo processes, and of 4.
 
 The largest group of at most 4 is for `make test`, the others are for `make test-long`. With
-``@pytest.mark.parametrize("door", DOORS)``, of one argument each, it is a test for each combination. It may have a
-``@pytest.mark.skipif`` with a condition that is a bool.
+``@pytest.mark.parametrize("door", DOORS)``, of one argument each, it is a test for each combination; one of the values
+may be a ``pytest.param`` that is marked long. It may have a ``@pytest.mark.skipif`` with a condition that is a bool.
 
 Such a test is a generator ``test(rank, world)`` that every rank runs. It yields complaints, and none where all is well:
 a rank that raised would leave the others waiting. The tests of a file share their groups, which take seconds to start.
@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 USUAL = 4
 SECONDS = 300  # the hard limit of all groups of a file
@@ -32,12 +33,21 @@ def pytest_pycollect_makeitem(collector, name, obj):
     if not worlds:
         return None
     marks = [mark.args for mark in obj.pytestmark if mark.name == "parametrize"]
+    # as pytest.param or plain: the value, and whether it is for the long tests
+    marks = [
+        (
+            argument,
+            [(one.values[0], bool(one.marks)) if isinstance(one, ParameterSet) else (one, False) for one in values],
+        )
+        for argument, values in marks
+    ]
     found = []
     left_out = [mark.kwargs["reason"] for mark in obj.pytestmark if mark.name == "skipif" and mark.args[0]]
     usual = max((world for world in worlds[0] if world <= USUAL), default=None)
     for world in worlds[0]:
         for chosen in itertools.product(*(range(len(values)) for _, values in marks)):
-            label = "-".join([*(str(values[one]) for (_, values), one in zip(marks, chosen, strict=True)), str(world)])
+            given = [values[one] for (_, values), one in zip(marks, chosen, strict=True)]
+            label = "-".join([*(str(value) for value, _ in given), str(world)])
             arguments = {argument: one for (argument, _), one in zip(marks, chosen, strict=True)}
             made = OnRanks.from_parent(
                 collector,
@@ -47,7 +57,7 @@ def pytest_pycollect_makeitem(collector, name, obj):
                 arguments=arguments,
                 left_out="; ".join(left_out),
             )
-            if world != usual:
+            if world != usual or any(is_long for _, is_long in given):
                 made.add_marker("long")
             found.append(made)
     return found

@@ -16,6 +16,8 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
+from _pytest.mark import ParameterSet
+
 PATIENCE = timedelta(seconds=60)  # of one rank for the others, on a busy machine
 
 
@@ -41,7 +43,9 @@ def _run(rank, world, folder, tests):
 def _called(test, given):
     """A test with the arguments that it is parametrized by."""
     values = dict(mark.args for mark in getattr(test, "pytestmark", ()) if mark.name == "parametrize")
-    return functools.partial(test, **{argument: values[argument][number] for argument, number in given.items()})
+    chosen = {argument: values[argument][number] for argument, number in given.items()}
+    plain = {name: one.values[0] if isinstance(one, ParameterSet) else one for name, one in chosen.items()}
+    return functools.partial(test, **plain)
 
 
 def main(file, folder, plan):

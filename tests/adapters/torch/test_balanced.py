@@ -69,7 +69,10 @@ def loads(plan, out):
     return found / found.mean(1, keepdim=True)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# the other two have no bias, as deepseek_v3, and all layers alike, as gpt_oss
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in ("mixtral", "qwen3_moe"))) for name in CONFIGS]
+)
 def test_the_load_of_each_expert_is_within_twice_of_even(name, tmp_path):
     folder = str(tmp_path / name)
     CONFIGS[name]().save_pretrained(folder)

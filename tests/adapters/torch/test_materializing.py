@@ -237,7 +237,7 @@ print(size, status("VmHWM") - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("digests", [0, 1])
+@pytest.mark.parametrize("digests", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_the_peak_of_memory_is_the_model(run_python, digests):
     result = run_python(MEMORY, str(digests))
     assert result.returncode == 0, result.stderr

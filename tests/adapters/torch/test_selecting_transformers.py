@@ -112,7 +112,11 @@ class Case:
             assert torch.equal(model.eval()(**self.batch).logits, self.expected(**self.batch).logits)
 
 
-@pytest.fixture(params=MODELS)
+# a tie, another head and three ties; the others are loaded in the same ways
+QUICK = ("GPT-2, without its words, to which the head is tied", "BERT, with another head", "T5")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.long] * (name not in QUICK)) for name in MODELS])
 def case(request, tmp_path):
     return Case(tmp_path, request.param)
 
