@@ -136,7 +136,7 @@ def _places(config: _Facts) -> Iterator[Tensor]:
 
 
 def _size(config: _Facts) -> tuple[int, int]:
-    size = config("image_size", "img_size", "input_size", default=224)
+    size = config("image_size", "img_size", "input_size", "max_img_size", default=224)
     if isinstance(size, Mapping):
         size = [size.get("height", 224), size.get("width", 224)]
     if isinstance(size, list | tuple):

@@ -397,8 +397,9 @@ def _counts_layers(own: Path) -> bool:
 
 
 def _is_per_layer(own: Path, value: Any, count: int) -> bool:
-    """Whether a value is a list with an element for each layer."""
+    """Whether a value is a list with an element for each layer, which one that has the number of each is not."""
     fits = isinstance(value, list | tuple) and len(value) == count and own[-1] != "stage_names"
+    fits = fits and not _indices(own, value, count)
     return fits and (count > _FEW_LAYERS or _is(own, _PER_LAYER))
 
 
@@ -615,8 +616,12 @@ def _shares(table: Table, divisor: int, head: int | None) -> tuple[int, int] | N
                 continue
             if free or by_heads * by_width == divisor:
                 distance = math.log(by_width if head is None else widest / by_width / head)
-                found.append((abs(distance), abs(math.log(by_heads * by_width / divisor)), by_heads, by_width))
-    return min(found)[2:] if found else None
+                halves = any(
+                    (one // by_width) % 4 and one % 4 == 0 for one in even
+                )  # positions in images want quarters
+                product = abs(math.log(by_heads * by_width / divisor))
+                found.append((halves, abs(distance), product, by_heads, by_width))
+    return min(found)[3:] if found else None
 
 
 def _factors(numbers: list[int], most: int) -> list[int]:
