@@ -38,6 +38,8 @@ WIDTH: Final = 32
 FEW: Final = 8
 HEAD: Final = 16
 PATCHES: Final = 2
+ALIGNED: Final = 8
+"""Grouped products of matrices, which compute experts, want rows of a multiple of 16 bytes."""
 LARGEST: Final = 50_000_000
 """Parameters, without those of vocabularies, of a model that is not tiny any more."""
 
@@ -89,16 +91,18 @@ class _Trial:
         self._type, self._build = type(config), build
         self._first: Table = config.to_dict()
         self.table = copy.deepcopy(self._first)
-        self._variant: int | None = None
+        self._variants: dict[str, int] = {}
+        self._in_memory: bool | None = None
         try:
             model = self._model(self.table)
         except Exception as problem:
             raise ValueError(f"{type(config).__name__} does not build: {_line(problem)}") from problem
         self.size = _size(model, self.table)
-        for number, _ in enumerate(_inputs(model)):
-            if self._runs(model, number):
-                self._variant = number
-                break
+        for method in _METHODS:
+            for number, _ in enumerate(_inputs(model, method)):
+                if self._runs(model, {method: number}):
+                    self._variants[method] = number
+                    break
 
     def config(self) -> Any:
         """The configuration as it is now."""
@@ -117,21 +121,29 @@ class _Trial:
                 compute_plainly(config)
             return self._build(config).eval()
 
-    def _runs(self, model: nn.Module, variant: int) -> bool:
+    def _runs(self, model: nn.Module, variants: dict[str, int]) -> bool:
         with _quiet(), torch.no_grad(), torch.device("meta"):
-            return _succeeds(model, _inputs(model)[variant])
+            return all(_succeeds(model, one, _inputs(model, one)[number]) for one, number in variants.items())
 
     def take(self, step: Callable[[Table], Iterable[Changes]]) -> None:
         """Makes the first of some alternatives that works; else the first that does so but for one attribute."""
         alternatives = [changes for changes in step(self.table) if changes]
         repaired = [one for changes in alternatives[:_REPAIRED] for one in _all_but_one(changes)]
-        # what does not run on meta may do so in memory, once it is small; whether it did before is not known
-        for proof in (True,) if self._variant is not None else (True, False):
+        proofs = self._proofs()
+        for proof in proofs:
             if any(self._accept(changes, proof) for changes in (*alternatives, *repaired)):
                 return
         for changes in alternatives[:1]:
             for part in _parts(changes):
-                self._accept(part, self._variant is not None)
+                self._accept(part, proofs[-1])
+
+    def _proofs(self) -> tuple[bool, ...]:
+        """Whether a change is to be proved: what does not run on meta may do so in memory, once it is small."""
+        if "forward" not in self._variants and self._in_memory is None and self.size <= _QUICK:
+            self._in_memory = self._runs_in_memory(self.table)
+        if "forward" in self._variants or self._in_memory:
+            return (True,)
+        return (True, False) if self._in_memory is None else (False,)
 
     def _accept(self, changes: Changes, proof: bool) -> bool:
         """Makes changes, if the model then builds and is smaller; with `proof` only if it runs."""
@@ -141,19 +153,22 @@ class _Trial:
         except Exception:
             return False
         size = _size(model, table)
-        if size > self.size or (proof and not self._is_proved(model, table, size)):
+        if size > self.size or not self._runs(model, self._variants) or (proof and not self._is_proved(table, size)):
             return False
         self.table, self.size = table, size
         return True
 
-    def _is_proved(self, model: nn.Module, table: Table, size: int) -> bool:
-        if self._variant is not None:
-            return self._runs(model, self._variant)
-        if size > _QUICK:
-            return False
+    def _is_proved(self, table: Table, size: int) -> bool:
+        if "forward" in self._variants or size > _QUICK:
+            return "forward" in self._variants
+        proved = self._runs_in_memory(table)
+        self._in_memory = self._in_memory or proved or None
+        return proved
+
+    def _runs_in_memory(self, table: Table) -> bool:
         model = self._model(table, "cpu")
         with _quiet(), torch.no_grad():
-            return any(_succeeds(model, inputs) for inputs in _inputs(model, "cpu"))
+            return any(_succeeds(model, "forward", inputs) for inputs in _inputs(model, "forward", "cpu"))
 
     def notes(self) -> list[str]:
         """What is different now."""
@@ -168,17 +183,21 @@ _QUICK: Final = 20_000_000
 """Parameters of a model that runs in memory within a moment."""
 
 
-def _succeeds(model: nn.Module, inputs: dict[str, torch.Tensor]) -> bool:
+_METHODS: Final = ("forward", "get_image_features", "get_audio_features")
+"""What is to run: text alone, which a forward pass may be content with, does not need what reads images and sound."""
+
+
+def _succeeds(model: nn.Module, method: str, inputs: dict[str, Any]) -> bool:
     try:
-        model(**inputs)
+        (model if method == "forward" else getattr(model, method))(**inputs)
     except Exception:
         return False
     return True
 
 
-def _inputs(model: nn.Module, device: str = "meta") -> list[dict[str, torch.Tensor]]:
+def _inputs(model: nn.Module, method: str, device: str = "meta") -> list[dict[str, Any]]:
     try:
-        return example_inputs(model, device)
+        return example_inputs(model, device, method) if hasattr(model, method) else []
     except Exception:
         return []
 
@@ -349,9 +368,10 @@ def _cut(path: Path, table: Table, keep_indexed: bool, least: int) -> Changes:
             if _counts_layers(own) and type(value) is int and value == count:
                 found[where] = len(kept)
             elif _is_per_layer(own, value, count):
-                found[where] = [value[layer] for layer in kept]
+                chosen = [value[layer] for layer in kept]
+                found[where] = _each(chosen, lambda one: min(one, least)) if _is(own, _LAYERS) else chosen
             elif count == largest and type(value) is int and _is(own, _BOUNDS) and value >= 0:
-                found[where] = value * len(kept) // count
+                found[where] = _bound(value, count, len(kept))
             elif count == largest and (numbers := _indices(own, value, count)):
                 found[where] = _renumbered(numbers, kept)
         if has_stages:
@@ -366,13 +386,20 @@ def _cut(path: Path, table: Table, keep_indexed: bool, least: int) -> Changes:
     return found
 
 
+def _bound(value: int, count: int, kept: int) -> int:
+    """As large a share of the remaining layers; where there were layers on both sides of it, there still are."""
+    share = value * kept // count
+    return min(max(share, 1), kept - 1) if 0 < value < count else share
+
+
 def _counts_layers(own: Path) -> bool:
     return _is(own, _LAYERS) and not _is(own, _NO_LAYERS) and not _is(own, _BOUNDS)
 
 
 def _is_per_layer(own: Path, value: Any, count: int) -> bool:
-    """Whether a value is a list with an element for each layer."""
+    """Whether a value is a list with an element for each layer, which one that has the number of each is not."""
     fits = isinstance(value, list | tuple) and len(value) == count and own[-1] != "stage_names"
+    fits = fits and not _indices(own, value, count)
     return fits and (count > _FEW_LAYERS or _is(own, _PER_LAYER))
 
 
@@ -455,12 +482,16 @@ _GROUPS_OF_EXPERTS: Final = re.compile(r"^n_groups?$|num_expert_groups?$")
 _GROUPS_CHOSEN: Final = re.compile(r"topk_groups?$")
 
 
+def _has_experts(table: Table) -> bool:
+    return any(_is(one, _EXPERTS) for one, value in _own(table) if _numbers(value))
+
+
 def _fewer_experts(table: Table) -> Iterator[Changes]:
     for count in (EXPERTS, 2 * EXPERTS):
         changes: Changes = {}
         for path, own in _tables(table):
             leaves = list(_own(own))
-            if not any(_is(one, _EXPERTS) for one, value in leaves if _numbers(value)):
+            if not _has_experts(own):
                 continue
             for kind, most in ((_EXPERTS, count), (_CHOSEN, 2), (_GROUPS_OF_EXPERTS, 2), (_GROUPS_CHOSEN, 1)):
                 for one, value in leaves:
@@ -489,6 +520,7 @@ _NO_WIDTH: Final = re.compile(
 _MAIN: Final = re.compile(
     r"(^|_)(hidden_sizes?|d_model|embed_dims?|n_embd|hidden_dim|emb_dim|model_dim)(_per_stage)?$|^dim$"
 )
+_INNER: Final = re.compile(r"ffn|mlp|moe|expert")
 _GROUPS: Final = re.compile(r"(^|_)groups?$")
 
 
@@ -498,7 +530,12 @@ def _is_width(path: Path) -> bool:
 
 def _mains(table: Table) -> list[int]:
     """The widths that the others of a configuration follow."""
-    found = [one for path, value in _own(table) if _is(path, _MAIN) and _is_width(path) for one in _numbers(value)]
+    found = [
+        one
+        for path, value in _own(table)
+        if _is(path, _MAIN) and _is_width(path) and not _is(path, _INNER)
+        for one in _numbers(value)
+    ]
     return [one for one in found if one > HEAD]
 
 
@@ -509,25 +546,17 @@ def _narrower(table: Table) -> Iterator[Changes]:
     """
     mains = [one for _, own in _tables(table) for one in _mains(own)]
     for head in (HEAD, None):
-        tried = 0
-        for divisor in _divisors(mains):
-            changes: Changes | None = {}
+        for divisor in _promising(table, _divisors(mains), head):
+            changes: Changes = {}
             for path, own in _tables(table):
-                part = _divided(path, own, divisor, head, set(mains))
-                changes = None if part is None or changes is None else changes | part
-            if changes:
-                yield _differing(table, changes)
-                tried += 1
-                if tried == _TRIES:
-                    break
-    separate: Changes = {}
-    for path, own in _tables(table):
-        for divisor in _divisors(_mains(own)):
-            part = _divided(path, own, divisor, HEAD, set(_mains(own)))
-            if part is not None:
-                separate |= part
-                break
-    yield _differing(table, separate)
+                changes |= _divided(path, own, divisor, head, set(mains)) or {}
+            yield _differing(table, changes)
+    for head in (HEAD, None):
+        separate: Changes = {}
+        for path, own in _tables(table):
+            for divisor in _promising(own, _divisors(_mains(own)), head)[:1]:
+                separate |= _divided(path, own, divisor, head, set(_mains(own))) or {}
+        yield _differing(table, separate)
 
 
 _TRIES: Final = 4
@@ -541,23 +570,73 @@ def _divisors(widths: list[int]) -> list[int]:
     return [one for one in range(min(common, most), 1, -1) if common % one == 0]
 
 
+def _promising(table: Table, divisors: list[int], head: int | None) -> list[int]:
+    """The first divisors that all configurations bear.
+
+    First come those that keep rows of experts aligned; where heads may not become narrow, those before them that leave
+    the heads of the widest configuration as they are.
+    """
+    tables = [own for _, own in _tables(table)]
+    widest = max(tables, key=lambda own: max(_mains(own), default=0))
+    experts = [main for own in tables if _has_experts(own) for main in _mains(own)]
+
+    def order(divisor: int) -> tuple[bool, bool]:
+        narrows = head is None and _shares(widest, divisor, head) != (divisor, 1)
+        return narrows, any((main // divisor) % ALIGNED for main in experts)
+
+    return sorted((one for one in divisors if all(_shares(own, one, head) for own in tables)), key=order)[:_TRIES]
+
+
 def _is_related(path: Path, value: Any, mains: set[int]) -> bool:
     """Whether numbers without a known name are widths, because each of them is one."""
     return set(_numbers(value)) <= mains and not _is(path, _NO_WIDTH) and not _is(path, _GROUPS)
 
 
-def _divided(path: Path, table: Table, divisor: int, head: int | None, mains: set[int]) -> Changes | None:
-    """The widths of a configuration divided: by a part of the divisor the heads, by the other their widths."""
+def _shares(table: Table, divisor: int, head: int | None) -> tuple[int, int] | None:
+    """By which factors the heads of a configuration and their widths are divided; None where none fit.
+
+    The factors' product is the divisor, unless a width of heads is given that with their number makes no other width.
+    """
     leaves = [(own, value) for own, value in _own(table) if _numbers(value)]
     heads = [
         one for own, value in leaves if _is(own, _HEADS) and not _is(own, _SHARED_HEADS) for one in _numbers(value)
     ]
     widths = [one for own, value in leaves if _is(own, _HEAD_WIDTH) for one in _numbers(value) if one > 1]
-    implied = [main // one for main in _mains(table) for one in heads if main % one == 0]
-    by_heads = _shared_out(divisor, heads, widths + implied, head)
-    if by_heads is None:
+    mains, own_width = _mains(table), table.get("head_dim")
+    free = type(own_width) is int and bool(heads) and not any(one * own_width in mains for one in heads)
+    implied = [] if free else [main // one for main in mains for one in heads if main % one == 0]
+    if not heads and not widths + implied:
+        return 1, divisor
+    even = [value for own, value in leaves if _is(own, _HEAD_WIDTH) and type(value) is int and value > 1] + implied
+    widest = max(widths + implied, default=max((main // one for main in mains for one in heads), default=HEAD))
+    found = []
+    for by_heads in _factors(heads, divisor):
+        for by_width in _factors(widths + implied, divisor):
+            if any((one // by_width) % 2 and one % 2 == 0 for one in even):
+                continue
+            if free or by_heads * by_width == divisor:
+                distance = math.log(by_width if head is None else widest / by_width / head)
+                halves = any(
+                    (one // by_width) % 4 and one % 4 == 0 for one in even
+                )  # positions in images want quarters
+                product = abs(math.log(by_heads * by_width / divisor))
+                found.append((halves, abs(distance), product, by_heads, by_width))
+    return min(found)[3:] if found else None
+
+
+def _factors(numbers: list[int], most: int) -> list[int]:
+    """What all numbers can be divided by, up to a limit."""
+    return [one for one in range(1, most + 1) if all(number % one == 0 for number in numbers)]
+
+
+def _divided(path: Path, table: Table, divisor: int, head: int | None, mains: set[int]) -> Changes | None:
+    """The widths of a configuration divided: by a part of the divisor the heads, by the other their widths."""
+    shares = _shares(table, divisor, head)
+    if shares is None:
         return None
-    by_width = divisor // by_heads
+    by_heads, by_width = shares
+    leaves = [(own, value) for own, value in _own(table) if _numbers(value)]
+    even = ALIGNED if _has_experts(table) else 2
     found: Changes = {}
     for own, value in leaves:
         where = (*path, *own)
@@ -566,43 +645,27 @@ def _divided(path: Path, table: Table, divisor: int, head: int | None, mains: se
         elif _is(own, _HEAD_WIDTH):
             found[where] = _each(value, lambda one: one // by_width if one % by_width == 0 else one)
         elif _is_width(own) or _is_related(own, value, mains):
-            found[where] = _each(value, lambda one: _narrowed(one, divisor))
+            found[where] = _each(value, lambda one: _narrowed(one, divisor, 2 if one in mains else even))
     _cut_frequencies(path, table, by_width, found)
     _regroup(path, leaves, found)
     return found
-
-
-def _shared_out(divisor: int, heads: list[int], widths: list[int], head: int | None) -> int | None:
-    """By which factor of a divisor heads are divided; by the other their widths.
-
-    These become about `head`, or stay as wide as they can. Heads stay whole, and even widths even: None where that
-    cannot be.
-    """
-    if not heads and not widths:
-        return 1
-    found = []
-    for by_heads in range(1, divisor + 1):
-        by_width = divisor // by_heads
-        if divisor % by_heads or any(one % by_heads for one in heads) or any(one % by_width for one in widths):
-            continue
-        if any((one // by_width) % 2 and one % 2 == 0 for one in widths):
-            continue
-        widest = max(widths, default=HEAD) // by_width
-        found.append((-by_heads if head is None else abs(math.log(widest / head)), by_heads))
-    return min(found)[1] if found else None
 
 
 def _quotient(value: int, divisor: int) -> int:
     return value // divisor
 
 
-def _narrowed(value: int, divisor: int) -> int:
-    """A width divided. Small ones stay; a quotient that is not whole is rounded up to an even number."""
+def _narrowed(value: int, divisor: int, multiple: int) -> int:
+    """A width divided. Small ones stay; a quotient that is not whole is rounded up to an even number.
+
+    So is one to a `multiple` that the width itself was one of.
+    """
     if value % divisor == 0 and value // divisor > 1 and value > _CHANNELS:
-        return value // divisor
+        quotient = value // divisor
+        return quotient if value % multiple or multiple == 2 else -(-quotient // multiple) * multiple
     if value <= 2 * WIDTH:
         return value
-    return -(-value // (2 * divisor)) * 2
+    return -(-value // (multiple * divisor)) * multiple
 
 
 _CHANNELS: Final = 4
