@@ -65,8 +65,9 @@ dashboard: $(VENV)/.test  ## measure the quick set and serve a page with the rac
 figures: $(VENV)/.test  ## measure the rows that the race leaves out: fresh memory, adapters, a CUDA device
 	$(BIN)/python -m benchmarks.race --set figures
 
-checkpoint-figures: $(VENV)/.test  ## measure checkpoints against dd and transformers: about twenty minutes and 40 GB of disk
+checkpoint-figures: $(VENV)/.test  ## measure checkpoints against dd and transformers, kill twenty runs, try a hundred models: forty minutes, 40 GB of disk
 	$(BIN)/python -m benchmarks.checkpoints
+	$(BIN)/pytest -q -m long tests/checkpoints/test_writing.py tests/zoo/test_tiny.py
 
 ranks: $(VENV)/.test  ## write the shares of a few of 16,384 ranks of Llama-3.1-405B and of a mixture of two trillion parameters
 	$(BIN)/python -m tools.ranks

@@ -1,4 +1,4 @@
-"""Figures of checkpoints: ``python -m benchmarks.checkpoints``, all of them in about twenty minutes.
+"""Figures of checkpoints: ``python -m benchmarks.checkpoints``, in about twenty minutes.
 
 Each command runs in a process of its own, whose memory is what the system says it took at most. Writes alternate with
 ``dd conv=fsync`` of the same bytes on the same disk, since a disk that others use is fast in one minute and slow in the
