@@ -100,7 +100,7 @@ def save(
         By name, for a dtype that JAX lacks. float64 and int64 are saved also without ``jax_enable_x64``, as NumPy's
         arrays.
     ValueError
-        As :func:`arrays`; by name, for a tensor without elements; and orbax's own, if the folder exists.
+        As :func:`arrays`; by name, for a tensor without elements; and if the folder exists.
     ImportError
         If orbax-checkpoint is not installed.
 

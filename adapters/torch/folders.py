@@ -109,8 +109,6 @@ class Folder(Checkpoint):
             metadata = _Unpickler(io.BytesIO(data)).load()
             if not isinstance(metadata, Metadata):
                 raise ValueError(f"it holds {shown(metadata)}")
-            if getattr(metadata, "storage_meta", None) is None:
-                metadata.storage_meta = None
             tensors = dict(_tensors(metadata.state_dict_metadata))
             stored = [Stored(name, _format(name, own), _extents(own.size)) for name, own in tensors.items()]
             self._chunks = {name: _chunks(name, own, metadata, path) for name, own in tensors.items()}
@@ -139,12 +137,7 @@ class Folder(Checkpoint):
         target = torch.from_numpy(memory.view(f"i{bits // 8}")).view(getattr(torch, stored.format.name))
         index, start = MetadataIndex(stored.name, offsets), torch.Size([0] * len(sizes))
         item = ReadItem(LoadItemType.TENSOR, index, start, index, start, torch.Size(sizes))
-        try:
-            self._reader.read_data(LoadPlan([item]), _Planner(target)).wait()
-        except OSError:
-            raise
-        except Exception as problem:
-            raise ValueError(f"{self.path}: {stored.name!r} cannot be read: {problem}") from None
+        self._reader.read_data(LoadPlan([item]), _Planner(target)).wait()
         return memory
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> np.ndarray:
@@ -157,7 +150,9 @@ class Folder(Checkpoint):
         self._latest = name
         try:
             return self._boxes[name].read(begin // size, last // size).view(np.uint8)
-        except ValueError as problem:
+        except OSError:
+            raise
+        except Exception as problem:  # of torch's reader
             raise ValueError(f"{self.path}: {name!r} cannot be read: {problem}") from None
 
     def close(self) -> None:

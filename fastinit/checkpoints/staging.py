@@ -136,8 +136,16 @@ class Staging:
         """
         with self._errors(), self._alone():
             for path in self._left():
-                self._move_back(path)
-                _sweep(path)
+                try:
+                    descriptor = _locked_folder(path)
+                except (FileNotFoundError, BlockingIOError):  # a process writes in it
+                    continue
+                try:
+                    if descriptor >= 0 or path == self.path:  # without locks only what is written again
+                        self._move_back(path)
+                        _sweep(path)
+                finally:
+                    _close(descriptor)
         self._check_target(overwrite)
 
     def _left(self) -> list[str]:
@@ -331,6 +339,7 @@ class Staging:
                 names = json.load(file)
         except FileNotFoundError:
             return
+        os.makedirs(self.target, exist_ok=True)
         for name in names:
             if not os.path.lexists(os.path.join(new, name)) and os.path.lexists(os.path.join(self.target, name)):
                 os.rename(os.path.join(self.target, name), os.path.join(new, name))
@@ -380,18 +389,13 @@ def _names(folder: str) -> list[str]:
 
 
 def _sweep(path: str) -> None:
-    """Removes a staging folder that no process writes in and with which nothing can go on.
+    """Removes a staging folder with which nothing can go on.
 
     Its files have moved to the target, or a library wrote in it, or it holds nothing.
     """
-    with suppress(FileNotFoundError, BlockingIOError):
-        descriptor = _locked_folder(path)
-        try:
-            is_over = any(os.path.exists(os.path.join(path, name)) for name in ("making", "old"))
-            if is_over or not _names(os.path.join(path, "new")):
-                shutil.rmtree(path)
-        finally:
-            _close(descriptor)
+    is_over = any(os.path.exists(os.path.join(path, name)) for name in ("making", "old"))
+    if is_over or not _names(os.path.join(path, "new")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _locked_folder(path: str, *, shared: bool = False) -> int:
