@@ -31,16 +31,18 @@ def away_from_the_sources(tmp_path_factory):
 # Files that take longest, in processor time. With `--dist loadfile` a worker takes one file after another, so these go
 # first: a long file that came last would keep one worker busy while the others are idle.
 LONGEST = (
-    "adapters/test_keras.py",
     "test_code_blocks.py",
-    "zoo/test_sample.py",
+    "adapters/test_keras.py",
     "adapters/test_jax.py",
-    "benchmarks/test_bench_suite.py",
-    "adapters/numba/test_devices.py",
+    "zoo/test_sample.py",
     "adapters/torch/test_one_definition.py",
-    "adapters/torch/test_materializing_sharded.py",
+    "benchmarks/test_bench_suite.py",
+    "zoo/test_tiny.py",
+    "adapters/torch/test_virtual.py",
     "adapters/test_framework_law.py",
-    "statistics/test_distributions.py",
+    "adapters/torch/test_materializing_sharded.py",
+    "test_doctests.py",
+    "benchmarks/test_tools.py",
 )
 
 

@@ -58,7 +58,8 @@ def expected(tmp_path_factory):
     return digests("core", {}, tmp_path_factory.mktemp("core"))
 
 
-SIMULATED = "numba in the simulator"  # half a minute; numba/test_devices.py tries the simulator, too
+# numba/test_devices.py tries the simulator, too, and keras/test_initializers.py fills every dtype on every backend.
+LONG = ("numba in the simulator", "keras on tensorflow", "keras on torch")
 
 
 # Numba compiles a loop for each kind in each format: numba/test_filling.py fills the others with some of the kinds.
@@ -69,7 +70,7 @@ FEW = {"numba": ("float32", "bfloat16")}
     ("adapter", "dtypes"),
     [
         *(
-            pytest.param(name, FEW.get(name, ()), id=name, marks=[pytest.mark.long] * (name == SIMULATED))
+            pytest.param(name, FEW.get(name, ()), id=name, marks=[pytest.mark.long] * (name in LONG))
             for name in ADAPTERS
         ),
         *(pytest.param(name, (), id=f"{name} in every dtype", marks=pytest.mark.long) for name in FEW),

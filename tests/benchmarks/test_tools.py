@@ -11,13 +11,15 @@ import fastinit
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_rehearsal_of_a_large_model():
+@pytest.mark.parametrize(("layers", "checks"), [(1, 30), pytest.param(2, 300, marks=pytest.mark.long)])
+def test_a_rehearsal_of_a_large_model(layers, checks):
     for name in ("torch", "torch.distributed", "transformers"):
         pytest.importorskip(name, reason=f"{name} is not installed")
-    command = [sys.executable, "-m", "tools.rehearsal", "--layers", "2", "--ranks", "1", "--checks", "300"]
+    options = ["--layers", str(layers), "--ranks", "1", "--checks", str(checks)]
+    command = [sys.executable, "-m", "tools.rehearsal", *options]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "300 of 300 elements as defined" in done.stdout, done.stdout
+    assert f"{checks} of {checks} elements as defined" in done.stdout, done.stdout
 
 
 def test_cycles_print_a_row_for_every_case(suite, monkeypatch, capsys):

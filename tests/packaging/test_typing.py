@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def mypy(tmp_path, *arguments, module="mypy", cwd=ROOT):
-    environment = os.environ | {"MYPY_CACHE_DIR": str(tmp_path / "cache")}
+    environment = os.environ | {"MYPY_CACHE_DIR": str(tmp_path.parent / "mypy")}  # of all tests of this session
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=cwd,

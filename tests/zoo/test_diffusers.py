@@ -39,7 +39,8 @@ MODELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MODELS)
+# ControlNet has the blocks of the U-Net
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name == "U-Net")) for name in MODELS])
 def test_a_model_is_its_authors(name, own):
     authors = [seeded(MODELS[name], seed) for seed in (1, 2, 3)]
     models = [own(MODELS[name], seed) for seed in (0, 1)]

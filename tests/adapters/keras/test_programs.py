@@ -570,6 +570,7 @@ def ends(layer, shape):
 
 
 @pytest.mark.long
+@pytest.mark.skipif(not CHOSEN, reason="layers are the same on every backend")
 @pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetB0"])
 def test_applications(name):
     def make():
