@@ -163,7 +163,8 @@ def _image(config: _Facts) -> Iterator[Tensor]:
     yield _random(1, _channels(config), *_size(config))
     yield _random(1, config("num_frames", default=2), _channels(config), *_size(config))
     yield from itertools.islice(_patches(config), 2)
-    yield _random(1, _channels(config), 96, 320)  # a line of text
+    for height in (48, 96):  # a line of text
+        yield _random(1, _channels(config), height, 320)
     yield from _fitting(config)
 
 

@@ -5,7 +5,6 @@ prints how many are right.
 """
 
 import functools
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ import zoos  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
 from fastinit import cli  # noqa: E402
-from fastinit.adapters.torch import deferred, internals, materialize  # noqa: E402
+from fastinit.adapters.torch import deferred, materialize  # noqa: E402
 from fastinit.adapters.torch.inputs import example_inputs  # noqa: E402
 
 COUNT = 100
@@ -153,32 +152,25 @@ def both_nan(one, other):
 # A default configuration with which its author's own model runs nowhere
 
 
-MEMORY = 3_000_000_000  # parameters of a model that is built in memory
+FEW = {name: 2 for name in zoos.COUNTS if "layer" in name or name == "depth"}
 
 
-def is_its_authors(one, folder):
-    """Whether the author's own model, at its full size, refuses all inputs, too.
-
-    A huge one is built without memory, where it may refuse more: then the reasons have to be those of the tiny one.
-    """
-    config = zoos._configuration(one.kind)
-    if zoos.size_on_meta(lambda: one.made(zoos._configuration(one.kind))) <= MEMORY:
-        return None not in refusals(one.made._from_config(config))
-    with torch.device("meta"):
-        internals.compute_plainly(config)
-        author = refusals(one.made._from_config(config), "meta")
-    return None not in author and author == refusals(one.made.from_pretrained(folder / "out"))
+def is_its_authors(one):
+    """Whether the author's own model refuses all inputs, too: at its full width, with few layers to be quick."""
+    default = zoos._configuration(one.kind)
+    config = zoos._configuration(one.kind, **zoos._reduced(default, FEW))
+    return None not in refusals(one.made._from_config(config))
 
 
-def refusals(model, device="cpu"):
-    """What a model says of each of the inputs, without numbers; None of what it accepts."""
+def refusals(model):
+    """What a model says of each of the inputs; None of what it accepts."""
     found = []
-    for inputs in example_inputs(model.eval(), device):
+    for inputs in example_inputs(model.eval()):
         try:
-            with torch.no_grad(), torch.device(device):
+            with torch.no_grad():
                 model(**inputs)
         except Exception as problem:
-            found.append(re.sub(r"\d+", "N", f"{type(problem).__name__}: {problem}"))
+            found.append(f"{type(problem).__name__}: {problem}")
         else:
             found.append(None)
     return found
@@ -190,7 +182,7 @@ def first_judged(number, folder):
     for one in constructing(number):
         try:
             found = judged(one, folder / one.kind)
-            if "does not run" not in str(found.problems) or not is_its_authors(one, folder / one.kind):
+            if "does not run" not in str(found.problems) or not is_its_authors(one):
                 return one, found, passed
         except Exception as problem:
             return one, Judged([f"{type(problem).__name__}: {problem}"], False), passed
