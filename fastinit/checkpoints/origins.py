@@ -15,7 +15,7 @@ import fastinit
 from fastinit import Entry, Initializer, Key
 from fastinit.checkpoints.contents import Checkpoint
 from fastinit.checkpoints.formats import format_named
-from fastinit.checkpoints.libraries import built_plan, pretrained_plan, run_operators
+from fastinit.checkpoints.libraries import built_plan, pretrained_plan
 from fastinit.checkpoints.plans import Plan, Tensor
 from fastinit.checkpoints.reading import read_checkpoint
 from fastinit.checkpoints.sources import Filled, Source, Values
@@ -115,7 +115,7 @@ def plan_of(origin: Origin) -> Plan:
     if os.path.isfile(source):
         if not source.endswith(".json") or source.endswith(".index.json"):
             return _of_template(source, origin)
-        return _known(Plan.load(source))
+        return Plan.load(source)
     module, colon, function = source.partition(":")
     if colon and function.isidentifier() and all(part.isidentifier() for part in module.split(".")):
         return _built(module, function, origin)
@@ -139,18 +139,12 @@ def _checked(plan: Any) -> Plan:
     return plan
 
 
-def _known(plan: Plan) -> Plan:
-    """A plan whose operators can be run."""
-    run_operators(plan.frameworks)
-    return plan
-
-
 def _of_template(path: str, origin: Origin) -> Plan:
     """The plan of a checkpoint's tensors: its own where it carries one, or that of the rules."""
     with read_checkpoint(path) as found:
         carried = None if origin.rules else found.plan
         if carried is not None:
-            return _known(_with_values(carried, found))
+            return _with_values(carried, found)
         return plan_like([(stored.name, stored.shape, stored.format.name) for stored in found], origin)
 
 

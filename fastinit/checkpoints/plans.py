@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import fastinit
 from fastinit.checkpoints.formats import Format
+from fastinit.checkpoints.libraries import run_operators
 from fastinit.checkpoints.quantizing import Quantized
 from fastinit.checkpoints.sources import Filled, Source, Values
 from fastinit.checks import sequence_of, shown, text
@@ -194,13 +195,16 @@ class Plan:
         return {one.framework for one in found if isinstance(one, Replayed)}
 
     def check(self) -> None:
-        """Checks that all bytes can be made.
+        """Checks that all bytes can be made, and imports the adapters whose operators make some of them.
 
         Raises
         ------
         TypeError, ValueError
             With the tensor's name.
+        ModuleNotFoundError
+            If a framework is not installed whose operators are needed.
         """
+        run_operators(self.frameworks)
         for tensor in self.tensors:
             try:
                 tensor.source.check()

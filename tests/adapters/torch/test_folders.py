@@ -208,6 +208,8 @@ def test_operators_run_in_a_process_that_has_not_imported_torch(tmp_path, monkey
         done = run_python("import sys\nfrom fastinit.cli import main\nsys.exit(main(sys.argv[1:]))", *command.split())
         assert done.returncode == 0, done.stderr
     assert "Replayed" in (tmp_path / "b/fastinit.json").read_text()
+    virtual = "from fastinit.checkpoints import Virtual\nmade = Virtual('b/fastinit.json')\n"
+    assert run_python(virtual + "print(*map(made.get_tensor, made))").returncode == 0
 
 
 @pytest.mark.ranks(2)
