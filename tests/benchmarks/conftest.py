@@ -14,10 +14,11 @@ def suite():
     """Imports a module of benchmarks/ or tools/. The checkout, where the sources lie, stays off the path."""
 
     def imported(name, folder="benchmarks"):
-        if folder not in sys.modules:
-            spec = importlib.machinery.PathFinder.find_spec(folder, [str(ROOT)])
-            sys.modules[folder] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[folder])
+        for package in ("benchmarks", "tools"):  # the tools import the benchmarks
+            if package not in sys.modules:
+                spec = importlib.machinery.PathFinder.find_spec(package, [str(ROOT)])
+                sys.modules[package] = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(sys.modules[package])
         return importlib.import_module(f"{folder}.{name}")
 
     return imported
