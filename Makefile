@@ -26,7 +26,7 @@ help:  ## list the commands
 demo: $(VENV)/.demo  ## initialize a published model's parameters and show what was done
 	@$(BIN)/python examples/demo.py --model $(MODEL) --dtype $(DTYPE) --seed $(SEED)
 
-test: $(VENV)/.test  ## run all tests but the long ones, on two processors: about a quarter of an hour with the installation
+test: $(VENV)/.test  ## run all tests but the long ones, on two processors: about ten minutes with the installation
 	$(ONE_EACH) $(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.test  ## run the long batteries: other architectures, builds, statistics

@@ -91,9 +91,9 @@ def add_commands(commands: Any, initializer_named: Named) -> None:
         "checkpoint",
         allow_abbrev=False,
         help="write a checkpoint of a model's initial weights",
-        description="Writes the initial weights of a model as safetensors: complete, or not at all. SOURCE is a "
-        "config.json or its folder, a safetensors file or index, the folder of a torch DCP checkpoint, "
-        "module:function, or a plan.",
+        description="Writes the initial weights of a model as safetensors: complete, or not at all. SOURCE is the "
+        "config.json of a model of transformers, diffusers or timm, or its folder; module:function; a checkpoint; or a "
+        "plan.",
     )
     made.add_argument("source", metavar="SOURCE")
     made.add_argument("out", metavar="OUT", help="a folder, a .safetensors file, or a .json file for the plan alone")
