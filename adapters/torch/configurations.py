@@ -51,8 +51,8 @@ def model_of(configuration: Mapping[str, Any], folder: str, library: str) -> nn.
 
     Raises
     ------
-    ValueError
-        If the library has no such model.
+    Exception
+        The library's own, if it has no such model or cannot build it.
     ImportError
         If the library is not installed.
     """
@@ -60,10 +60,7 @@ def model_of(configuration: Mapping[str, Any], folder: str, library: str) -> nn.
     if library == "timm":
         import timm
 
-        try:
-            made = timm.create_model(f"local-dir:{folder}", pretrained=False)
-        except RuntimeError as problem:  # a name that it does not know
-            raise ValueError(f"timm cannot build {shown(configuration['architecture'])}: {problem}") from None
+        made = timm.create_model(f"local-dir:{folder}", pretrained=False)
         return made
     import diffusers
 

@@ -6,7 +6,8 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastinit.adapters.torch.deferring import deferred
 from fastinit.adapters.torch.internals import address_of, built_from, ignored_on_save, takes_configuration
 from fastinit.adapters.torch.plans import plan
 from fastinit.adapters.torch.quantizing import quantized_plan
+from fastinit.adapters.torch.tape import DeferralError
 from fastinit.adapters.torch.tiny import tiny_config
 from fastinit.checkpoints import Filled, Origin, Plan
 from fastinit.checkpoints import Tensor as Planned
@@ -49,6 +51,8 @@ def built_plan(module: str, function: str, origin: Origin) -> Plan:
     ------
     ImportError, AttributeError
         If there is no such module or function.
+    ValueError
+        If its model cannot be deferred.
     TypeError
         If it gives anything but a ``torch.nn.Module``. Keras's models are ones on its torch backend, but built by
         another adapter, which needs ``import keras`` outside the function.
@@ -56,8 +60,11 @@ def built_plan(module: str, function: str, origin: Origin) -> Plan:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     build = getattr(importlib.import_module(module), function)
-    with deferred():
-        model = build()
+    try:
+        with deferred():
+            model = build()
+    except DeferralError as problem:
+        raise ValueError(f"{module}:{function} cannot be deferred: {problem}") from problem
     if any(base.__module__.partition(".")[0] == "keras" for base in type(model).__mro__):
         raise TypeError(f"{module}:{function} gives a model of Keras: {module} must import keras outside the function")
     if not isinstance(model, nn.Module):
@@ -99,7 +106,7 @@ def pretrained_plan(path: str, origin: Origin) -> Plan:
         raise ValueError(
             f"only models of transformers can be shrunk, quantized or balanced, and {path} is one of {library}"
         )
-    with deferred():
+    with _building(path, library), deferred():
         model = model_of(written, os.path.dirname(path) or ".", library)
     made = plan(model, origin.recipe, origin.seed, dtype=_dtype(origin))
     return replace(made, files={"config.json": text}, stem=STEMS[library])
@@ -112,7 +119,8 @@ def _transformers_plan(path: str, written: dict[str, Any], origin: Origin) -> Pl
     folder = os.path.dirname(path)
     if not origin.trust_remote_code and _needs_code(written):
         raise ValueError(f"{path} needs code of its own (auto_map): it runs only with trust_remote_code")
-    config = AutoConfig.from_pretrained(folder or ".", trust_remote_code=origin.trust_remote_code)
+    with _building(path, "transformers"):
+        config = AutoConfig.from_pretrained(folder or ".", trust_remote_code=origin.trust_remote_code)
     if origin.tiny:
         config, changes = tiny_config(config, lambda one: _model_of(one, origin))
         origin.notes.extend(changes)
@@ -124,7 +132,7 @@ def _transformers_plan(path: str, written: dict[str, Any], origin: Origin) -> Pl
     if origin.dtype is not None:
         written["dtype"] = origin.dtype
         _set_dtype(written, origin.dtype)
-    with deferred():
+    with _building(path, "transformers"), deferred():
         model = _model_of(config, origin)
     made = plan(model, origin.recipe, origin.seed, dtype=_dtype(origin), without=_not_saved(model))
     if origin.balanced_experts:
@@ -144,6 +152,19 @@ def _transformers_plan(path: str, written: dict[str, Any], origin: Origin) -> Pl
     if _needs_code(written):
         files |= _code_of(folder, written)
     return replace(made, files=files)
+
+
+@contextmanager
+def _building(path: str, library: str) -> Iterator[None]:
+    """Says which configuration it is that a library cannot build, whatever its error."""
+    try:
+        yield
+    except (ImportError, OSError):
+        raise
+    except Exception as problem:
+        raise ValueError(
+            f"{library} cannot build the model of {path}: {type(problem).__name__}: {problem}"
+        ) from problem
 
 
 def _needs_code(config: Mapping[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Checkpoints of configurations of diffusers: its own loader reads every tensor. Those of timm are in tests/zoo."""
 
 import json
+import sys
 
 import pytest
 
@@ -74,6 +75,42 @@ def test_what_is_no_model_of_diffusers_is_refused(name, tmp_path, capsys):
     pytest.importorskip("diffusers", reason="needs diffusers")
     assert run(folder_of({"_class_name": name}, tmp_path / "other"), tmp_path / "out") == 2
     assert f"diffusers has no model {name!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("library", "configuration"),
+    [
+        ("diffusers", UNET | {"block_out_channels": 3}),
+        ("diffusers", UNET | {"down_block_types": ["nothing"]}),
+        ("transformers", {"model_type": "gpt2", "n_embd": "wide"}),
+        ("transformers", {"model_type": "gpt2", "n_embd": 10, "n_head": 3}),
+        ("transformers", {"model_type": "nothing"}),
+    ],
+)
+def test_errors_of_a_library_name_the_configuration(library, configuration, tmp_path, capsys):
+    pytest.importorskip(library, reason=f"needs {library}")
+    folder = folder_of(configuration, tmp_path / "broken")
+    assert run(folder, tmp_path / "out") == 2
+    assert f"{library} cannot build the model of {folder}/config.json" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+READS = """
+import torch
+
+def model():
+    made = torch.nn.Linear(4, 4)
+    if made.weight.sum() > 0:
+        return made
+"""
+
+
+def test_a_function_that_cannot_be_deferred(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "reads_a_value.py").write_text(READS)
+    assert run("reads_a_value:model", "out") == 2
+    assert "reads_a_value:model cannot be deferred" in capsys.readouterr().err
 
 
 def test_libraries_are_told_by_what_they_write():
