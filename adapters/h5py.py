@@ -68,7 +68,7 @@ def save(
     for tensor in checkpoint.plan:
         if not _PLACE.fullmatch(tensor.name):
             raise ValueError(
-                f"{shown(tensor.name)} is no place in a weight file of Keras, such as 'layers/dense/vars/0': plan a "
+                f"{shown(tensor.name)} is not a path in a Keras weight file, such as 'layers/dense/vars/0': plan a "
                 "Keras model"
             )
         dtypes[tensor.name] = _dtype(tensor.format.name, tensor.name)

@@ -203,7 +203,7 @@ def test_other_things_are_no_models_of_keras():
 def test_bad_input_is_refused_before_anything_is_written(tmp_path):
     path = tmp_path / "out.weights.h5"
     entry = fastinit.Entry("w", (4,), "given", fastinit.Normal(), fastinit.Key(0), dtype="float32")
-    with pytest.raises(ValueError, match=r"'mlp\.weight' is no place in a weight file of Keras"):
+    with pytest.raises(ValueError, match=r"'mlp\.weight' is not a path in a Keras weight file"):
         save(Plan((Tensor("mlp.weight", Filled(entry)),)), path)
     with pytest.raises(TypeError, match="'vars/0' has the dtype float6_e2m3fn, which a weight file of Keras lacks"):
         save(Plan((Tensor("vars/0", Values("float6_e2m3fn", (4,), bytes(3))),)), path)
@@ -228,7 +228,7 @@ def test_exported_complete_or_not_at_all(tmp_path):
     other = built_plan(subclassed, Origin("", seed=3))
     with pytest.raises(FileExistsError, match="overwrite replaces it"):
         export(other, out, "keras")
-    with pytest.raises(ValueError, match="no place in a weight file"):
+    with pytest.raises(ValueError, match="not a path in a Keras weight file"):
         export(Plan((Tensor("step", Values("int64", (), bytes(8))),)), out, "keras", overwrite=True)
     assert out.read_bytes() == before
     export(other, out, "keras", overwrite=True)
