@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from fastinit import _core
+
 __all__ = ["SLACK", "DirectFile", "memory_for"]
 
 # Offsets, sizes and addresses of direct writes are multiples of this: of every usual disk's block.
@@ -45,7 +47,7 @@ def memory_for(nbytes: int, offset: int = 0, itemsize: int = 1, *, room: np.ndar
     904
     """
     room = np.empty(nbytes + SLACK, np.uint8) if room is None else room
-    begin = ((0 if offset % itemsize else offset) - room.ctypes.data) % _BLOCK
+    begin = ((0 if offset % itemsize else offset) - _core.address(room)) % _BLOCK
     return room[begin : begin + nbytes]
 
 
@@ -118,7 +120,7 @@ class DirectFile:
 
 
 def _is_aligned(data: memoryview) -> bool:
-    return np.frombuffer(data, np.uint8).ctypes.data % _BLOCK == 0
+    return _core.address(np.frombuffer(data, np.uint8)) % _BLOCK == 0
 
 
 def _write(descriptor: int, data: memoryview, offset: int) -> None:
