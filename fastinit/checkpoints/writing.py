@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import threading
 import time
 import zipfile
@@ -22,7 +23,7 @@ import numpy as np
 
 from fastinit.checkpoints.disks import SLACK, DirectFile, memory_for
 from fastinit.checkpoints.layouts import SHARD_SIZE, File, npy_file, npy_head, safetensors_files, safetensors_index
-from fastinit.checkpoints.libraries import foreign_marks
+from fastinit.checkpoints.libraries import SAFETENSORS, foreign_marks
 from fastinit.checkpoints.plans import Plan
 from fastinit.checkpoints.sources import Source
 from fastinit.checkpoints.staging import Claim, Staging, check_room, partial_names
@@ -41,7 +42,7 @@ _WAITING: Final = 4
 # Suffixes of single files.
 _SINGLE: Final = (".safetensors", ".npz", ".npy")
 # What an old checkpoint in the folder is known by; its index says which other files are replaced.
-_OLD: Final = r"(model|diffusion_pytorch_model)\.safetensors|.*\.safetensors\.index\.json"
+_OLD: Final = "|".join((*map(re.escape, SAFETENSORS), r".*\.safetensors\.index\.json"))
 # Bytes between two notes of what has reached the disk: what a run that was killed has to write again.
 _NOTE: Final = 2**28
 
