@@ -31,7 +31,7 @@ PLAN_VERSION: Final = 1
 METADATA_KEY: Final = "fastinit"
 """Where the metadata of a file keeps the plan of its tensors."""
 PLAN_FILE: Final = "fastinit.json"
-"""The file of a folder, or the dataset of a file, that keeps the plan where there is no such metadata."""
+"""The file or the HDF5 dataset that holds the plan, in formats without such metadata."""
 # Values of more bytes are kept beside a file's tensors by their digest: the file itself holds the bytes.
 _LARGEST_VALUES: Final = 256
 _MODEL: Final = "model"

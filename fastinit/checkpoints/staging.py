@@ -8,7 +8,7 @@ Its name is derived from the contents, so a later run, or another process, finds
                 name.
 ``making/``     Where a library of its own writes; ``new/`` is made of it at once.
 ``old/``        What the new files replace, while they move.
-``moves.json``  There while files move: the names of the new ones. Whoever finds it moves everything back.
+``moves.json``  Lists the new files while they move. The next writer that finds it moves everything back.
 ==============  =======================================================================================================
 
 A process that writes locks the folder, for itself or, where several write a part each, together with them.
@@ -352,7 +352,7 @@ class Staging:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Only one process at a time moves files in the target's folder. Whoever waits here waits for some renames."""
+        """Lets one process at a time move files in the target's folder. Others wait for a few renames."""
         descriptor = -1
         with suppress(OSError):  # not every file system locks folders
             descriptor = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)

@@ -252,7 +252,7 @@ def _workers(threads: int) -> int:
 
 
 def _piece_size(files: Sequence[File], pieces: int, max_memory: int | None) -> int:
-    """Bytes of a piece, so that all that is in memory at once, of so many pieces, stays below `max_memory`."""
+    """Bytes of a piece, so that so many pieces, and what their computation takes, fit in `max_memory`."""
     if max_memory is None:
         return PIECE
     left = at_least(1, "max_memory", max_memory) - _taken()
